@@ -69,7 +69,8 @@ unpack() {
 gather_libraries() {
     local root=$1 file
     mkdir -p "$root/shared"
-    for file in "$root"/lib/*-linux-gnu*/*.so.* "$root"/usr/lib/*-linux-gnu*/*.so.*; do
+    # Binutils' own libraries have their version before the ".so".
+    for file in "$root"{,/usr}/lib/*-linux-gnu*/{*.so.*,*-system.so}; do
         [ ! -f "$file" ] || ln -sf "$file" "$root/shared/"
     done
 }

@@ -89,13 +89,13 @@ pg_find_programs() {
     local wanted=
     [ ! -r "$PG_HOME/version" ] || wanted=$(cat "$PG_HOME/version")
     PG_BIN=$(pg_best_programs "$wanted")
+    if [ -z "$PG_BIN" ]; then
+        pg_get_programs
+        PG_BIN=$(pg_best_programs "$wanted")
+    fi
     [ -n "$PG_BIN" ] || [ -z "$wanted" ] ||
         die "the programs of PostgreSQL $wanted, which made $PG_HOME, are gone." \
             "Remove that directory (it holds nothing but development data) and repeat the command."
-    if [ -z "$PG_BIN" ]; then
-        pg_get_programs
-        PG_BIN=$(pg_best_programs '')
-    fi
     [ -n "$PG_BIN" ] || die "no PostgreSQL $PG_OLDEST or newer was found, and getting it did not help." \
         "Install one (apt-get install postgresql) and repeat the command."
     [ -e /usr/share/zoneinfo/UTC ] || die "/usr/share/zoneinfo is missing; Postgres needs it." \
@@ -169,8 +169,9 @@ pg_unpack_programs() {
     rm -rf "$root"
     for name in $(closure "$1"); do
         case "$name" in
-        # Only the just-in-time compiler uses LLVM, and that is off here. The C library must be the machine's own.
-        libllvm* | libz3-* | libc6 | libc-* | libperl* | lib*-perl) ;;
+        # Only the just-in-time compiler uses LLVM, and that is off here. elogind stands in for systemd where that is
+        # missing. The C library must be the machine's own.
+        libllvm* | libz3-* | libelogind* | libc6 | libc-* | libperl* | lib*-perl) ;;
         "$1" | "postgresql-client-$version") wanted+=("$name") ;;
         lib*) is_installed "$name" || wanted+=("$name") ;;
         esac
