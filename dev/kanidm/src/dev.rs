@@ -111,8 +111,10 @@ pub async fn faults(State(app): State<App>, request: Request, next: Next) -> Res
         .extensions()
         .get::<MatchedPath>()
         .map_or("(no such path)", MatchedPath::as_str);
+    let hit = app.faults.hit(request.method(), request.uri().path());
+    // Counted after its fault is settled: who sees the count knows the request is held.
     app.faults.count(request.method(), template);
-    let Some((fault, mut cleared)) = app.faults.hit(request.method(), request.uri().path()) else {
+    let Some((fault, mut cleared)) = hit else {
         return next.run(request).await;
     };
     match fault.mode {
