@@ -2,7 +2,7 @@
 # Part of ./run: cargo, new enough, with the format and lint tools where they are needed.
 
 # The oldest Rust that builds Sidle, as Cargo.toml's rust-version says.
-RUST_WANTED=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$ROOT/Cargo.toml" 2>/dev/null | head -n 1)
+RUST_WANTED=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$ROOT/Cargo.toml" 2>/dev/null | head -n 1) || true
 RUST_WANTED=${RUST_WANTED:-1.95}
 
 need_rust() {
