@@ -1,0 +1,170 @@
+//! Compiles `proto/` without an installed protoc, and turns the options in it into tables: the policy of every RPC,
+//! the code, remedy and text of every error reason. An RPC or a reason without its option fails the build.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use prost_reflect::prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage, EnumValueDescriptor, MethodDescriptor, Value};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=migrations");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir("proto/sidle/v1")?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    files.retain(|file| file.extension().is_some_and(|ext| ext == "proto"));
+    files.sort();
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true);
+    compiler.open_files(&files)?;
+    let descriptors = compiler.encode_file_descriptor_set();
+    let pool = DescriptorPool::decode(descriptors.as_slice())?;
+
+    std::fs::write(out.join("sidle_descriptor.bin"), without_comments(&descriptors)?)?;
+    std::fs::write(out.join("policies.rs"), policies(&pool)?)?;
+    std::fs::write(out.join("reasons.rs"), reasons(&pool, &descriptors)?)?;
+    std::fs::write(out.join("migrations.rs"), migrations(Path::new("migrations"))?)?;
+
+    let set = prost::Message::decode(descriptors.as_slice())?;
+    tonic_prost_build::configure()
+        .codec_path("crate::server::codec::Codec")
+        // Comments of the proto files are for readers of the API; rustdoc would take their examples for code.
+        .disable_comments(["."])
+        .compile_fds(set)?;
+    Ok(())
+}
+
+/// Reflection needs the shapes, not the comments: they are most of the bytes.
+fn without_comments(descriptors: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let pool = DescriptorPool::decode(descriptors)?;
+    let set_type = pool.get_message_by_name("google.protobuf.FileDescriptorSet");
+    let Some(set_type) = set_type else {
+        // The descriptor of descriptors comes along because policy.proto extends its options.
+        return Err("google/protobuf/descriptor.proto is not among the imports".into());
+    };
+    let mut set = DynamicMessage::decode(set_type, descriptors)?;
+    if let Some(Value::List(files)) = set.get_field_by_name_mut("file") {
+        for file in files {
+            if let Value::Message(file) = file {
+                file.clear_field_by_name("source_code_info");
+            }
+        }
+    }
+    Ok(set.encode_to_vec())
+}
+
+fn extension(options: DynamicMessage, pool: &DescriptorPool, name: &str) -> Option<DynamicMessage> {
+    let extension = pool.get_extension_by_name(name)?;
+    options.has_extension(&extension).then(|| options.get_extension(&extension).as_message().cloned()).flatten()
+}
+
+fn text(message: &DynamicMessage, field: &str) -> String {
+    message.get_field_by_name(field).and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// The table that the access layer looks every call up in.
+fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
+    let mut methods: Vec<MethodDescriptor> = pool
+        .services()
+        .filter(|service| service.parent_file().package_name() == "sidle.v1")
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .collect();
+    methods.sort_by_key(|method| method.full_name().to_owned());
+    let mut out = String::from("pub(super) static POLICIES: &[(&str, Policy)] = &[\n");
+    for method in methods {
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let policy = extension(method.options(), pool, "sidle.v1.policy")
+            .ok_or_else(|| format!("{path} declares no policy: add `option (policy) = {{ access: ... }};` to it"))?;
+        let access = policy.get_field_by_name("access").and_then(|v| v.as_enum_number()).unwrap_or(0);
+        let permission = text(&policy, "permission");
+        let policy = match (access, permission.as_str()) {
+            (1, "") => "Policy::Public".to_owned(),
+            (2, "") => "Policy::Authenticated".to_owned(),
+            (3, permission) => format!("Policy::Own({permission:?})"),
+            (4, permission) if !permission.is_empty() => format!("Policy::Permission({permission:?})"),
+            _ => return Err(format!("{path} declares a policy that makes no sense: {policy:?}").into()),
+        };
+        writeln!(out, "    ({path:?}, {policy}),")?;
+    }
+    out.push_str("];\n");
+    Ok(out)
+}
+
+/// Code, remedy and comment of every reason, for answers and for docs/errors.md.
+fn reasons(pool: &DescriptorPool, descriptors: &[u8]) -> Result<String, Box<dyn Error>> {
+    let comments = enum_comments(descriptors, "Reason")?;
+    let reason = pool.get_enum_by_name("sidle.v1.Reason").ok_or("errors.proto defines no Reason")?;
+    let mut values: Vec<EnumValueDescriptor> = reason.values().filter(|value| value.number() != 0).collect();
+    values.sort_by_key(EnumValueDescriptor::number);
+    let mut out = String::from("pub(crate) static ANSWERS: &[Answer] = &[\n");
+    for value in values {
+        let answer = extension(value.options(), pool, "sidle.v1.answer")
+            .ok_or_else(|| format!("{} declares no answer", value.name()))?;
+        let code = answer.get_field_by_name("code").and_then(|v| v.as_i32()).unwrap_or(0);
+        let comment = comments.iter().find(|(name, _)| name == value.name()).map(|(_, text)| text.as_str());
+        writeln!(
+            out,
+            "    Answer {{ reason: {}, name: {:?}, code: {code}, meaning: {:?}, remedy: {:?} }},",
+            value.number(),
+            value.name().trim_start_matches("REASON_"),
+            comment.unwrap_or_default(),
+            text(&answer, "remedy"),
+        )?;
+    }
+    out.push_str("];\n");
+    Ok(out)
+}
+
+/// Leading comments of an enum's values, which sit in the source info under the path (5, enum, 2, value).
+fn enum_comments(descriptors: &[u8], name: &str) -> Result<Vec<(String, String)>, Box<dyn Error>> {
+    let set: prost_types_set::FileDescriptorSet = prost::Message::decode(descriptors)?;
+    let mut comments = Vec::new();
+    for file in &set.file {
+        let Some(index) = file.enum_type.iter().position(|e| e.name() == name) else { continue };
+        let Some(info) = &file.source_code_info else { continue };
+        for location in &info.location {
+            if let [5, at, 2, value] = location.path[..]
+                && at as usize == index
+            {
+                let value = file.enum_type[index].value[value as usize].name().to_owned();
+                let lines: Vec<&str> = location.leading_comments().lines().map(str::trim).collect();
+                comments.push((value, lines.join(" ").trim().to_owned()));
+            }
+        }
+    }
+    Ok(comments)
+}
+
+use prost_reflect::prost_types as prost_types_set;
+
+/// Every schema migration, embedded in order, so that the binary needs no files beside it.
+fn migrations(folder: &Path) -> Result<String, Box<dyn Error>> {
+    let mut names: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if let Some(stem) = name.strip_suffix(".up.sql") {
+            names.push(stem.to_owned());
+        }
+    }
+    names.sort();
+    let mut out = String::from("pub(super) static MIGRATIONS: &[Embedded] = &[\n");
+    for name in names {
+        let (version, description) = name
+            .split_once('_')
+            .ok_or_else(|| format!("migrations/{name}.up.sql is not {{version}}_{{description}}"))?;
+        let version: i64 = version.parse()?;
+        let up = folder.join(format!("{name}.up.sql")).canonicalize()?;
+        let down = folder.join(format!("{name}.down.sql"));
+        let down = down.canonicalize().map_err(|_| format!("migrations/{name}.down.sql is missing"))?;
+        writeln!(
+            out,
+            "    Embedded {{ version: {version}, description: {description:?}, filename: {:?}, up: include_str!({up:?}), down: include_str!({down:?}) }},",
+            format!("{name}.up.sql"),
+        )?;
+    }
+    out.push_str("];\n");
+    Ok(out)
+}

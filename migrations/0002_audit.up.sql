@@ -1,0 +1,284 @@
+-- The audit log.
+--
+-- A writer puts an event without a number into audit_inbox, in the transaction of the change that it records. Whoever
+-- holds the lock on audit_head moves committed rows from there to audit_events and numbers them without gaps. So a
+-- reader who has seen position N never misses an event that was written earlier and committed later.
+
+CREATE TABLE audit_inbox (
+    inbox_id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id         uuid NOT NULL,
+    event_type       text NOT NULL,
+    outcome          text NOT NULL,
+    reason           text,
+    occurred_at      timestamptz NOT NULL,
+    tenant_id        uuid,
+    actor_kind       text NOT NULL,
+    actor_id         uuid,
+    target_kind      text,
+    target_id        text,
+    session_id       uuid,
+    correlation_id   uuid,
+    request_id       uuid,
+    source           text,
+    details          jsonb NOT NULL,
+    origin_subject   uuid,
+    personal_subject uuid,
+    personal_sealed  bytea,
+    -- What is refused here is refused in the writer's transaction, and can no longer hold up the log.
+    CONSTRAINT audit_inbox_event_type_check CHECK (event_type ~ '^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){1,3}$' AND length(event_type) <= 100),
+    CONSTRAINT audit_inbox_ext_check CHECK ((source IS NOT NULL) = (event_type LIKE 'ext.%')),
+    CONSTRAINT audit_inbox_outcome_check CHECK (outcome IN ('success', 'refused', 'failed')),
+    CONSTRAINT audit_inbox_reason_check CHECK (reason ~ '^[a-z][a-z0-9_]*$' AND length(reason) <= 64),
+    CONSTRAINT audit_inbox_actor_kind_check CHECK (actor_kind IN ('user', 'service_account', 'system', 'anonymous')),
+    CONSTRAINT audit_inbox_actor_check CHECK ((actor_id IS NOT NULL) = (actor_kind IN ('user', 'service_account'))),
+    CONSTRAINT audit_inbox_target_check CHECK ((target_kind IS NULL) = (target_id IS NULL) AND length(target_kind) <= 64 AND length(target_id) <= 200),
+    CONSTRAINT audit_inbox_source_check CHECK (length(source) <= 100),
+    CONSTRAINT audit_inbox_details_check CHECK (jsonb_typeof(details) = 'object' AND length(details::text) <= 65536),
+    CONSTRAINT audit_inbox_personal_check CHECK (personal_sealed IS NULL OR (origin_subject IS NOT NULL AND personal_subject IS NOT NULL))
+);
+COMMENT ON TABLE audit_inbox IS 'Events that were written with their change and have no position yet; normally empty within milliseconds.';
+COMMENT ON COLUMN audit_inbox.inbox_id IS 'Order of writing; keeps what one writer did after another''s commit behind it.';
+COMMENT ON COLUMN audit_inbox.event_id IS 'UUIDv7 of the event.';
+COMMENT ON COLUMN audit_inbox.event_type IS 'What happened: domain.verb. The prefix ext. is for events of other services.';
+COMMENT ON COLUMN audit_inbox.outcome IS 'success, refused or failed.';
+COMMENT ON COLUMN audit_inbox.reason IS 'Why it was refused or failed: one enumerated word, never free text.';
+COMMENT ON COLUMN audit_inbox.occurred_at IS 'When it happened, by the writer''s clock.';
+COMMENT ON COLUMN audit_inbox.tenant_id IS 'Tenant that it belongs to; null for what concerns the platform.';
+COMMENT ON COLUMN audit_inbox.actor_kind IS 'user, service_account, system or anonymous.';
+COMMENT ON COLUMN audit_inbox.actor_id IS 'User or service account that did it; null for the other kinds.';
+COMMENT ON COLUMN audit_inbox.target_kind IS 'Kind of the resource it was done on.';
+COMMENT ON COLUMN audit_inbox.target_id IS 'Id of that resource.';
+COMMENT ON COLUMN audit_inbox.session_id IS 'Session in which it was done.';
+COMMENT ON COLUMN audit_inbox.correlation_id IS 'Correlation id of the call.';
+COMMENT ON COLUMN audit_inbox.request_id IS 'request_id of the call, if it carried one.';
+COMMENT ON COLUMN audit_inbox.source IS 'Service that reported the event; null for Sidle''s own.';
+COMMENT ON COLUMN audit_inbox.details IS 'Facts that are not about a person: ids, counts, digests, enumerated words.';
+COMMENT ON COLUMN audit_inbox.origin_subject IS 'Whose address and user agent they are: the actor, or a pseudonym where none is known.';
+COMMENT ON COLUMN audit_inbox.personal_subject IS 'Whose the other personal data is: a user, or a pseudonym where no user is known.';
+COMMENT ON COLUMN audit_inbox.personal_sealed IS 'Origin and personal data, sealed under the service''s keys until the event gets its position.';
+
+CREATE TABLE audit_head (
+    singleton   boolean PRIMARY KEY DEFAULT true,
+    position    bigint NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    CONSTRAINT audit_head_singleton_check CHECK (singleton)
+) WITH (fillfactor = 10);
+INSERT INTO audit_head (position, recorded_at) VALUES (0, now());
+COMMENT ON TABLE audit_head IS 'The end of the log, one row. Its lock makes one replica at a time give positions.';
+COMMENT ON COLUMN audit_head.singleton IS 'Always true: there is one row.';
+COMMENT ON COLUMN audit_head.position IS 'Position of the newest event; 0 before the first.';
+COMMENT ON COLUMN audit_head.recorded_at IS 'When the newest event got its position.';
+
+CREATE TABLE audit_events (
+    position         bigint PRIMARY KEY,
+    event_id         uuid NOT NULL,
+    event_type       text NOT NULL,
+    outcome          text NOT NULL,
+    reason           text,
+    occurred_at      timestamptz NOT NULL,
+    recorded_at      timestamptz NOT NULL,
+    tenant_id        uuid,
+    actor_kind       text NOT NULL,
+    actor_id         uuid,
+    target_kind      text,
+    target_id        text,
+    session_id       uuid,
+    correlation_id   uuid,
+    request_id       uuid,
+    source           text,
+    details          jsonb NOT NULL,
+    origin_state     text NOT NULL,
+    origin_subject   uuid,
+    origin_sealed    bytea,
+    personal_state   text NOT NULL,
+    personal_subject uuid,
+    personal_sealed  bytea,
+    leaf             bytea NOT NULL,
+    leaf_hash        bytea NOT NULL,
+    CONSTRAINT audit_events_position_check CHECK (position > 0),
+    CONSTRAINT audit_events_origin_state_check CHECK (origin_state IN ('none', 'sealed', 'lost', 'erased')),
+    CONSTRAINT audit_events_origin_check CHECK ((origin_state = 'sealed') = (origin_sealed IS NOT NULL)),
+    CONSTRAINT audit_events_personal_state_check CHECK (personal_state IN ('none', 'sealed', 'lost', 'erased')),
+    CONSTRAINT audit_events_personal_check CHECK ((personal_state = 'sealed') = (personal_sealed IS NOT NULL)),
+    CONSTRAINT audit_events_leaf_hash_check CHECK (octet_length(leaf_hash) = 32)
+);
+CREATE UNIQUE INDEX audit_events_event_id_key ON audit_events (event_id);
+CREATE INDEX idx_audit_events_recorded_at ON audit_events (recorded_at, position);
+-- Every filter that can drive a query ends in the position, so that a page or a resumed stream is one range.
+CREATE INDEX idx_audit_events_tenant ON audit_events (tenant_id, position);
+CREATE INDEX idx_audit_events_type ON audit_events (event_type, position);
+CREATE INDEX idx_audit_events_actor ON audit_events (actor_id, position) WHERE actor_id IS NOT NULL;
+CREATE INDEX idx_audit_events_target ON audit_events (target_id, position) WHERE target_id IS NOT NULL;
+CREATE INDEX idx_audit_events_session ON audit_events (session_id, position) WHERE session_id IS NOT NULL;
+CREATE INDEX idx_audit_events_correlation ON audit_events (correlation_id, position) WHERE correlation_id IS NOT NULL;
+COMMENT ON TABLE audit_events IS 'The audit log: events in their one order. Only ever added to.';
+COMMENT ON COLUMN audit_events.position IS 'Place in the log: 1, 2, 3, ... without gaps, in an order that is the same for everybody.';
+COMMENT ON COLUMN audit_events.event_id IS 'UUIDv7 of the event.';
+COMMENT ON COLUMN audit_events.event_type IS 'What happened: domain.verb. The prefix ext. is for events of other services.';
+COMMENT ON COLUMN audit_events.outcome IS 'success, refused or failed.';
+COMMENT ON COLUMN audit_events.reason IS 'Why it was refused or failed: one enumerated word.';
+COMMENT ON COLUMN audit_events.occurred_at IS 'When it happened, by the writer''s clock.';
+COMMENT ON COLUMN audit_events.recorded_at IS 'When it got its position, by the database''s clock; never goes back from one position to the next.';
+COMMENT ON COLUMN audit_events.tenant_id IS 'Tenant that it belongs to; null for what concerns the platform.';
+COMMENT ON COLUMN audit_events.actor_kind IS 'user, service_account, system or anonymous.';
+COMMENT ON COLUMN audit_events.actor_id IS 'User or service account that did it; null for the other kinds.';
+COMMENT ON COLUMN audit_events.target_kind IS 'Kind of the resource it was done on.';
+COMMENT ON COLUMN audit_events.target_id IS 'Id of that resource.';
+COMMENT ON COLUMN audit_events.session_id IS 'Session in which it was done.';
+COMMENT ON COLUMN audit_events.correlation_id IS 'Correlation id of the call.';
+COMMENT ON COLUMN audit_events.request_id IS 'request_id of the call, if it carried one.';
+COMMENT ON COLUMN audit_events.source IS 'Service that reported the event; null for Sidle''s own.';
+COMMENT ON COLUMN audit_events.details IS 'Facts that are not about a person: ids, counts, digests, enumerated words.';
+COMMENT ON COLUMN audit_events.origin_state IS 'Address and user agent are: none; sealed, readable while the subject''s key exists; lost, they did not open when the event got its position; erased, the subject had been erased before.';
+COMMENT ON COLUMN audit_events.origin_subject IS 'Whose address and user agent they are: the actor, or a pseudonym where none is known.';
+COMMENT ON COLUMN audit_events.origin_sealed IS 'Address and user agent with the nonce of their commitment, encrypted under the subject''s key.';
+COMMENT ON COLUMN audit_events.personal_state IS 'The other personal data is: none, sealed, lost or erased, as for origin_state.';
+COMMENT ON COLUMN audit_events.personal_subject IS 'Whose the other personal data is: a user, or a pseudonym where no user is known.';
+COMMENT ON COLUMN audit_events.personal_sealed IS 'The other personal data with the nonce of its commitment, encrypted under the subject''s key.';
+COMMENT ON COLUMN audit_events.leaf IS 'Canonical bytes of the event, which the log commits to; docs/audit-leaf.md describes them.';
+COMMENT ON COLUMN audit_events.leaf_hash IS 'SHA-256 of a zero byte and the leaf, as RFC 6962 hashes leaves.';
+
+CREATE TABLE audit_subject_keys (
+    subject_id  uuid PRIMARY KEY,
+    wrapped_key bytea,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    erased_at   timestamptz,
+    CONSTRAINT audit_subject_keys_erased_check CHECK ((wrapped_key IS NULL) = (erased_at IS NOT NULL))
+);
+COMMENT ON TABLE audit_subject_keys IS 'A key per person, under which the personal data of their events lies. Without it nobody reads that data again.';
+COMMENT ON COLUMN audit_subject_keys.subject_id IS 'The person: a user, or a pseudonym where no user is known.';
+COMMENT ON COLUMN audit_subject_keys.wrapped_key IS 'The key, sealed under the service''s keys, which are not in the database; null once erased.';
+COMMENT ON COLUMN audit_subject_keys.created_at IS 'When the person first appeared in the log.';
+COMMENT ON COLUMN audit_subject_keys.erased_at IS 'When the key was destroyed. The row stays, so that later events of the person are not kept either.';
+
+-- Writers: the recorder, and the functions of hot calls, which may override what only they know:
+--     PERFORM audit_record(p_event || jsonb_build_object('outcome', 'refused', 'personal_subject', found.user_id), p_personal);
+-- Address and user agent of an unknown caller belong to the person whom the event turns out to be about.
+CREATE FUNCTION audit_record(p_event jsonb, p_personal bytea) RETURNS void
+    LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, public
+    AS $$
+    INSERT INTO public.audit_inbox (event_id, event_type, outcome, reason, occurred_at, tenant_id, actor_kind, actor_id,
+        target_kind, target_id, session_id, correlation_id, request_id, source, details, origin_subject,
+        personal_subject, personal_sealed)
+    VALUES ((p_event ->> 'event_id')::uuid, p_event ->> 'event_type', p_event ->> 'outcome', p_event ->> 'reason',
+        (p_event ->> 'occurred_at')::timestamptz, (p_event ->> 'tenant_id')::uuid, p_event ->> 'actor_kind',
+        (p_event ->> 'actor_id')::uuid, p_event ->> 'target_kind', p_event ->> 'target_id',
+        (p_event ->> 'session_id')::uuid, (p_event ->> 'correlation_id')::uuid, (p_event ->> 'request_id')::uuid,
+        p_event ->> 'source', coalesce(p_event -> 'details', '{}'),
+        coalesce(p_event ->> 'origin_subject', p_event ->> 'personal_subject')::uuid,
+        (p_event ->> 'personal_subject')::uuid, p_personal)
+$$;
+COMMENT ON FUNCTION audit_record(jsonb, bytea) IS 'Writes an event, keyed by the column names of audit_inbox, with its sealed personal data, in the current transaction.';
+REVOKE ALL ON FUNCTION audit_record(jsonb, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_record(jsonb, bytea) TO sidle_app;
+
+-- Asked many times a second by every replica, so it takes one round trip, and no transaction id when nothing waits.
+CREATE FUNCTION audit_oldest_waiting() RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    outer_scope text := coalesce(current_setting('sidle.platform', true), '');
+    oldest bigint;
+BEGIN
+    -- An owner who is not a superuser cannot declare this with SET on the function, so it is put back by hand.
+    PERFORM set_config('sidle.platform', 'on', true);
+    SELECT i.inbox_id INTO oldest FROM public.audit_inbox i ORDER BY i.inbox_id LIMIT 1;
+    PERFORM set_config('sidle.platform', outer_scope, true);
+    RETURN oldest;
+END
+$$;
+COMMENT ON FUNCTION audit_oldest_waiting() IS 'Number of the oldest event that waits for its position; null when none does.';
+REVOKE ALL ON FUNCTION audit_oldest_waiting() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_oldest_waiting() TO sidle_app;
+
+-- The one way in which the log is read. Sees what the caller's scope sees. Planned anew for each call, so that a
+-- condition that is not asked for drops out and the one that is asked for finds its index.
+CREATE FUNCTION audit_read(
+    p_after bigint, p_until bigint, p_limit bigint, p_newest_first boolean,
+    p_tenant uuid, p_types text[], p_actor uuid, p_target_kind text, p_target text, p_session uuid,
+    p_correlation uuid, p_outcome text
+) RETURNS TABLE (
+    "position" bigint, event_id uuid, event_type text, outcome text, reason text, occurred_at timestamptz,
+    recorded_at timestamptz, tenant_id uuid, actor_kind text, actor_id uuid, target_kind text, target_id text,
+    session_id uuid, correlation_id uuid, request_id uuid, source text, details jsonb, origin_state text,
+    origin_subject uuid, origin_sealed bytea, origin_key bytea, personal_state text, personal_subject uuid,
+    personal_sealed bytea, personal_key bytea, leaf bytea, leaf_hash bytea
+)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, public
+    SET plan_cache_mode = force_custom_plan
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_newest_first THEN
+        RETURN QUERY SELECT e.position, e.event_id, e.event_type, e.outcome, e.reason, e.occurred_at, e.recorded_at,
+                e.tenant_id, e.actor_kind, e.actor_id, e.target_kind, e.target_id, e.session_id, e.correlation_id,
+                e.request_id, e.source, e.details, e.origin_state, e.origin_subject, e.origin_sealed, o.wrapped_key,
+                e.personal_state, e.personal_subject, e.personal_sealed, p.wrapped_key, e.leaf, e.leaf_hash
+            FROM public.audit_events e
+                LEFT JOIN public.audit_subject_keys o ON o.subject_id = e.origin_subject
+                LEFT JOIN public.audit_subject_keys p ON p.subject_id = e.personal_subject
+            WHERE e.position > p_after AND e.position <= p_until
+                AND (p_tenant IS NULL OR e.tenant_id = p_tenant)
+                AND (p_types IS NULL OR e.event_type = ANY (p_types))
+                AND (p_actor IS NULL OR e.actor_id = p_actor)
+                AND (p_target_kind IS NULL OR e.target_kind = p_target_kind)
+                AND (p_target IS NULL OR e.target_id = p_target)
+                AND (p_session IS NULL OR e.session_id = p_session)
+                AND (p_correlation IS NULL OR e.correlation_id = p_correlation)
+                AND (p_outcome IS NULL OR e.outcome = p_outcome)
+            ORDER BY e.position DESC LIMIT p_limit;
+    ELSE
+        RETURN QUERY SELECT e.position, e.event_id, e.event_type, e.outcome, e.reason, e.occurred_at, e.recorded_at,
+                e.tenant_id, e.actor_kind, e.actor_id, e.target_kind, e.target_id, e.session_id, e.correlation_id,
+                e.request_id, e.source, e.details, e.origin_state, e.origin_subject, e.origin_sealed, o.wrapped_key,
+                e.personal_state, e.personal_subject, e.personal_sealed, p.wrapped_key, e.leaf, e.leaf_hash
+            FROM public.audit_events e
+                LEFT JOIN public.audit_subject_keys o ON o.subject_id = e.origin_subject
+                LEFT JOIN public.audit_subject_keys p ON p.subject_id = e.personal_subject
+            WHERE e.position > p_after AND e.position <= p_until
+                AND (p_tenant IS NULL OR e.tenant_id = p_tenant)
+                AND (p_types IS NULL OR e.event_type = ANY (p_types))
+                AND (p_actor IS NULL OR e.actor_id = p_actor)
+                AND (p_target_kind IS NULL OR e.target_kind = p_target_kind)
+                AND (p_target IS NULL OR e.target_id = p_target)
+                AND (p_session IS NULL OR e.session_id = p_session)
+                AND (p_correlation IS NULL OR e.correlation_id = p_correlation)
+                AND (p_outcome IS NULL OR e.outcome = p_outcome)
+            ORDER BY e.position LIMIT p_limit;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION audit_read(bigint, bigint, bigint, boolean, uuid, text[], uuid, text, text, uuid, uuid, text) IS 'Events after one position up to another that meet every condition that is not null, with the wrapped keys of each one''s subjects.';
+REVOKE ALL ON FUNCTION audit_read(bigint, bigint, bigint, boolean, uuid, text[], uuid, text, text, uuid, uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_read(bigint, bigint, bigint, boolean, uuid, text[], uuid, text, text, uuid, uuid, text) TO sidle_app;
+
+ALTER TABLE audit_inbox ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audit_inbox FORCE ROW LEVEL SECURITY;
+CREATE POLICY audit_inbox_scope ON audit_inbox USING ((SELECT sidle_platform()));
+-- A tenant's transaction writes events of that tenant or of the platform, and cannot read back even those.
+CREATE POLICY audit_inbox_write ON audit_inbox FOR INSERT
+    WITH CHECK (sidle_tenant() IS NOT NULL AND (tenant_id IS NULL OR tenant_id = sidle_tenant()));
+ALTER TABLE audit_head ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audit_head FORCE ROW LEVEL SECURITY;
+CREATE POLICY audit_head_scope ON audit_head USING ((SELECT sidle_platform()));
+-- How long the log is says nothing about anybody, and a tenant's stream must know where now is.
+CREATE POLICY audit_head_read ON audit_head FOR SELECT USING ((SELECT sidle_tenant()) IS NOT NULL);
+ALTER TABLE audit_events ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audit_events FORCE ROW LEVEL SECURITY;
+CREATE POLICY audit_events_scope ON audit_events
+    USING ((SELECT sidle_platform()) OR tenant_id = (SELECT sidle_tenant()))
+    WITH CHECK ((SELECT sidle_platform()));
+ALTER TABLE audit_subject_keys ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audit_subject_keys FORCE ROW LEVEL SECURITY;
+CREATE POLICY audit_subject_keys_scope ON audit_subject_keys USING ((SELECT sidle_platform()));
+-- A tenant reads the keys that its own events need; wrapped, they open nothing without the service's keys.
+CREATE POLICY audit_subject_keys_read ON audit_subject_keys FOR SELECT USING ((SELECT sidle_tenant()) IS NOT NULL);
+
+GRANT SELECT, INSERT, DELETE ON audit_inbox TO sidle_app;
+GRANT SELECT, UPDATE (position, recorded_at) ON audit_head TO sidle_app;
+-- Never UPDATE, DELETE or TRUNCATE: what was recorded stays as it was recorded.
+GRANT SELECT, INSERT ON audit_events TO sidle_app;
+GRANT SELECT, INSERT, UPDATE (wrapped_key, erased_at) ON audit_subject_keys TO sidle_app;

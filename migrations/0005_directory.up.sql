@@ -1,0 +1,93 @@
+-- What the directory needs beside its tables: ids for platform grants, the mark of built-in roles, and the few
+-- questions that must be answered over every tenant although the caller acts in one.
+
+ALTER TABLE platform_grants ADD COLUMN membership_id uuid NOT NULL DEFAULT gen_random_uuid();
+CREATE UNIQUE INDEX platform_grants_membership_id_key ON platform_grants (membership_id);
+COMMENT ON COLUMN platform_grants.membership_id IS 'Id under which the grant is shown among the memberships.';
+
+ALTER TABLE roles ADD COLUMN is_built_in boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN roles.is_built_in IS 'Whether Sidle came with the role; such a role is neither changed nor deleted.';
+SELECT set_config('sidle.platform', 'on', true);
+UPDATE roles SET is_built_in = true
+    WHERE tenant_id IS NULL AND name IN ('SYSTEM_ADMIN', 'super_admin', 'admin', 'user');
+
+-- For the check of the foreign keys when a role is deleted, and to find who has a role when it changes.
+CREATE INDEX idx_memberships_role ON memberships (role_id);
+CREATE INDEX idx_platform_grants_role ON platform_grants (role_id);
+
+-- A tenant's administrator must not change somebody who has rights elsewhere that the administrator lacks, and cannot
+-- see those rights: so this function looks over every tenant, at one user.
+CREATE FUNCTION directory_rights(p_user uuid) RETURNS TABLE (tenant_id uuid, permissions text[])
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+#variable_conflict use_column
+DECLARE
+    outer_scope text := coalesce(current_setting('sidle.platform', true), '');
+BEGIN
+    -- An owner who is not a superuser cannot declare this with SET on the function, so it is put back by hand.
+    PERFORM set_config('sidle.platform', 'on', true);
+    RETURN QUERY
+        SELECT m.tenant_id, r.permissions
+        FROM public.memberships m JOIN public.roles r ON r.role_id = m.role_id
+        WHERE m.user_id = p_user
+        UNION ALL
+        SELECT NULL, r.permissions
+        FROM public.platform_grants g JOIN public.roles r ON r.role_id = g.role_id
+        WHERE g.user_id = p_user;
+    PERFORM set_config('sidle.platform', outer_scope, true);
+END
+$$;
+COMMENT ON FUNCTION directory_rights(uuid) IS 'What a user may do, by tenant; a null tenant stands for the platform.';
+REVOKE ALL ON FUNCTION directory_rights(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION directory_rights(uuid) TO sidle_app;
+
+-- An administrator who cannot sign in does not count. A lock after failures ends by itself, so it does not matter here:
+-- otherwise guessing at one administrator would protect another from being removed.
+CREATE FUNCTION directory_has_platform_admin(p_now timestamptz) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    outer_scope text := coalesce(current_setting('sidle.platform', true), '');
+    found_one boolean;
+BEGIN
+    PERFORM set_config('sidle.platform', 'on', true);
+    SELECT EXISTS (
+        SELECT FROM public.platform_grants g
+        JOIN public.roles r ON r.role_id = g.role_id
+        JOIN public.users u ON u.user_id = g.user_id
+        JOIN public.tenants t ON t.tenant_id = u.tenant_id
+        WHERE '*' = ANY (r.permissions) AND r.is_platform
+            AND u.status = 'active' AND u.deleted_at IS NULL
+            AND (u.locked_until IS NULL OR u.locked_until <= p_now OR u.lock_reason = 'too_many_failures')
+            AND (u.auth_method <> 'kanidm' AND u.password_hash IS NOT NULL
+                OR u.auth_method <> 'password' AND u.kanidm_user_id IS NOT NULL)
+            AND t.status = 'active' AND t.deleted_at IS NULL) INTO found_one;
+    PERFORM set_config('sidle.platform', outer_scope, true);
+    RETURN found_one;
+END
+$$;
+COMMENT ON FUNCTION directory_has_platform_admin(timestamptz) IS 'Whether anybody with all permissions on the platform can sign in.';
+REVOKE ALL ON FUNCTION directory_has_platform_admin(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION directory_has_platform_admin(timestamptz) TO sidle_app;
+
+-- A member's home may be another tenant, whose rows the caller cannot change; the tokens must end all the same.
+CREATE FUNCTION directory_end_tokens(p_users uuid[], p_at timestamptz) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    outer_scope text := coalesce(current_setting('sidle.platform', true), '');
+BEGIN
+    PERFORM set_config('sidle.platform', 'on', true);
+    UPDATE public.users u SET tokens_valid_from = greatest(u.tokens_valid_from, p_at)
+    WHERE u.user_id = ANY (p_users)
+        AND (outer_scope = 'on' OR u.tenant_id = public.sidle_tenant() OR EXISTS (
+            SELECT FROM public.memberships m WHERE m.user_id = u.user_id AND m.tenant_id = public.sidle_tenant()));
+    PERFORM set_config('sidle.platform', outer_scope, true);
+END
+$$;
+COMMENT ON FUNCTION directory_end_tokens(uuid[], timestamptz) IS 'Refuses access tokens of these users issued before a time; for a tenant, of its members only.';
+REVOKE ALL ON FUNCTION directory_end_tokens(uuid[], timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION directory_end_tokens(uuid[], timestamptz) TO sidle_app;

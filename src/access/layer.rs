@@ -1,0 +1,66 @@
+//! The step at the edge that decides whether a call comes in: its policy, its token, its permission. Default deny.
+
+use http::{Request, header};
+use std::sync::Arc;
+
+use super::principal::denied;
+use super::{Call, Policy, Principal, policy_of};
+use crate::fault::{Fault, Reason, Result};
+use crate::session::Verifier;
+
+/// What the step needs.
+#[derive(Clone)]
+pub struct Gate {
+    /// Checks access tokens.
+    pub verifier: Verifier,
+    /// The audience of Sidle's own RPCs.
+    pub audience: Arc<str>,
+    /// Whether reflection answers callers that have not signed in.
+    pub open_reflection: bool,
+}
+
+/// Lets `request` in, with its principal noted in its [`Call`], or says why not.
+///
+/// # Errors
+/// `UNAUTHENTICATED`, `PERMISSION_DENIED`, or `REVOCATIONS_STALE`.
+pub fn admit<B>(gate: &Gate, request: &mut Request<B>) -> Result<()> {
+    let path = request.uri().path();
+    let policy = match policy_of(path) {
+        Some(policy) => policy,
+        None if path.starts_with("/grpc.health.v1.") => Policy::Public,
+        None if path.starts_with("/grpc.reflection.") && gate.open_reflection => Policy::Public,
+        // Everything else exists only for those who have signed in; the router then says that there is nothing.
+        None => Policy::Authenticated,
+    };
+    if policy == Policy::Public {
+        return Ok(());
+    }
+    let principal = principal(gate, request)?;
+    if let Policy::Permission(permission) = policy
+        && !principal.may(permission)
+    {
+        return Err(denied(permission));
+    }
+    if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+        call.principal = Some(principal);
+    }
+    Ok(())
+}
+
+fn principal<B>(gate: &Gate, request: &Request<B>) -> Result<Arc<Principal>> {
+    let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
+    let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or_else(unauthenticated)?;
+    if values.next().is_some() {
+        return Err(Fault::new(Reason::Unauthenticated, "The call carries more than one authorization header."));
+    }
+    let text = value.to_str().map_err(|_| unauthenticated())?;
+    let token = match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => return Err(unauthenticated()),
+    };
+    gate.verifier.principal(token, &gate.audience).map_err(|fault| match fault.reason() {
+        Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted."),
+        _ => fault,
+    })
+}

@@ -1,0 +1,15 @@
+//! Who is calling and what they may do: the call, the principal, the policy of every RPC. Knows no service.
+
+pub mod etag;
+pub mod input;
+pub mod layer;
+pub mod paging;
+mod permissions;
+mod policy;
+mod principal;
+pub mod replay;
+mod store;
+
+pub use self::permissions::Permissions;
+pub use self::policy::{Policy, all as policies, of as policy_of};
+pub use self::principal::{Call, Principal, PrincipalKind};

@@ -1,0 +1,69 @@
+//! SQL of stored answers.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::fault::Result;
+
+/// Makes a second call with the same id wait until the first one's transaction has ended.
+pub(super) async fn lock_request(tx: &mut PgConnection, principal: Uuid, method: &str, request: Uuid) -> Result<()> {
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(hashtextextended($1::text || $2 || $3::text, 0))",
+        principal.to_string(),
+        method,
+        request.to_string(),
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The stored answer and the digest of the request it answered.
+pub(super) async fn answer(
+    tx: &mut PgConnection,
+    principal: Uuid,
+    method: &str,
+    request: Uuid,
+) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let row = sqlx::query!(
+        "SELECT body_digest, answer FROM request_answers
+         WHERE principal_id = $1 AND method = $2 AND request_id = $3 AND created_at > now() - interval '24 hours'",
+        principal,
+        method,
+        request,
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(row.map(|row| (row.body_digest, row.answer)))
+}
+
+/// Stores the answer, over one that is older than a day.
+pub(super) async fn keep_answer(
+    tx: &mut PgConnection,
+    principal: Uuid,
+    method: &str,
+    request: Uuid,
+    digest: &[u8],
+    answer: &[u8],
+) -> Result<()> {
+    sqlx::query!(
+        "DELETE FROM request_answers WHERE principal_id = $1 AND method = $2 AND request_id = $3
+         AND created_at <= now() - interval '24 hours'",
+        principal,
+        method,
+        request,
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO request_answers (principal_id, method, request_id, body_digest, answer) VALUES ($1, $2, $3, $4, $5)",
+        principal,
+        method,
+        request,
+        digest,
+        answer,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}

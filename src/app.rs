@@ -1,0 +1,170 @@
+//! The one place that wires everything: from the configuration to running servers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
+
+use crate::access::layer::Gate;
+use crate::access::paging::Paging;
+use crate::config::Config;
+use crate::context::Context;
+use crate::db::Db;
+use crate::fault::{Fault, Result};
+use crate::metrics::Metrics;
+use crate::schema::Schema;
+use crate::seal::Keyring;
+use crate::server::{self, Edge, Ops, services};
+use crate::session::Verifier;
+
+/// Health as `grpc.health.v1` tells it.
+#[derive(Clone)]
+pub struct Health {
+    /// The service that answers.
+    pub service: HealthServer<HealthService>,
+    reporter: tonic_health::server::HealthReporter,
+}
+
+/// Everything that the rooms work with, made once.
+#[derive(Clone)]
+pub struct App {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Time and randomness.
+    pub context: Context,
+    /// The way to Postgres.
+    pub db: Db,
+    /// The keys that seal.
+    pub keyring: Keyring,
+    /// What operators watch.
+    pub metrics: Metrics,
+    /// Page tokens and cursors.
+    pub paging: Paging,
+    /// Checks access tokens.
+    pub verifier: Verifier,
+    /// Health.
+    pub health: Health,
+    /// Cancelled when the service is to stop.
+    pub stop: CancellationToken,
+}
+
+/// A service that runs.
+pub struct Running {
+    /// Address of the gRPC port.
+    pub grpc_address: SocketAddr,
+    /// Address of the HTTP port for operators.
+    pub ops_address: SocketAddr,
+    /// What it was made of.
+    pub app: App,
+    tasks: JoinSet<Result<()>>,
+}
+
+impl App {
+    /// Makes everything. Talks to the database only for what must be there before the first call.
+    ///
+    /// # Errors
+    /// When a setting is not usable.
+    pub async fn new(config: Config, context: Context) -> Result<Self> {
+        // Several crates bring a provider along; this one is used. An error means that it was chosen before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let keyring = config.seal.keyring().map_err(Fault::internal)?;
+        let db = Db::new(&config.database)?;
+        let reporter = tonic_health::server::HealthReporter::new();
+        let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+        Ok(Self {
+            paging: Paging::new(&keyring),
+            verifier: Verifier::default(),
+            metrics: Metrics::new(),
+            health: Health { service, reporter },
+            stop: CancellationToken::new(),
+            config: Arc::new(config),
+            context,
+            db,
+            keyring,
+        })
+    }
+
+    /// Takes the ports, starts the workers, and serves in the background.
+    ///
+    /// # Errors
+    /// When a port is taken, or what must be loaded before the first call cannot be.
+    pub async fn start(self) -> Result<Running> {
+        let grpc = server::bind(self.config.server.grpc_address).await?;
+        let ops = server::bind(self.config.server.ops_address).await?;
+        let (grpc_address, ops_address) = (grpc.address, ops.address);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server::serve_ops(ops, Ops::new(self.clone()), self.stop.clone()));
+
+        if self.config.database.migrate_on_start {
+            let mut schema = Schema::connect(&self.config.database, self.context.clock.clone()).await?;
+            schema.up(false).await?;
+        }
+        self.start_workers(&mut tasks).await?;
+
+        let gate = Gate {
+            verifier: self.verifier.clone(),
+            audience: self.config.tokens.audience.as_str().into(),
+            open_reflection: self.config.server.open_reflection,
+        };
+        let edge = Edge::new(&self.config.server, self.context.clone(), self.metrics.clone(), gate);
+        let router = edge.wrap(services::register(&self).map_err(Fault::internal)?);
+        self.health.serving().await;
+        let (config, stop) = (Arc::clone(&self.config), self.stop.clone());
+        tasks.spawn(async move { server::serve(grpc, &config.server, router, stop).await });
+        tracing::info!(event = "database_initialized", %grpc_address, %ops_address, "serving");
+        Ok(Running { grpc_address, ops_address, app: self, tasks })
+    }
+
+    /// What runs beside the calls: each ends when `stop` is cancelled.
+    async fn start_workers(&self, _tasks: &mut JoinSet<Result<()>>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Health {
+    async fn serving(&self) {
+        for name in services::NAMES {
+            self.reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        }
+    }
+
+    async fn stopping(&self) {
+        for name in services::NAMES.into_iter().chain([""]) {
+            self.reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+        }
+    }
+}
+
+impl Running {
+    /// Serves until `stop` is cancelled or a part fails; then stops the other parts in order.
+    ///
+    /// # Errors
+    /// The first part's that failed.
+    pub async fn wait(mut self) -> Result<()> {
+        let first = tokio::select! {
+            () = self.app.stop.cancelled() => Ok(()),
+            Some(ended) = self.tasks.join_next() => ended.map_err(Fault::internal).and_then(|result| result),
+        };
+        self.app.health.stopping().await;
+        self.app.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Ok(Err(fault)) = ended {
+                tracing::error!(event = "shutdown_failed", cause = %fault, "a part of the service failed to stop");
+            }
+        }
+        self.app.db.close().await;
+        first
+    }
+
+    /// Stops in order and waits for the end.
+    ///
+    /// # Errors
+    /// As [`Running::wait`].
+    pub async fn stop(self) -> Result<()> {
+        self.app.stop.cancel();
+        self.wait().await
+    }
+}

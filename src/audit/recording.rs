@@ -1,0 +1,199 @@
+//! Writing events: into the inbox, in the transaction of the change, personal data sealed. The event becomes durable
+//! with the change or not at all; its position follows once both are committed.
+
+use std::sync::Arc;
+
+use hmac::{Hmac, Mac};
+use serde_json::{Map, Value, json};
+use sha2::Sha256;
+use sqlx::PgConnection;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::json::canonical;
+use super::{Event, store};
+use crate::context::Context;
+use crate::fault::Result;
+use crate::seal::{Keyring, Place};
+
+/// What every writer of events holds.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    context: Context,
+    keyring: Keyring,
+    nudge: Arc<Notify>,
+}
+
+/// An event that is ready for the SQL function `audit_record`.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// Id of the event.
+    pub event_id: Uuid,
+    /// First argument of `audit_record`; keyed by the column names of `audit_inbox`.
+    pub event: Value,
+    /// Second argument of `audit_record`.
+    pub personal: Option<Vec<u8>>,
+}
+
+impl Recorder {
+    /// A recorder that seals personal data under `keyring`.
+    pub fn new(context: Context, keyring: Keyring) -> Self {
+        Self { context, keyring, nudge: Arc::default() }
+    }
+
+    /// Records an event in the transaction that `connection` is in.
+    ///
+    /// # Errors
+    /// When the database fails; the transaction must then not be committed.
+    pub async fn record(&self, connection: &mut PgConnection, event: Event) -> Result<Uuid> {
+        let prepared = self.prepare(event);
+        store::record(connection, &prepared.event, prepared.personal.as_deref()).await?;
+        self.nudge();
+        Ok(prepared.event_id)
+    }
+
+    /// Records several events in their order, in one round trip.
+    ///
+    /// # Errors
+    /// When the database fails; the transaction must then not be committed.
+    pub async fn record_all(&self, connection: &mut PgConnection, events: impl IntoIterator<Item = Event>) -> Result<()> {
+        let (events, personal): (Vec<Value>, Vec<Option<Vec<u8>>>) = events
+            .into_iter()
+            .map(|event| self.prepare(event))
+            .map(|prepared| (prepared.event, prepared.personal))
+            .unzip();
+        if !events.is_empty() {
+            store::record_all(connection, &events, &personal).await?;
+            self.nudge();
+        }
+        Ok(())
+    }
+
+    /// Makes an event ready for a database function that records it itself. Such a function may override what only it
+    /// knows: outcome, reason, type, tenant, session, actor, target, `personal_subject`, details. Each prepared event
+    /// may be recorded once.
+    pub fn prepare(&self, event: Event) -> Prepared {
+        let event_id = self.context.new_id();
+        let has_personal = !(event.origin.is_empty() && event.personal.is_empty());
+        let subject = event.known_subject().or_else(|| has_personal.then(|| self.pseudonym(&event, event_id)));
+        let target = event.target.as_ref();
+        let fields = json!({
+            "event_id": event_id,
+            "event_type": event.event_type.as_str(),
+            "outcome": event.outcome.as_str(),
+            "reason": event.reason,
+            "occurred_at": self.context.now(),
+            "tenant_id": event.tenant_id,
+            "actor_kind": event.actor_kind.as_str(),
+            "actor_id": event.actor_id,
+            "target_kind": target.map(|(kind, _)| kind),
+            "target_id": target.map(|(_, id)| id),
+            "session_id": event.session_id,
+            "correlation_id": event.correlation_id,
+            "request_id": event.request_id,
+            "origin_subject": event.actor_id,
+            "personal_subject": subject,
+            "details": event.details,
+        });
+        let personal = has_personal.then(|| self.seal(event_id, event.origin, event.personal));
+        Prepared { event_id, event: fields, personal }
+    }
+
+    /// Tells this replica's sequencer that there is, or is about to be, something to do. Not needed for correctness:
+    /// it looks by itself many times a second.
+    pub fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    pub(super) fn nudges(&self) -> Arc<Notify> {
+        Arc::clone(&self.nudge)
+    }
+
+    fn seal(&self, event_id: Uuid, origin: Map<String, Value>, personal: Map<String, Value>) -> Vec<u8> {
+        let parts = Map::from_iter([
+            ("origin".to_owned(), Value::Object(origin)),
+            ("personal".to_owned(), Value::Object(personal)),
+        ]);
+        self.keyring.seal(&self.context.entropy, waiting_place(event_id), &canonical(&parts))
+    }
+
+    /// Stands for a person of whom only a name or an address is known: the same for the same name, so that one key
+    /// covers all that was recorded under it, and telling nothing to whoever lacks the service's keys.
+    fn pseudonym(&self, event: &Event, event_id: Uuid) -> Uuid {
+        let name = ["email", "identifier"].iter().find_map(|name| event.personal.get(*name)?.as_str());
+        let address = event.origin.get("ip_address").and_then(Value::as_str);
+        let Some(known_by) = name.map(str::to_lowercase).or_else(|| address.map(str::to_owned)) else {
+            return event_id;
+        };
+        let key = self.keyring.derive("audit pseudonyms");
+        // HMAC takes keys of any length, so this cannot fail.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&*key) else { return event_id };
+        mac.update(known_by.as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+        uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    }
+}
+
+/// Where personal data lies, sealed, until its event has a position.
+pub(super) fn waiting_place(event_id: Uuid) -> Place {
+    Place { table: "audit_inbox", column: "personal_sealed", row: event_id }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::access::Call;
+    use crate::audit::EventType;
+
+    fn recorder() -> Recorder {
+        Recorder::new(Context::system(), Keyring::new([(1, Zeroizing::new([7; 32]))]).unwrap())
+    }
+
+    fn call() -> Call {
+        Call { address: Some([203, 0, 113, 7].into()), user_agent: Some("grpcurl".to_owned()), ..Call::internal(Uuid::nil()) }
+    }
+
+    #[test]
+    fn what_is_personal_is_only_in_the_sealed_part() {
+        let event = Event::new(EventType::UserLoginRefused, &call()).personal("email", "ann@example.com").detail("count", 3);
+        let prepared = recorder().prepare(event);
+        let open = prepared.event.to_string();
+        for secret in ["ann@example.com", "203.0.113.7", "grpcurl"] {
+            assert!(!open.contains(secret), "{secret} is in {open}");
+        }
+        let sealed = prepared.personal.unwrap();
+        let opened = recorder().keyring.open(waiting_place(prepared.event_id), &sealed).unwrap();
+        let opened: Value = serde_json::from_slice(&opened).unwrap();
+        assert_eq!(opened["personal"]["email"], "ann@example.com");
+        assert_eq!(opened["origin"]["ip_address"], "203.0.113.7");
+        assert_eq!(prepared.event["details"]["count"], 3);
+    }
+
+    #[test]
+    fn an_unknown_person_has_one_pseudonym_per_name() {
+        let subject = |email: &str| {
+            let event = Event::new(EventType::UserLoginRefused, &call()).personal("email", email);
+            recorder().prepare(event).event["personal_subject"].clone()
+        };
+        assert_eq!(subject("ann@example.com"), subject("Ann@Example.com"));
+        assert_ne!(subject("ann@example.com"), subject("bob@example.com"));
+    }
+
+    #[test]
+    fn an_event_without_personal_data_has_nothing_sealed() {
+        let prepared = recorder().prepare(Event::by_system(EventType::MigrationCompleted, Uuid::nil()));
+        assert_eq!((prepared.personal, &prepared.event["personal_subject"]), (None, &Value::Null));
+    }
+
+    #[test]
+    fn the_callers_address_belongs_to_the_caller_and_the_change_to_the_changed() {
+        let (admin, user) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let event = Event::new(EventType::UserUpdated, &call()).by_user(admin).target("user", user).old_new("a", "b");
+        let fields = recorder().prepare(event).event;
+        assert_eq!(fields["origin_subject"], admin.to_string());
+        assert_eq!(fields["personal_subject"], user.to_string());
+    }
+}

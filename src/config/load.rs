@@ -1,0 +1,276 @@
+//! Reading the configuration: defaults, then the file, then `SIDLE_SECTION__KEY` of the environment.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use toml::{Table, Value};
+use zeroize::Zeroizing;
+
+use super::{Config, KanidmConfig, SealConfig, Secret};
+use crate::seal::Keyring;
+
+/// The commented defaults: the documentation of every key.
+pub const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// What is wrong with the configuration, and what to do.
+#[derive(Debug)]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Defaults, overlaid with `file` if given, overlaid with `environment`.
+    ///
+    /// # Errors
+    /// Names the key, the file and line where it is known, and what would be accepted.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let defaults: Table = DEFAULTS.parse().map_err(|e: toml::de::Error| ConfigError::new(e.message()))?;
+        let mut merged = defaults.clone();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| ConfigError::new(format!("cannot read {}: {e}", path.display())))?;
+            let table: Table = text.parse().map_err(|e: toml::de::Error| {
+                // Not the library's own rendering: that quotes the line, which may hold a secret.
+                let line = e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+                ConfigError::new(format!("{}, line {line}: {}", path.display(), e.message()))
+            })?;
+            overlay(&mut merged, table, &defaults, "", &format!("in {}", path.display()))?;
+        }
+        let table = from_environment(environment, &defaults)?;
+        overlay(&mut merged, table, &defaults, "", "in the environment")?;
+        let config = Self::deserialize(Value::Table(merged)).map_err(|e| ConfigError::new(e.message().to_owned()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let server = &self.server;
+        if !server.plaintext && (server.tls_certificate.is_none() || server.tls_key.is_none()) {
+            return Err(ConfigError::new(
+                "server.tls_certificate and server.tls_key are not set: set both, or server.plaintext = true where \
+                 something else protects the connection",
+            ));
+        }
+        if !(4..=14).contains(&self.passwords.cost) {
+            return Err(ConfigError::new("passwords.cost must be from 4 to 14"));
+        }
+        if self.passwords.max_attempts == 0 {
+            return Err(ConfigError::new("passwords.max_attempts must be at least 1"));
+        }
+        if self.tokens.issuer.is_empty() || self.tokens.audience.is_empty() {
+            return Err(ConfigError::new("tokens.issuer and tokens.audience must not be empty"));
+        }
+        if !(1..=1000).contains(&self.migration.batch_size) {
+            return Err(ConfigError::new("migration.batch_size must be from 1 to 1000"));
+        }
+        Ok(())
+    }
+}
+
+/// Puts `table` over `base`. Every key must exist in the defaults; an empty string there stands for "none".
+fn overlay(base: &mut Table, table: Table, known: &Table, path: &str, origin: &str) -> Result<(), ConfigError> {
+    for (key, value) in table {
+        let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let Some(default) = known.get(&key) else {
+            let nearest = known
+                .keys()
+                .map(|candidate| (strsim::jaro_winkler(candidate, &key), candidate))
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .filter(|(likeness, _)| *likeness > 0.75)
+                .map(|(_, candidate)| format!("; did you mean `{candidate}`?"))
+                .unwrap_or_else(|| {
+                    format!("; known there: {}", known.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+                });
+            return Err(ConfigError::new(format!("unknown key `{name}` {origin}{nearest}")));
+        };
+        match (value, default, base.get_mut(&key)) {
+            (Value::Table(inner), Value::Table(known), Some(Value::Table(base))) => {
+                overlay(base, inner, known, &name, origin)?;
+            }
+            (value, default, _) => {
+                if !value.same_type(default) {
+                    return Err(ConfigError::new(format!(
+                        "`{name}` {origin} must be of type {}, not {}",
+                        default.type_str(),
+                        value.type_str()
+                    )));
+                }
+                base.insert(key, value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `SIDLE_SERVER__PLAINTEXT=true` sets `server.plaintext`. Variables without a double underscore are not settings.
+fn from_environment(
+    environment: impl IntoIterator<Item = (String, String)>,
+    defaults: &Table,
+) -> Result<Table, ConfigError> {
+    let mut table = Table::new();
+    for (variable, text) in environment {
+        let Some(path) = variable.strip_prefix("SIDLE_") else { continue };
+        let Some((section, key)) = path.split_once("__") else { continue };
+        let (section, key) = (section.to_lowercase(), key.to_lowercase());
+        let default = defaults.get(&section).and_then(|section| section.get(&key));
+        let value = match default {
+            Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
+            Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
+            Some(Value::Array(_)) => Some(Value::Array(
+                text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| Value::String(s.to_owned())).collect(),
+            )),
+            // An unknown key goes on as text, so that the check that names it sees it.
+            _ => Some(Value::String(text)),
+        };
+        let value = value.ok_or_else(|| {
+            let kind = default.map_or("string", Value::type_str);
+            ConfigError::new(format!("{variable} must be of type {kind}"))
+        })?;
+        if let Some(section) = table.entry(section).or_insert_with(|| Value::Table(Table::new())).as_table_mut() {
+            section.insert(key, value);
+        }
+    }
+    Ok(table)
+}
+
+/// An empty string stands for "none".
+pub(super) fn optional<'de, T: From<String>, D: serde::Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(value)?;
+    Ok((!text.is_empty()).then(|| T::from(text)))
+}
+
+fn secret_or_file(secret: &Secret, file: Option<&PathBuf>, what: &str) -> Result<Secret, ConfigError> {
+    match file {
+        Some(path) if secret.is_empty() => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| ConfigError::new(format!("cannot read {what} from {}: {e}", path.display())))?;
+            Ok(Secret::from(text.trim().to_owned()))
+        }
+        _ => Ok(secret.clone()),
+    }
+}
+
+impl KanidmConfig {
+    /// The API token, from the setting or its file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn token(&self) -> Result<Secret, ConfigError> {
+        secret_or_file(&self.token, self.token_file.as_ref(), "the Kanidm token")
+    }
+
+    /// The OAuth2 client's secret, from the setting or its file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn client_secret(&self) -> Result<Secret, ConfigError> {
+        secret_or_file(&self.client_secret, self.client_secret_file.as_ref(), "the OAuth2 client's secret")
+    }
+}
+
+impl SealConfig {
+    /// The keyring.
+    ///
+    /// # Errors
+    /// When there is no key, or one cannot be read.
+    pub fn keyring(&self) -> Result<Keyring, ConfigError> {
+        use base64::Engine as _;
+        let text = secret_or_file(&self.keys, self.key_file.as_ref(), "the sealing keys")?;
+        let mut keys = Vec::new();
+        for entry in text.expose().split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty()) {
+            let key = entry.split_once(':').and_then(|(id, key)| {
+                let bytes = Zeroizing::new(base64::engine::general_purpose::STANDARD.decode(key.trim()).ok()?);
+                let root: [u8; 32] = bytes.as_slice().try_into().ok()?;
+                Some((id.trim().parse::<u32>().ok()?, Zeroizing::new(root)))
+            });
+            keys.push(key.ok_or_else(|| {
+                ConfigError::new("a key in seal.keys is not ID:BASE64 of 32 bytes; make one with `sidle keygen`")
+            })?);
+        }
+        Keyring::new(keys).ok_or_else(|| {
+            ConfigError::new("seal.keys is not set: make a key with `sidle keygen` and keep it outside the database")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sidle.toml");
+        std::fs::write(&file, text).unwrap();
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::load(Some(&file), environment).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_complete_and_ask_for_tls() {
+        let error = Config::load(None, []).unwrap_err().to_string();
+        assert!(error.contains("server.plaintext"), "{error}");
+        assert!(Config::load(None, [("SIDLE_SERVER__PLAINTEXT".into(), "true".into())]).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_known_one() {
+        let error = load("[server]\nplain_text = true\n", &[]).unwrap_err();
+        assert!(error.contains("`server.plain_text`") && error.contains("`plaintext`"), "{error}");
+        let error = load("[sever]\n", &[]).unwrap_err();
+        assert!(error.contains("`sever`") && error.contains("`server`"), "{error}");
+        let error = load("", &[("SIDLE_SERVER__PLAINTXT", "true")]).unwrap_err();
+        assert!(error.contains("`server.plaintxt`") && error.contains("environment"), "{error}");
+    }
+
+    #[test]
+    fn a_broken_file_names_the_line_and_does_not_quote_it() {
+        let error = load("[database]\nurl = \"postgres://a:secret@b\nx", &[]).unwrap_err();
+        assert!(error.contains("line 2") && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let plain = ("SIDLE_SERVER__PLAINTEXT", "true");
+        let config = load("[passwords]\ncost = 10\n", &[plain, ("SIDLE_PASSWORDS__COST", "11")]).unwrap();
+        assert_eq!(config.passwords.cost, 11);
+        let config =
+            load("[kanidm]\nredirect_uris = []\n", &[plain, ("SIDLE_KANIDM__REDIRECT_URIS", "https://a/, https://b/")]);
+        assert_eq!(config.unwrap().kanidm.redirect_uris, ["https://a/", "https://b/"]);
+        let error = load("", &[plain, ("SIDLE_PASSWORDS__COST", "many")]).unwrap_err();
+        assert!(error.contains("SIDLE_PASSWORDS__COST"), "{error}");
+        let error = load("[passwords]\ncost = \"many\"\n", &[plain]).unwrap_err();
+        assert!(error.contains("passwords.cost") && error.contains("integer"), "{error}");
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let config =
+            load("[database]\nurl = \"postgres://a:hunter2@b/c\"\n", &[("SIDLE_SERVER__PLAINTEXT", "true")]).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn sealing_keys_are_read_or_refused_by_name() {
+        let key = format!("3:{}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [7; 32]));
+        let seal = |keys: &str| SealConfig { keys: keys.to_owned().into(), key_file: None };
+        assert!(seal(&key).keyring().is_ok());
+        for broken in ["", "3:AAAA", "x:y", &key[2..]] {
+            assert!(seal(broken).keyring().unwrap_err().to_string().contains("sidle keygen"), "{broken:?}");
+        }
+    }
+}

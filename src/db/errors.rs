@@ -1,0 +1,84 @@
+//! What an error of the driver means to a caller: nothing, but that the database is not there or that we failed.
+
+use std::time::Duration;
+
+use crate::fault::{Fault, Reason};
+
+/// The constraint or unique index that a statement ran into, to be turned into a domain's own refusal.
+pub fn constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().and_then(|error| error.constraint())
+}
+
+/// Whether the connection, not the statement, is what failed.
+pub(super) fn is_broken_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
+        _ => false,
+    }
+}
+
+/// SQLSTATE classes that pass by themselves: connection trouble, shutdown, too many connections, out of resources,
+/// serialisation failures and deadlocks, lock and statement timeouts.
+fn passes(code: &str) -> bool {
+    matches!(code, "40001" | "40P01" | "55P03" | "57014" | "25006")
+        || ["08", "53", "57P"].iter().any(|c| code.starts_with(c))
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        let unavailable = match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::BeginFailed => true,
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| passes(&code)),
+            _ => false,
+        };
+        if unavailable {
+            Fault::new(Reason::DatabaseUnavailable, "The database did not answer.")
+                .retry_after(Duration::from_secs(1))
+                .because(Masked::from(error))
+        } else {
+            Fault::internal(Masked::from(error))
+        }
+    }
+}
+
+/// A driver error without what Postgres adds in DETAIL, where it repeats the values of rows: they are people's data
+/// and belong in no log.
+#[derive(Debug)]
+struct Masked(String);
+
+impl From<sqlx::Error> for Masked {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(error) => Self(
+                format!(
+                    "database error {} on {}{}",
+                    error.code().unwrap_or_default(),
+                    error.table().unwrap_or("no particular table"),
+                    error.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default(),
+                ) + &safe_message(error.message()),
+            ),
+            other => Self(other.to_string()),
+        }
+    }
+}
+
+/// Messages name objects and rules, but quote values after certain words; those are cut off.
+fn safe_message(message: &str) -> String {
+    let quotes_a_value = message.contains("invalid input") || message.contains("value");
+    if quotes_a_value { String::new() } else { format!(": {message}") }
+}
+
+impl std::fmt::Display for Masked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Masked {}

@@ -1,0 +1,99 @@
+//! API keys. Only digests are stored.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::fault::Result;
+
+/// A key of a service account, without its secret.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    pub api_key_id: Uuid,
+    pub service_account_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub display_prefix: String,
+    pub description: String,
+    pub scopes: Vec<String>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub last_used_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+}
+
+macro_rules! api_keys {
+    ($tail:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            ApiKey,
+            "SELECT api_key_id, service_account_id, tenant_id, display_prefix, description, scopes, expires_at,
+                last_used_at, revoked_at, created_at
+             FROM api_keys " + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+/// The key of this id.
+pub async fn by_id(tx: &mut PgConnection, id: Uuid) -> Result<Option<ApiKey>> {
+    Ok(api_keys!("WHERE api_key_id = $1", id).fetch_optional(tx).await?)
+}
+
+/// Keys after `after` by id.
+pub async fn list(
+    tx: &mut PgConnection,
+    service_account: Option<Uuid>,
+    include_revoked: bool,
+    after: Uuid,
+    limit: i64,
+) -> Result<Vec<ApiKey>> {
+    let found = api_keys!(
+        "WHERE api_key_id > $1 AND ($2::uuid IS NULL OR service_account_id = $2) AND ($3 OR revoked_at IS NULL)
+         ORDER BY api_key_id LIMIT $4",
+        after,
+        service_account,
+        include_revoked,
+        limit,
+    );
+    Ok(found.fetch_all(tx).await?)
+}
+
+/// Inserts a key.
+pub async fn insert(tx: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO api_keys (api_key_id, service_account_id, tenant_id, display_prefix, key_hash, description, scopes,
+            expires_at, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        key.api_key_id,
+        key.service_account_id,
+        key.tenant_id,
+        key.display_prefix,
+        digest,
+        key.description,
+        &key.scopes,
+        key.expires_at,
+        key.created_at,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Revokes a key; false when it was revoked already.
+pub async fn revoke(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<bool> {
+    let done = sqlx::query!("UPDATE api_keys SET revoked_at = $2 WHERE api_key_id = $1 AND revoked_at IS NULL", id, now)
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Revokes every key of a service account and says how many.
+pub async fn revoke_all(tx: &mut PgConnection, service_account: Uuid, now: DateTime<Utc>) -> Result<u64> {
+    let done = sqlx::query!(
+        "UPDATE api_keys SET revoked_at = $2 WHERE service_account_id = $1 AND revoked_at IS NULL",
+        service_account,
+        now
+    )
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,39 @@
+//! SQL of the directory. Row-level security holds every statement to the scope of its transaction; statements over
+//! large tables name the tenant as well, so that they find its index.
+
+pub(super) mod api_keys;
+pub(super) mod memberships;
+pub(super) mod roles;
+pub(super) mod service_accounts;
+pub(super) mod tenants;
+pub(super) mod tokens;
+pub(super) mod users;
+mod words;
+
+pub use self::words::{AuthMethod, GrantSource, LockReason, Switch, UserStatus};
+
+use crate::db;
+use crate::fault::{Fault, Reason};
+
+/// The refusal for a unique index that a statement ran into, by the field that it is about; the driver's error, masked,
+/// for everything else.
+fn taken(error: sqlx::Error, fields: &[(&str, &'static str)]) -> Fault {
+    let field = db::constraint(&error)
+        .and_then(|constraint| fields.iter().find(|(name, _)| *name == constraint))
+        .map(|(_, field)| *field);
+    match field {
+        Some(field) => Fault::new(Reason::AlreadyExists, format!("Another resource has this {field} already."))
+            .with("field", field),
+        None => error.into(),
+    }
+}
+
+/// The refusal for a foreign key that still points at what was to be deleted.
+fn in_use(error: sqlx::Error, keys: &[&str], by: &'static str) -> Fault {
+    match db::constraint(&error) {
+        Some(constraint) if keys.contains(&constraint) => {
+            Fault::new(Reason::InUse, format!("There are still {by} that depend on it.")).with("by", by)
+        }
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,141 @@
+//! Service accounts.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Switch, taken};
+use crate::fault::Result;
+
+/// A program that calls.
+#[derive(Clone, Debug)]
+pub struct ServiceAccount {
+    pub service_account_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub name: String,
+    pub description: String,
+    pub permissions: Vec<String>,
+    pub status: Switch,
+    pub created_by: Option<Uuid>,
+    pub version: i64,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+macro_rules! service_accounts {
+    ($tail:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            ServiceAccount,
+            r#"SELECT service_account_id, tenant_id, name, description, permissions, status AS "status: Switch",
+                created_by, version, created_at, updated_at
+               FROM service_accounts WHERE deleted_at IS NULL AND "# + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+/// The living service account of this id.
+pub async fn by_id(tx: &mut PgConnection, id: Uuid) -> Result<Option<ServiceAccount>> {
+    Ok(service_accounts!("service_account_id = $1", id).fetch_optional(tx).await?)
+}
+
+/// The living service account of this name.
+pub async fn by_name(tx: &mut PgConnection, name: &str) -> Result<Option<ServiceAccount>> {
+    Ok(service_accounts!("name = $1", name).fetch_optional(tx).await?)
+}
+
+/// The living service account of this id, kept from other writers until the transaction ends.
+pub async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<Option<ServiceAccount>> {
+    Ok(service_accounts!("service_account_id = $1 FOR UPDATE", id).fetch_optional(tx).await?)
+}
+
+/// Service accounts after `after` by id.
+pub async fn list(tx: &mut PgConnection, tenant: Option<Uuid>, after: Uuid, limit: i64) -> Result<Vec<ServiceAccount>> {
+    let found = service_accounts!(
+        "service_account_id > $1 AND ($2::uuid IS NULL OR tenant_id = $2) ORDER BY service_account_id LIMIT $3",
+        after,
+        tenant,
+        limit,
+    );
+    Ok(found.fetch_all(tx).await?)
+}
+
+/// Inserts a service account.
+pub async fn insert(tx: &mut PgConnection, account: &ServiceAccount) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO service_accounts (service_account_id, tenant_id, name, description, permissions, created_by,
+            created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
+        account.service_account_id,
+        account.tenant_id,
+        account.name,
+        account.description,
+        &account.permissions,
+        account.created_by,
+        account.created_at,
+    )
+    .execute(tx)
+    .await
+    .map_err(|error| taken(error, &[("service_accounts_name_key", "name")]))?;
+    Ok(())
+}
+
+/// Writes what can be changed; tokens issued before `tokens_valid_from` are refused.
+pub async fn update(
+    tx: &mut PgConnection,
+    account: &ServiceAccount,
+    tokens_valid_from: Option<DateTime<Utc>>,
+) -> Result<()> {
+    sqlx::query!(
+        "UPDATE service_accounts SET description = $2, permissions = $3, status = $4,
+            tokens_valid_from = greatest(tokens_valid_from, $5)
+         WHERE service_account_id = $1",
+        account.service_account_id,
+        account.description,
+        &account.permissions,
+        account.status.as_str(),
+        tokens_valid_from,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Refuses tokens issued before `at`.
+pub async fn end_tokens(tx: &mut PgConnection, id: Uuid, at: DateTime<Utc>) -> Result<()> {
+    sqlx::query!(
+        "UPDATE service_accounts SET tokens_valid_from = greatest(tokens_valid_from, $2) WHERE service_account_id = $1",
+        id,
+        at
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Refuses tokens of every service account of a tenant issued before `at`, and says whose.
+pub async fn end_tokens_of_tenant(tx: &mut PgConnection, tenant: Uuid, at: DateTime<Utc>) -> Result<Vec<Uuid>> {
+    let ids = sqlx::query_scalar!(
+        "UPDATE service_accounts SET tokens_valid_from = greatest(tokens_valid_from, $2) WHERE tenant_id = $1
+         RETURNING service_account_id",
+        tenant,
+        at
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(ids)
+}
+
+/// Marks a service account as deleted.
+pub async fn delete(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!(
+        "UPDATE service_accounts SET deleted_at = $2, status = 'disabled',
+            tokens_valid_from = greatest(tokens_valid_from, $2)
+         WHERE service_account_id = $1",
+        id,
+        now
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! Users.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{AuthMethod, LockReason, UserStatus, taken};
+use crate::fault::Result;
+
+/// A person who signs in.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub user_id: Uuid,
+    pub tenant_id: Uuid,
+    pub email: String,
+    pub username: Option<String>,
+    pub full_name: String,
+    pub status: UserStatus,
+    pub auth_method: AuthMethod,
+    pub has_password: bool,
+    pub must_change_password: bool,
+    pub failed_login_attempts: i32,
+    pub locked_until: Option<DateTime<Utc>>,
+    pub lock_reason: Option<LockReason>,
+    pub verified_at: Option<DateTime<Utc>>,
+    pub last_login_at: Option<DateTime<Utc>>,
+    pub kanidm_user_id: Option<Uuid>,
+    pub kanidm_name: Option<String>,
+    pub kanidm_synced_at: Option<DateTime<Utc>>,
+    pub migration_invited_at: Option<DateTime<Utc>>,
+    pub migration_completed_at: Option<DateTime<Utc>>,
+    pub legacy_id: Option<String>,
+    pub is_master_admin: bool,
+    pub version: i64,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub deleted_at: Option<DateTime<Utc>>,
+}
+
+/// A user to insert.
+#[derive(Debug)]
+pub struct Insert<'a> {
+    pub user_id: Uuid,
+    pub tenant_id: Uuid,
+    pub email: &'a str,
+    pub email_key: &'a str,
+    pub username: Option<&'a str>,
+    pub username_key: Option<&'a str>,
+    pub full_name: &'a str,
+    pub status: UserStatus,
+    pub password_hash: Option<&'a str>,
+    pub password_cost: Option<i16>,
+    pub password_pepper_id: Option<i16>,
+    pub must_change_password: bool,
+    pub verified_at: Option<DateTime<Utc>>,
+    pub is_master_admin: bool,
+    pub now: DateTime<Utc>,
+}
+
+/// Which users to list.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter {
+    pub tenant_id: Option<Uuid>,
+    pub status: Option<UserStatus>,
+    pub auth_method: Option<AuthMethod>,
+    pub locked_at: Option<DateTime<Utc>>,
+    pub include_deleted: bool,
+}
+
+macro_rules! users {
+    ($tail:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            User,
+            r#"SELECT user_id, tenant_id, email, username, full_name, status AS "status: UserStatus",
+                auth_method AS "auth_method: AuthMethod", password_hash IS NOT NULL AS "has_password!",
+                must_change_password, failed_login_attempts, locked_until, lock_reason AS "lock_reason: LockReason",
+                verified_at, last_login_at, kanidm_user_id, kanidm_name, kanidm_synced_at, migration_invited_at,
+                migration_completed_at, legacy_id, is_master_admin, version, created_at, updated_at, deleted_at
+               FROM users "# + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+/// The user of this id.
+pub async fn by_id(tx: &mut PgConnection, id: Uuid, include_deleted: bool) -> Result<Option<User>> {
+    Ok(users!("WHERE user_id = $1 AND ($2 OR deleted_at IS NULL)", id, include_deleted).fetch_optional(tx).await?)
+}
+
+/// The living user with this e-mail address, by its comparable form.
+pub async fn by_email(tx: &mut PgConnection, key: &str) -> Result<Option<User>> {
+    Ok(users!("WHERE email_key = $1 AND deleted_at IS NULL", key).fetch_optional(tx).await?)
+}
+
+/// The living user with this username, by its comparable form.
+pub async fn by_username(tx: &mut PgConnection, key: &str) -> Result<Option<User>> {
+    Ok(users!("WHERE username_key = $1 AND deleted_at IS NULL", key).fetch_optional(tx).await?)
+}
+
+/// The living user of this id, kept from other writers until the transaction ends.
+pub async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<Option<User>> {
+    Ok(users!("WHERE user_id = $1 AND deleted_at IS NULL FOR UPDATE", id).fetch_optional(tx).await?)
+}
+
+/// Users after `after` by id. Two statements: each has one index to walk.
+pub async fn list(tx: &mut PgConnection, filter: Filter, after: Uuid, limit: i64) -> Result<Vec<User>> {
+    let status = filter.status.map(UserStatus::as_str);
+    let method = filter.auth_method.map(AuthMethod::as_str);
+    let found = match filter.tenant_id {
+        Some(tenant) => {
+            users!(
+                "WHERE tenant_id = $1 AND user_id > $2 AND ($3 OR deleted_at IS NULL)
+                    AND ($4::text IS NULL OR status = $4) AND ($5::text IS NULL OR auth_method = $5)
+                    AND ($6::timestamptz IS NULL OR locked_until > $6)
+                 ORDER BY tenant_id, user_id LIMIT $7",
+                tenant,
+                after,
+                filter.include_deleted,
+                status,
+                method,
+                filter.locked_at,
+                limit,
+            )
+            .fetch_all(tx)
+            .await
+        }
+        None => {
+            users!(
+                "WHERE user_id > $1 AND ($2 OR deleted_at IS NULL)
+                    AND ($3::text IS NULL OR status = $3) AND ($4::text IS NULL OR auth_method = $4)
+                    AND ($5::timestamptz IS NULL OR locked_until > $5)
+                 ORDER BY user_id LIMIT $6",
+                after,
+                filter.include_deleted,
+                status,
+                method,
+                filter.locked_at,
+                limit,
+            )
+            .fetch_all(tx)
+            .await
+        }
+    };
+    Ok(found?)
+}
+
+const UNIQUE: &[(&str, &str)] = &[("users_email_key_key", "email"), ("users_username_key_key", "username")];
+
+/// Inserts a user.
+pub async fn insert(tx: &mut PgConnection, user: Insert<'_>) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO users (user_id, tenant_id, email, email_key, username, username_key, full_name, status,
+            password_hash, password_cost, password_pepper_id, password_changed_at, must_change_password, verified_at,
+            is_master_admin, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+            CASE WHEN $9::text IS NULL THEN NULL ELSE $15::timestamptz END, $12, $13, $14, $15, $15)",
+        user.user_id,
+        user.tenant_id,
+        user.email,
+        user.email_key,
+        user.username,
+        user.username_key,
+        user.full_name,
+        user.status.as_str(),
+        user.password_hash,
+        user.password_cost,
+        user.password_pepper_id,
+        user.must_change_password,
+        user.verified_at,
+        user.is_master_admin,
+        user.now,
+    )
+    .execute(tx)
+    .await
+    .map_err(|error| taken(error, UNIQUE))?;
+    Ok(())
+}
+
+/// Writes what an administrator may edit.
+pub async fn update(tx: &mut PgConnection, user: &User, email_key: &str, username_key: Option<&str>) -> Result<()> {
+    sqlx::query!(
+        "UPDATE users SET email = $2, email_key = $3, username = $4, username_key = $5, full_name = $6,
+            must_change_password = $7, verified_at = $8
+         WHERE user_id = $1",
+        user.user_id,
+        user.email,
+        email_key,
+        user.username,
+        username_key,
+        user.full_name,
+        user.must_change_password,
+        user.verified_at,
+    )
+    .execute(tx)
+    .await
+    .map_err(|error| taken(error, UNIQUE))?;
+    Ok(())
+}
+
+/// Sets the status and, with it, when the address was verified.
+pub async fn set_status(
+    tx: &mut PgConnection,
+    id: Uuid,
+    status: UserStatus,
+    verified_at: Option<DateTime<Utc>>,
+) -> Result<()> {
+    sqlx::query!(
+        "UPDATE users SET status = $2, verified_at = $3 WHERE user_id = $1",
+        id,
+        status.as_str(),
+        verified_at
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Marks a user as deleted.
+pub async fn delete(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("UPDATE users SET deleted_at = $2 WHERE user_id = $1", id, now).execute(tx).await?;
+    Ok(())
+}
+
+/// Locks a user in an administrator's name.
+pub async fn set_lock(tx: &mut PgConnection, id: Uuid, until: DateTime<Utc>) -> Result<()> {
+    sqlx::query!(
+        "UPDATE users SET locked_until = $2, lock_reason = 'administrator' WHERE user_id = $1",
+        id,
+        until
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes any lock away and forgets failed attempts.
+pub async fn clear_lock(tx: &mut PgConnection, id: Uuid) -> Result<()> {
+    sqlx::query!(
+        "UPDATE users SET locked_until = NULL, lock_reason = NULL, failed_login_attempts = 0 WHERE user_id = $1",
+        id
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// What a user may do, by tenant; none stands for the platform.
+pub async fn rights(tx: &mut PgConnection, id: Uuid) -> Result<Vec<(Option<Uuid>, Vec<String>)>> {
+    let rows = sqlx::query!(
+        r#"SELECT tenant_id, permissions AS "permissions!" FROM directory_rights($1)"#,
+        id
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.tenant_id, row.permissions)).collect())
+}
+
+/// Whether there is a master administrator.
+pub async fn has_master_admin(tx: &mut PgConnection) -> Result<bool> {
+    let found = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM users WHERE is_master_admin) AS "found!""#)
+        .fetch_one(tx)
+        .await?;
+    Ok(found)
+}

@@ -1,0 +1,7 @@
+//! The `sidle` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sidle::cli::run()
+}

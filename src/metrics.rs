@@ -1,0 +1,258 @@
+//! What operators watch. Labels come from short fixed lists: nothing that a caller chooses becomes a time series.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tonic::Code;
+
+use crate::db::PoolFigures;
+use crate::fault::{Reason, answer};
+
+/// How a login ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum LoginOutcome {
+    /// Let in.
+    Success,
+    /// Refused.
+    Refused,
+    /// Turned away for lack of room.
+    Shed,
+    /// Something did not answer.
+    Failed,
+}
+
+/// Which way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum LoginMethod {
+    /// Legacy password.
+    Password,
+    /// Kanidm.
+    Kanidm,
+    /// API key.
+    ApiKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LoginLabels {
+    method: LoginMethod,
+    outcome: LoginOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+/// Every metric of the service.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+    /// Calls that panicked and were answered all the same.
+    pub panics: Counter,
+    /// Hashes computed, in units of 2^cost, so that work can be compared between populations.
+    pub hash_units: Counter,
+    /// Hashes that wait for a thread.
+    pub hash_queue: Gauge,
+    /// Sessions that can be refreshed, as counted last.
+    pub sessions_active: Gauge,
+    /// Events that are committed but not yet numbered, as seen last.
+    pub audit_unsequenced: Gauge,
+    /// Personal parts of events that could not be kept.
+    pub audit_personal_lost: Counter,
+    /// Users linked to a Kanidm person by the engine.
+    pub users_migrated: Counter,
+    /// Migration items that failed.
+    pub users_not_migrated: Counter,
+    /// Calls to Kanidm that found it down, slow or answering nonsense.
+    pub kanidm_failures: Counter,
+}
+
+struct Inner {
+    registry: Registry,
+    calls: Family<CallLabels, Counter>,
+    call_seconds: Family<MethodLabels, Histogram>,
+    denied: Family<ReasonLabels, Counter>,
+    logins: Family<LoginLabels, Counter>,
+    connections: Family<StateLabels, Gauge>,
+    revocation_age: Gauge<f64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A fresh set.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("sidle");
+        let calls = Family::default();
+        registry.register("calls", "Calls answered, by RPC and status code", calls.clone());
+        let call_seconds = Family::new_with_constructor(
+            (|| Histogram::new(exponential_buckets(0.0005, 2.0, 15))) as fn() -> Histogram,
+        );
+        registry.register_with_unit(
+            "call_duration",
+            "Time until a call was answered",
+            Unit::Seconds,
+            call_seconds.clone(),
+        );
+        let denied = Family::default();
+        registry.register("calls_denied", "Calls turned away at the edge, by reason", denied.clone());
+        let logins = Family::default();
+        registry.register("user_login_attempts", "Login attempts, by way in and outcome", logins.clone());
+        let connections = Family::default();
+        registry.register("database_connections", "Connections of the pool, by state", connections.clone());
+        let revocation_age = Gauge::default();
+        registry.register_with_unit(
+            "revocation_age",
+            "Age of the picture of revocations",
+            Unit::Seconds,
+            revocation_age.clone(),
+        );
+
+        let panics = counter(&mut registry, "panics", "Calls that panicked");
+        let hash_units = counter(&mut registry, "hash_units", "Hash work done, in units of 2^cost");
+        let audit_personal_lost =
+            counter(&mut registry, "audit_personal_lost", "Personal parts of events that could not be kept");
+        let users_migrated = counter(&mut registry, "users_migrated", "Users linked to a Kanidm person");
+        let users_not_migrated = counter(&mut registry, "users_not_migrated", "Migration items that failed");
+        let kanidm_failures =
+            counter(&mut registry, "kanidm_failures", "Calls to Kanidm that did not get a sensible answer");
+        let hash_queue = gauge(&mut registry, "hash_queue", "Hashes that wait for a thread");
+        let sessions_active = gauge(&mut registry, "user_sessions_active", "Sessions that can be refreshed");
+        let audit_unsequenced = gauge(&mut registry, "audit_unsequenced", "Committed events without a position yet");
+        Self {
+            inner: Arc::new(Inner { registry, calls, call_seconds, denied, logins, connections, revocation_age }),
+            panics,
+            hash_units,
+            hash_queue,
+            sessions_active,
+            audit_unsequenced,
+            audit_personal_lost,
+            users_migrated,
+            users_not_migrated,
+            kanidm_failures,
+        }
+    }
+
+    /// A call was answered.
+    pub fn call(&self, method: &'static str, code: Code, took: Duration) {
+        self.inner.calls.get_or_create(&CallLabels { method, code: code_name(code) }).inc();
+        self.inner.call_seconds.get_or_create(&MethodLabels { method }).observe(took.as_secs_f64());
+    }
+
+    /// A call was turned away at the edge.
+    pub fn denied(&self, reason: Reason) {
+        self.inner.denied.get_or_create(&ReasonLabels { reason: answer(reason).name }).inc();
+    }
+
+    /// A login ended.
+    pub fn login(&self, method: LoginMethod, outcome: LoginOutcome) {
+        self.inner.logins.get_or_create(&LoginLabels { method, outcome }).inc();
+    }
+
+    /// The pool was looked at.
+    pub fn database(&self, figures: PoolFigures) {
+        let states =
+            [("checked_in", figures.checked_in), ("checked_out", figures.checked_out), ("limit", figures.limit)];
+        for (state, count) in states {
+            self.inner.connections.get_or_create(&StateLabels { state }).set(i64::from(count));
+        }
+    }
+
+    /// The picture of revocations was looked at.
+    pub fn revocation_age(&self, age: Option<Duration>) {
+        self.inner.revocation_age.set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+    }
+
+    /// Everything in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be written, which no metric here does.
+    pub fn render(&self) -> Result<String, std::fmt::Error> {
+        let mut page = String::new();
+        text::encode(&mut page, &self.inner.registry)?;
+        Ok(page)
+    }
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge: Gauge<i64, AtomicI64> = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_the_names_that_operators_query() {
+        let metrics = Metrics::new();
+        metrics.login(LoginMethod::Password, LoginOutcome::Refused);
+        metrics.call("/sidle.v1.SessionService/GetSession", Code::Ok, Duration::from_millis(3));
+        metrics.database(PoolFigures { size: 3, checked_in: 1, checked_out: 2, overflow: 0, limit: 10 });
+        let page = metrics.render().unwrap();
+        for line in [
+            "sidle_user_login_attempts_total{method=\"Password\",outcome=\"Refused\"} 1",
+            "sidle_database_connections{state=\"checked_out\"} 2",
+            "sidle_user_sessions_active 0",
+            "sidle_call_duration_seconds_count{method=\"/sidle.v1.SessionService/GetSession\"} 1",
+        ] {
+            assert!(page.contains(line), "{line} is missing in\n{page}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Running schema migrations.
+
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+
+use super::embedded::MIGRATIONS;
+use super::{Embedded, store};
+use crate::config::DatabaseConfig;
+use crate::context::Clock;
+use crate::fault::{Fault, Result};
+
+/// One migration and whether it is applied.
+#[derive(Clone, Debug)]
+pub struct Migration {
+    /// Number in the file name.
+    pub version: i64,
+    /// Words in the file name.
+    pub description: String,
+    /// File name of the way up.
+    pub filename: String,
+    /// When and how long, if it is applied.
+    pub applied: Option<Applied>,
+}
+
+/// A row of `schema_migrations`.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// When.
+    pub applied_at: DateTime<Utc>,
+    /// How long it took.
+    pub execution_time_ms: i64,
+    /// Digest of the file as it was applied.
+    pub checksum: Vec<u8>,
+}
+
+/// What a run would do or did: file names in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Files applied, or to be applied.
+    pub files: Vec<String>,
+}
+
+/// The schema of one database.
+pub struct Schema {
+    connection: PgConnection,
+    clock: Clock,
+}
+
+impl Schema {
+    /// Connects with `database.owner_url`, or with `database.direct_url` or `database.url` where it is not set.
+    ///
+    /// # Errors
+    /// When the address cannot be read or the database not be reached.
+    pub async fn connect(config: &DatabaseConfig, clock: Clock) -> Result<Self> {
+        let url = config.owner_url.as_ref().or(config.direct_url.as_ref()).unwrap_or(&config.url);
+        let options: PgConnectOptions = url.expose().parse().map_err(|e: sqlx::Error| {
+            Fault::field("database.owner_url", "must be a Postgres URL such as postgres://owner@host:5432/name")
+                .because(e)
+        })?;
+        let connection = options.application_name("sidle-schema").disable_statement_logging().connect().await?;
+        Ok(Self { connection, clock })
+    }
+
+    /// Every migration that this release knows, and whether it is applied.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn status(&mut self) -> Result<Vec<Migration>> {
+        let applied = store::applied(&mut self.connection).await?;
+        Ok(MIGRATIONS
+            .iter()
+            .map(|known| Migration {
+                version: known.version,
+                description: known.description.replace('_', " "),
+                filename: known.filename.to_owned(),
+                applied: applied.iter().find(|(version, _)| *version == known.version).map(|(_, row)| row.clone()),
+            })
+            .collect())
+    }
+
+    /// Applies what is pending, or with `dry_run` says what would be.
+    ///
+    /// # Errors
+    /// When an applied file differs from this release's, when a file fails (it is rolled back as a whole), or when the
+    /// database fails.
+    pub async fn up(&mut self, dry_run: bool) -> Result<Plan> {
+        let mut plan = Plan::default();
+        self.lock().await?;
+        let status = self.status().await?;
+        check(&status)?;
+        for (known, state) in MIGRATIONS.iter().zip(&status) {
+            if state.applied.is_some() {
+                continue;
+            }
+            plan.files.push(known.filename.to_owned());
+            if !dry_run {
+                self.apply(known).await?;
+            }
+        }
+        self.unlock().await?;
+        Ok(plan)
+    }
+
+    /// Takes back everything above `version`, the newest first.
+    ///
+    /// # Errors
+    /// As [`Schema::up`].
+    pub async fn down(&mut self, version: i64, dry_run: bool) -> Result<Plan> {
+        let mut plan = Plan::default();
+        self.lock().await?;
+        let status = self.status().await?;
+        for (known, state) in MIGRATIONS.iter().zip(&status).rev() {
+            if known.version <= version || state.applied.is_none() {
+                continue;
+            }
+            plan.files.push(known.filename.replace(".up.sql", ".down.sql"));
+            if !dry_run {
+                self.revert(known).await?;
+            }
+        }
+        self.unlock().await?;
+        Ok(plan)
+    }
+
+    async fn apply(&mut self, known: &Embedded) -> Result<()> {
+        let begun = self.clock.instant();
+        let mut tx = self.connection.begin().await?;
+        store::run(&mut tx, known.up).await.map_err(|e| failed(known.filename, e))?;
+        let took = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
+        store::record(&mut tx, known.version, known.filename, took, &checksum(known)).await?;
+        tx.commit().await?;
+        tracing::info!(event = "database_tables_created", file = known.filename, millis = took, "applied");
+        Ok(())
+    }
+
+    async fn revert(&mut self, known: &Embedded) -> Result<()> {
+        let mut tx = self.connection.begin().await?;
+        store::run(&mut tx, known.down).await.map_err(|e| failed(known.filename, e))?;
+        store::forget(&mut tx, known.version).await?;
+        tx.commit().await?;
+        tracing::info!(event = "database_tables_removed", version = known.version, "reverted");
+        Ok(())
+    }
+
+    async fn lock(&mut self) -> Result<()> {
+        store::lock(&mut self.connection).await?;
+        store::prepare(&mut self.connection).await
+    }
+
+    async fn unlock(&mut self) -> Result<()> {
+        store::unlock(&mut self.connection).await
+    }
+}
+
+fn checksum(known: &Embedded) -> [u8; 32] {
+    Sha256::digest(known.up).into()
+}
+
+fn failed(file: &str, error: sqlx::Error) -> Fault {
+    // The files are ours and hold no data, so the database's own words may be told.
+    Fault::internal(format!("{file} failed and was rolled back: {error}"))
+}
+
+/// What was applied must be what this release has: an edited file would make two databases of one version differ.
+fn check(status: &[Migration]) -> Result<()> {
+    for (known, state) in MIGRATIONS.iter().zip(status) {
+        if state.applied.as_ref().is_some_and(|row| row.checksum != checksum(known)) {
+            return Err(Fault::internal(format!(
+                "{} was changed after it was applied to this database",
+                known.filename
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! Sealed values: secrets that lie in the database encrypted under keys that do not, each bound to the table, column
+//! and row it belongs to, so that a value moved elsewhere no longer opens.
+
+use std::sync::Arc;
+
+use chacha20poly1305::aead::{Aead, Payload};
+use chacha20poly1305::{Key, KeyInit, XChaCha20Poly1305, XNonce};
+use hkdf::Hkdf;
+use sha2::Sha256;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::context::Entropy;
+use crate::fault::{Fault, Result};
+
+const FORMAT: u8 = 1;
+const NONCE: usize = 24;
+const HEADER: usize = 1 + 4;
+
+/// Where a sealed value lies. It opens nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Table.
+    pub table: &'static str,
+    /// Column.
+    pub column: &'static str,
+    /// Primary key of the row.
+    pub row: Uuid,
+}
+
+impl Place {
+    fn associated_data(&self, header: &[u8]) -> Vec<u8> {
+        let mut data = Vec::with_capacity(64 + header.len());
+        data.extend_from_slice(header);
+        for part in [self.table, self.column] {
+            // Lengths keep ("ab", "c") apart from ("a", "bc").
+            data.extend_from_slice(&(part.len() as u32).to_be_bytes());
+            data.extend_from_slice(part.as_bytes());
+        }
+        data.extend_from_slice(self.row.as_bytes());
+        data
+    }
+}
+
+/// The keys that seal. The first seals and opens, the others only open what was sealed before a rotation.
+#[derive(Clone)]
+pub struct Keyring {
+    keys: Arc<[SealingKey]>,
+}
+
+struct SealingKey {
+    id: u32,
+    root: Zeroizing<[u8; 32]>,
+    cipher: XChaCha20Poly1305,
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(|key| key.id)).finish()
+    }
+}
+
+impl Keyring {
+    /// A keyring of (id, 256-bit root key) pairs, the current one first; `None` when there is none.
+    pub fn new(keys: impl IntoIterator<Item = (u32, Zeroizing<[u8; 32]>)>) -> Option<Self> {
+        let keys: Arc<[SealingKey]> = keys
+            .into_iter()
+            .map(|(id, root)| {
+                // The root never encrypts anything itself: one use, one key.
+                let sealing = expand(&root, "seal");
+                SealingKey { id, cipher: XChaCha20Poly1305::new(Key::from_slice(&*sealing)), root }
+            })
+            .collect();
+        (!keys.is_empty()).then_some(Self { keys })
+    }
+
+    /// Encrypts `plaintext` for `place`.
+    pub fn seal(&self, entropy: &Entropy, place: Place, plaintext: &[u8]) -> Vec<u8> {
+        let key = &self.keys[0];
+        let mut sealed = Vec::with_capacity(HEADER + NONCE + plaintext.len() + 16);
+        sealed.push(FORMAT);
+        sealed.extend_from_slice(&key.id.to_be_bytes());
+        let nonce: [u8; NONCE] = entropy.array();
+        let aad = place.associated_data(&sealed);
+        sealed.extend_from_slice(&nonce);
+        let payload = Payload { msg: plaintext, aad: &aad };
+        // Fails only beyond 256 GiB, far over what any caller can hold.
+        let ciphertext = key.cipher.encrypt(XNonce::from_slice(&nonce), payload).unwrap_or_default();
+        sealed.extend_from_slice(&ciphertext);
+        sealed
+    }
+
+    /// Decrypts what [`Keyring::seal`] made for the same `place`.
+    ///
+    /// # Errors
+    /// `INTERNAL` when it was sealed for another place, changed, or sealed under a key that the keyring lacks.
+    pub fn open(&self, place: Place, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        let opened = sealed.split_at_checked(HEADER).and_then(|(header, rest)| {
+            let (nonce, ciphertext) = rest.split_at_checked(NONCE)?;
+            let id = u32::from_be_bytes(header[1..].try_into().ok()?);
+            let key = self.keys.iter().find(|key| key.id == id && header[0] == FORMAT)?;
+            let aad = place.associated_data(header);
+            let payload = Payload { msg: ciphertext, aad: &aad };
+            key.cipher.decrypt(XNonce::from_slice(nonce), payload).ok()
+        });
+        opened.map(Zeroizing::new).ok_or_else(|| {
+            Fault::internal(format!(
+                "the sealed value in {}.{} of row {} does not open",
+                place.table, place.column, place.row
+            ))
+        })
+    }
+
+    /// A key for one purpose, derived from the current root key.
+    pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        expand(&self.keys[0].root, purpose)
+    }
+}
+
+fn expand(root: &[u8; 32], purpose: &str) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0; 32]);
+    let info = [b"sidle v1 ".as_slice(), purpose.as_bytes()].concat();
+    // 32 bytes are within what HKDF-SHA-256 can give, so this cannot fail.
+    let _ = Hkdf::<Sha256>::new(None, root).expand(&info, &mut *key);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place { table: "signing_keys", column: "private_key", row: Uuid::from_u128(7) }
+    }
+
+    fn ring(ids: &[(u32, u8)]) -> Keyring {
+        Keyring::new(ids.iter().map(|(id, byte)| (*id, Zeroizing::new([*byte; 32])))).unwrap_or_else(|| unreachable!())
+    }
+
+    #[test]
+    fn a_sealed_value_opens_in_its_own_place_only() {
+        let keys = ring(&[(1, 9)]);
+        let sealed = keys.seal(&Entropy::system(), place(), b"secret");
+        assert_eq!(keys.open(place(), &sealed).unwrap_or_default().as_slice(), b"secret");
+        for elsewhere in [
+            Place { table: "signing_key", ..place() },
+            Place { column: "public_key", ..place() },
+            Place { row: Uuid::from_u128(8), ..place() },
+            Place { table: "signing_keysp", column: "rivate_key", ..place() },
+        ] {
+            assert!(keys.open(elsewhere, &sealed).is_err(), "{elsewhere:?}");
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_anywhere_keeps_it_shut() {
+        let keys = ring(&[(1, 9)]);
+        let sealed = keys.seal(&Entropy::system(), place(), b"secret");
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(keys.open(place(), &changed).is_err(), "byte {at}");
+            assert!(keys.open(place(), &sealed[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn older_keys_open_and_the_first_seals() {
+        let old = ring(&[(1, 9)]);
+        let sealed = old.seal(&Entropy::system(), place(), b"secret");
+        let rotated = ring(&[(2, 5), (1, 9)]);
+        assert!(rotated.open(place(), &sealed).is_ok());
+        let fresh = rotated.seal(&Entropy::system(), place(), b"secret");
+        assert!(old.open(place(), &fresh).is_err());
+        assert!(ring(&[(2, 5)]).open(place(), &sealed).is_err());
+    }
+
+    #[test]
+    fn every_purpose_has_its_own_key() {
+        let keys = ring(&[(1, 9)]);
+        assert_ne!(*keys.derive("page tokens"), *keys.derive("refresh"));
+        assert_eq!(*keys.derive("refresh"), *keys.derive("refresh"));
+    }
+}

@@ -1,0 +1,81 @@
+//! The gRPC port: listening, TLS, bounds of HTTP/2, and an orderly end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use crate::config::ServerConfig;
+use crate::fault::{Fault, Result};
+
+/// A port that is ours already: calls queue up from here on.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    /// The address, with the port that was chosen where the configuration says 0.
+    pub address: SocketAddr,
+}
+
+impl Bound {
+    pub(super) fn into_listener(self) -> TcpListener {
+        self.listener
+    }
+}
+
+/// Takes the port.
+///
+/// # Errors
+/// When it is in use or not allowed.
+pub async fn bind(address: SocketAddr) -> Result<Bound> {
+    let taken = |e: std::io::Error| Fault::internal(format!("cannot listen on {address}: {e}"));
+    let listener = TcpListener::bind(address).await.map_err(taken)?;
+    let address = listener.local_addr().map_err(taken)?;
+    Ok(Bound { listener, address })
+}
+
+/// Serves until `stop`; then takes no new calls and waits for those in hand, as long as the configuration says.
+///
+/// # Errors
+/// When a certificate cannot be read or the transport fails.
+pub async fn serve(bound: Bound, config: &ServerConfig, router: Router, stop: CancellationToken) -> Result<()> {
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .http2_max_pending_accept_reset_streams(Some(32))
+        .http2_max_header_list_size(Some(32 * 1024))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)));
+    if let Some(tls) = tls(config).await? {
+        server =
+            server.tls_config(tls).map_err(|e| Fault::internal(format!("the TLS settings are not usable: {e}")))?;
+    }
+    let serving = server
+        .add_routes(Routes::from(router))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(bound.listener), stop.clone().cancelled_owned());
+    let grace = config.shutdown_grace;
+    tokio::select! {
+        result = serving => result.map_err(Fault::internal),
+        () = async { stop.cancelled().await; tokio::time::sleep(grace).await } => {
+            tracing::warn!(event = "shutdown_grace_over", "calls were still in hand when the time for them was over");
+            Ok(())
+        }
+    }
+}
+
+async fn tls(config: &ServerConfig) -> Result<Option<ServerTlsConfig>> {
+    let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else { return Ok(None) };
+    let read = |path: std::path::PathBuf| async move {
+        tokio::fs::read(&path).await.map_err(|e| Fault::internal(format!("cannot read {}: {e}", path.display())))
+    };
+    let identity = Identity::from_pem(read(certificate.clone()).await?, read(key.clone()).await?);
+    let mut tls = ServerTlsConfig::new().identity(identity);
+    if let Some(authority) = &config.tls_client_ca {
+        tls = tls.client_ca_root(Certificate::from_pem(read(authority.clone()).await?));
+    }
+    Ok(Some(tls))
+}

@@ -1,0 +1,299 @@
+//! What every call passes before its RPC, in one order that a test pins. Each step is a function from request and next
+//! step to response.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use futures_util::FutureExt as _;
+use tokio::sync::Semaphore;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::{Code, Status};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::status::CORRELATION;
+use crate::access::layer::Gate;
+use crate::access::{Call, layer};
+use crate::config::ServerConfig;
+use crate::context::Context;
+use crate::fault::{Fault, Reason};
+use crate::metrics::Metrics;
+
+/// Name of the header that carries the correlation id, both ways.
+pub static CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// A step that every call passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Accepts or makes the correlation id, and notes who is on the other end.
+    RequestId,
+    /// One span and one line in the log.
+    Trace,
+    /// Counts and times.
+    Metrics,
+    /// Answers a panic in place of tearing the connection down.
+    PanicGuard,
+    /// Turns unreadable requests from our failure into the caller's.
+    Malformed,
+    /// Turns calls away when too many are in work.
+    LoadShed,
+    /// Gives up when the caller has, or when it takes too long.
+    Deadline,
+    /// Who is calling, and may they.
+    Authentication,
+}
+
+/// The steps, the outermost first.
+pub const ORDER: [Step; 8] = [
+    Step::RequestId,
+    Step::Trace,
+    Step::Metrics,
+    Step::PanicGuard,
+    Step::Malformed,
+    Step::LoadShed,
+    Step::Deadline,
+    Step::Authentication,
+];
+
+/// What the steps need.
+#[derive(Clone)]
+pub struct Edge {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    context: Context,
+    metrics: Metrics,
+    gate: Gate,
+    places: Semaphore,
+    call_timeout: Duration,
+    trusted_proxies: Vec<std::net::IpAddr>,
+}
+
+impl Edge {
+    /// The edge of a service.
+    pub fn new(config: &ServerConfig, context: Context, metrics: Metrics, gate: Gate) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                context,
+                metrics,
+                gate,
+                places: Semaphore::new(config.max_concurrent_calls),
+                call_timeout: config.call_timeout,
+                trusted_proxies: config.trusted_proxies.clone(),
+            }),
+        }
+    }
+
+    /// `router` behind every step of [`ORDER`].
+    pub fn wrap(&self, mut router: Router) -> Router {
+        // The layer that is added last is the outermost.
+        for step in ORDER.into_iter().rev() {
+            let edge = self.clone();
+            router = match step {
+                Step::RequestId => router.layer(from_fn_with_state(edge, request_id)),
+                Step::Trace => router.layer(from_fn_with_state(edge, trace)),
+                Step::Metrics => router.layer(from_fn_with_state(edge, metrics)),
+                Step::PanicGuard => router.layer(from_fn_with_state(edge, panic_guard)),
+                Step::Malformed => router.layer(from_fn_with_state(edge, malformed)),
+                Step::LoadShed => router.layer(from_fn_with_state(edge, load_shed)),
+                Step::Deadline => router.layer(from_fn_with_state(edge, deadline)),
+                Step::Authentication => router.layer(from_fn_with_state(edge, authentication)),
+            };
+        }
+        router
+    }
+}
+
+fn refuse(fault: Fault) -> Response {
+    Status::from(fault).into_http()
+}
+
+async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    let offered = request.headers().get(&CORRELATION_HEADER).and_then(|value| value.to_str().ok());
+    // Only a UUID is taken over: the id lands in logs, where free text would be an invitation.
+    let id = offered.and_then(|text| Uuid::try_parse(text).ok()).unwrap_or_else(|| edge.inner.context.new_id());
+    let user_agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let call = Call {
+        correlation_id: id,
+        address: address(&request, &edge.inner.trusted_proxies),
+        user_agent: user_agent.map(|text| text.chars().take(512).collect()),
+        principal: None,
+    };
+    request.extensions_mut().insert(call);
+    let mut response = CORRELATION.scope(id, next.run(request)).await;
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(CORRELATION_HEADER.clone(), value);
+    }
+    response
+}
+
+/// The peer of the connection; behind a configured proxy, the last address in `x-forwarded-for` that is not a proxy.
+fn address(request: &Request, proxies: &[std::net::IpAddr]) -> Option<std::net::IpAddr> {
+    let extensions = request.extensions();
+    let peer = extensions
+        .get::<TcpConnectInfo>()
+        .and_then(TcpConnectInfo::remote_addr)
+        .or_else(|| extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.get_ref().remote_addr())
+        .map(|address| address.ip().to_canonical())?;
+    if !proxies.contains(&peer) {
+        return Some(peer);
+    }
+    let forwarded = request.headers().get_all("x-forwarded-for");
+    let hops: Vec<&str> = forwarded.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
+    for hop in hops.into_iter().rev() {
+        match hop.trim().parse::<std::net::IpAddr>() {
+            Ok(hop) if proxies.contains(&hop) => {}
+            Ok(hop) => return Some(hop.to_canonical()),
+            // Whatever stands before something unreadable was not written by a proxy we know.
+            Err(_) => break,
+        }
+    }
+    Some(peer)
+}
+
+async fn trace(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let method = request.uri().path().to_owned();
+    let correlation_id = CORRELATION.try_with(ToString::to_string).unwrap_or_default();
+    let span = tracing::info_span!("rpc", method, correlation_id);
+    async move {
+        let begun = edge.inner.context.clock.instant();
+        let response = next.run(request).await;
+        let code = code_of(&response);
+        let millis = begun.elapsed().as_secs_f64() * 1000.0;
+        tracing::debug!(event = "call_answered", code = ?code, millis, "answered");
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// The status that the response begins with; streams that end with an error later began well.
+fn code_of(response: &Response) -> Code {
+    response.headers().get("grpc-status").map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
+}
+
+async fn metrics(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    // Only names from the contract become labels: a caller must not make up time series.
+    let method = crate::access::policies()
+        .binary_search_by_key(&request.uri().path(), |(path, _)| path)
+        .map_or("other", |at| crate::access::policies()[at].0);
+    let begun = edge.inner.context.clock.instant();
+    let response = next.run(request).await;
+    edge.inner.metrics.call(method, code_of(&response), begun.elapsed());
+    response
+}
+
+async fn panic_guard(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            edge.inner.metrics.panics.inc();
+            refuse(Fault::internal("a call panicked"))
+        }
+    }
+}
+
+/// The transport answers `INTERNAL` for what it could not read. A failure of ours always carries our details, so that
+/// what carries none is the caller's.
+async fn malformed(State(_): State<Edge>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let ours = response.headers().contains_key("grpc-status-details-bin");
+    if code_of(&response) == Code::Internal && !ours {
+        return refuse(Fault::new(Reason::MalformedRequest, "The request cannot be read."));
+    }
+    response
+}
+
+async fn load_shed(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let Ok(_place) = edge.inner.places.try_acquire() else {
+        let fault = Fault::new(Reason::Overloaded, "Too many calls are in work.");
+        return refuse(fault.retry_after(edge.inner.context.entropy.jitter(Duration::from_millis(500))));
+    };
+    next.run(request).await
+}
+
+async fn deadline(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let limit = edge.inner.call_timeout;
+    let limit = match request.headers().get("grpc-timeout") {
+        None => limit,
+        Some(value) => match value.to_str().ok().and_then(grpc_timeout) {
+            Some(asked) => asked.min(limit),
+            None => return refuse(Fault::new(Reason::MalformedRequest, "The grpc-timeout header cannot be read.")),
+        },
+    };
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => refuse(Fault::new(Reason::DeadlineExceeded, "The call took too long.")),
+    }
+}
+
+/// At most eight digits and a unit, as the gRPC protocol says.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let in_bounds = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let amount: u64 = in_bounds.then(|| digits.parse().ok()).flatten()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+async fn authentication(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    match layer::admit(&edge.inner.gate, &mut request) {
+        Ok(()) => next.run(request).await,
+        Err(fault) => {
+            edge.inner.metrics.denied(fault.reason());
+            refuse(fault)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_the_layers_is_what_the_house_says() {
+        use Step::{Authentication, Deadline, LoadShed, Malformed, Metrics, PanicGuard, RequestId, Trace};
+        assert_eq!(ORDER, [RequestId, Trace, Metrics, PanicGuard, Malformed, LoadShed, Deadline, Authentication]);
+    }
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_says() {
+        assert_eq!(grpc_timeout("1S"), Some(Duration::from_secs(1)));
+        assert_eq!(grpc_timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(grpc_timeout("250m"), Some(Duration::from_millis(250)));
+        for broken in ["", "S", "1", "1s", "-1S", "+1S", "123456789S", "1é", "é"] {
+            assert_eq!(grpc_timeout(broken), None, "{broken}");
+        }
+    }
+
+    fn from(peer: &str, forwarded: &str, proxies: &[&str]) -> Option<String> {
+        let mut request = Request::new(axum::body::Body::empty());
+        let info = TcpConnectInfo { local_addr: None, remote_addr: Some(format!("{peer}:1").parse().unwrap()) };
+        request.extensions_mut().insert(info);
+        request.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
+        let proxies: Vec<std::net::IpAddr> = proxies.iter().map(|p| p.parse().unwrap()).collect();
+        address(&request, &proxies).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn forwarded_addresses_count_only_from_a_configured_proxy() {
+        assert_eq!(from("192.0.2.1", "198.51.100.9", &[]).unwrap(), "192.0.2.1", "anybody can write the header");
+        assert_eq!(from("192.0.2.1", "203.0.113.5, 198.51.100.9", &["192.0.2.1"]).unwrap(), "198.51.100.9");
+        assert_eq!(from("192.0.2.1", "198.51.100.9, 192.0.2.2", &["192.0.2.1", "192.0.2.2"]).unwrap(), "198.51.100.9");
+        assert_eq!(from("192.0.2.1", "198.51.100.9, nonsense", &["192.0.2.1"]).unwrap(), "192.0.2.1");
+    }
+}

@@ -1,0 +1,12 @@
+//! The edge: registration of every service, the layers and their order, TLS, shutdown, the HTTP port for operators.
+
+pub mod codec;
+mod grpc;
+mod layers;
+mod ops;
+pub mod services;
+pub mod status;
+
+pub use self::grpc::{Bound, bind, serve};
+pub use self::layers::{Edge, ORDER, Step};
+pub use self::ops::{Ops, serve as serve_ops};

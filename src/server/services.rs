@@ -1,0 +1,34 @@
+//! Every service that this server answers for, on one screen.
+
+use axum::Router;
+use tonic::service::Routes;
+
+use crate::app::App;
+
+/// The descriptors of the contract, for reflection.
+pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sidle_descriptor.bin"));
+
+/// Full names of the services whose health is told apart.
+pub const NAMES: [&str; 5] = [
+    "sidle.v1.AuthenticateService",
+    "sidle.v1.SessionService",
+    "sidle.v1.AuditService",
+    "sidle.v1.MigrationService",
+    "sidle.v1.DirectoryService",
+];
+
+/// Registers everything.
+pub fn register(app: &App) -> Result<Router, tonic_reflection::server::Error> {
+    let mut routes = Routes::builder();
+    routes
+        .add_service(app.health.service.clone())
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.routes().into_axum_router())
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
