@@ -31,8 +31,15 @@ begin() {
     TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
     export SQLX_OFFLINE=true
     explain_failures
-    trap stop_ticker EXIT
+    trap tidy_up EXIT
     take_lock
+}
+
+# What a command changes for a moment only is changed back by the function that UNDO names, however the command ends.
+UNDO=
+tidy_up() {
+    stop_ticker
+    [ -z "$UNDO" ] || "$UNDO"
 }
 
 explain_failures() {

@@ -65,6 +65,22 @@ unpack() {
     rm -f "$DEV"/debs/archives/*.deb
 }
 
+# unpack_missing DIRECTORY PACKAGE: unpacks a package and the libraries it needs that the machine does not have.
+# Never the C library: it must be the one that the machine's own programs run with.
+unpack_missing() {
+    local into=$1 package=$2 name wanted=("$2")
+    for name in $(closure "$package"); do
+        case "$name" in
+        # Not needed to run anything here: Postgres's just-in-time compiler, which is off; a stand-in for systemd; Perl.
+        libllvm* | libz3-* | libelogind* | libc6 | libc-* | libperl* | lib*-perl | "$package") ;;
+        postgresql-client-[0-9]*) wanted+=("$name") ;;
+        lib*) is_installed "$name" || wanted+=("$name") ;;
+        esac
+    done
+    unpack "$into" "${wanted[@]}"
+    gather_libraries "$into"
+}
+
 # gather_libraries ROOT: links all shared libraries under ROOT into ROOT/shared, for LD_LIBRARY_PATH.
 gather_libraries() {
     local root=$1 file

@@ -142,43 +142,36 @@ pg_newest_package() {
     echo "$name"
 }
 
-# The Debian package makes and starts a cluster of the machine's own unless told not to. A set-up that is there is
-# left as it is.
+# The Debian package makes and starts a cluster of the machine's own unless this file tells it not to. Afterwards the
+# file is again what it was, or what the package brings, even if the installation fails.
+CREATECLUSTER=/etc/postgresql-common/createcluster.conf
 pg_install_programs() {
-    local conf=/etc/postgresql-common/createcluster.conf
     say "postgres: installing $1 with apt-get (its programs only, no cluster of the machine's own)"
-    if is_installed postgresql-common; then
-        [ ! -e "$conf" ] || cp -p "$conf" "$conf.before-sidle"
-    else
-        mkdir -p "$(dirname "$conf")"
-    fi
-    # An unanswered question about a changed settings file keeps the file.
-    echo 'create_main_cluster = false' >"$conf"
+    mkdir -p "$(dirname "$CREATECLUSTER")"
+    [ ! -e "$CREATECLUSTER" ] || cp -p "$CREATECLUSTER" "$CREATECLUSTER.before-sidle"
+    # shellcheck disable=SC2034 # used by common.sh
+    UNDO=pg_restore_createcluster
+    echo 'create_main_cluster = false' >"$CREATECLUSTER"
     apt_install "$1"
-    rm -f "$conf"
-    if [ -e "$conf.before-sidle" ]; then
-        mv "$conf.before-sidle" "$conf"
+    UNDO=
+    pg_restore_createcluster
+}
+
+pg_restore_createcluster() {
+    rm -f "$CREATECLUSTER"
+    if [ -e "$CREATECLUSTER.before-sidle" ]; then
+        mv "$CREATECLUSTER.before-sidle" "$CREATECLUSTER"
     elif [ -e /usr/share/postgresql-common/createcluster.conf ]; then
-        cp /usr/share/postgresql-common/createcluster.conf "$conf"
+        cp /usr/share/postgresql-common/createcluster.conf "$CREATECLUSTER"
     fi
 }
 
 pg_unpack_programs() {
-    local root="$DEV/debs/pg" name real wanted=() version=${1#postgresql-}
+    local root="$DEV/debs/pg" real
     say "postgres: unpacking $1 under .dev/debs (not root, so nothing is installed)"
     rm -rf "$root"
-    for name in $(closure "$1"); do
-        case "$name" in
-        # Only the just-in-time compiler uses LLVM, and that is off here. elogind stands in for systemd where that is
-        # missing. The C library must be the machine's own.
-        libllvm* | libz3-* | libelogind* | libc6 | libc-* | libperl* | lib*-perl) ;;
-        "$1" | "postgresql-client-$version") wanted+=("$name") ;;
-        lib*) is_installed "$name" || wanted+=("$name") ;;
-        esac
-    done
-    unpack "$root" "${wanted[@]}"
-    gather_libraries "$root"
-    for real in "$root/usr/lib/postgresql/$version/bin"/*; do
+    unpack_missing "$root" "$1"
+    for real in "$root/usr/lib/postgresql/${1#postgresql-}/bin"/*; do
         wrapper "$root/wrappers/$(basename "$real")" "$real" "$root/shared"
     done
 }

@@ -33,12 +33,27 @@ install_rust() {
 }
 
 need_curl() {
-    have curl && return 0
-    need_debian "curl"
-    am_root || die "curl is missing; it is needed to get Rust." \
-        "Ask an administrator for it (apt-get install curl ca-certificates), or install Rust by hand: https://rustup.rs"
-    say "rust: installing curl with apt-get"
-    apt_install curl ca-certificates
+    local root="$DEV/debs/curl"
+    if ! have curl; then
+        need_debian "curl"
+        if am_root; then
+            say "rust: installing curl with apt-get"
+            apt_install curl ca-certificates
+            return
+        fi
+        if [ ! -e "$root/complete" ]; then
+            say "rust: unpacking curl under .dev/debs"
+            rm -rf "$root"
+            apt_own_update
+            unpack_missing "$root" curl
+            wrapper "$root/wrappers/curl" "$root/usr/bin/curl" "$root/shared"
+            touch "$root/complete"
+        fi
+        export PATH="$root/wrappers:$PATH"
+    fi
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -n "${SSL_CERT_FILE:-}" ] ||
+        die "this machine knows no certificate authorities, so nothing can be fetched over HTTPS." \
+            "Ask an administrator for them (apt-get install ca-certificates) and repeat the command."
 }
 
 need_rust_tools() {
