@@ -28,10 +28,7 @@ pub fn routes() -> Router<App> {
         .route("/v1/self", get(whoami))
         .route("/v1/logout", get(logout))
         .route("/v1/account/{id}/_user_auth_token", get(sessions))
-        .route(
-            "/v1/account/{id}/_user_auth_token/{token}",
-            axum::routing::delete(end_session),
-        )
+        .route("/v1/account/{id}/_user_auth_token/{token}", axum::routing::delete(end_session))
 }
 
 /// The credentials a request carries, unverified; the engine verifies them in the transaction that uses them.
@@ -62,9 +59,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split_once(' '));
         Ok(match authorization {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-                Caller::with_bearer(token)
-            }
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Caller::with_bearer(token),
             Some((scheme, secret)) if scheme.eq_ignore_ascii_case("basic") => {
                 Caller(client_auth_info(None, Some(secret.to_string())))
             }
@@ -107,10 +102,7 @@ async fn valid(State(app): State<App>, Caller(caller): Caller) -> Result<Json<()
     Ok(Json(app.engine.read(caller, |_, _| Ok(())).await?))
 }
 
-async fn whoami(
-    State(app): State<App>,
-    Caller(caller): Caller,
-) -> Result<Json<WhoamiResponse>, ApiError> {
+async fn whoami(State(app): State<App>, Caller(caller): Caller) -> Result<Json<WhoamiResponse>, ApiError> {
     let answer = app.engine.read(caller, |ident, txn| {
         let search = SearchEvent::from_whoami_request(ident, &txn.qs_read)?;
         let me = txn.qs_read.search_ext(&search)?.pop();
@@ -127,16 +119,10 @@ async fn logout(State(app): State<App>, Caller(caller): Caller) -> Result<Json<(
         }
         let target = ident.get_uuid().ok_or(OperationError::InvalidState)?;
         let token_id = ident.get_session_id();
-        txn.account_destroy_session_token(&DestroySessionTokenEvent {
-            ident,
-            target,
-            token_id,
-        })
+        txn.account_destroy_session_token(&DestroySessionTokenEvent { ident, target, token_id })
     });
     match ended.await {
-        Ok(()) | Err(OperationError::SessionExpired | OperationError::NotAuthenticated) => {
-            Ok(Json(()))
-        }
+        Ok(()) | Err(OperationError::SessionExpired | OperationError::NotAuthenticated) => Ok(Json(())),
         Err(cause) => Err(cause.into()),
     }
 }
@@ -160,11 +146,7 @@ async fn end_session(
 ) -> Result<Json<()>, ApiError> {
     let ended = app.engine.write(caller, |ident, txn, _| {
         let target = txn.qs_write.name_to_uuid(&id)?;
-        txn.account_destroy_session_token(&DestroySessionTokenEvent {
-            ident,
-            target,
-            token_id,
-        })
+        txn.account_destroy_session_token(&DestroySessionTokenEvent { ident, target, token_id })
     });
     Ok(Json(ended.await?))
 }

@@ -6,9 +6,7 @@ use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use compact_jwt::JweCompact;
-use kanidm_proto::internal::{
-    CUIntentToken, CURequest, CUSessionToken, CUStatus, CredentialStatus,
-};
+use kanidm_proto::internal::{CUIntentToken, CURequest, CUSessionToken, CUStatus, CredentialStatus};
 use kanidmd_lib::idm::credupdatesession::{
     CredentialUpdateIntentTokenExchange, CredentialUpdateSessionToken, InitCredentialUpdateEvent,
     InitCredentialUpdateIntentEvent,
@@ -28,10 +26,7 @@ pub fn routes() -> Router<App> {
         .route("/v1/person/{id}/_credential/_status", get(credentials))
         .route("/v1/person/{id}/_credential/_update", get(begin))
         .route("/v1/person/{id}/_credential/_update_intent", get(intent))
-        .route(
-            "/v1/person/{id}/_credential/_update_intent/{ttl}",
-            get(intent_for),
-        )
+        .route("/v1/person/{id}/_credential/_update_intent/{ttl}", get(intent_for))
         .route("/v1/credential/_exchange_intent", post(exchange))
         .route("/v1/credential/_status", post(status))
         .route("/v1/credential/_update", post(update))
@@ -51,9 +46,7 @@ async fn credentials(
     match read.await {
         Ok(status) => Ok(Json(status)),
         // What the engine says of a person without any credential.
-        Err(OperationError::NoMatchingAttributes) => {
-            Ok(Json(CredentialStatus { creds: Vec::new() }))
-        }
+        Err(OperationError::NoMatchingAttributes) => Ok(Json(CredentialStatus { creds: Vec::new() })),
         Err(cause) => Err(cause.into()),
     }
 }
@@ -71,11 +64,7 @@ async fn begin(
     Ok(Json((handed_out(&session), status.into())))
 }
 
-async fn intent(
-    app: State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Json<CUIntentToken>, ApiError> {
+async fn intent(app: State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<CUIntentToken>, ApiError> {
     new_intent(app, caller, &id, None).await
 }
 
@@ -99,10 +88,7 @@ async fn new_intent(
         txn.init_credential_update_intent(&event, now)
     });
     let intent = write.await?;
-    Ok(Json(CUIntentToken {
-        token: intent.intent_id,
-        expiry_time: intent.expiry_time,
-    }))
+    Ok(Json(CUIntentToken { token: intent.intent_id, expiry_time: intent.expiry_time }))
 }
 
 async fn exchange(
@@ -113,10 +99,7 @@ async fn exchange(
 }
 
 /// Whoever holds the intent may change the person's credentials; there is no other check.
-pub async fn exchange_intent(
-    engine: &Engine,
-    intent_id: String,
-) -> Fallible<(CUSessionToken, CUStatus)> {
+pub async fn exchange_intent(engine: &Engine, intent_id: String) -> Fallible<(CUSessionToken, CUStatus)> {
     let now = engine.clock.now();
     let mut txn = engine.idms.proxy_write(now).await?;
     let intent = CredentialUpdateIntentTokenExchange { intent_id };
@@ -125,20 +108,14 @@ pub async fn exchange_intent(
     Ok((handed_out(&session), status.into()))
 }
 
-async fn status(
-    State(app): State<App>,
-    Json(session): Json<CUSessionToken>,
-) -> Result<Json<CUStatus>, ApiError> {
+async fn status(State(app): State<App>, Json(session): Json<CUSessionToken>) -> Result<Json<CUStatus>, ApiError> {
     let session = taken_back(&session)?;
     let txn = app.engine.idms.cred_update_transaction().await?;
     let status = txn.credential_update_status(&session, app.engine.clock.now())?;
     Ok(Json(status.into()))
 }
 
-async fn update(
-    State(app): State<App>,
-    Json(body): Json<Vec<JsonValue>>,
-) -> Result<Json<CUStatus>, ApiError> {
+async fn update(State(app): State<App>, Json(body): Json<Vec<JsonValue>>) -> Result<Json<CUStatus>, ApiError> {
     let request = element(&body, 0)?;
     let session: CUSessionToken = element(&body, 1)?;
     Ok(Json(apply(&app.engine, &session, request).await?))
@@ -149,23 +126,15 @@ fn element<T: DeserializeOwned>(body: &[JsonValue], index: usize) -> Result<T, A
     serde_json::from_value(value).map_err(|e| ApiError::Malformed(format!("element {index}: {e}")))
 }
 
-pub async fn apply(
-    engine: &Engine,
-    session: &CUSessionToken,
-    request: CURequest,
-) -> Fallible<CUStatus> {
+pub async fn apply(engine: &Engine, session: &CUSessionToken, request: CURequest) -> Fallible<CUStatus> {
     let session = &taken_back(session)?;
     let now = engine.clock.now();
     let txn = engine.idms.cred_update_transaction().await?;
     let status = match request {
-        CURequest::Password(password) => {
-            txn.credential_primary_set_password(session, now, &password)
-        }
+        CURequest::Password(password) => txn.credential_primary_set_password(session, now, &password),
         CURequest::PrimaryRemove => txn.credential_primary_delete(session, now),
         CURequest::TotpGenerate => txn.credential_primary_init_totp(session, now),
-        CURequest::TotpVerify(code, label) => {
-            txn.credential_primary_check_totp(session, now, code, &label)
-        }
+        CURequest::TotpVerify(code, label) => txn.credential_primary_check_totp(session, now, code, &label),
         CURequest::TotpAcceptSha1 => txn.credential_primary_accept_sha1_totp(session, now),
         CURequest::TotpRemove(label) => txn.credential_primary_remove_totp(session, now, &label),
         CURequest::CancelMFAReg => txn.credential_update_cancel_mfareg(session, now),
@@ -177,10 +146,7 @@ pub async fn apply(
     Ok(status.into())
 }
 
-async fn commit(
-    State(app): State<App>,
-    Json(session): Json<CUSessionToken>,
-) -> Result<Json<()>, ApiError> {
+async fn commit(State(app): State<App>, Json(session): Json<CUSessionToken>) -> Result<Json<()>, ApiError> {
     Ok(Json(commit_session(&app.engine, &session).await?))
 }
 
@@ -192,10 +158,7 @@ pub async fn commit_session(engine: &Engine, session: &CUSessionToken) -> Fallib
     txn.commit()
 }
 
-async fn cancel(
-    State(app): State<App>,
-    Json(session): Json<CUSessionToken>,
-) -> Result<Json<()>, ApiError> {
+async fn cancel(State(app): State<App>, Json(session): Json<CUSessionToken>) -> Result<Json<()>, ApiError> {
     let session = taken_back(&session)?;
     let now = app.engine.clock.now();
     let mut txn = app.engine.idms.proxy_write(now).await?;
@@ -204,9 +167,7 @@ async fn cancel(
 }
 
 fn handed_out(session: &CredentialUpdateSessionToken) -> CUSessionToken {
-    CUSessionToken {
-        token: session.token_enc.to_string(),
-    }
+    CUSessionToken { token: session.token_enc.to_string() }
 }
 
 fn taken_back(session: &CUSessionToken) -> Fallible<CredentialUpdateSessionToken> {

@@ -69,16 +69,12 @@ pub struct Faults {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Faults {
     fn count(&self, method: &Method, path: &str) {
-        *lock(&self.counts)
-            .entry(format!("{method} {path}"))
-            .or_default() += 1;
+        *lock(&self.counts).entry(format!("{method} {path}")).or_default() += 1;
     }
 
     /// The fault this request runs into. The receiver is taken under the lock: clearing after that releases it.
@@ -86,10 +82,7 @@ impl Faults {
         let mut active = lock(&self.active);
         for fault in active.iter_mut() {
             let matches = path.starts_with(&fault.path_prefix)
-                && fault
-                    .method
-                    .as_ref()
-                    .is_none_or(|wanted| wanted.eq_ignore_ascii_case(method.as_str()));
+                && fault.method.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method.as_str()));
             if !matches || fault.count == Some(0) {
                 continue;
             }
@@ -107,10 +100,7 @@ impl Faults {
 }
 
 pub async fn faults(State(app): State<App>, request: Request, next: Next) -> Response {
-    let template = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("(no such path)", MatchedPath::as_str);
+    let template = request.extensions().get::<MatchedPath>().map_or("(no such path)", MatchedPath::as_str);
     let hit = app.faults.hit(request.method(), request.uri().path());
     // Counted after its fault is settled: who sees the count knows the request is held.
     app.faults.count(request.method(), template);
@@ -118,14 +108,8 @@ pub async fn faults(State(app): State<App>, request: Request, next: Next) -> Res
         return next.run(request).await;
     };
     match fault.mode {
-        Mode::Fail => StatusCode::from_u16(fault.status)
-            .unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
-            .into_response(),
-        Mode::Garbage => (
-            [(header::CONTENT_TYPE, "application/json")],
-            "<!-- this is not JSON",
-        )
-            .into_response(),
+        Mode::Fail => StatusCode::from_u16(fault.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE).into_response(),
+        Mode::Garbage => ([(header::CONTENT_TYPE, "application/json")], "<!-- this is not JSON").into_response(),
         Mode::Close => hangup(),
         Mode::DropReply => {
             next.run(request).await;

@@ -11,9 +11,7 @@ use kanidm_proto::v1::AuthRequest;
 use kanidmd_lib::be::{Backend, BackendConfig};
 use kanidmd_lib::idm::delayed::DelayedAction;
 use kanidmd_lib::idm::event::{AuthEvent, AuthResult};
-use kanidmd_lib::idm::server::{
-    IdmServerProxyReadTransaction, IdmServerProxyWriteTransaction, IdmServerTransaction,
-};
+use kanidmd_lib::idm::server::{IdmServerProxyReadTransaction, IdmServerProxyWriteTransaction, IdmServerTransaction};
 use kanidmd_lib::prelude::*;
 use kanidmd_lib::schema::Schema;
 use serde::{Deserialize, Serialize};
@@ -34,9 +32,7 @@ pub struct Clock(AtomicU64);
 
 impl Clock {
     pub fn now(&self) -> Duration {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         wall + Duration::from_secs(self.0.load(Ordering::SeqCst))
     }
 
@@ -65,14 +61,11 @@ impl Engine {
         if let Some(dir) = state {
             fs::create_dir_all(dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
         }
-        let engine = Self::start(origin, state)
-            .await
-            .map_err(|e| format!("the engine did not start: {e:?}"))?;
+        let engine = Self::start(origin, state).await.map_err(|e| format!("the engine did not start: {e:?}"))?;
         let file = state.map(|dir| dir.join("passwords.json"));
         if let Some(file) = file.as_deref().filter(|file| file.exists()) {
             let kept = fs::read(file).map_err(|e| format!("cannot read passwords: {e}"))?;
-            let kept = serde_json::from_slice(&kept)
-                .map_err(|_| format!("{} is not readable", file.display()))?;
+            let kept = serde_json::from_slice(&kept).map_err(|_| format!("{} is not readable", file.display()))?;
             return Ok((engine, kept));
         }
         let passwords = engine
@@ -101,12 +94,7 @@ impl Engine {
         server.initialise_helper(now, DOMAIN_TGT_LEVEL).await?;
         // The flag makes password hashes cheap; it changes nothing else in the engine.
         let (idms, delayed, audit) = IdmServer::new(server, origin, true, now).await?;
-        Ok(Engine {
-            idms,
-            clock,
-            delayed: Mutex::new(delayed),
-            _audit: audit,
-        })
+        Ok(Engine { idms, clock, delayed: Mutex::new(delayed), _audit: audit })
     }
 
     async fn set_administrator_passwords(&self) -> Fallible<Passwords> {
@@ -135,11 +123,7 @@ impl Engine {
     pub async fn write<T>(
         &self,
         caller: ClientAuthInfo,
-        operation: impl FnOnce(
-            Identity,
-            &mut IdmServerProxyWriteTransaction<'_>,
-            Duration,
-        ) -> Fallible<T>,
+        operation: impl FnOnce(Identity, &mut IdmServerProxyWriteTransaction<'_>, Duration) -> Fallible<T>,
     ) -> Fallible<T> {
         let now = self.clock.now();
         let mut txn = self.idms.proxy_write(now).await?;
@@ -192,12 +176,7 @@ impl Engine {
 }
 
 fn keep(file: &Path, passwords: &Passwords) -> std::io::Result<()> {
-    let mut out = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(file)?;
+    let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
     out.write_all(&serde_json::to_vec(passwords)?)?;
     out.sync_all()
 }

@@ -1,4 +1,4 @@
-//! Persons, service accounts, groups and OAuth2 clients: one entry at a time, by name, spn or uuid.
+//! Persons, service accounts, groups and OAuth2 clients, one entry at a time.
 
 use axum::extract::{Path, State};
 use axum::routing::{MethodRouter, get, post};
@@ -7,9 +7,7 @@ use kanidm_proto::internal::{CreateRequest, Modify as ProtoModify, ModifyList as
 use kanidm_proto::v1::{ApiTokenGenerate, Entry as ProtoEntry};
 use kanidmd_lib::event::SearchResult;
 use kanidmd_lib::filter_all;
-use kanidmd_lib::idm::serviceaccount::{
-    DestroyApiTokenEvent, GenerateApiTokenEvent, ListApiTokenEvent,
-};
+use kanidmd_lib::idm::serviceaccount::{DestroyApiTokenEvent, GenerateApiTokenEvent, ListApiTokenEvent};
 use kanidmd_lib::prelude::*;
 
 use crate::App;
@@ -36,11 +34,7 @@ const PERSON: Kind = Kind {
 const SERVICE_ACCOUNT: Kind = Kind {
     class: EntryClass::ServiceAccount,
     attributes_of: EntryClass::Account,
-    created_as: &[
-        EntryClass::ServiceAccount,
-        EntryClass::Account,
-        EntryClass::Object,
-    ],
+    created_as: &[EntryClass::ServiceAccount, EntryClass::Account, EntryClass::Object],
 };
 const GROUP: Kind = Kind {
     class: EntryClass::Group,
@@ -60,35 +54,21 @@ pub const OAUTH2_BASIC: Kind = Kind {
 
 pub fn routes() -> Router<App> {
     let mut router = Router::new();
-    for (path, kind) in [
-        ("/v1/person", PERSON),
-        ("/v1/service_account", SERVICE_ACCOUNT),
-        ("/v1/group", GROUP),
-    ] {
+    for (path, kind) in [("/v1/person", PERSON), ("/v1/service_account", SERVICE_ACCOUNT), ("/v1/group", GROUP)] {
         router = router
             .route(path, list(kind.clone()).merge(create(kind.clone())))
             .route(&format!("{path}/{{id}}"), one(kind.clone()))
-            .route(&format!("{path}/{{id}}/_attr/{{attr}}"), attribute(kind));
+            .route(&format!("{path}/{{id}}/_attr/{{attr}}"), attribute(kind.clone()).merge(added_and_removed(kind)));
     }
     router
-        .route(
-            "/v1/service_account/{id}/_api_token",
-            get(api_tokens).post(issue_api_token),
-        )
-        .route(
-            "/v1/service_account/{id}/_api_token/{token}",
-            axum::routing::delete(destroy_api_token),
-        )
+        .route("/v1/service_account/{id}/_api_token", get(api_tokens).post(issue_api_token))
+        .route("/v1/service_account/{id}/_api_token/{token}", axum::routing::delete(destroy_api_token))
 }
 
 pub fn list(kind: Kind) -> MethodRouter<App> {
-    get(
-        async move |State(app): State<App>, Caller(caller): Caller| -> Result<_, ApiError> {
-            Ok(Json(
-                search(&app, caller, of_class(kind.class), None).await?,
-            ))
-        },
-    )
+    get(async move |State(app): State<App>, Caller(caller): Caller| -> Result<_, ApiError> {
+        Ok(Json(search(&app, caller, of_class(kind.class), None).await?))
+    })
 }
 
 pub fn create(kind: Kind) -> MethodRouter<App> {
@@ -107,37 +87,28 @@ pub fn create(kind: Kind) -> MethodRouter<App> {
 /// Reading, changing and deleting one entry.
 pub fn one(kind: Kind) -> MethodRouter<App> {
     let (read, patched, deleted) = (kind.class, kind.attributes_of, kind.class);
-    get(
-        async move |State(app): State<App>,
-                    Caller(caller): Caller,
-                    Path(id): Path<String>|
-                    -> Result<_, ApiError> {
-            let mut found = search(&app, caller, of_class_and_id(read, &id), None).await?;
-            Ok(Json(found.pop()))
-        },
-    )
+    get(async move |State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>| -> Result<_, ApiError> {
+        let mut found = search(&app, caller, target(read, &id), None).await?;
+        Ok(Json(found.pop()))
+    })
     .patch(
         async move |State(app): State<App>,
                     Caller(caller): Caller,
                     Path(id): Path<String>,
                     Json(update): Json<ProtoEntry>|
                     -> Result<_, ApiError> {
-            let target = of_class_and_id(patched, &id);
+            let target = target(patched, &id);
             let write = app.engine.write(caller, |ident, txn, _| {
                 let changes = ModifyList::from_patch(&update, &mut txn.qs_write)?;
-                let event =
-                    ModifyEvent::from_internal_parts(ident, &changes, &target, &txn.qs_write)?;
+                let event = ModifyEvent::from_internal_parts(ident, &changes, &target, &txn.qs_write)?;
                 txn.qs_write.modify(&event)
             });
             Ok(Json(write.await?))
         },
     )
     .delete(
-        async move |State(app): State<App>,
-                    Caller(caller): Caller,
-                    Path(id): Path<String>|
-                    -> Result<_, ApiError> {
-            let target = of_class_and_id(deleted, &id);
+        async move |State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>| -> Result<_, ApiError> {
+            let target = target(deleted, &id);
             let write = app.engine.write(caller, |ident, txn, _| {
                 let event = DeleteEvent::from_parts(ident, &target, &mut txn.qs_write)?;
                 txn.qs_write.delete(&event)
@@ -147,47 +118,54 @@ pub fn one(kind: Kind) -> MethodRouter<App> {
     )
 }
 
-/// Reading, adding to, replacing and removing the values of one attribute.
-pub fn attribute(kind: Kind) -> MethodRouter<App> {
-    type Target = Path<(String, String)>;
-    let (read, class) = (kind.class, kind.attributes_of);
+type AttributePath = Path<(String, String)>;
+
+/// Reading and replacing the values of one attribute.
+fn attribute(kind: Kind) -> MethodRouter<App> {
+    let class = kind.attributes_of;
     get(
         async move |State(app): State<App>,
                     Caller(caller): Caller,
-                    Path((id, attr)): Target|
+                    Path((id, attr)): AttributePath|
                     -> Result<_, ApiError> {
             let wanted = Some(vec![attr.clone()]);
-            let mut found = search(&app, caller, of_class_and_id(read, &id), wanted).await?;
+            let mut found = search(&app, caller, target(class, &id), wanted).await?;
             let values = found.pop().and_then(|mut entry| entry.attrs.remove(&attr));
             Ok(Json(values))
-        },
-    )
-    .post(
-        async move |State(app): State<App>,
-                    Caller(caller): Caller,
-                    Path((id, attr)): Target,
-                    Json(values): Json<Vec<String>>| {
-            let mods = present(&attr, values).collect();
-            change(&app, caller, class, &id, mods).await
         },
     )
     .put(
         async move |State(app): State<App>,
                     Caller(caller): Caller,
-                    Path((id, attr)): Target,
+                    Path((id, attr)): AttributePath,
                     Json(values): Json<Vec<String>>| {
             let purge = std::iter::once(ProtoModify::Purged(attr.clone()));
             let mods = purge.chain(present(&attr, values)).collect();
             change(&app, caller, class, &id, mods).await
         },
     )
+}
+
+/// Adding to and removing from the values of one attribute. Without values to remove, all go;
+/// for accounts all go in any case, as in Kanidm.
+pub fn added_and_removed(kind: Kind) -> MethodRouter<App> {
+    let class = kind.attributes_of;
+    post(
+        async move |State(app): State<App>,
+                    Caller(caller): Caller,
+                    Path((id, attr)): AttributePath,
+                    Json(values): Json<Vec<String>>| {
+            let mods = present(&attr, values).collect();
+            change(&app, caller, class, &id, mods).await
+        },
+    )
     .delete(
         async move |State(app): State<App>,
                     Caller(caller): Caller,
-                    Path((id, attr)): Target,
+                    Path((id, attr)): AttributePath,
                     values: Option<Json<Vec<String>>>| {
             let values = values.map(|Json(values)| values).unwrap_or_default();
-            let mods = if values.is_empty() {
+            let mods = if values.is_empty() || matches!(class, EntryClass::Account) {
                 vec![ProtoModify::Purged(attr)]
             } else {
                 let remove = |value| ProtoModify::Removed(attr.clone(), value);
@@ -199,9 +177,7 @@ pub fn attribute(kind: Kind) -> MethodRouter<App> {
 }
 
 fn present(attr: &str, values: Vec<String>) -> impl Iterator<Item = ProtoModify> {
-    values
-        .into_iter()
-        .map(move |value| ProtoModify::Present(attr.to_string(), value))
+    values.into_iter().map(move |value| ProtoModify::Present(attr.to_string(), value))
 }
 
 async fn change(
@@ -237,11 +213,7 @@ pub async fn search(
 }
 
 /// All or none of them, in one transaction.
-pub async fn create_all(
-    app: &App,
-    caller: ClientAuthInfo,
-    entries: Vec<ProtoEntry>,
-) -> Fallible<()> {
+pub async fn create_all(app: &App, caller: ClientAuthInfo, entries: Vec<ProtoEntry>) -> Fallible<()> {
     let request = CreateRequest { entries };
     let write = app.engine.write(caller, |ident, txn, _| {
         let event = CreateEvent::from_message(ident, &request, &mut txn.qs_write)?;
@@ -254,8 +226,15 @@ fn of_class(class: EntryClass) -> Filter<FilterInvalid> {
     filter_all!(f_eq(Attribute::Class, class.into()))
 }
 
-fn of_class_and_id(class: EntryClass, id: &str) -> Filter<FilterInvalid> {
-    Filter::join_parts_and(of_class(class), filter_all!(f_id(id)))
+/// By name, spn or uuid; an OAuth2 client is known by its name only.
+pub fn target(class: EntryClass, id: &str) -> Filter<FilterInvalid> {
+    let this = match class {
+        EntryClass::OAuth2ResourceServer => {
+            filter_all!(f_eq(Attribute::Name, PartialValue::new_iname(id)))
+        }
+        _ => filter_all!(f_id(id)),
+    };
+    Filter::join_parts_and(of_class(class), this)
 }
 
 async fn api_tokens(
@@ -297,11 +276,7 @@ async fn destroy_api_token(
 ) -> Result<Json<()>, ApiError> {
     let write = app.engine.write(caller, |ident, txn, _| {
         let target = txn.qs_write.name_to_uuid(&id)?;
-        txn.service_account_destroy_api_token(&DestroyApiTokenEvent {
-            ident,
-            target,
-            token_id,
-        })
+        txn.service_account_destroy_api_token(&DestroyApiTokenEvent { ident, target, token_id })
     });
     Ok(Json(write.await?))
 }

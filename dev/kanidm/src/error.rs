@@ -37,10 +37,7 @@ impl IntoResponse for ApiError {
                 (StatusCode::UNAUTHORIZED, [BEARER, ANY_ORIGIN]).into_response()
             }
             ApiError::OAuth2(cause) => {
-                let body = ErrorResponse {
-                    error: cause.to_string(),
-                    ..Default::default()
-                };
+                let body = ErrorResponse { error: cause.to_string(), ..Default::default() };
                 (StatusCode::BAD_REQUEST, [ANY_ORIGIN], json(&body)).into_response()
             }
             ApiError::Malformed(why) => (StatusCode::INTERNAL_SERVER_ERROR, why).into_response(),
@@ -53,9 +50,7 @@ fn operation(cause: &OperationError) -> Response {
         OperationError::NotAuthenticated | OperationError::SessionExpired => {
             return (StatusCode::UNAUTHORIZED, [BEARER], json(cause)).into_response();
         }
-        OperationError::SystemProtectedObject | OperationError::AccessDenied => {
-            StatusCode::FORBIDDEN
-        }
+        OperationError::SystemProtectedObject | OperationError::AccessDenied => StatusCode::FORBIDDEN,
         OperationError::NoMatchingEntries => StatusCode::NOT_FOUND,
         OperationError::PasswordQuality(_)
         | OperationError::EmptyRequest

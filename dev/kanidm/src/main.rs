@@ -11,6 +11,7 @@ mod pages;
 mod raw;
 mod serve;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -90,31 +91,18 @@ fn start() -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("no runtime: {e}"))?
-        .block_on(async {
-            tokio::spawn(run(options))
-                .await
-                .map_err(|e| e.to_string())?
-        })
+        .block_on(async { tokio::spawn(run(options)).await.map_err(|e| e.to_string())? })
 }
 
 async fn run(options: Options) -> Result<(), String> {
-    let listener = TcpListener::bind(("127.0.0.1", options.port))
-        .await
-        .map_err(|e| format!("cannot listen on port {}: {e}", options.port))?;
+    let (listener, listener6) =
+        listen(options.port).await.map_err(|e| format!("cannot listen on port {}: {e}", options.port))?;
     let port = listener.local_addr().map_err(|e| e.to_string())?.port();
-    // `localhost` may resolve to ::1 first. Without IPv6 clients fall back to the address above.
-    let listener6 = TcpListener::bind(("::1", port)).await.ok();
-
     let url = format!("http://localhost:{port}");
     let origin = Url::parse(&url).map_err(|e| e.to_string())?;
     let (engine, passwords) = Engine::boot(&origin, options.state.as_deref()).await?;
     let sessions = JwsHs256Signer::generate_hs256().map_err(|e| format!("no signer: {e:?}"))?;
-    let app = Arc::new(Host {
-        engine,
-        faults: Faults::default(),
-        port,
-        sessions,
-    });
+    let app = Arc::new(Host { engine, faults: Faults::default(), port, sessions });
     let router = router(app);
 
     announce(&url, &passwords);
@@ -133,6 +121,24 @@ async fn run(options: Options) -> Result<(), String> {
     Ok(())
 }
 
+/// `localhost` may resolve to either address, so nobody else may have the same port on the other one.
+async fn listen(port: u16) -> io::Result<(TcpListener, Option<TcpListener>)> {
+    let mut attempts = if port == 0 { 16 } else { 1 };
+    loop {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        match TcpListener::bind(("::1", listener.local_addr()?.port())).await {
+            Ok(listener6) => return Ok((listener, Some(listener6))),
+            Err(taken) if taken.kind() == io::ErrorKind::AddrInUse => {
+                attempts -= 1;
+                if attempts == 0 {
+                    return Err(taken);
+                }
+            }
+            Err(_) => return Ok((listener, None)), // no IPv6 here
+        }
+    }
+}
+
 fn router(app: App) -> Router {
     Router::new()
         .route("/status", get(|| async { axum::Json(true) }))
@@ -144,10 +150,7 @@ fn router(app: App) -> Router {
         .merge(pages::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "Route not found") })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(axum::middleware::from_fn_with_state(
-            app.clone(),
-            dev::faults,
-        ))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), dev::faults))
         .merge(dev::routes())
         .with_state(app)
 }

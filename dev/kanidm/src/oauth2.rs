@@ -7,18 +7,17 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use kanidm_proto::oauth2::AuthorisationResponse;
 use kanidmd_lib::idm::oauth2::{
-    AccessTokenIntrospectRequest, AccessTokenIntrospectResponse, AccessTokenRequest,
-    AccessTokenResponse, AuthorisationRequest, AuthoriseResponse, JwkKeySet, Oauth2Error,
-    OidcDiscoveryResponse, OidcToken, TokenRevokeRequest,
+    AccessTokenIntrospectRequest, AccessTokenIntrospectResponse, AccessTokenRequest, AccessTokenResponse,
+    AuthorisationRequest, AuthoriseResponse, JwkKeySet, Oauth2Error, OidcDiscoveryResponse, OidcToken,
+    TokenRevokeRequest,
 };
 use kanidmd_lib::idm::server::IdmServerTransaction;
 use kanidmd_lib::prelude::*;
-use kanidmd_lib::{f_and, filter_all};
 use serde::Deserialize;
 
 use crate::App;
 use crate::auth::Caller;
-use crate::entries::{self, OAUTH2_BASIC};
+use crate::entries::{self, OAUTH2_BASIC, target};
 use crate::error::{ANY_ORIGIN, ApiError};
 
 pub fn routes() -> Router<App> {
@@ -26,37 +25,18 @@ pub fn routes() -> Router<App> {
         .route("/v1/oauth2", entries::list(OAUTH2_BASIC))
         .route("/v1/oauth2/_basic", entries::create(OAUTH2_BASIC))
         .route("/v1/oauth2/{id}", entries::one(OAUTH2_BASIC))
-        .route(
-            "/v1/oauth2/{id}/_attr/{attr}",
-            entries::attribute(OAUTH2_BASIC),
-        )
+        .route("/v1/oauth2/{id}/_attr/{attr}", entries::added_and_removed(OAUTH2_BASIC))
         .route("/v1/oauth2/{id}/_basic_secret", get(secret))
-        .route(
-            "/v1/oauth2/{id}/_scopemap/{group}",
-            post(map_scopes).delete(unmap_scopes),
-        )
+        .route("/v1/oauth2/{id}/_scopemap/{group}", post(map_scopes).delete(unmap_scopes))
         .route("/oauth2/authorise", get(authorise))
         .route("/oauth2/authorise/permit", get(permit))
         .route("/oauth2/authorise/reject", get(reject))
         .route("/oauth2/token", post(token))
         .route("/oauth2/token/introspect", post(introspect))
         .route("/oauth2/token/revoke", post(revoke))
-        .route(
-            "/oauth2/openid/{client}/.well-known/openid-configuration",
-            get(discovery),
-        )
+        .route("/oauth2/openid/{client}/.well-known/openid-configuration", get(discovery))
         .route("/oauth2/openid/{client}/public_key.jwk", get(keys))
-        .route(
-            "/oauth2/openid/{client}/userinfo",
-            get(userinfo).post(userinfo),
-        )
-}
-
-fn client_named(name: &str) -> Filter<FilterInvalid> {
-    filter_all!(f_and!([
-        f_eq(Attribute::Class, EntryClass::OAuth2ResourceServer.into()),
-        f_eq(Attribute::Name, PartialValue::new_iname(name))
-    ]))
+        .route("/oauth2/openid/{client}/userinfo", get(userinfo).post(userinfo))
 }
 
 async fn secret(
@@ -64,7 +44,7 @@ async fn secret(
     Caller(caller): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Option<String>>, ApiError> {
-    let filter = client_named(&id);
+    let filter = target(EntryClass::OAuth2ResourceServer, &id);
     let read = app.engine.read(caller, |ident, txn| {
         let qs = &mut txn.qs_read;
         let event = SearchEvent::from_internal_message(ident, &filter, None, qs)?;
@@ -85,9 +65,7 @@ async fn map_scopes(
     change_scopes(&app, caller, &id, &group, |group| {
         Value::new_oauthscopemap(group, scopes.into_iter().collect())
             .map(|map| ModifyList::new_append(Attribute::OAuth2RsScopeMap, map))
-            .ok_or_else(|| {
-                OperationError::InvalidAttribute("Invalid Oauth Scope Map syntax".into())
-            })
+            .ok_or_else(|| OperationError::InvalidAttribute("Invalid Oauth Scope Map syntax".into()))
     })
     .await
 }
@@ -111,7 +89,7 @@ async fn change_scopes(
     group: &str,
     change: impl FnOnce(Uuid) -> Result<ModifyList<ModifyInvalid>, OperationError>,
 ) -> Result<Json<()>, ApiError> {
-    let filter = client_named(id);
+    let filter = target(EntryClass::OAuth2ResourceServer, id);
     let write = app.engine.write(caller, |ident, txn, _| {
         let changes = change(txn.qs_write.name_to_uuid(group)?)?;
         let event = ModifyEvent::from_internal_parts(ident, &changes, &filter, &txn.qs_write)?;
@@ -127,12 +105,7 @@ pub async fn consider(
     request: &AuthorisationRequest,
 ) -> Result<AuthoriseResponse, Oauth2Error> {
     let now = app.engine.clock.now();
-    let mut txn = app
-        .engine
-        .idms
-        .proxy_read()
-        .await
-        .map_err(Oauth2Error::ServerError)?;
+    let mut txn = app.engine.idms.proxy_read().await.map_err(Oauth2Error::ServerError)?;
     let ident = txn.validate_client_auth_info_to_ident(caller, now).ok();
     txn.check_oauth2_authorisation(ident.as_ref(), request, now)
 }
@@ -143,24 +116,15 @@ async fn authorise(
     Query(request): Query<AuthorisationRequest>,
 ) -> Response {
     match consider(&app, caller, &request).await {
-        Ok(AuthoriseResponse::ConsentRequested {
-            client_name,
-            scopes,
-            pii_scopes,
-            consent_token,
-        }) => unlabelled(&AuthorisationResponse::ConsentRequested {
-            client_name,
-            scopes,
-            pii_scopes,
-            consent_token,
-        }),
+        Ok(AuthoriseResponse::ConsentRequested { client_name, scopes, pii_scopes, consent_token }) => {
+            unlabelled(&AuthorisationResponse::ConsentRequested { client_name, scopes, pii_scopes, consent_token })
+        }
         Ok(AuthoriseResponse::Permitted(success)) => {
             let (status, headers) = found(&success.build_redirect_uri());
             let body = unlabelled(&AuthorisationResponse::Permitted);
             (status, headers, body).into_response()
         }
-        Ok(AuthoriseResponse::AuthenticationRequired { .. })
-        | Err(Oauth2Error::AuthenticationRequired) => {
+        Ok(AuthoriseResponse::AuthenticationRequired { .. }) | Err(Oauth2Error::AuthenticationRequired) => {
             ApiError::OAuth2(Oauth2Error::AuthenticationRequired).into_response()
         }
         Err(Oauth2Error::AccessDenied) => (StatusCode::FORBIDDEN, [ANY_ORIGIN]).into_response(),
@@ -175,13 +139,8 @@ fn unlabelled(body: &AuthorisationResponse) -> Response {
 }
 
 fn found(to: &Url) -> (StatusCode, [(header::HeaderName, String); 2]) {
-    let headers = [
-        (header::LOCATION, to.to_string()),
-        (
-            header::ACCESS_CONTROL_ALLOW_ORIGIN,
-            to.origin().ascii_serialization(),
-        ),
-    ];
+    let headers =
+        [(header::LOCATION, to.to_string()), (header::ACCESS_CONTROL_ALLOW_ORIGIN, to.origin().ascii_serialization())];
     (StatusCode::FOUND, headers)
 }
 
@@ -190,22 +149,14 @@ struct Consent {
     token: String,
 }
 
-async fn permit(
-    State(app): State<App>,
-    Caller(caller): Caller,
-    Query(consent): Query<Consent>,
-) -> Response {
+async fn permit(State(app): State<App>, Caller(caller): Caller, Query(consent): Query<Consent>) -> Response {
     match permitted(&app, caller, &consent.token).await {
         Ok(to) => found(&to).into_response(),
         Err(cause) => refused(cause),
     }
 }
 
-async fn reject(
-    State(app): State<App>,
-    Caller(caller): Caller,
-    Query(consent): Query<Consent>,
-) -> Response {
+async fn reject(State(app): State<App>, Caller(caller): Caller, Query(consent): Query<Consent>) -> Response {
     match rejected(&app, caller, &consent.token).await {
         Ok(to) => {
             // Kanidm sends the location with a status of 200 here.
@@ -224,27 +175,15 @@ fn refused(cause: OperationError) -> Response {
 }
 
 /// Where to send somebody who has given consent.
-pub async fn permitted(
-    app: &App,
-    caller: ClientAuthInfo,
-    consent: &str,
-) -> Result<Url, OperationError> {
-    let write = app.engine.write(caller, |ident, txn, now| {
-        txn.check_oauth2_authorise_permit(&ident, consent, now)
-    });
+pub async fn permitted(app: &App, caller: ClientAuthInfo, consent: &str) -> Result<Url, OperationError> {
+    let write = app.engine.write(caller, |ident, txn, now| txn.check_oauth2_authorise_permit(&ident, consent, now));
     Ok(write.await?.build_redirect_uri())
 }
 
 /// Where to send somebody who has refused it.
-pub async fn rejected(
-    app: &App,
-    caller: ClientAuthInfo,
-    consent: &str,
-) -> Result<Url, OperationError> {
+pub async fn rejected(app: &App, caller: ClientAuthInfo, consent: &str) -> Result<Url, OperationError> {
     let now = app.engine.clock.now();
-    let read = app.engine.read(caller, |ident, txn| {
-        txn.check_oauth2_authorise_reject(&ident, consent, now)
-    });
+    let read = app.engine.read(caller, |ident, txn| txn.check_oauth2_authorise_reject(&ident, consent, now));
     Ok(read.await?.build_redirect_uri())
 }
 
@@ -293,10 +232,7 @@ async fn discovery(
     Ok(Json(txn.oauth2_openid_discovery(&client)?))
 }
 
-async fn keys(
-    State(app): State<App>,
-    Path(client): Path<String>,
-) -> Result<Json<JwkKeySet>, ApiError> {
+async fn keys(State(app): State<App>, Path(client): Path<String>) -> Result<Json<JwkKeySet>, ApiError> {
     let txn = app.engine.idms.proxy_read().await?;
     Ok(Json(txn.oauth2_openid_publickey(&client)?))
 }
@@ -306,9 +242,7 @@ async fn userinfo(
     Caller(caller): Caller,
     Path(client): Path<String>,
 ) -> Result<Json<OidcToken>, ApiError> {
-    let token = caller
-        .bearer_token()
-        .ok_or(Oauth2Error::AuthenticationRequired)?;
+    let token = caller.bearer_token().ok_or(Oauth2Error::AuthenticationRequired)?;
     let now = app.engine.clock.now();
     let mut txn = app.engine.idms.proxy_read().await?;
     Ok(Json(txn.oauth2_openid_userinfo(&client, token, now)?))

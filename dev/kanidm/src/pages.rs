@@ -7,9 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use kanidm_proto::internal::{CURegWarning, CURequest};
-use kanidm_proto::v1::{
-    AuthAllowed, AuthCredential, AuthIssueSession, AuthMech, AuthRequest, AuthStep,
-};
+use kanidm_proto::v1::{AuthAllowed, AuthCredential, AuthIssueSession, AuthMech, AuthRequest, AuthStep};
 use kanidmd_lib::idm::AuthState;
 use kanidmd_lib::idm::oauth2::{AuthorisationRequest, AuthoriseResponse, Oauth2Error};
 use kanidmd_lib::prelude::OperationError;
@@ -55,10 +53,7 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
     );
     let headers = [
         (header::CACHE_CONTROL, "no-store"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-        ),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
     (status, headers, Html(html)).into_response()
@@ -102,11 +97,7 @@ async fn reset(State(app): State<App>, Form(new): Form<NewPassword>) -> Response
         return show_reset(StatusCode::BAD_REQUEST, &new.token, &notice);
     }
     match set_password(&app.engine, &new.token, new.password).await {
-        Ok(()) => page(
-            StatusCode::OK,
-            "Password set",
-            "<p>You can sign in with it now.</p>",
-        ),
+        Ok(()) => page(StatusCode::OK, "Password set", "<p>You can sign in with it now.</p>"),
         Err(why) => show_reset(StatusCode::BAD_REQUEST, &new.token, &problem(&why)),
     }
 }
@@ -164,12 +155,7 @@ async fn authorise(
         Ok(AuthoriseResponse::Permitted(success)) => {
             Redirect::to(success.build_redirect_uri().as_str()).into_response()
         }
-        Ok(AuthoriseResponse::ConsentRequested {
-            client_name,
-            scopes,
-            consent_token,
-            ..
-        }) => {
+        Ok(AuthoriseResponse::ConsentRequested { client_name, scopes, consent_token, .. }) => {
             let scopes: Vec<String> = scopes.into_iter().collect();
             let body = format!(
                 "<p><b>{}</b> asks for: {}.</p><form method=post action=/ui/consent>\
@@ -187,16 +173,10 @@ async fn authorise(
             show_login(StatusCode::OK, &query, &notice)
         }
         Err(Oauth2Error::AuthenticationRequired) => show_login(StatusCode::OK, &query, ""),
-        Err(Oauth2Error::AccessDenied) => page(
-            StatusCode::FORBIDDEN,
-            "Not allowed",
-            "<p>This account may not use that application.</p>",
-        ),
-        Err(cause) => page(
-            StatusCode::BAD_REQUEST,
-            "Bad request",
-            &problem(&cause.to_string()),
-        ),
+        Err(Oauth2Error::AccessDenied) => {
+            page(StatusCode::FORBIDDEN, "Not allowed", "<p>This account may not use that application.</p>")
+        }
+        Err(cause) => page(StatusCode::BAD_REQUEST, "Bad request", &problem(&cause.to_string())),
     }
 }
 
@@ -229,10 +209,7 @@ async fn login(State(app): State<App>, Form(login): Form<Login>) -> Response {
         let notice = problem("Name, password or code is wrong.");
         return show_login(StatusCode::UNAUTHORIZED, &query, &notice);
     };
-    let cookie = format!(
-        "{}={token}; Path=/ui; HttpOnly; SameSite=Lax",
-        cookie_name(&app)
-    );
+    let cookie = format!("{}={token}; Path=/ui; HttpOnly; SameSite=Lax", cookie_name(&app));
     let back = Redirect::to(&format!("/ui/oauth2?{query}"));
     ([(header::SET_COOKIE, cookie)], back).into_response()
 }
@@ -240,11 +217,7 @@ async fn login(State(app): State<App>, Form(login): Form<Login>) -> Response {
 /// The same steps a client takes over `/v1/auth`; none if the engine denies them.
 async fn sign_in(engine: &Engine, login: Login) -> Fallible<Option<String>> {
     let mut session = None;
-    let mut step = AuthStep::Init2 {
-        username: login.username,
-        issue: AuthIssueSession::Token,
-        privileged: false,
-    };
+    let mut step = AuthStep::Init2 { username: login.username, issue: AuthIssueSession::Token, privileged: false };
     loop {
         let Caller(nobody) = Caller::nobody();
         let result = engine.auth(session, AuthRequest { step }, nobody).await?;
@@ -263,9 +236,7 @@ async fn sign_in(engine: &Engine, login: Login) -> Fallible<Option<String>> {
                 };
                 AuthStep::Cred(AuthCredential::Totp(code))
             }
-            AuthState::Continue(_) => {
-                AuthStep::Cred(AuthCredential::Password(login.password.clone()))
-            }
+            AuthState::Continue(_) => AuthStep::Cred(AuthCredential::Password(login.password.clone())),
             AuthState::Denied(_) => return Ok(None),
             AuthState::Success(token, _) => return Ok(Some(token.to_string())),
         };
@@ -278,11 +249,7 @@ struct Decision {
     decision: String,
 }
 
-async fn consent(
-    State(app): State<App>,
-    headers: HeaderMap,
-    Form(form): Form<Decision>,
-) -> Response {
+async fn consent(State(app): State<App>, headers: HeaderMap, Form(form): Form<Decision>) -> Response {
     let Caller(caller) = signed_in(&app, &headers);
     let to = match form.decision.as_str() {
         "permit" => permitted(&app, caller, &form.token).await,

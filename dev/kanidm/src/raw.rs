@@ -3,9 +3,7 @@
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use kanidm_proto::internal::{
-    CreateRequest, DeleteRequest, ModifyRequest, SearchRequest, SearchResponse,
-};
+use kanidm_proto::internal::{CreateRequest, DeleteRequest, ModifyRequest, SearchRequest, SearchResponse};
 use kanidm_proto::v1::Entry as ProtoEntry;
 use kanidmd_lib::event::{ReviveRecycledEvent, SearchResult};
 use kanidmd_lib::filter_all;
@@ -73,10 +71,7 @@ async fn delete(
     Ok(Json(write.await?))
 }
 
-async fn recycle_bin(
-    State(app): State<App>,
-    Caller(caller): Caller,
-) -> Result<Json<Vec<ProtoEntry>>, ApiError> {
+async fn recycle_bin(State(app): State<App>, Caller(caller): Caller) -> Result<Json<Vec<ProtoEntry>>, ApiError> {
     let everything = filter_all!(f_pres(Attribute::Class));
     Ok(Json(search_recycled(&app, caller, everything).await?))
 }
@@ -103,11 +98,7 @@ async fn search_recycled(
     read.await
 }
 
-async fn revive(
-    State(app): State<App>,
-    Caller(caller): Caller,
-    Path(id): Path<String>,
-) -> Result<Json<()>, ApiError> {
+async fn revive(State(app): State<App>, Caller(caller): Caller, Path(id): Path<String>) -> Result<Json<()>, ApiError> {
     let target = filter_all!(f_id(&id));
     let write = app.engine.write(caller, |ident, txn, _| {
         let event = ReviveRecycledEvent::from_parts(ident, &target, &txn.qs_write)?;

@@ -45,18 +45,14 @@ pub async fn accept(listener: TcpListener, router: Router) {
                 async move {
                     let response: Result<Response, Infallible> = reply.await;
                     match response {
-                        Ok(response) if response.extensions().get::<Hangup>().is_some() => {
-                            Err(Hangup)
-                        }
+                        Ok(response) if response.extensions().get::<Hangup>().is_some() => Err(Hangup),
                         Ok(response) => Ok(response),
                         Err(never) => match never {},
                     }
                 }
             });
             // A client that goes away in the middle is its own affair.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), answer)
-                .await;
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
         });
     }
 }

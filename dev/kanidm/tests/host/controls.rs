@@ -42,10 +42,8 @@ fn faults_hit_what_they_name_when_they_say_and_as_often() {
     let admin = host.idm_admin();
     let create = |name| host.send("POST", CREATE, &admin, entries(name));
 
-    host.fault(
-        json!({"mode": "fail", "path_prefix": CREATE, "method": "post", "status": 502,
-        "after": 1, "count": 1}),
-    );
+    host.fault(json!({"mode": "fail", "path_prefix": CREATE, "method": "post", "status": 502,
+        "after": 1, "count": 1}));
     let statuses = ["a", "b", "c"].map(|name| create(name).status);
     assert_eq!(statuses, [200, 502, 200]);
     assert!(!exists(&host, &admin, "b"));
@@ -104,17 +102,11 @@ fn the_clock_can_be_advanced_past_the_life_of_a_reset_link() {
     host.create_person(&admin, "alice");
     let exchange = |link| host.send("POST", "/v1/credential/_exchange_intent", "", json!(link));
 
-    let (early, late) = (
-        host.reset_link(&admin, "alice"),
-        host.reset_link(&admin, "alice"),
-    );
+    let (early, late) = (host.reset_link(&admin, "alice"), host.reset_link(&admin, "alice"));
     assert_eq!(exchange(early).status, 200);
     host.advance(301);
     let expired = exchange(late);
-    assert_eq!(
-        (expired.status, expired.json()),
-        (401, json!("sessionexpired"))
-    );
+    assert_eq!((expired.status, expired.json()), (401, json!("sessionexpired")));
     let absurd = json!({"advance_seconds": u64::MAX});
     assert_eq!(host.send("POST", "/_dev/clock", "", absurd).status, 400);
 }
@@ -126,17 +118,11 @@ fn a_state_directory_survives_a_restart_and_memory_does_not() {
     let ready = first.ready.clone();
     first.create_person(&first.idm_admin(), "alice");
     assert!(first.stop().success());
-    let mode = fs::metadata(state.join("passwords.json"))
-        .expect("kept")
-        .permissions()
-        .mode();
+    let mode = fs::metadata(state.join("passwords.json")).expect("kept").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
     let second = Host::start_in(&state);
-    assert_eq!(
-        second.ready["idm_admin_password"],
-        ready["idm_admin_password"]
-    );
+    assert_eq!(second.ready["idm_admin_password"], ready["idm_admin_password"]);
     assert_eq!(second.ready["admin_password"], ready["admin_password"]);
     assert!(exists(&second, &second.idm_admin(), "alice"));
     drop(second);

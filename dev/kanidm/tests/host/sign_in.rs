@@ -16,20 +16,15 @@ fn a_password_alone_is_refused_until_the_policy_allows_it() {
     assert_eq!(status["warnings"], json!(["MfaRequired"]));
     let refused = host.send("POST", "/v1/credential/_commit", "", session);
     assert_eq!(refused.status, 500);
-    let none = host
-        .get("/v1/person/alice/_credential/_status", &admin)
-        .ok();
+    let none = host.get("/v1/person/alice/_credential/_status", &admin).ok();
     assert_eq!(none, json!({"creds": []}));
 
     host.allow_passwords(&admin);
     let (session, status) = host.prepare_password(&admin, "alice");
     assert_eq!(status["can_commit"], json!(true));
-    host.send("POST", "/v1/credential/_commit", "", session)
-        .ok();
+    host.send("POST", "/v1/credential/_commit", "", session).ok();
     host.sign_in("alice", PASSWORD).expect("alice signs in");
-    let wrong = host
-        .sign_in("alice", "another password")
-        .expect_err("a refusal");
+    let wrong = host.sign_in("alice", "another password").expect_err("a refusal");
     assert!(wrong["denied"].is_string(), "{wrong}");
 }
 
@@ -38,10 +33,7 @@ fn a_sign_in_goes_on_only_with_the_header_of_the_step_before() {
     let host = Host::start();
     let init = json!({"init2": {"username": "idm_admin", "issue": "token", "privileged": true}});
     let first = host.auth_step("", init);
-    let in_body = first.json()["sessionid"]
-        .as_str()
-        .expect("an id")
-        .to_string();
+    let in_body = first.json()["sessionid"].as_str().expect("an id").to_string();
     let begin = || json!({"begin": "password"});
     assert_eq!(host.auth_step(&in_body, begin()).status, 500);
     assert_eq!(host.auth_step("", begin()).status, 500);
@@ -71,10 +63,7 @@ fn a_reset_link_leads_to_a_signed_identity_whose_groups_follow_membership() {
     let alice = host.sign_in("alice", PASSWORD).expect("alice signs in");
 
     let asked = host.get(&format!("/oauth2/authorise?{}", authorisation()), &alice);
-    let consent = asked.ok()["ConsentRequested"]["consent_token"]
-        .as_str()
-        .expect("a token")
-        .to_string();
+    let consent = asked.ok()["ConsentRequested"]["consent_token"].as_str().expect("a token").to_string();
     let permitted = host.get(&format!("/oauth2/authorise/permit?token={consent}"), &alice);
     assert_eq!(permitted.status, 302);
     assert_eq!(permitted.sent("state"), "a-state");
@@ -91,13 +80,7 @@ fn a_reset_link_leads_to_a_signed_identity_whose_groups_follow_membership() {
     let forged = format!("{signed}.{first}{}", &signature[1..]);
     assert_eq!(verified(&host, &forged), None);
 
-    host.send(
-        "DELETE",
-        "/v1/group/crew/_attr/member",
-        &admin,
-        json!([uuid]),
-    )
-    .ok();
+    host.send("DELETE", "/v1/group/crew/_attr/member", &admin, json!([uuid])).ok();
     let refresh = tokens["refresh_token"].as_str().expect("a refresh token");
     let form = [("grant_type", "refresh_token"), ("refresh_token", refresh)];
     let renewed = host.form("/oauth2/token", &client, &form).ok();
@@ -114,12 +97,8 @@ fn a_token_dies_by_revocation_and_by_time() {
     let admin = host.idm_admin();
     let (_, client) = host.with_client(&admin, "alice");
     let alice = host.sign_in("alice", PASSWORD).expect("alice signs in");
-    let asked = host
-        .get(&format!("/oauth2/authorise?{}", authorisation()), &alice)
-        .ok();
-    let consent = asked["ConsentRequested"]["consent_token"]
-        .as_str()
-        .expect("a token");
+    let asked = host.get(&format!("/oauth2/authorise?{}", authorisation()), &alice).ok();
+    let consent = asked["ConsentRequested"]["consent_token"].as_str().expect("a token");
     host.get(&format!("/oauth2/authorise/permit?token={consent}"), &alice);
     // Consent is remembered, so from now on the answer is the code.
     let tokens = || {
@@ -152,39 +131,19 @@ fn a_browser_sets_a_password_signs_in_consents_and_comes_back() {
     let (_, client) = host.with_client(&admin, "alice");
     let link = host.reset_link(&admin, "alice");
 
-    let new = |password, again| {
-        [
-            ("token", link.as_str()),
-            ("password", password),
-            ("again", again),
-        ]
-    };
-    let differ = host.form(
-        "/ui/reset",
-        "",
-        &new("one-good-password", "another-password"),
-    );
+    let new = |password, again| [("token", link.as_str()), ("password", password), ("again", again)];
+    let differ = host.form("/ui/reset", "", &new("one-good-password", "another-password"));
     assert_eq!(differ.status, 400);
     let weak = host.form("/ui/reset", "", &new("short", "short"));
     assert_eq!(weak.status, 400);
     let chosen = "chosen-in-the-browser";
     assert_eq!(host.form("/ui/reset", "", &new(chosen, chosen)).status, 200);
-    assert_eq!(
-        host.form("/ui/reset", "", &new(chosen, chosen)).status,
-        400,
-        "spent"
-    );
+    assert_eq!(host.form("/ui/reset", "", &new(chosen, chosen)).status, 400, "spent");
 
     let query = authorisation();
     let start = format!("/ui/oauth2?{query}");
     assert!(host.get(&start, "").text.contains("action=/ui/login"));
-    let login = |password| {
-        [
-            ("query", query.as_str()),
-            ("username", "alice"),
-            ("password", password),
-        ]
-    };
+    let login = |password| [("query", query.as_str()), ("username", "alice"), ("password", password)];
     assert_eq!(host.form("/ui/login", "", &login(PASSWORD)).status, 401);
     // A wrong password locks the account for a moment.
     host.advance(60);
@@ -194,13 +153,10 @@ fn a_browser_sets_a_password_signs_in_consents_and_comes_back() {
 
     let browser = |method, path: &str, body| {
         let headers = [("cookie", cookie)];
-        host.try_call(method, path, "", &headers, body)
-            .expect("an answer")
+        host.try_call(method, path, "", &headers, body).expect("an answer")
     };
     let page = browser("GET", &start, Body::None).text;
-    let (_, rest) = page
-        .split_once("name=token value=\"")
-        .expect("a consent form");
+    let (_, rest) = page.split_once("name=token value=\"").expect("a consent form");
     let (consent, _) = rest.split_once('"').expect("its token");
     let refuse = [("token", consent), ("decision", "reject")];
     let refused = browser("POST", "/ui/consent", Body::Form(&refuse));
@@ -216,10 +172,6 @@ fn pages_escape_what_they_show() {
     let host = Host::start();
     let page = host.get("/ui/reset?token=%22%3E%3Cscript%3E", "");
     assert_eq!(page.status, 200);
-    assert!(
-        page.text.contains("&quot;&gt;&lt;script&gt;"),
-        "{}",
-        page.text
-    );
+    assert!(page.text.contains("&quot;&gt;&lt;script&gt;"), "{}", page.text);
     assert!(!page.text.contains("<script>"));
 }

@@ -73,11 +73,7 @@ impl Host {
         out.read_line(&mut line).expect("the ready line");
         let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
         let url = ready["url"].as_str().expect("a url").to_string();
-        Host {
-            process,
-            ready,
-            url,
-        }
+        Host { process, ready, url }
     }
 
     pub fn start_in(state: &Path) -> Host {
@@ -109,10 +105,8 @@ impl Host {
                     .unwrap_or_default(),
             ),
         };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url))
-            .header("content-type", kind);
+        let mut request =
+            Request::builder().method(method).uri(format!("{}{path}", self.url)).header("content-type", kind);
         if !authorization.is_empty() {
             request = request.header("authorization", authorization);
         }
@@ -143,34 +137,28 @@ impl Host {
     }
 
     pub fn get(&self, path: &str, authorization: &str) -> Answer {
-        self.try_call("GET", path, authorization, &[], Body::None)
-            .expect("an answer")
+        self.try_call("GET", path, authorization, &[], Body::None).expect("an answer")
     }
 
     pub fn send(&self, method: &str, path: &str, authorization: &str, body: Value) -> Answer {
-        self.try_call(method, path, authorization, &[], Body::Json(body))
-            .expect("an answer")
+        self.try_call(method, path, authorization, &[], Body::Json(body)).expect("an answer")
     }
 
     pub fn form(&self, path: &str, authorization: &str, pairs: &[(&str, &str)]) -> Answer {
-        self.try_call("POST", path, authorization, &[], Body::Form(pairs))
-            .expect("an answer")
+        self.try_call("POST", path, authorization, &[], Body::Form(pairs)).expect("an answer")
     }
 
     pub fn auth_step(&self, session: &str, step: Value) -> Answer {
         let headers = [("x-kanidm-auth-session-id", session)];
         let body = Body::Json(json!({ "step": step }));
-        self.try_call("POST", "/v1/auth", "", &headers, body)
-            .expect("an answer")
+        self.try_call("POST", "/v1/auth", "", &headers, body).expect("an answer")
     }
 
     /// A bearer credential, or what the server says instead.
     pub fn sign_in(&self, name: &str, password: &str) -> Result<String, Value> {
         let init = json!({"init2": {"username": name, "issue": "token", "privileged": true}});
         let chosen = self.auth_step("", init).session;
-        let begun = self
-            .auth_step(&chosen, json!({"begin": "password"}))
-            .session;
+        let begun = self.auth_step(&chosen, json!({"begin": "password"})).session;
         let cred = json!({"cred": {"password": password}});
         let done = self.auth_step(&begun, cred).ok();
         match done["state"]["success"].as_str() {
@@ -180,11 +168,8 @@ impl Host {
     }
 
     pub fn idm_admin(&self) -> String {
-        let password = self.ready["idm_admin_password"]
-            .as_str()
-            .expect("a password");
-        self.sign_in("idm_admin", password)
-            .expect("idm_admin signs in")
+        let password = self.ready["idm_admin_password"].as_str().expect("a password");
+        self.sign_in("idm_admin", password).expect("idm_admin signs in")
     }
 
     pub fn fault(&self, fault: Value) {
@@ -198,19 +183,11 @@ impl Host {
     }
 
     pub fn requests(&self, what: &str) -> u64 {
-        self.get("/_dev/requests", "").ok()[what]
-            .as_u64()
-            .unwrap_or(0)
+        self.get("/_dev/requests", "").ok()[what].as_u64().unwrap_or(0)
     }
 
     pub fn advance(&self, seconds: u64) {
-        self.send(
-            "POST",
-            "/_dev/clock",
-            "",
-            json!({"advance_seconds": seconds}),
-        )
-        .ok();
+        self.send("POST", "/_dev/clock", "", json!({"advance_seconds": seconds})).ok();
     }
 
     pub fn allow_passwords(&self, admin: &str) {
@@ -247,16 +224,14 @@ impl Host {
         self.allow_passwords(admin);
         let uuid = self.create_person(admin, name);
         let (session, _) = self.prepare_password(admin, name);
-        self.send("POST", "/v1/credential/_commit", "", session)
-            .ok();
+        self.send("POST", "/v1/credential/_commit", "", session).ok();
         let group = json!({"attrs": {"name": ["crew"], "member": [uuid]}});
         self.send("POST", "/v1/group", admin, group).ok();
         let client = json!({"attrs": {"name": ["app"], "displayname": ["App"],
             "oauth2_rs_origin": [REDIRECT], "oauth2_rs_origin_landing": ["https://app.example.com"]}});
         self.send("POST", "/v1/oauth2/_basic", admin, client).ok();
         let scopes = json!(["openid", "email", "groups"]);
-        self.send("POST", "/v1/oauth2/app/_scopemap/crew", admin, scopes)
-            .ok();
+        self.send("POST", "/v1/oauth2/app/_scopemap/crew", admin, scopes).ok();
         let secret = self.get("/v1/oauth2/app/_basic_secret", admin).ok();
         let pair = format!("app:{}", secret.as_str().expect("a secret"));
         (uuid, format!("Basic {}", STANDARD.encode(pair)))
