@@ -7,6 +7,7 @@ DROP FUNCTION expire_old_sessions(), kanidm_login_finish(uuid, uuid[], uuid, tim
     login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea),
     login_refuse(jsonb, bytea, jsonb), login_begin(text, timestamptz, integer, interval),
     session_sync_groups(uuid, uuid[], timestamptz, jsonb), session_close(uuid, text, timestamptz),
-    session_open(uuid, uuid, text, timestamptz, jsonb), session_tenant(uuid, uuid, uuid), session_rights(uuid, uuid);
+    session_open(uuid, uuid, text, timestamptz, jsonb), session_tenant(uuid, uuid, uuid), session_rights(uuid, uuid),
+    session_narrow(text), session_widen();
 DROP INDEX idx_users_tokens_valid_from, idx_service_accounts_tokens_valid_from;
 DROP TABLE kanidm_logins, refresh_tokens, sessions, signing_keys;

@@ -186,6 +186,30 @@ GRANT SELECT, INSERT, DELETE ON kanidm_logins TO sidle_app;
 
 -- Helpers of the functions below, which alone call them.
 
+CREATE FUNCTION session_widen() RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := coalesce(current_setting('sidle.platform', true), '');
+BEGIN
+    -- An owner who is not a superuser cannot declare this with SET on the functions themselves.
+    PERFORM set_config('sidle.platform', 'on', true);
+    RETURN v_scope;
+END
+$$;
+COMMENT ON FUNCTION session_widen() IS 'Opens the view over every tenant for the rest of a function, and gives the scope to go back to.';
+
+CREATE FUNCTION session_narrow(p_scope text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public
+    AS $$
+BEGIN
+    PERFORM set_config('sidle.platform', p_scope, true);
+END
+$$;
+COMMENT ON FUNCTION session_narrow(text) IS 'Goes back to the scope that session_widen gave.';
+
 CREATE FUNCTION session_rights(p_user uuid, p_tenant uuid,
     OUT member boolean, OUT roles text[], OUT permissions text[], OUT platform_permissions text[])
     LANGUAGE sql STABLE
@@ -312,7 +336,7 @@ END
 $$;
 COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are known by recorded uuid; ends access tokens when one went.';
 
-REVOKE ALL ON FUNCTION session_rights(uuid, uuid), session_tenant(uuid, uuid, uuid),
+REVOKE ALL ON FUNCTION session_widen(), session_narrow(text), session_rights(uuid, uuid), session_tenant(uuid, uuid, uuid),
     session_open(uuid, uuid, text, timestamptz, jsonb), session_close(uuid, text, timestamptz),
     session_sync_groups(uuid, uuid[], timestamptz, jsonb) FROM PUBLIC;
 
@@ -323,37 +347,41 @@ CREATE FUNCTION login_begin(p_identifier text, p_now timestamptz, p_max_attempts
     OUT highest_cost smallint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     u users%ROWTYPE;
 BEGIN
-    SELECT max(x.password_cost) INTO highest_cost FROM users x;
-    IF position('@' IN p_identifier) > 0 THEN
-        SELECT * INTO u FROM users x WHERE x.email_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
-    ELSE
-        SELECT * INTO u FROM users x WHERE x.username_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
-    END IF;
-    user_id := u.user_id;
-    tenant_id := u.tenant_id;
-    refusal := CASE
-        WHEN u.user_id IS NULL THEN 'unknown'
-        WHEN u.locked_until > p_now THEN 'locked'
-        WHEN u.status = 'disabled' THEN 'disabled'
-        WHEN u.status <> 'active' THEN 'unverified'
-        WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
-        WHEN u.password_hash IS NULL THEN 'no_password'
-    END;
-    IF refusal IS NOT NULL THEN
-        RETURN;
-    END IF;
-    -- A lock that has run out begins a new count; the row is locked, so attempts that come together count one by one.
-    attempt := CASE WHEN u.locked_until IS NULL THEN u.failed_login_attempts ELSE 0 END + 1;
-    UPDATE users x SET failed_login_attempts = attempt,
-            locked_until = CASE WHEN attempt >= p_max_attempts THEN p_now + p_lock END,
-            lock_reason = CASE WHEN attempt >= p_max_attempts THEN 'too_many_failures' END
-        WHERE x.user_id = u.user_id;
-    password_hash := u.password_hash;
+    <<body>>
+    BEGIN
+        SELECT max(x.password_cost) INTO highest_cost FROM users x;
+        IF position('@' IN p_identifier) > 0 THEN
+            SELECT * INTO u FROM users x WHERE x.email_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        ELSE
+            SELECT * INTO u FROM users x WHERE x.username_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        END IF;
+        user_id := u.user_id;
+        tenant_id := u.tenant_id;
+        refusal := CASE
+            WHEN u.user_id IS NULL THEN 'unknown'
+            WHEN u.locked_until > p_now THEN 'locked'
+            WHEN u.status = 'disabled' THEN 'disabled'
+            WHEN u.status <> 'active' THEN 'unverified'
+            WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
+            WHEN u.password_hash IS NULL THEN 'no_password'
+        END;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        -- A lock that has run out begins a new count; the row is locked, so attempts that come together count one by one.
+        attempt := CASE WHEN u.locked_until IS NULL THEN u.failed_login_attempts ELSE 0 END + 1;
+        UPDATE users x SET failed_login_attempts = attempt,
+                locked_until = CASE WHEN attempt >= p_max_attempts THEN p_now + p_lock END,
+                lock_reason = CASE WHEN attempt >= p_max_attempts THEN 'too_many_failures' END
+            WHERE x.user_id = u.user_id;
+        password_hash := u.password_hash;
+    END body;
+    PERFORM session_narrow(v_scope);
 END
 $$;
 COMMENT ON FUNCTION login_begin(text, timestamptz, integer, interval) IS 'Finds a user by e-mail address or username and reserves an attempt, or says why not; the last attempt locks until it is known to be right.';
@@ -361,13 +389,15 @@ COMMENT ON FUNCTION login_begin(text, timestamptz, integer, interval) IS 'Finds 
 CREATE FUNCTION login_refuse(p_event jsonb, p_personal bytea, p_lock_event jsonb) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
+DECLARE
+    v_scope text := session_widen();
 BEGIN
     PERFORM audit_record(p_event, p_personal);
     IF p_lock_event IS NOT NULL THEN
         PERFORM audit_record(p_lock_event, NULL);
     END IF;
+    PERFORM session_narrow(v_scope);
 END
 $$;
 COMMENT ON FUNCTION login_refuse(jsonb, bytea, jsonb) IS 'Records a refused login, and the lock that it led to.';
@@ -379,45 +409,49 @@ CREATE FUNCTION login_finish(p_user uuid, p_password_hash text, p_asked_tenant u
     OUT email text, OUT username text, OUT full_name text, OUT auth_method text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     u users%ROWTYPE;
     v_tenant record;
     v_rights record;
 BEGIN
-    SELECT * INTO u FROM users x WHERE x.user_id = p_user FOR NO KEY UPDATE;
-    -- While the hash was computed the user may have been disabled, moved to Kanidm or given another password.
-    IF u.deleted_at IS NOT NULL OR u.status <> 'active' OR u.auth_method = 'kanidm'
-            OR u.password_hash IS DISTINCT FROM p_password_hash
-            OR (u.locked_until > p_now AND u.lock_reason = 'administrator') THEN
-        PERFORM audit_record(p_refused || '{"reason": "changed_meanwhile"}', p_refused_personal);
-        outcome := 'refused';
-        RETURN;
-    END IF;
-    UPDATE users x SET failed_login_attempts = 0, locked_until = NULL, lock_reason = NULL WHERE x.user_id = p_user;
-    SELECT * INTO v_tenant FROM session_tenant(p_user, u.tenant_id, p_asked_tenant);
-    choices := v_tenant.choices;
-    IF v_tenant.outcome <> 'found' THEN
-        PERFORM audit_record(p_refused || jsonb_build_object('reason', v_tenant.outcome), p_refused_personal);
-        outcome := v_tenant.outcome;
-        RETURN;
-    END IF;
-    UPDATE users x SET last_login_at = p_now WHERE x.user_id = p_user;
-    PERFORM session_open(p_user, v_tenant.tenant_id, 'jwt', p_now, p_session);
-    PERFORM audit_record(p_event || jsonb_build_object('tenant_id', v_tenant.tenant_id), p_personal);
-    SELECT * INTO v_rights FROM session_rights(p_user, v_tenant.tenant_id);
-    outcome := 'signed_in';
-    tenant_id := v_tenant.tenant_id;
-    roles := v_rights.roles;
-    permissions := v_rights.permissions;
-    platform_permissions := v_rights.platform_permissions;
-    tokens_valid_from := u.tokens_valid_from;
-    must_change_password := u.must_change_password;
-    email := u.email;
-    username := u.username;
-    full_name := u.full_name;
-    auth_method := u.auth_method;
+    <<body>>
+    BEGIN
+        SELECT * INTO u FROM users x WHERE x.user_id = p_user FOR NO KEY UPDATE;
+        -- While the hash was computed the user may have been disabled, moved to Kanidm or given another password.
+        IF u.deleted_at IS NOT NULL OR u.status <> 'active' OR u.auth_method = 'kanidm'
+                OR u.password_hash IS DISTINCT FROM p_password_hash
+                OR (u.locked_until > p_now AND u.lock_reason = 'administrator') THEN
+            PERFORM audit_record(p_refused || '{"reason": "changed_meanwhile"}', p_refused_personal);
+            outcome := 'refused';
+            EXIT body;
+        END IF;
+        UPDATE users x SET failed_login_attempts = 0, locked_until = NULL, lock_reason = NULL WHERE x.user_id = p_user;
+        SELECT * INTO v_tenant FROM session_tenant(p_user, u.tenant_id, p_asked_tenant);
+        choices := v_tenant.choices;
+        IF v_tenant.outcome <> 'found' THEN
+            PERFORM audit_record(p_refused || jsonb_build_object('reason', v_tenant.outcome), p_refused_personal);
+            outcome := v_tenant.outcome;
+            EXIT body;
+        END IF;
+        UPDATE users x SET last_login_at = p_now WHERE x.user_id = p_user;
+        PERFORM session_open(p_user, v_tenant.tenant_id, 'jwt', p_now, p_session);
+        PERFORM audit_record(p_event || jsonb_build_object('tenant_id', v_tenant.tenant_id), p_personal);
+        SELECT * INTO v_rights FROM session_rights(p_user, v_tenant.tenant_id);
+        outcome := 'signed_in';
+        tenant_id := v_tenant.tenant_id;
+        roles := v_rights.roles;
+        permissions := v_rights.permissions;
+        platform_permissions := v_rights.platform_permissions;
+        tokens_valid_from := u.tokens_valid_from;
+        must_change_password := u.must_change_password;
+        email := u.email;
+        username := u.username;
+        full_name := u.full_name;
+        auth_method := u.auth_method;
+    END body;
+    PERFORM session_narrow(v_scope);
 END
 $$;
 COMMENT ON FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea) IS 'After the right password: forgets the failures, begins a session and tells what the user may do.';
@@ -429,44 +463,49 @@ CREATE FUNCTION api_key_exchange(p_key_hash bytea, p_now timestamptz, p_event js
     OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     k api_keys%ROWTYPE;
     a service_accounts%ROWTYPE;
 BEGIN
-    SELECT * INTO k FROM api_keys x WHERE x.key_hash = p_key_hash;
-    IF k.api_key_id IS NULL THEN
-        outcome := 'unknown';
-        RETURN;
-    END IF;
-    SELECT * INTO a FROM service_accounts x WHERE x.service_account_id = k.service_account_id FOR SHARE;
-    outcome := CASE
-        WHEN k.revoked_at IS NOT NULL THEN 'revoked'
-        WHEN k.expires_at <= p_now THEN 'expired'
-        WHEN a.deleted_at IS NOT NULL OR a.status <> 'active' THEN 'disabled'
-        WHEN a.tenant_id IS NOT NULL AND NOT EXISTS (SELECT FROM tenants t
-            WHERE t.tenant_id = a.tenant_id AND t.status = 'active' AND t.deleted_at IS NULL) THEN 'tenant_disabled'
-        ELSE 'accepted'
-    END;
-    api_key_id := k.api_key_id;
-    service_account_id := a.service_account_id;
-    tenant_id := a.tenant_id;
-    IF outcome <> 'accepted' THEN
-        PERFORM audit_record(p_event || jsonb_build_object('outcome', 'refused', 'reason', outcome,
-            'tenant_id', a.tenant_id, 'target_kind', 'api_key', 'target_id', k.api_key_id), p_personal);
-        RETURN;
-    END IF;
-    permissions := CASE
-        WHEN cardinality(k.scopes) = 0 OR '*' = ANY (k.scopes) THEN a.permissions
-        WHEN '*' = ANY (a.permissions) THEN k.scopes
-        ELSE ARRAY(SELECT unnest(a.permissions) INTERSECT SELECT unnest(k.scopes) ORDER BY 1)
-    END;
-    tokens_valid_from := a.tokens_valid_from;
-    UPDATE api_keys x SET last_used_at = date_trunc('minute', p_now)
-        WHERE x.api_key_id = k.api_key_id AND x.last_used_at IS DISTINCT FROM date_trunc('minute', p_now);
-    PERFORM audit_record(p_event || jsonb_build_object('tenant_id', a.tenant_id, 'actor_kind', 'service_account',
-        'actor_id', a.service_account_id, 'target_kind', 'api_key', 'target_id', k.api_key_id), p_personal);
+    <<body>>
+    BEGIN
+        SELECT * INTO k FROM api_keys x WHERE x.key_hash = p_key_hash;
+        IF k.api_key_id IS NULL THEN
+            outcome := 'unknown';
+            EXIT body;
+        END IF;
+        SELECT * INTO a FROM service_accounts x WHERE x.service_account_id = k.service_account_id FOR SHARE;
+        outcome := CASE
+            WHEN k.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN k.expires_at <= p_now THEN 'expired'
+            WHEN a.deleted_at IS NOT NULL OR a.status <> 'active' THEN 'disabled'
+            WHEN a.tenant_id IS NOT NULL AND NOT EXISTS (SELECT FROM tenants t
+                WHERE t.tenant_id = a.tenant_id AND t.status = 'active' AND t.deleted_at IS NULL) THEN 'tenant_disabled'
+            ELSE 'accepted'
+        END;
+        api_key_id := k.api_key_id;
+        service_account_id := a.service_account_id;
+        tenant_id := a.tenant_id;
+        IF outcome <> 'accepted' THEN
+            PERFORM audit_record(p_event || jsonb_build_object('outcome', 'refused', 'reason', outcome,
+                'tenant_id', a.tenant_id, 'target_kind', 'api_key', 'target_id', k.api_key_id), p_personal);
+            EXIT body;
+        END IF;
+        permissions := CASE
+            WHEN cardinality(k.scopes) = 0 OR '*' = ANY (k.scopes) THEN a.permissions
+            WHEN '*' = ANY (a.permissions) THEN k.scopes
+            ELSE ARRAY(SELECT unnest(a.permissions) INTERSECT SELECT unnest(k.scopes) ORDER BY 1)
+        END;
+        tokens_valid_from := a.tokens_valid_from;
+        UPDATE api_keys x SET last_used_at = date_trunc('minute', p_now)
+            WHERE x.api_key_id = k.api_key_id AND x.last_used_at IS DISTINCT FROM date_trunc('minute', p_now);
+        PERFORM audit_record(p_event || jsonb_build_object('tenant_id', a.tenant_id, 'actor_kind', 'service_account',
+            'actor_id', a.service_account_id, 'origin_subject', a.service_account_id, 'personal_subject',
+            a.service_account_id, 'target_kind', 'api_key', 'target_id', k.api_key_id), p_personal);
+    END body;
+    PERFORM session_narrow(v_scope);
 END
 $$;
 COMMENT ON FUNCTION api_key_exchange(bytea, timestamptz, jsonb, bytea) IS 'Checks an API key and tells what it permits: the account''s rights within the key''s scopes. Refused keys that exist are recorded.';
@@ -482,102 +521,107 @@ CREATE FUNCTION session_refresh(p_token_hash bytea, p_request_hash bytea, p_succ
     OUT kanidm_user_id uuid, OUT kanidm_refresh_token bytea)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     t refresh_tokens%ROWTYPE;
     s sessions%ROWTYPE;
     u users%ROWTYPE;
     v_next refresh_tokens%ROWTYPE;
     v_rights record;
 BEGIN
-    outcome := 'invalid';
-    SELECT x.session_id, y.user_id INTO session_id, user_id
-        FROM refresh_tokens x JOIN sessions y ON y.session_id = x.session_id WHERE x.token_hash = p_token_hash;
-    IF session_id IS NULL THEN
-        RETURN;
-    END IF;
-    -- Held until the end, so that a change of the user's rights comes entirely before this refresh or after it.
-    SELECT * INTO u FROM users x WHERE x.user_id = session_refresh.user_id FOR SHARE;
-    SELECT * INTO s FROM sessions x WHERE x.session_id = session_refresh.session_id FOR NO KEY UPDATE;
-    SELECT * INTO t FROM refresh_tokens x WHERE x.token_hash = p_token_hash;
-    IF s.status <> 'active' OR t.revoked_at IS NOT NULL THEN
-        RETURN;
-    END IF;
-    IF t.used_at IS NOT NULL THEN
-        SELECT * INTO v_next FROM refresh_tokens x WHERE x.refresh_token_id = t.successor_id;
-        IF t.request_hash <> p_request_hash OR v_next.token_hash <> p_successor_hash OR v_next.used_at IS NOT NULL
-                OR t.used_at <= p_now - p_repeat THEN
-            PERFORM session_close(s.session_id, 'token_reuse', p_now);
-            PERFORM audit_record(p_reuse || jsonb_build_object('tenant_id', s.tenant_id, 'session_id', s.session_id,
-                'target_kind', 'session', 'target_id', s.session_id), p_reuse_personal);
-            outcome := 'reuse';
-            RETURN;
+    <<body>>
+    BEGIN
+        outcome := 'invalid';
+        SELECT x.session_id, y.user_id INTO session_id, user_id
+            FROM refresh_tokens x JOIN sessions y ON y.session_id = x.session_id WHERE x.token_hash = p_token_hash;
+        IF session_id IS NULL THEN
+            EXIT body;
         END IF;
-        IF p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id THEN
-            outcome := 'request_id_reused';
-            RETURN;
+        -- Held until the end, so that a change of the user's rights comes entirely before this refresh or after it.
+        SELECT * INTO u FROM users x WHERE x.user_id = session_refresh.user_id FOR SHARE;
+        SELECT * INTO s FROM sessions x WHERE x.session_id = session_refresh.session_id FOR NO KEY UPDATE;
+        SELECT * INTO t FROM refresh_tokens x WHERE x.token_hash = p_token_hash;
+        IF s.status <> 'active' OR t.revoked_at IS NOT NULL THEN
+            EXIT body;
         END IF;
-    END IF;
-    IF s.expires_at <= p_now OR (t.used_at IS NULL AND t.expires_at <= p_now) THEN
-        UPDATE sessions x SET status = 'expired', kanidm_refresh_token = NULL WHERE x.session_id = s.session_id;
-        RETURN;
-    END IF;
-    IF u.deleted_at IS NOT NULL OR u.status <> 'active' THEN
-        RETURN;
-    END IF;
-    IF s.auth_method = 'kanidm' AND t.used_at IS NULL THEN
-        IF u.kanidm_user_id IS NULL OR u.auth_method = 'password' THEN
-            RETURN;
-        END IF;
-        IF s.kanidm_lease_id IS DISTINCT FROM p_lease OR NOT s.kanidm_renewed THEN
-            IF s.kanidm_lease_until > clock_timestamp() AND s.kanidm_lease_id IS DISTINCT FROM p_lease THEN
-                outcome := 'kanidm_busy';
-                RETURN;
+        IF t.used_at IS NOT NULL THEN
+            SELECT * INTO v_next FROM refresh_tokens x WHERE x.refresh_token_id = t.successor_id;
+            IF t.request_hash <> p_request_hash OR v_next.token_hash <> p_successor_hash OR v_next.used_at IS NOT NULL
+                    OR t.used_at <= p_now - p_repeat THEN
+                PERFORM session_close(s.session_id, 'token_reuse', p_now);
+                PERFORM audit_record(p_reuse || jsonb_build_object('tenant_id', s.tenant_id, 'session_id', s.session_id,
+                    'target_kind', 'session', 'target_id', s.session_id), p_reuse_personal);
+                outcome := 'reuse';
+                EXIT body;
             END IF;
-            UPDATE sessions x SET kanidm_lease_id = p_lease, kanidm_lease_until = clock_timestamp() + p_lease_time,
-                kanidm_renewed = false WHERE x.session_id = s.session_id;
-            outcome := 'kanidm_required';
-            kanidm_user_id := u.kanidm_user_id;
-            kanidm_refresh_token := s.kanidm_refresh_token;
-            RETURN;
+            IF p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id THEN
+                outcome := 'request_id_reused';
+                EXIT body;
+            END IF;
         END IF;
-    END IF;
-    tenant_id := coalesce(p_asked_tenant, s.tenant_id);
-    SELECT * INTO v_rights FROM session_rights(u.user_id, tenant_id);
-    IF NOT v_rights.member AND (tenant_id IS NOT NULL OR cardinality(v_rights.platform_permissions) = 0) THEN
-        UPDATE sessions x SET kanidm_lease_id = NULL, kanidm_lease_until = NULL
-            WHERE x.session_id = s.session_id AND x.kanidm_lease_id = p_lease;
-        outcome := 'no_tenant';
-        RETURN;
-    END IF;
-    IF t.used_at IS NULL THEN
-        outcome := 'refreshed';
-        refresh_expires_at := least(p_now + p_idle, s.expires_at);
-        UPDATE refresh_tokens x SET used_at = p_now, successor_id = p_successor_id, request_hash = p_request_hash
-            WHERE x.refresh_token_id = t.refresh_token_id;
-        INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, created_at, expires_at)
-            VALUES (p_successor_id, t.token_family, s.session_id, p_successor_hash, p_now, refresh_expires_at);
-        UPDATE sessions x SET tenant_id = session_refresh.tenant_id, last_activity_at = p_now,
-                idle_expires_at = refresh_expires_at, refresh_token_jti = p_successor_id,
-                refresh_token_hash = p_successor_hash, access_token_jti = p_access_jti, kanidm_lease_id = NULL,
-                kanidm_lease_until = NULL, kanidm_renewed = false
-            WHERE x.session_id = s.session_id;
-    ELSE
-        outcome := 'repeated';
-        refresh_expires_at := v_next.expires_at;
-        UPDATE sessions x SET access_token_jti = p_access_jti WHERE x.session_id = s.session_id;
-    END IF;
-    PERFORM audit_record(p_event || jsonb_build_object('tenant_id', tenant_id, 'session_id', s.session_id,
-        'actor_kind', 'user', 'actor_id', u.user_id, 'target_kind', 'session', 'target_id', s.session_id, 'details',
-        coalesce(p_event -> 'details', '{}') || jsonb_build_object('repeated', outcome = 'repeated')), p_personal);
-    audience := s.audience;
-    roles := v_rights.roles;
-    permissions := v_rights.permissions;
-    platform_permissions := v_rights.platform_permissions;
-    tokens_valid_from := u.tokens_valid_from;
-    must_change_password := u.must_change_password;
-    expires_at := s.expires_at;
+        IF s.expires_at <= p_now OR (t.used_at IS NULL AND t.expires_at <= p_now) THEN
+            UPDATE sessions x SET status = 'expired', kanidm_refresh_token = NULL WHERE x.session_id = s.session_id;
+            EXIT body;
+        END IF;
+        IF u.deleted_at IS NOT NULL OR u.status <> 'active' THEN
+            EXIT body;
+        END IF;
+        IF s.auth_method = 'kanidm' AND t.used_at IS NULL THEN
+            IF u.kanidm_user_id IS NULL OR u.auth_method = 'password' THEN
+                EXIT body;
+            END IF;
+            IF s.kanidm_lease_id IS DISTINCT FROM p_lease OR NOT s.kanidm_renewed THEN
+                IF s.kanidm_lease_until > clock_timestamp() AND s.kanidm_lease_id IS DISTINCT FROM p_lease THEN
+                    outcome := 'kanidm_busy';
+                    EXIT body;
+                END IF;
+                UPDATE sessions x SET kanidm_lease_id = p_lease, kanidm_lease_until = clock_timestamp() + p_lease_time,
+                    kanidm_renewed = false WHERE x.session_id = s.session_id;
+                outcome := 'kanidm_required';
+                kanidm_user_id := u.kanidm_user_id;
+                kanidm_refresh_token := s.kanidm_refresh_token;
+                EXIT body;
+            END IF;
+        END IF;
+        tenant_id := coalesce(p_asked_tenant, s.tenant_id);
+        SELECT * INTO v_rights FROM session_rights(u.user_id, tenant_id);
+        IF NOT v_rights.member AND (tenant_id IS NOT NULL OR cardinality(v_rights.platform_permissions) = 0) THEN
+            UPDATE sessions x SET kanidm_lease_id = NULL, kanidm_lease_until = NULL
+                WHERE x.session_id = s.session_id AND x.kanidm_lease_id = p_lease;
+            outcome := 'no_tenant';
+            EXIT body;
+        END IF;
+        IF t.used_at IS NULL THEN
+            outcome := 'refreshed';
+            refresh_expires_at := least(p_now + p_idle, s.expires_at);
+            UPDATE refresh_tokens x SET used_at = p_now, successor_id = p_successor_id, request_hash = p_request_hash
+                WHERE x.refresh_token_id = t.refresh_token_id;
+            INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, created_at, expires_at)
+                VALUES (p_successor_id, t.token_family, s.session_id, p_successor_hash, p_now, refresh_expires_at);
+            UPDATE sessions x SET tenant_id = session_refresh.tenant_id, last_activity_at = p_now,
+                    idle_expires_at = refresh_expires_at, refresh_token_jti = p_successor_id,
+                    refresh_token_hash = p_successor_hash, access_token_jti = p_access_jti, kanidm_lease_id = NULL,
+                    kanidm_lease_until = NULL, kanidm_renewed = false
+                WHERE x.session_id = s.session_id;
+        ELSE
+            outcome := 'repeated';
+            refresh_expires_at := v_next.expires_at;
+            UPDATE sessions x SET access_token_jti = p_access_jti WHERE x.session_id = s.session_id;
+        END IF;
+        PERFORM audit_record(p_event || jsonb_build_object('tenant_id', tenant_id, 'session_id', s.session_id,
+            'actor_kind', 'user', 'actor_id', u.user_id, 'origin_subject', u.user_id, 'personal_subject', u.user_id,
+            'target_kind', 'session', 'target_id', s.session_id, 'details',
+            coalesce(p_event -> 'details', '{}') || jsonb_build_object('repeated', outcome = 'repeated')), p_personal);
+        audience := s.audience;
+        roles := v_rights.roles;
+        permissions := v_rights.permissions;
+        platform_permissions := v_rights.platform_permissions;
+        tokens_valid_from := u.tokens_valid_from;
+        must_change_password := u.must_change_password AND s.auth_method <> 'kanidm';
+        expires_at := s.expires_at;
+    END body;
+    PERFORM session_narrow(v_scope);
 END
 $$;
 COMMENT ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
@@ -586,33 +630,44 @@ CREATE FUNCTION session_kanidm_renewed(p_session uuid, p_lease uuid, p_kanidm_re
     p_now timestamptz, p_event jsonb) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     v_user uuid;
+    v_result boolean;
 BEGIN
-    SELECT s.user_id INTO v_user FROM sessions s WHERE s.session_id = p_session;
-    PERFORM FROM users u WHERE u.user_id = v_user FOR NO KEY UPDATE;
-    UPDATE sessions s SET kanidm_refresh_token = p_kanidm_refresh_token, kanidm_renewed = true
-        WHERE s.session_id = p_session AND s.kanidm_lease_id = p_lease AND s.status = 'active';
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    PERFORM session_sync_groups(v_user, p_groups, p_now, p_event
-        || jsonb_build_object('target_kind', 'user', 'target_id', v_user, 'session_id', p_session));
-    UPDATE users u SET kanidm_synced_at = p_now WHERE u.user_id = v_user;
-    RETURN true;
+    <<body>>
+    BEGIN
+        SELECT s.user_id INTO v_user FROM sessions s WHERE s.session_id = p_session;
+        PERFORM FROM users u WHERE u.user_id = v_user FOR NO KEY UPDATE;
+        UPDATE sessions s SET kanidm_refresh_token = p_kanidm_refresh_token, kanidm_renewed = true
+            WHERE s.session_id = p_session AND s.kanidm_lease_id = p_lease AND s.status = 'active';
+        IF NOT FOUND THEN
+            v_result := false;
+            EXIT body;
+        END IF;
+        PERFORM session_sync_groups(v_user, p_groups, p_now, p_event
+            || jsonb_build_object('target_kind', 'user', 'target_id', v_user, 'session_id', p_session));
+        UPDATE users u SET kanidm_synced_at = p_now WHERE u.user_id = v_user;
+        v_result := true;
+    END body;
+    PERFORM session_narrow(v_scope);
+    RETURN v_result;
 END
 $$;
 COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Keeps what renewing a session at Kanidm gave: the next refresh token and the groups.';
 
 CREATE FUNCTION session_kanidm_released(p_session uuid, p_lease uuid) RETURNS void
-    LANGUAGE sql SECURITY DEFINER
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
     UPDATE sessions SET kanidm_lease_id = NULL, kanidm_lease_until = NULL
-        WHERE session_id = p_session AND kanidm_lease_id = p_lease
+        WHERE session_id = p_session AND kanidm_lease_id = p_lease;
+    PERFORM session_narrow(v_scope);
+END
 $$;
 COMMENT ON FUNCTION session_kanidm_released(uuid, uuid) IS 'Gives a lease back when Kanidm could not be reached, so that the next attempt need not wait.';
 
@@ -622,21 +677,29 @@ CREATE FUNCTION session_end(p_session uuid, p_reason text, p_now timestamptz, p_
     RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     v_tenant uuid;
+    v_result boolean;
 BEGIN
-    SELECT s.tenant_id INTO v_tenant FROM sessions s WHERE s.session_id = p_session FOR NO KEY UPDATE;
-    IF sidle_tenant() IS NOT NULL AND v_tenant IS DISTINCT FROM sidle_tenant() THEN
-        RETURN false;
-    END IF;
-    IF NOT session_close(p_session, p_reason, p_now) THEN
-        RETURN false;
-    END IF;
-    PERFORM audit_record(p_event || jsonb_build_object('tenant_id', v_tenant, 'target_kind', 'session',
-        'target_id', p_session), p_personal);
-    RETURN true;
+    <<body>>
+    BEGIN
+        SELECT s.tenant_id INTO v_tenant FROM sessions s WHERE s.session_id = p_session FOR NO KEY UPDATE;
+        IF v_scope <> 'on' AND v_tenant IS DISTINCT FROM sidle_tenant() THEN
+            v_result := false;
+            EXIT body;
+        END IF;
+        IF NOT session_close(p_session, p_reason, p_now) THEN
+            v_result := false;
+            EXIT body;
+        END IF;
+        PERFORM audit_record(p_event || jsonb_build_object('tenant_id', v_tenant, 'target_kind', 'session',
+            'target_id', p_session), p_personal);
+        v_result := true;
+    END body;
+    PERFORM session_narrow(v_scope);
+    RETURN v_result;
 END
 $$;
 COMMENT ON FUNCTION session_end(uuid, text, timestamptz, jsonb, bytea) IS 'Ends one session and records it; false when it had ended before. In a tenant''s transaction only sessions of that tenant.';
@@ -644,16 +707,16 @@ COMMENT ON FUNCTION session_end(uuid, text, timestamptz, jsonb, bytea) IS 'Ends 
 CREATE FUNCTION session_end_all(p_user uuid, p_except uuid, p_reason text, p_now timestamptz) RETURNS uuid[]
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     v_session uuid;
     v_ended uuid[] := '{}';
 BEGIN
     FOR v_session IN
         SELECT s.session_id FROM sessions s JOIN users u ON u.user_id = s.user_id
         WHERE s.user_id = p_user AND s.status = 'active' AND s.session_id IS DISTINCT FROM p_except
-            AND (sidle_tenant() IS NULL OR s.tenant_id = sidle_tenant() OR u.tenant_id = sidle_tenant())
+            AND (v_scope = 'on' OR s.tenant_id = sidle_tenant() OR u.tenant_id = sidle_tenant())
         ORDER BY s.session_id
         FOR NO KEY UPDATE OF s
     LOOP
@@ -661,6 +724,7 @@ BEGIN
             v_ended := v_ended || v_session;
         END IF;
     END LOOP;
+    PERFORM session_narrow(v_scope);
     RETURN v_ended;
 END
 $$;
@@ -669,28 +733,36 @@ COMMENT ON FUNCTION session_end_all(uuid, uuid, text, timestamptz) IS 'Ends the 
 -- Logins through Kanidm.
 
 CREATE FUNCTION kanidm_login_begin(p_login jsonb, p_pkce_verifier bytea) RETURNS void
-    LANGUAGE sql SECURITY DEFINER
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
     INSERT INTO kanidm_logins (login_id, state_hash, secret_hash, nonce_hash, pkce_verifier, redirect_uri, request,
         created_at, expires_at)
     VALUES ((p_login ->> 'login_id')::uuid, decode(p_login ->> 'state_hash', 'hex'),
         decode(p_login ->> 'secret_hash', 'hex'), decode(p_login ->> 'nonce_hash', 'hex'), p_pkce_verifier,
         p_login ->> 'redirect_uri', p_login -> 'request', (p_login ->> 'created_at')::timestamptz,
-        (p_login ->> 'expires_at')::timestamptz)
+        (p_login ->> 'expires_at')::timestamptz);
+    PERFORM session_narrow(v_scope);
+END
 $$;
 COMMENT ON FUNCTION kanidm_login_begin(jsonb, bytea) IS 'Remembers a login that goes to Kanidm.';
 
 -- The secret is in the condition: whoever only saw the state cannot spend somebody else's attempt.
 CREATE FUNCTION kanidm_login_take(p_state_hash bytea, p_secret_hash bytea, p_now timestamptz)
     RETURNS TABLE (login_id uuid, nonce_hash bytea, pkce_verifier bytea, redirect_uri text, request jsonb, live boolean)
-    LANGUAGE sql SECURITY DEFINER
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
-    DELETE FROM kanidm_logins l WHERE l.state_hash = p_state_hash AND l.secret_hash = p_secret_hash
-    RETURNING l.login_id, l.nonce_hash, l.pkce_verifier, l.redirect_uri, l.request, l.expires_at > p_now
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    RETURN QUERY DELETE FROM kanidm_logins l WHERE l.state_hash = p_state_hash AND l.secret_hash = p_secret_hash
+        RETURNING l.login_id, l.nonce_hash, l.pkce_verifier, l.redirect_uri, l.request, l.expires_at > p_now;
+    PERFORM session_narrow(v_scope);
+END
 $$;
 COMMENT ON FUNCTION kanidm_login_take(bytea, bytea, timestamptz) IS 'Takes a begun login, which can be done once.';
 
@@ -701,57 +773,62 @@ CREATE FUNCTION kanidm_login_finish(p_kanidm_user uuid, p_groups uuid[], p_asked
     OUT email text, OUT username text, OUT full_name text, OUT auth_method text, OUT first_login boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     u users%ROWTYPE;
     v_tenant record;
     v_rights record;
     v_who jsonb;
 BEGIN
-    SELECT * INTO u FROM users x WHERE x.kanidm_user_id = p_kanidm_user AND x.deleted_at IS NULL FOR NO KEY UPDATE;
-    -- A user who was rolled back to the password keeps the link for the next attempt, but does not come in by it.
-    outcome := CASE
-        WHEN u.user_id IS NULL OR u.auth_method = 'password' THEN 'not_linked'
-        WHEN u.status <> 'active' THEN 'refused'
-    END;
-    v_who := jsonb_strip_nulls(jsonb_build_object('target_kind', CASE WHEN u.user_id IS NOT NULL THEN 'user' END,
-        'target_id', u.user_id, 'tenant_id', u.tenant_id));
-    IF outcome IS NOT NULL THEN
-        PERFORM audit_record(p_refused || v_who || jsonb_build_object('reason',
-            CASE outcome WHEN 'refused' THEN 'disabled' ELSE outcome END), p_refused_personal);
-        RETURN;
-    END IF;
-    PERFORM session_sync_groups(u.user_id, p_groups, p_now, p_groups_event || v_who);
-    SELECT * INTO v_tenant FROM session_tenant(u.user_id, u.tenant_id, p_asked_tenant);
-    choices := v_tenant.choices;
-    IF v_tenant.outcome <> 'found' THEN
-        PERFORM audit_record(p_refused || v_who || jsonb_build_object('reason', v_tenant.outcome), p_refused_personal);
-        outcome := v_tenant.outcome;
-        RETURN;
-    END IF;
-    first_login := u.migration_completed_at IS NULL;
-    UPDATE users x SET last_login_at = p_now, kanidm_synced_at = p_now,
-            migration_completed_at = coalesce(x.migration_completed_at, p_now)
-        WHERE x.user_id = u.user_id
-        RETURNING x.tokens_valid_from INTO tokens_valid_from;
-    PERFORM session_open(u.user_id, v_tenant.tenant_id, 'kanidm', p_now, p_session);
-    PERFORM audit_record(p_event || v_who || jsonb_build_object('tenant_id', v_tenant.tenant_id, 'actor_kind', 'user',
-        'actor_id', u.user_id, 'details', coalesce(p_event -> 'details', '{}')
-        || jsonb_build_object('first_kanidm_login', first_login)), p_personal);
-    SELECT * INTO v_rights FROM session_rights(u.user_id, v_tenant.tenant_id);
-    outcome := 'signed_in';
-    user_id := u.user_id;
-    tenant_id := v_tenant.tenant_id;
-    roles := v_rights.roles;
-    permissions := v_rights.permissions;
-    platform_permissions := v_rights.platform_permissions;
-    -- A seeded password that must change is no matter to somebody who came without it.
-    must_change_password := false;
-    email := u.email;
-    username := u.username;
-    full_name := u.full_name;
-    auth_method := u.auth_method;
+    <<body>>
+    BEGIN
+        SELECT * INTO u FROM users x WHERE x.kanidm_user_id = p_kanidm_user AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        -- A user who was rolled back to the password keeps the link for the next attempt, but does not come in by it.
+        outcome := CASE
+            WHEN u.user_id IS NULL OR u.auth_method = 'password' THEN 'not_linked'
+            WHEN u.status <> 'active' THEN 'refused'
+        END;
+        v_who := jsonb_strip_nulls(jsonb_build_object('target_kind', CASE WHEN u.user_id IS NOT NULL THEN 'user' END,
+            'target_id', u.user_id, 'tenant_id', u.tenant_id));
+        IF outcome IS NOT NULL THEN
+            PERFORM audit_record(p_refused || v_who || jsonb_build_object('reason',
+                CASE outcome WHEN 'refused' THEN 'disabled' ELSE outcome END), p_refused_personal);
+            EXIT body;
+        END IF;
+        PERFORM session_sync_groups(u.user_id, p_groups, p_now, p_groups_event || v_who);
+        SELECT * INTO v_tenant FROM session_tenant(u.user_id, u.tenant_id, p_asked_tenant);
+        choices := v_tenant.choices;
+        IF v_tenant.outcome <> 'found' THEN
+            PERFORM audit_record(p_refused || v_who || jsonb_build_object('reason', v_tenant.outcome), p_refused_personal);
+            outcome := v_tenant.outcome;
+            EXIT body;
+        END IF;
+        first_login := u.migration_completed_at IS NULL;
+        UPDATE users x SET last_login_at = p_now, kanidm_synced_at = p_now,
+                migration_completed_at = coalesce(x.migration_completed_at, p_now)
+            WHERE x.user_id = u.user_id
+            RETURNING x.tokens_valid_from INTO tokens_valid_from;
+        PERFORM session_open(u.user_id, v_tenant.tenant_id, 'kanidm', p_now, p_session);
+        PERFORM audit_record(p_event || v_who || jsonb_build_object('tenant_id', v_tenant.tenant_id, 'actor_kind', 'user',
+            'actor_id', u.user_id, 'origin_subject', u.user_id, 'personal_subject', u.user_id, 'session_id',
+            p_session ->> 'session_id', 'details', coalesce(p_event -> 'details', '{}')
+            || jsonb_build_object('first_kanidm_login', first_login)), p_personal);
+        SELECT * INTO v_rights FROM session_rights(u.user_id, v_tenant.tenant_id);
+        outcome := 'signed_in';
+        user_id := u.user_id;
+        tenant_id := v_tenant.tenant_id;
+        roles := v_rights.roles;
+        permissions := v_rights.permissions;
+        platform_permissions := v_rights.platform_permissions;
+        -- A seeded password that must change is no matter to somebody who came without it.
+        must_change_password := false;
+        email := u.email;
+        username := u.username;
+        full_name := u.full_name;
+        auth_method := u.auth_method;
+    END body;
+    PERFORM session_narrow(v_scope);
 END
 $$;
 COMMENT ON FUNCTION kanidm_login_finish(uuid, uuid[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb) IS 'Signs in the user that is linked to a Kanidm person, with memberships as the person''s groups say.';
@@ -759,10 +836,11 @@ COMMENT ON FUNCTION kanidm_login_finish(uuid, uuid[], uuid, timestamptz, jsonb, 
 CREATE FUNCTION expire_old_sessions() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
-    SET sidle.platform = 'on'
     AS $$
 DECLARE
+    v_scope text := session_widen();
     v_expired bigint;
+    v_result bigint;
 BEGIN
     WITH lapsed AS (
         SELECT s.session_id FROM sessions s WHERE s.status = 'active' AND s.expires_at <= now()
@@ -781,7 +859,9 @@ BEGIN
     DELETE FROM refresh_tokens WHERE refresh_token_id IN (
         SELECT t.refresh_token_id FROM refresh_tokens t WHERE t.expires_at <= now() - interval '1 day' LIMIT 10000);
     DELETE FROM kanidm_logins WHERE expires_at <= now();
-    RETURN v_expired;
+    v_result := v_expired;
+    PERFORM session_narrow(v_scope);
+    RETURN v_result;
 END
 $$;
 COMMENT ON FUNCTION expire_old_sessions() IS 'Marks lapsed sessions and removes expired refresh tokens and begun logins, at most 10,000 of each; tells how many sessions it marked.';
