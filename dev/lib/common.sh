@@ -96,6 +96,8 @@ step() {
 logged() {
     local log="$DEV/log/$1.log" code=0
     shift
+    # Made anew, since root may have run this before in somebody else's directory.
+    rm -f "$log"
     "$@" >"$log" 2>&1 9>&- || code=$?
     [ "$code" -ne 0 ] || return 0
     stop_ticker
@@ -118,14 +120,14 @@ TICKER=
 start_ticker() {
     local what=$1 log="$DEV/log/$2.log" period=30
     [ ! -t 2 ] || period=1
-    : >"$log"
+    rm -f "$log"
     (
         exec 9>&-
         trap - ERR EXIT
-        local waited=0
+        local waited=0 count
         while sleep "$period"; do
             waited=$((waited + period))
-            count=$(grep -c '^ *Compiling' "$log" || true)
+            count=$(grep -c '^ *Compiling' "$log" 2>/dev/null || true)
             if [ -t 2 ]; then
                 printf '\rbuilding %s: %s s, %s crates ' "$what" "$waited" "$count" >&2
             else

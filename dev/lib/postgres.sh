@@ -280,6 +280,7 @@ pg_choose_port() {
     while [ -z "$PG_PORT" ] || (exec 3<>"/dev/tcp/127.0.0.1/$PG_PORT") 2>/dev/null; do
         PG_PORT=$((20000 + $(od -An -N2 -tu2 /dev/urandom) % 12000))
     done
+    rm -f "$PG_HOME/port"
     echo "$PG_PORT" >"$PG_HOME/port"
 }
 
