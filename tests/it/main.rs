@@ -1,1 +1,6 @@
-fn main() {}
+//! What needs a database, a Kanidm or a running server: one binary, so that it links once. Start through `./run test`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::print_stderr, reason = "tests")]
+#![allow(missing_docs, reason = "tests")]
+
+mod edge;
+mod support;

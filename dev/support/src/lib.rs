@@ -1,1 +1,28 @@
-//! dev
+//! What only development needs: a Kanidm to test against, people who sign in to it, databases made from a template.
+//! Shared by the integration tests, the benchmarks and the demonstration; no part of the product.
+
+pub mod kanidm;
+pub mod persona;
+pub mod postgres;
+
+/// What goes wrong here is told to a developer, so that text is enough.
+pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// A variable that `./run` sets.
+///
+/// # Errors
+/// When it is not set, with the command that sets it.
+pub fn variable(name: &str) -> Result<String> {
+    std::env::var(name)
+        .map_err(|_| format!("{name} is not set: start through ./run, which prepares what is needed").into())
+}
+
+/// `length` random characters of a-z0-9, for names and passwords of test data.
+pub fn random_word(length: usize) -> String {
+    let mut word = String::new();
+    while word.len() < length {
+        word.push_str(&uuid::Uuid::new_v4().simple().to_string());
+    }
+    word.truncate(length);
+    word
+}

@@ -1,0 +1,1 @@
+//! The edge: what reaches a service at all.

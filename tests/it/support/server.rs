@@ -1,0 +1,267 @@
+//! A server in this process, on ports of its own, with a database of its own.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidle::app::{App, Running};
+use sidle::config::Config;
+use sidle::context::Context;
+use sidle::proto;
+use sidle_dev::kanidm::{Access, Kanidm};
+use sidle_dev::postgres::Database;
+use sqlx::PgPool;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+/// The password of everybody whom [`TestServer::user`] makes.
+pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
+
+/// What a test's server is made of; further servers on the same database are its replicas.
+#[derive(Clone)]
+pub struct Setup {
+    database: Arc<Database>,
+    settings: HashMap<String, String>,
+}
+
+impl Setup {
+    /// A fresh database and settings that make tests quick.
+    pub async fn new() -> Self {
+        let database = Arc::new(super::database().await);
+        let mut setup = Self { database, settings: HashMap::new() };
+        for (key, value) in [
+            ("SERVER__PLAINTEXT", "true"),
+            ("SERVER__GRPC_ADDRESS", "127.0.0.1:0"),
+            ("SERVER__OPS_ADDRESS", "127.0.0.1:0"),
+            ("SERVER__SHUTDOWN_GRACE", "2s"),
+            ("SERVER__OPEN_REFLECTION", "true"),
+            ("DATABASE__POOL_SIZE", "5"),
+            ("SEAL__KEYS", "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+            ("PASSWORDS__COST", "4"),
+            ("PASSWORDS__REFUSAL_GRID", "10ms"),
+            ("MIGRATION__POLL", "100ms"),
+            ("LOG__LEVEL", "warn"),
+            ("LOG__FORMAT", "text"),
+        ] {
+            setup = setup.with(key, value);
+        }
+        let (app, owner) = (setup.database.app_url.clone(), setup.database.owner_url.clone());
+        setup.with("DATABASE__URL", &app).with("DATABASE__OWNER_URL", &owner)
+    }
+
+    /// With another setting, such as `("PASSWORDS__COST", "5")`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.settings.insert(format!("SIDLE_{key}"), value.to_owned());
+        self
+    }
+
+    /// With this Kanidm.
+    #[must_use]
+    pub fn with_kanidm(self, kanidm: &Kanidm, access: &Access) -> Self {
+        let ca = kanidm.ca_file.as_deref().map(Path::to_string_lossy).unwrap_or_default();
+        self.with("KANIDM__URL", &kanidm.url)
+            .with("KANIDM__CA_FILE", &ca)
+            .with("KANIDM__TOKEN", &access.token)
+            .with("KANIDM__CLIENT_ID", &access.client_id)
+            .with("KANIDM__CLIENT_SECRET", &access.client_secret)
+            .with("KANIDM__REDIRECT_URIS", &access.redirect_uri)
+    }
+
+    /// The settings as the environment of a `sidle` process.
+    pub fn environment(&self) -> &HashMap<String, String> {
+        &self.settings
+    }
+
+    /// The database's name and addresses.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Starts a server.
+    pub async fn start(&self) -> TestServer {
+        self.start_with(Context::system()).await
+    }
+
+    /// Starts a server with a clock that the test moves.
+    pub async fn start_with(&self, context: Context) -> TestServer {
+        let config = Config::load(None, self.settings.clone()).expect("the test's settings are right");
+        sidle::telemetry::start(&config.log);
+        let app = App::new(config, context.clone()).await.expect("the parts are made");
+        let running = app.start().await.expect("the server starts");
+        let endpoint = Endpoint::from_shared(format!("http://{}", running.grpc_address)).unwrap();
+        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await.expect("the server listens");
+        let superuser = sqlx::postgres::PgPoolOptions::new().max_connections(2);
+        let superuser = superuser.connect_lazy(&self.superuser_url()).unwrap();
+        TestServer { setup: self.clone(), context, running: Some(running), channel, superuser }
+    }
+
+    fn superuser_url(&self) -> String {
+        let url = std::env::var("SIDLE_DEV_PG_SUPER_URL").expect("started through ./run");
+        let (server, _) = url.rsplit_once('/').unwrap();
+        format!("{server}/{}", self.database.name)
+    }
+}
+
+/// A running server. Ends with this value.
+pub struct TestServer {
+    /// What it was made of.
+    pub setup: Setup,
+    /// Its clock and randomness.
+    pub context: Context,
+    /// A channel to it.
+    pub channel: Channel,
+    running: Option<Running>,
+    superuser: PgPool,
+}
+
+/// A channel that sends an access token along.
+pub type Authorized = InterceptedService<Channel, Bearer>;
+
+/// Puts the access token into every call.
+#[derive(Clone)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Clients for every service, as one caller.
+#[derive(Clone)]
+pub struct Client {
+    pub authenticate: proto::authenticate_service_client::AuthenticateServiceClient<Authorized>,
+    pub session: proto::session_service_client::SessionServiceClient<Authorized>,
+    pub audit: proto::audit_service_client::AuditServiceClient<Authorized>,
+    pub migration: proto::migration_service_client::MigrationServiceClient<Authorized>,
+    pub directory: proto::directory_service_client::DirectoryServiceClient<Authorized>,
+}
+
+impl TestServer {
+    /// A server with a fresh database.
+    pub async fn start() -> Self {
+        Setup::new().await.start().await
+    }
+
+    /// The parts that the server was made of.
+    pub fn app(&self) -> &App {
+        &self.running.as_ref().expect("the server runs").app
+    }
+
+    /// Address of the HTTP port for operators.
+    pub fn ops_url(&self) -> String {
+        format!("http://{}", self.running.as_ref().expect("the server runs").ops_address)
+    }
+
+    /// Address of the gRPC port.
+    pub fn grpc_url(&self) -> String {
+        format!("http://{}", self.running.as_ref().expect("the server runs").grpc_address)
+    }
+
+    /// Clients that send this access token; none for the empty one.
+    pub fn client(&self, token: &str) -> Client {
+        let bearer = Bearer((!token.is_empty()).then(|| format!("Bearer {token}").parse().unwrap()));
+        let channel = InterceptedService::new(self.channel.clone(), bearer);
+        Client {
+            authenticate: proto::authenticate_service_client::AuthenticateServiceClient::new(channel.clone()),
+            session: proto::session_service_client::SessionServiceClient::new(channel.clone()),
+            audit: proto::audit_service_client::AuditServiceClient::new(channel.clone()),
+            migration: proto::migration_service_client::MigrationServiceClient::new(channel.clone()),
+            directory: proto::directory_service_client::DirectoryServiceClient::new(channel),
+        }
+    }
+
+    /// The database as its superuser, past row-level security: for arranging and for looking behind the scenes.
+    pub fn sql(&self) -> &PgPool {
+        &self.superuser
+    }
+
+    /// Makes an active tenant and returns its id.
+    pub async fn tenant(&self, slug: &str) -> Uuid {
+        let id = self.context.new_id();
+        let insert = "INSERT INTO tenants (tenant_id, slug, name) VALUES ($1, $2, $2)";
+        sqlx::query(insert).bind(id).bind(slug).execute(&self.superuser).await.unwrap();
+        id
+    }
+
+    /// Makes an active user with [`ADMIN_PASSWORD`] and a role of 0001 (`user`, `admin`, `super_admin`) in its home
+    /// tenant; `SYSTEM_ADMIN` becomes a `user` with that role on the platform.
+    pub async fn user(&self, tenant: Uuid, email: &str, role: &str) -> Uuid {
+        let id = self.context.new_id();
+        sqlx::query(
+            "INSERT INTO users (user_id, tenant_id, email, email_key, full_name, password_hash, password_cost, verified_at)
+             VALUES ($1, $2, $3, lower($3), $3, $4, 4, now())",
+        )
+        .bind(id)
+        .bind(tenant)
+        .bind(email)
+        .bind(super::cheap_hash(ADMIN_PASSWORD))
+        .execute(&self.superuser)
+        .await
+        .unwrap();
+        let platform = role == "SYSTEM_ADMIN";
+        sqlx::query(
+            "INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
+             SELECT $1, $2, $3, role_id, 'local' FROM roles WHERE name = $4 AND tenant_id IS NULL",
+        )
+        .bind(self.context.new_id())
+        .bind(tenant)
+        .bind(id)
+        .bind(if platform { "user" } else { role })
+        .execute(&self.superuser)
+        .await
+        .unwrap();
+        if platform {
+            let grant = "INSERT INTO platform_grants (user_id, role_id) SELECT $1, role_id FROM roles WHERE name = $2";
+            sqlx::query(grant).bind(id).bind(role).execute(&self.superuser).await.unwrap();
+        }
+        id
+    }
+
+    /// Signs in with [`ADMIN_PASSWORD`] and returns the tokens.
+    pub async fn sign_in(&self, email: &str) -> proto::TokenPair {
+        let request = proto::AuthenticatePasswordRequest {
+            identifier: email.to_owned(),
+            password: ADMIN_PASSWORD.to_owned(),
+            ..Default::default()
+        };
+        let response =
+            self.client("").authenticate.authenticate_password(request).await.expect("signs in").into_inner();
+        match response.outcome {
+            Some(proto::authenticate_password_response::Outcome::SignedIn(signed_in)) => {
+                signed_in.tokens.expect("tokens")
+            }
+            other => panic!("not signed in: {other:?}"),
+        }
+    }
+
+    /// An administrator of the platform, in a tenant `platform` of its own, with clients that act as it.
+    pub async fn admin(&self) -> Client {
+        let tenant = self.tenant("platform").await;
+        self.user(tenant, "root@platform.example", "SYSTEM_ADMIN").await;
+        let tokens = self.sign_in("root@platform.example").await;
+        self.client(&tokens.access_token)
+    }
+
+    /// Stops the server in order.
+    pub async fn stop(mut self) {
+        let running = self.running.take().expect("the server runs");
+        running.stop().await.expect("the server stops");
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.app.stop.cancel();
+        }
+    }
+}
