@@ -1,1 +1,12 @@
-//! Room of kanidm.
+//! The client of Kanidm, and all that speaks to it. Knows persons, groups and OpenID Connect as Kanidm has them, and
+//! nothing of tenants, users or migrations.
+
+mod client;
+mod error;
+mod groups;
+mod persons;
+
+pub use self::client::{Answer, Body, Credential, Kanidm};
+pub use self::error::{KanidmError, Result};
+pub use self::groups::Group;
+pub use self::persons::{NewPerson, Person, Taken};

@@ -1,0 +1,238 @@
+//! The HTTP base that every call to Kanidm goes through: one origin, no redirects, TLS, time limits, bounded answers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Certificate, Method, Url, redirect, retry};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::error::{KanidmError, Result};
+use crate::config::{KanidmConfig, Secret};
+use crate::fault::{Fault, Result as FaultResult};
+use crate::metrics::Metrics;
+
+/// The largest answer that is read. Everything Sidle asks for is far smaller.
+const LARGEST_ANSWER: usize = 4 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The way to Kanidm.
+#[derive(Clone)]
+pub struct Kanidm {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    base: Url,
+    http: reqwest::Client,
+    token: Secret,
+    metrics: Metrics,
+}
+
+impl fmt::Debug for Kanidm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kanidm({})", self.inner.base)
+    }
+}
+
+/// As whom a call is made.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// As nobody.
+    None,
+    /// As Sidle's service account.
+    ServiceAccount,
+    /// As an OAuth2 client.
+    Client {
+        /// Name of the client.
+        id: &'a str,
+        /// Its secret.
+        secret: &'a Secret,
+    },
+}
+
+/// What a call sends.
+pub enum Body<'a> {
+    /// Nothing.
+    None,
+    /// JSON.
+    Json(&'a Value),
+    /// Fields of a form.
+    Form(&'a [(&'a str, &'a str)]),
+}
+
+/// What came back, whatever its status.
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Body, of bounded size.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body of a success; what is not one becomes the error that it means.
+    ///
+    /// # Errors
+    /// What the answer means, or `Nonsense`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        if !(200..300).contains(&self.status) {
+            return Err(KanidmError::read(self.status, &self.body));
+        }
+        // The parser's own words may quote the body.
+        serde_json::from_slice(&self.body).map_err(|e| {
+            KanidmError::Nonsense(format!("status {}, unexpected JSON at byte {}", self.status, e.column()))
+        })
+    }
+}
+
+impl Kanidm {
+    /// The way to the configured Kanidm; none when none is configured.
+    ///
+    /// # Errors
+    /// When a setting cannot be used; the message names it.
+    pub fn new(config: &KanidmConfig, metrics: Metrics) -> FaultResult<Option<Self>> {
+        if config.url.is_empty() {
+            return Ok(None);
+        }
+        let base = base(&config.url)?;
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("sidle/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(config.timeout)
+            // A token must not follow a redirect to another place, nor go through a proxy that the environment names.
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            // Whether a call may be repeated is for its caller to decide, who knows what it was about.
+            .retry(retry::never());
+        if let Some(path) = &config.ca_file {
+            let unreadable = |e: &dyn fmt::Display| Fault::field("kanidm.ca_file", format!("cannot be used: {e}"));
+            let pem = std::fs::read(path).map_err(|e| unreadable(&e))?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| unreadable(&e))?;
+            if certificates.is_empty() {
+                return Err(unreadable(&"it holds no certificate"));
+            }
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let token = config.token().map_err(|e| Fault::field("kanidm.token", e.to_string()))?;
+        if token.expose().bytes().any(|b| !b.is_ascii_graphic()) {
+            return Err(Fault::field("kanidm.token", "must be one line of printable characters"));
+        }
+        let http = builder.build().map_err(Fault::internal)?;
+        Ok(Some(Self { inner: Arc::new(Inner { base, http, token, metrics }) }))
+    }
+
+    /// The origin, without a slash at the end.
+    pub fn origin(&self) -> String {
+        self.inner.base.origin().ascii_serialization()
+    }
+
+    /// Address of a resource. The parts are escaped, so that no id can name another resource.
+    pub fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.inner.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
+
+    /// Makes a call and reads the whole answer.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Nonsense` when there is no answer of a readable size.
+    pub async fn send(&self, method: Method, url: Url, credential: Credential<'_>, body: Body<'_>) -> Result<Answer> {
+        let answer = self.send_uncounted(method, url, credential, body).await;
+        let failed = match &answer {
+            Ok(answer) => answer.status >= 500 && KanidmError::read(answer.status, &answer.body).is_outcome_unknown(),
+            Err(_) => true,
+        };
+        if failed {
+            self.inner.metrics.kanidm_failures.inc();
+        }
+        answer
+    }
+
+    async fn send_uncounted(
+        &self,
+        method: Method,
+        url: Url,
+        credential: Credential<'_>,
+        body: Body<'_>,
+    ) -> Result<Answer> {
+        let mut request = self.inner.http.request(method, url);
+        request = match credential {
+            Credential::None => request,
+            Credential::ServiceAccount => request.bearer_auth(self.inner.token.expose()),
+            Credential::Client { id, secret } => request.basic_auth(id, Some(secret.expose())),
+        };
+        request = match body {
+            Body::None => request,
+            Body::Json(value) => request.json(value),
+            Body::Form(fields) => request.form(fields),
+        };
+        let mut response = request.send().await.map_err(|e| unavailable(&e))?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| unavailable(&e))? {
+            if body.len() + chunk.len() > LARGEST_ANSWER {
+                return Err(KanidmError::Nonsense(format!("an answer of more than {LARGEST_ANSWER} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer { status, body })
+    }
+
+    /// A call of the service account whose answer is JSON.
+    pub(super) async fn call<T: DeserializeOwned>(&self, method: Method, path: &[&str], body: Body<'_>) -> Result<T> {
+        self.send(method, self.url(path), Credential::ServiceAccount, body).await?.json()
+    }
+}
+
+/// Only what went wrong: the error's own text has the address, in which there may be a person's id.
+fn unavailable(error: &reqwest::Error) -> KanidmError {
+    let what = if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        "no connection"
+    } else if error.is_body() || error.is_decode() {
+        "the answer broke off"
+    } else {
+        "the connection broke"
+    };
+    KanidmError::Unavailable(what.to_owned())
+}
+
+/// A token over plain HTTP would be anybody's, except on the machine itself.
+fn base(url: &str) -> FaultResult<Url> {
+    let problem = "must be the https URL of Kanidm, such as https://idm.example.com (http on this machine only)";
+    let base = Url::parse(url).map_err(|_| Fault::field("kanidm.url", problem))?;
+    let is_here = matches!(base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    let has_extras = base.query().is_some() || base.fragment().is_some() || !base.username().is_empty();
+    if has_extras || !(base.scheme() == "https" || (base.scheme() == "http" && is_here)) {
+        return Err(Fault::field("kanidm.url", problem));
+    }
+    Ok(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_https_or_this_machine_is_accepted() {
+        for good in
+            ["https://idm.example.com", "https://idm.example.com:8443/", "http://localhost:8080", "http://[::1]:1"]
+        {
+            assert!(base(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://idm.example.com",
+            "idm.example.com",
+            "ftp://localhost",
+            "https://a@b.example",
+            "https://a.example?x=1",
+        ] {
+            assert!(base(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Persons: creating them in batches, and reading back what became of them.
+
+use std::collections::{HashMap, HashSet};
+
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::client::{Body, Kanidm};
+use super::error::{KanidmError, Result};
+
+/// Kanidm refuses a search with more than 32 terms; the two or three around them count as well.
+const TERMS: usize = 28;
+
+/// A person to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPerson {
+    /// uuid, chosen by us.
+    pub uuid: Uuid,
+    /// Unique name.
+    pub name: String,
+    /// Name shown to people; not empty.
+    pub display_name: String,
+    /// Unique address.
+    pub mail: String,
+}
+
+/// A person as Kanidm has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    /// uuid.
+    pub uuid: Uuid,
+    /// Name.
+    pub name: String,
+    /// Name shown to people.
+    pub display_name: String,
+    /// Addresses; empty also when the service account may not read them.
+    pub mail: Vec<String>,
+    /// Whether anybody can sign in as this person: a password, a passkey or an attested passkey.
+    pub has_credential: bool,
+}
+
+/// Names and addresses that entries in Kanidm have.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Names, of persons, groups and everything else that has one; with the entry's uuid.
+    pub names: HashMap<String, Uuid>,
+    /// Addresses in lower case, with the entry's uuid.
+    pub mails: HashMap<String, Uuid>,
+}
+
+/// An entry: every attribute is a list of texts.
+#[derive(Debug, Deserialize)]
+pub(super) struct Entry {
+    pub(super) attrs: HashMap<String, Vec<String>>,
+}
+
+impl Entry {
+    pub(super) fn first(&self, attribute: &str) -> Option<&str> {
+        self.attrs.get(attribute)?.first().map(String::as_str)
+    }
+
+    pub(super) fn uuid(&self) -> Result<Uuid> {
+        let uuid = self.first("uuid").and_then(|uuid| Uuid::try_parse(uuid).ok());
+        uuid.ok_or_else(|| KanidmError::Nonsense("an entry without a uuid".to_owned()))
+    }
+
+    fn person(&self) -> Result<Person> {
+        let has = |attribute| self.attrs.get(attribute).is_some_and(|values| !values.is_empty());
+        Ok(Person {
+            uuid: self.uuid()?,
+            name: self.first("name").unwrap_or_default().to_owned(),
+            display_name: self.first("displayname").unwrap_or_default().to_owned(),
+            mail: self.attrs.get("mail").cloned().unwrap_or_default(),
+            has_credential: ["primary_credential", "passkeys", "attested_passkeys"].into_iter().any(has),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Found {
+    entries: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Credentials {
+    creds: Vec<Value>,
+}
+
+impl Kanidm {
+    /// Creates all of `persons` in one transaction, or none. An error does not say which of them it is about.
+    ///
+    /// # Errors
+    /// As [`KanidmError`] says. After one whose outcome is unknown all of them may be there.
+    pub async fn create_persons(&self, persons: &[NewPerson]) -> Result<()> {
+        let entries: Vec<Value> = persons
+            .iter()
+            .map(|person| {
+                json!({"attrs": {
+                    "class": ["object", "account", "person"],
+                    "uuid": [person.uuid],
+                    "name": [person.name],
+                    "displayname": [person.display_name],
+                    "mail": [person.mail],
+                }})
+            })
+            .collect();
+        self.call::<Value>(Method::POST, &["v1", "raw", "create"], Body::Json(&json!({"entries": entries}))).await?;
+        Ok(())
+    }
+
+    /// The persons with these uuids. Those that do not exist, or are in the recycle bin, are left out.
+    ///
+    /// # Errors
+    /// As [`KanidmError`] says.
+    pub async fn persons(&self, uuids: &[Uuid]) -> Result<HashMap<Uuid, Person>> {
+        let mut persons = HashMap::with_capacity(uuids.len());
+        for chunk in uuids.chunks(TERMS) {
+            let terms = chunk.iter().map(|uuid| json!({"eq": ["uuid", uuid]})).collect();
+            for entry in self.search(terms).await? {
+                let person = entry.person()?;
+                persons.insert(person.uuid, person);
+            }
+        }
+        Ok(persons)
+    }
+
+    /// The person with this uuid.
+    ///
+    /// # Errors
+    /// As [`KanidmError`] says.
+    pub async fn person(&self, uuid: Uuid) -> Result<Option<Person>> {
+        Ok(self.persons(&[uuid]).await?.remove(&uuid))
+    }
+
+    /// Whether anybody can sign in as this person, asked for in two ways: the list of credentials knows no passkeys, and
+    /// attributes are seen only where access rules show them.
+    ///
+    /// # Errors
+    /// `NotFound` for a person that does not exist; otherwise as [`KanidmError`] says.
+    pub async fn has_credential(&self, uuid: Uuid) -> Result<bool> {
+        let person = self.person(uuid).await?.ok_or(KanidmError::NotFound)?;
+        let id = uuid.to_string();
+        let path = ["v1", "person", &id, "_credential", "_status"];
+        let listed = match self.call::<Credentials>(Method::GET, &path, Body::None).await {
+            Ok(credentials) => !credentials.creds.is_empty(),
+            // 1.7 and later answer an empty list; a release that has no list to give says that there is none.
+            Err(KanidmError::Refused(_, code)) if code == "nomatchingattributes" => false,
+            Err(error) => return Err(error),
+        };
+        Ok(person.has_credential || listed)
+    }
+
+    /// Which of these names and addresses entries have already. Addresses are found only where the service account may
+    /// read them.
+    ///
+    /// # Errors
+    /// As [`KanidmError`] says.
+    pub async fn taken(&self, names: &[&str], mails: &[&str]) -> Result<Taken> {
+        let wanted: HashSet<&str> = mails.iter().copied().collect();
+        let mut taken = Taken::default();
+        for chunk in names.chunks(TERMS) {
+            let terms = chunk.iter().map(|name| json!({"eq": ["name", name]})).collect();
+            for entry in self.search(terms).await? {
+                if let Some(name) = entry.first("name") {
+                    taken.names.insert(name.to_owned(), entry.uuid()?);
+                }
+            }
+        }
+        for chunk in mails.chunks(TERMS) {
+            let terms = chunk.iter().map(|mail| json!({"eq": ["mail", mail]})).collect();
+            for entry in self.search(terms).await? {
+                for mail in entry.attrs.get("mail").into_iter().flatten() {
+                    if wanted.contains(mail.as_str()) {
+                        taken.mails.insert(mail.clone(), entry.uuid()?);
+                    }
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn search(&self, terms: Vec<Value>) -> Result<Vec<Entry>> {
+        if terms.is_empty() {
+            return Ok(Vec::new());
+        }
+        let query = json!({"filter": {"or": terms}});
+        let found: Found = self.call(Method::POST, &["v1", "raw", "search"], Body::Json(&query)).await?;
+        Ok(found.entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(attributes: Value) -> Result<Person> {
+        serde_json::from_value::<Entry>(json!({"attrs": attributes})).unwrap().person()
+    }
+
+    #[test]
+    fn any_kind_of_credential_counts() {
+        let uuid = "018f2f6e-7c1b-7c3a-9d5e-0a1b2c3d4e5f";
+        assert!(!person(json!({"uuid": [uuid], "name": ["ann"]})).unwrap().has_credential);
+        for kind in ["primary_credential", "passkeys", "attested_passkeys"] {
+            assert!(person(json!({"uuid": [uuid], kind: ["x"]})).unwrap().has_credential, "{kind}");
+        }
+    }
+
+    #[test]
+    fn an_entry_without_a_uuid_is_nonsense() {
+        assert!(matches!(person(json!({"name": ["ann"]})), Err(KanidmError::Nonsense(_))));
+        assert!(matches!(person(json!({"uuid": ["ann"]})), Err(KanidmError::Nonsense(_))));
+    }
+}
