@@ -1,0 +1,155 @@
+//! Who may know whom. Reads the sources of `src/` as text: an import that the rules forbid is named with its file.
+
+use crate::files;
+
+const ROOMS: [&str; 5] = ["authenticate", "session", "directory", "audit", "migration"];
+
+/// The code of a file without comments, and without the tests at its end.
+fn code(text: &str) -> String {
+    let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or(text);
+    text.lines().map(|line| line.split("//").next().unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+fn room(file: &str) -> &str {
+    file.split('/').next().unwrap_or(file).trim_end_matches(".rs")
+}
+
+fn stem(file: &str) -> &str {
+    file.rsplit('/').next().unwrap_or(file)
+}
+
+fn mentions(code: &str, name: &str) -> bool {
+    code.match_indices(name).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + name.len()..].chars().next();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_') && after == Some(':')
+    })
+}
+
+/// Checks `allowed(file)` for every file that mentions `name::`.
+fn only_in(name: &str, allowed: impl Fn(&str) -> bool) {
+    let offenders: Vec<String> = files("src", ".rs")
+        .into_iter()
+        .filter(|(file, text)| mentions(&code(text), name) && !allowed(file))
+        .map(|(file, _)| file)
+        .collect();
+    assert!(offenders.is_empty(), "`{name}` does not belong in {offenders:?}");
+}
+
+/// A file is a room's store when it is `store.rs`, lies in `store/`, or is named `..._store.rs`.
+fn is_store(file: &str) -> bool {
+    stem(file) == "store.rs" || file.contains("/store/") || stem(file).ends_with("_store.rs")
+}
+
+fn is_rpc(file: &str) -> bool {
+    stem(file) == "rpc.rs" || file.contains("/rpc/")
+}
+
+#[test]
+fn sql_stands_in_stores_only() {
+    for (file, text) in files("src", ".rs") {
+        let code = code(&text);
+        let has_query = ["sqlx::query", "query!(", "query_as!(", "query_scalar!("].iter().any(|q| code.contains(q));
+        let allowed = is_store(&file) || ["db", "schema"].contains(&room(&file));
+        assert!(!has_query || allowed, "{file} holds SQL: it belongs in the room's store.rs");
+    }
+}
+
+#[test]
+fn the_driver_is_known_to_stores_only() {
+    // The type of a connection passes through a room's use cases; everything else of the driver does not.
+    let offenders: Vec<String> = files("src", ".rs")
+        .into_iter()
+        .filter(|(file, text)| {
+            let code = code(text).replace("sqlx::PgConnection", "").replace("sqlx::Error", "");
+            mentions(&code, "sqlx") && !is_store(file) && !["db", "schema"].contains(&room(file))
+        })
+        .map(|(file, _)| file)
+        .collect();
+    assert!(offenders.is_empty(), "sqlx does not belong in {offenders:?}");
+}
+
+#[test]
+fn grpc_stays_at_the_edge() {
+    only_in("tonic", |file| {
+        is_rpc(file)
+            || ["server", "access", "cli", "app", "lib", "metrics"].contains(&room(file))
+            || file == "metrics.rs"
+    });
+}
+
+#[test]
+fn http_to_kanidm_stays_in_its_room() {
+    only_in("reqwest", |file| room(file) == "kanidm");
+}
+
+#[test]
+fn a_room_is_entered_by_its_door() {
+    for (file, text) in files("src", ".rs") {
+        let code = code(&text);
+        for other in ROOMS {
+            if room(&file) == other {
+                continue;
+            }
+            let back_door = format!("{other}::store");
+            assert!(!code.contains(&back_door), "{file} reaches into {back_door}");
+            let rpc = format!("crate::{other}::rpc");
+            assert!(!code.contains(&rpc), "{file} reaches into {rpc}");
+        }
+    }
+}
+
+#[test]
+fn the_ground_floor_knows_no_room() {
+    for (file, text) in files("src", ".rs") {
+        let ground = ["db", "seal", "context", "fault", "config", "schema", "telemetry"].contains(&room(&file));
+        if !ground {
+            continue;
+        }
+        for other in ROOMS.into_iter().chain(["kanidm", "server", "app", "cli"]) {
+            assert!(!mentions(&code(&text), &format!("crate::{other}")), "{file} knows {other}");
+        }
+    }
+}
+
+#[test]
+fn a_status_is_built_in_one_place() {
+    for (file, text) in files("src", ".rs") {
+        if room(&file) == "server" || room(&file) == "cli" {
+            continue;
+        }
+        let code = code(&text);
+        for call in [
+            "Status::new(",
+            "Status::internal(",
+            "Status::invalid_argument(",
+            "Status::unauthenticated(",
+            "Status::not_found(",
+            "Status::unavailable(",
+            "Status::permission_denied(",
+            "Status::unimplemented(",
+        ] {
+            assert!(!code.contains(call), "{file} builds a status: return a Fault");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_half_done() {
+    let words = ["todo!(", "unimplemented!(", "FIXME", "XXX", "#[ignore", "allow(dead_code)"];
+    for folder in ["src", "tests/it", "benches", "dev/support/src"] {
+        for (file, text) in files(folder, ".rs") {
+            for word in words {
+                assert!(!text.contains(word), "{folder}/{file} has {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_can_be_read_in_one_sitting() {
+    for (file, text) in files("src", ".rs") {
+        let lines = text.lines().count();
+        assert!(lines <= 600, "{file} has {lines} lines: move a wall");
+    }
+}

@@ -1,0 +1,77 @@
+//! Where dependencies come from and under which licence. Also a check that none of them is pulled from elsewhere than
+//! the registry.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::root;
+
+/// Licences that a product under Apache-2.0 can ship.
+const SHIPPED: [&str; 12] = [
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "MIT",
+    "MIT-0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "0BSD",
+    "Unlicense",
+    "Unicode-3.0",
+    "CC0-1.0",
+];
+/// Data that is shipped as it is.
+const DATA: [&str; 2] = ["CDLA-Permissive-2.0", "Unicode-DFS-2016"];
+/// What only development may use, on top.
+const DEVELOPMENT: [&str; 1] = ["MPL-2.0"];
+
+fn metadata(manifest: &str) -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--manifest-path"])
+        .arg(root().join(manifest))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Whether an SPDX expression leaves a choice that is allowed. `/` is the old way of writing OR.
+fn acceptable(expression: &str, allowed: &[&str]) -> bool {
+    let expression = expression.replace('/', " OR ").replace(['(', ')'], " ");
+    // Without nesting deeper than "(A OR B) AND C", which is all that occurs, AND binds last.
+    expression.split(" AND ").all(|part| part.split(" OR ").any(|licence| allowed.contains(&licence.trim())))
+}
+
+fn check(manifest: &str, allowed: &[&str]) {
+    let metadata = metadata(manifest);
+    let mut seen = 0;
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        match package["source"].as_str() {
+            None => continue,
+            Some(source) => assert!(source.starts_with("registry+"), "{name} comes from {source}"),
+        }
+        seen += 1;
+        let licence = package["license"].as_str().unwrap_or("none");
+        assert!(acceptable(licence, allowed), "{name} is under {licence}");
+    }
+    assert!(seen > 50, "only {seen} dependencies were looked at");
+}
+
+#[test]
+fn what_is_shipped_is_under_permissive_licences() {
+    check("Cargo.toml", &[SHIPPED.as_slice(), &DATA].concat());
+}
+
+#[test]
+fn expressions_are_read_as_spdx_means_them() {
+    assert!(acceptable("MIT OR GPL-3.0-only", &SHIPPED));
+    assert!(acceptable("(MIT OR Apache-2.0) AND Unicode-3.0", &SHIPPED));
+    assert!(acceptable("Unlicense/MIT", &SHIPPED));
+    assert!(!acceptable("MIT AND GPL-3.0-only", &SHIPPED));
+    assert!(!acceptable("MPL-2.0", &SHIPPED));
+    assert!(!acceptable("none", &SHIPPED));
+    assert!(acceptable("MPL-2.0", &DEVELOPMENT));
+}

@@ -1,0 +1,75 @@
+//! Pages that are generated from the sources. `SIDLE_WRITE_PAGES=1 cargo test --test house` writes them anew.
+
+use std::fmt::Write as _;
+
+use sidle::access::{Policy, policies};
+use sidle::fault::answers;
+
+use crate::root;
+
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+fn same(page: &str, expected: &str) {
+    let path = root().join(page);
+    if std::env::var("SIDLE_WRITE_PAGES").is_ok() {
+        std::fs::write(&path, expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == expected, "{page} is not current: run SIDLE_WRITE_PAGES=1 cargo test --test house");
+}
+
+#[test]
+fn errors_page_is_current() {
+    let mut page = String::from(
+        "# Errors\n\nGenerated from `proto/sidle/v1/errors.proto`. Every refusal is a `google.rpc.Status` with an `ErrorInfo` in \
+         the domain `sidle`; its reason is one of these and never changes its meaning or its code. Branch on reasons, never \
+         on message text. `ErrorInfo.metadata` carries the correlation id and the facts named here; `BadRequest` names \
+         fields, `RetryInfo` says how long to wait.\n\n",
+    );
+    for answer in answers() {
+        let code = CODES[usize::try_from(answer.code).unwrap()];
+        writeln!(page, "## {}\n\n`{code}`. {}\n\n**What to do.** {}\n", answer.name, answer.meaning, answer.remedy)
+            .unwrap();
+    }
+    same("docs/errors.md", page.trim_end());
+}
+
+#[test]
+fn permissions_page_is_current() {
+    let mut page = String::from(
+        "# Permissions\n\nGenerated from the `policy` option on every RPC in `proto/sidle/v1/`. What is not listed is denied.\n\n\
+         | RPC | Who may call it |\n|---|---|\n",
+    );
+    for (path, policy) in policies() {
+        let rpc = path.trim_start_matches("/sidle.v1.").replace('/', ".");
+        let who = match policy {
+            Policy::Public => "anybody".to_owned(),
+            Policy::Authenticated => "anybody who has signed in".to_owned(),
+            Policy::Own("") => "anybody who has signed in, for what is their own".to_owned(),
+            Policy::Own(permission) => {
+                format!("anybody who has signed in, for what is their own; others' with `{permission}`")
+            }
+            Policy::Permission(permission) => format!("`{permission}`"),
+        };
+        writeln!(page, "| {rpc} | {who} |").unwrap();
+    }
+    same("docs/permissions.md", page.trim_end());
+}

@@ -1,0 +1,27 @@
+//! Schema migrations as files: both ways there, every column explained, row-level security on every table.
+
+use crate::files;
+
+fn migrations(ending: &str) -> Vec<(String, String)> {
+    files("migrations", ending)
+}
+
+#[test]
+fn every_migration_goes_both_ways() {
+    let down: Vec<String> = migrations(".down.sql").into_iter().map(|(name, _)| name.replace(".down.", ".")).collect();
+    let up: Vec<String> = migrations(".up.sql").into_iter().map(|(name, _)| name.replace(".up.", ".")).collect();
+    assert_eq!(up, down);
+    let versions: Vec<&str> = up.iter().map(|name| name.split('_').next().unwrap()).collect();
+    assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "versions are unique and in order: {versions:?}");
+}
+
+#[test]
+fn functions_fix_their_search_path() {
+    for (file, text) in migrations(".up.sql") {
+        for function in text.split("CREATE FUNCTION ").skip(1) {
+            let head = function.split("$$").next().unwrap_or_default();
+            let name = function.split('(').next().unwrap_or_default().trim();
+            assert!(head.contains("SET search_path"), "{file}: {name} does not fix its search path");
+        }
+    }
+}

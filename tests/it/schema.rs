@@ -1,0 +1,155 @@
+//! The schema as the database sees it: both ways, explained, and walled.
+
+use sidle::config::Config;
+use sidle::context::Clock;
+use sidle::schema::Schema;
+use sidle_dev::postgres::Database;
+use sqlx::{Connection as _, PgConnection, Row as _};
+
+use crate::support::database;
+
+async fn schema(database: &Database) -> Schema {
+    let settings = [
+        ("SIDLE_SERVER__PLAINTEXT".to_owned(), "true".to_owned()),
+        ("SIDLE_DATABASE__OWNER_URL".to_owned(), database.owner_url.clone()),
+    ];
+    Schema::connect(&Config::load(None, settings).unwrap().database, Clock::system()).await.unwrap()
+}
+
+/// Everything that the catalogue says about tables, columns, indexes, policies, functions and triggers of ours.
+async fn shape(connection: &mut PgConnection) -> Vec<String> {
+    let query = "
+        SELECT 'column ' || table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' '
+               || coalesce(column_default, '') FROM information_schema.columns WHERE table_schema = 'public'
+        UNION ALL SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public'
+        UNION ALL SELECT 'policy ' || tablename || ' ' || policyname || ' ' || coalesce(qual, '') FROM pg_policies
+        UNION ALL SELECT 'function ' || oid::regprocedure || ' ' || coalesce(array_to_string(proacl, ','), '') || md5(prosrc)
+                  FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+        UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+                  WHERE connamespace = 'public'::regnamespace
+        ORDER BY 1";
+    sqlx::query_scalar(query).fetch_all(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn every_migration_can_be_taken_back_and_applied_again() {
+    let database = database().await;
+    let mut schema = schema(&database).await;
+    let mut look = PgConnection::connect(&database.owner_url).await.unwrap();
+    let before = shape(&mut look).await;
+    assert!(before.len() > 100, "the schema is there");
+
+    let status = schema.status().await.unwrap();
+    assert!(status.iter().all(|migration| migration.applied.is_some()), "the template has everything applied");
+    for migration in status.iter().rev() {
+        schema
+            .down(migration.version - 1, false)
+            .await
+            .unwrap_or_else(|e| panic!("down {}: {e:?}", migration.filename));
+    }
+    let left: Vec<String> =
+        shape(&mut look).await.into_iter().filter(|line| !line.contains("schema_migrations")).collect();
+    assert!(left.is_empty(), "left behind: {left:#?}");
+    schema.up(false).await.unwrap();
+    assert_eq!(shape(&mut look).await, before);
+}
+
+#[tokio::test]
+async fn two_runs_at_once_apply_everything_once() {
+    let database = Database::create("sidle_test", None).await.unwrap();
+    let (mut first, mut second) = (schema(&database).await, schema(&database).await);
+    let (first, second) = tokio::join!(first.up(false), second.up(false));
+    let mut applied = first.unwrap().files;
+    applied.extend(second.unwrap().files);
+    let mut once = applied.clone();
+    once.dedup();
+    assert_eq!(applied, once);
+    assert!(!applied.is_empty());
+}
+
+#[tokio::test]
+async fn a_dry_run_changes_nothing() {
+    let database = Database::create("sidle_test", None).await.unwrap();
+    let mut schema = schema(&database).await;
+    let plan = schema.up(true).await.unwrap();
+    assert_eq!(plan.files.first().map(String::as_str), Some("0001_foundation.up.sql"));
+    assert!(schema.status().await.unwrap().iter().all(|migration| migration.applied.is_none()));
+}
+
+#[tokio::test]
+async fn every_table_and_column_is_explained() {
+    let database = database().await;
+    let mut look = PgConnection::connect(&database.owner_url).await.unwrap();
+    let bare: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname || coalesce('.' || a.attname, '') FROM pg_class c
+         LEFT JOIN LATERAL (SELECT attname, attnum FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+                            UNION ALL SELECT NULL, 0) a ON true
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+           AND col_description(c.oid, a.attnum) IS NULL AND (a.attnum > 0 OR obj_description(c.oid) IS NULL)",
+    )
+    .fetch_all(&mut look)
+    .await
+    .unwrap();
+    assert!(bare.is_empty(), "without a comment: {bare:?}");
+}
+
+#[tokio::test]
+async fn the_application_role_owns_nothing_and_is_walled_everywhere() {
+    let database = database().await;
+    let mut look = PgConnection::connect(&database.owner_url).await.unwrap();
+    let open: Vec<String> = sqlx::query_scalar(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+         AND NOT (relrowsecurity AND relforcerowsecurity) AND has_table_privilege('sidle_app', oid, 'SELECT, INSERT, UPDATE, DELETE')",
+    )
+    .fetch_all(&mut look)
+    .await
+    .unwrap();
+    assert!(open.is_empty(), "tables that the application reaches without forced row-level security: {open:?}");
+
+    let role = sqlx::query(
+        "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = 'sidle_app'",
+    );
+    let role = role.fetch_one(&mut look).await.unwrap();
+    for right in ["rolsuper", "rolbypassrls", "rolcreaterole", "rolcreatedb"] {
+        assert!(!role.get::<bool, _>(right), "{right}");
+    }
+    let owned: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_class WHERE relowner = 'sidle_app'::regrole")
+        .fetch_one(&mut look)
+        .await
+        .unwrap();
+    assert_eq!(owned, 0);
+
+    let everybodys: Vec<String> = sqlx::query_scalar(
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef
+         AND has_function_privilege('public', oid, 'EXECUTE')",
+    )
+    .fetch_all(&mut look)
+    .await
+    .unwrap();
+    assert!(everybodys.is_empty(), "functions that run as the owner for everybody: {everybodys:?}");
+}
+
+/// With no tenant set there is nothing to see, whatever lies there.
+#[tokio::test]
+async fn without_a_tenant_no_row_is_visible() {
+    let server = crate::support::TestServer::start().await;
+    let tenant = server.tenant("walls").await;
+    server.user(tenant, "someone@walls.example", "SYSTEM_ADMIN").await;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v')
+         AND relrowsecurity AND has_table_privilege('sidle_app', oid, 'SELECT')",
+    )
+    .fetch_all(server.sql())
+    .await
+    .unwrap();
+    assert!(tables.len() >= 9, "{tables:?}");
+    let mut app = PgConnection::connect(&server.setup.database().app_url).await.unwrap();
+    for table in tables {
+        let count = format!("SELECT count(*) FROM {table}");
+        let rows: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&mut app).await.unwrap();
+        assert_eq!(rows, 0, "{table}");
+    }
+    let all: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(server.sql()).await.unwrap();
+    assert!(all > 0, "there was something to see");
+}
