@@ -44,6 +44,8 @@ event_types! {
     UserCreated => "user.created",
     /// A user's record was changed.
     UserUpdated => "user.updated",
+    /// A user's rights changed, so that access tokens from before are no longer accepted.
+    UserAccessChanged => "user.access_changed",
     /// A user was switched off.
     UserDisabled => "user.disabled",
     /// A user was switched on again.

@@ -99,12 +99,18 @@ mod tests {
     #[test]
     fn keys_are_sorted_and_nothing_is_superfluous() {
         let value = json!({"b": [1, true, null], "a": {"z": "\u{1}\n\"", "é": -5}, "\u{1F600}": 0, "\u{fb33}": 0});
-        assert_eq!(text(&value), "{\"a\":{\"z\":\"\\u0001\\n\\\"\",\"é\":-5},\"b\":[1,true,null],\"\u{1F600}\":0,\"\u{fb33}\":0}");
+        assert_eq!(
+            text(&value),
+            "{\"a\":{\"z\":\"\\u0001\\n\\\"\",\"é\":-5},\"b\":[1,true,null],\"\u{1F600}\":0,\"\u{fb33}\":0}"
+        );
     }
 
     #[test]
     fn numbers_that_languages_read_differently_become_text() {
-        assert_eq!(text(&storable(json!({"a": 1.5, "b": 9_007_199_254_740_993_i64, "c": 7}))), r#"{"a":"1.5","b":"9007199254740993","c":7}"#);
+        assert_eq!(
+            text(&storable(json!({"a": 1.5, "b": 9_007_199_254_740_993_i64, "c": 7}))),
+            r#"{"a":"1.5","b":"9007199254740993","c":7}"#
+        );
         assert_eq!(storable(json!({"a": "x\u{0}y"})), json!({"a": "x\u{fffd}y"}));
     }
 

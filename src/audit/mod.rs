@@ -1,1 +1,25 @@
-//! Room of audit.
+//! The audit log: what happened, in one order that is the same for everybody. Writers record into an inbox in the
+//! transaction of their change, the sequencer gives positions to what is committed, the feed hands it out live.
+//! Knows no other service's tables; the other services know [`Recorder`], [`Event`], [`Log`] and [`Feed`].
+
+mod event;
+mod event_type;
+mod feed;
+mod filter;
+mod json;
+mod leaf;
+mod log;
+mod personal;
+mod recording;
+mod sequencer;
+mod store;
+mod stored;
+
+pub use self::event::{ActorKind, Event, Outcome};
+pub use self::event_type::EventType;
+pub use self::feed::Feed;
+pub use self::filter::{Filter, Wanted};
+pub use self::log::{Follow, Key, Log, Page, Progress, Start};
+pub use self::recording::{Prepared, Recorder};
+pub use self::sequencer::{Sequencer, Step};
+pub use self::stored::{Opened, OpenedPart, StoredEvent};

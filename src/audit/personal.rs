@@ -45,7 +45,8 @@ impl SubjectKey {
     /// `INTERNAL` when it was wrapped under a key that the keyring lacks, or for another subject.
     pub(super) fn unwrap(keyring: &Keyring, subject: Uuid, wrapped: &[u8]) -> Result<Self> {
         let key = keyring.open(wrapping_place(subject), wrapped)?;
-        let key = XChaCha20Poly1305::new_from_slice(&key).map_err(|_| crate::fault::Fault::internal("a subject key has the wrong length"))?;
+        let key = XChaCha20Poly1305::new_from_slice(&key)
+            .map_err(|_| crate::fault::Fault::internal("a subject key has the wrong length"))?;
         Ok(Self(key))
     }
 
@@ -54,7 +55,8 @@ impl SubjectKey {
         let nonce: [u8; NONCE] = entropy.array();
         let aad = associated_data(event_id, part);
         // Fails only beyond 256 GiB.
-        let ciphertext = self.0.encrypt(XNonce::from_slice(&nonce), Payload { msg: opening, aad: &aad }).unwrap_or_default();
+        let ciphertext =
+            self.0.encrypt(XNonce::from_slice(&nonce), Payload { msg: opening, aad: &aad }).unwrap_or_default();
         [&[FORMAT], nonce.as_slice(), &ciphertext].concat()
     }
 

@@ -56,7 +56,11 @@ impl Recorder {
     ///
     /// # Errors
     /// When the database fails; the transaction must then not be committed.
-    pub async fn record_all(&self, connection: &mut PgConnection, events: impl IntoIterator<Item = Event>) -> Result<()> {
+    pub async fn record_all(
+        &self,
+        connection: &mut PgConnection,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Result<()> {
         let (events, personal): (Vec<Value>, Vec<Option<Vec<u8>>>) = events
             .into_iter()
             .map(|event| self.prepare(event))
@@ -153,12 +157,17 @@ mod tests {
     }
 
     fn call() -> Call {
-        Call { address: Some([203, 0, 113, 7].into()), user_agent: Some("grpcurl".to_owned()), ..Call::internal(Uuid::nil()) }
+        Call {
+            address: Some([203, 0, 113, 7].into()),
+            user_agent: Some("grpcurl".to_owned()),
+            ..Call::internal(Uuid::nil())
+        }
     }
 
     #[test]
     fn what_is_personal_is_only_in_the_sealed_part() {
-        let event = Event::new(EventType::UserLoginRefused, &call()).personal("email", "ann@example.com").detail("count", 3);
+        let event =
+            Event::new(EventType::UserLoginRefused, &call()).personal("email", "ann@example.com").detail("count", 3);
         let prepared = recorder().prepare(event);
         let open = prepared.event.to_string();
         for secret in ["ann@example.com", "203.0.113.7", "grpcurl"] {

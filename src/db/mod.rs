@@ -4,7 +4,7 @@ mod errors;
 
 use std::ops::{Deref, DerefMut};
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool, Postgres};
 use uuid::Uuid;
 
@@ -142,6 +142,23 @@ impl Db {
     /// `DATABASE_UNAVAILABLE` when the database cannot be reached.
     pub async fn direct(&self) -> Result<PgConnection> {
         Ok(self.direct.connect().await?)
+    }
+
+    /// Listens for notifications on `channel`, on a connection of its own past any transaction pooler.
+    ///
+    /// # Errors
+    /// `DATABASE_UNAVAILABLE` when the database cannot be reached.
+    pub async fn listen(&self, channel: &str) -> Result<PgListener> {
+        // The driver's listener takes its connection from a pool; a pool of one gives it nobody else's.
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.pool.options().get_acquire_timeout())
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(self.direct.clone());
+        let mut listener = PgListener::connect_with(&own).await?;
+        listener.listen(channel).await?;
+        Ok(listener)
     }
 
     /// How the pool is used at the moment.
