@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_broken_file_names_the_line_and_does_not_quote_it() {
         let error = load("[database]\nurl = \"postgres://a:secret@b\nx", &[]).unwrap_err();
-        assert!(error.contains("line 2") && !error.contains("secret"), "{error}");
+        assert!(error.contains("line 3") && !error.contains("secret"), "{error}");
     }
 
     #[test]
