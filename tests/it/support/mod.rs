@@ -4,7 +4,7 @@ mod server;
 
 use std::sync::OnceLock;
 
-pub use self::server::{ADMIN_PASSWORD, Client, Setup, TestServer};
+pub use self::server::{ADMIN_PASSWORD, Authorized, Bearer, Client, Setup, TestServer};
 use sidle_dev::kanidm::Kanidm;
 use sidle_dev::postgres::Database;
 

@@ -126,6 +126,13 @@ pub type Authorized = InterceptedService<Channel, Bearer>;
 #[derive(Clone)]
 pub struct Bearer(Option<MetadataValue<Ascii>>);
 
+impl Bearer {
+    /// Sends `token`; nothing for the empty one.
+    pub fn new(token: &str) -> Self {
+        Self((!token.is_empty()).then(|| format!("Bearer {token}").parse().unwrap()))
+    }
+}
+
 impl tonic::service::Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(value) = &self.0 {
@@ -168,8 +175,7 @@ impl TestServer {
 
     /// Clients that send this access token; none for the empty one.
     pub fn client(&self, token: &str) -> Client {
-        let bearer = Bearer((!token.is_empty()).then(|| format!("Bearer {token}").parse().unwrap()));
-        let channel = InterceptedService::new(self.channel.clone(), bearer);
+        let channel = InterceptedService::new(self.channel.clone(), Bearer::new(token));
         Client {
             authenticate: proto::authenticate_service_client::AuthenticateServiceClient::new(channel.clone()),
             session: proto::session_service_client::SessionServiceClient::new(channel.clone()),

@@ -1,0 +1,153 @@
+//! `VerifyToken` beside an RPC of the same message sizes behind the same layers that does nothing.
+
+use std::convert::Infallible;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
+
+use futures_util::future::{BoxFuture, join_all};
+use sidle::access::layer::Gate;
+use sidle::proto;
+use sidle::proto::authenticate_service_client::AuthenticateServiceClient;
+use sidle::server::codec::Codec;
+use sidle::server::{Edge, bind, serve};
+use tonic::codegen::http;
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use crate::support::{Authorized, TestServer};
+use crate::{Row, row};
+
+const CALLERS: usize = 32;
+const CALLS: usize = 250;
+const ROUNDS: usize = 15;
+
+type Client = AuthenticateServiceClient<Authorized>;
+
+/// Answers `VerifyToken` with an answer made beforehand.
+#[derive(Clone)]
+struct Nothing {
+    answer: proto::VerifyTokenResponse,
+}
+
+impl NamedService for Nothing {
+    const NAME: &'static str = "sidle.v1.AuthenticateService";
+}
+
+impl UnaryService<proto::VerifyTokenRequest> for Nothing {
+    type Response = proto::VerifyTokenResponse;
+    type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
+    fn call(&mut self, _: Request<proto::VerifyTokenRequest>) -> Self::Future {
+        let answer = self.answer.clone();
+        Box::pin(async move { Ok(Response::new(answer)) })
+    }
+}
+
+impl tower::Service<http::Request<tonic::body::Body>> for Nothing {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let nothing = self.clone();
+        Box::pin(async move {
+            let codec = Codec::<proto::VerifyTokenResponse, proto::VerifyTokenRequest>::default();
+            Ok(Grpc::new(codec).unary(nothing, request).await)
+        })
+    }
+}
+
+/// Calls a second with `CALLERS` at once, each taking the next of `tokens`.
+async fn rate(client: &Client, audience: &str, tokens: &[String]) -> f64 {
+    let begun = Instant::now();
+    join_all((0..CALLERS).map(|caller| {
+        let mut client = client.clone();
+        async move {
+            for call in 0..CALLS {
+                let token = tokens[(caller * CALLS + call) % tokens.len()].clone();
+                let request = proto::VerifyTokenRequest { token, audience: audience.to_owned() };
+                client.verify_token(request).await.expect("verified");
+            }
+        }
+    }))
+    .await;
+    (CALLERS * CALLS) as f64 / begun.elapsed().as_secs_f64()
+}
+
+pub async fn run() -> Vec<Row> {
+    let server = TestServer::start().await;
+    let audience = server.app().config.tokens.audience.clone();
+    let tenant = server.tenant("bench").await;
+    server.user(tenant, "root@bench.example", "SYSTEM_ADMIN").await;
+    let caller = server.sign_in("root@bench.example").await.access_token;
+    let ours = server.client(&caller).authenticate;
+
+    // The same layers in front of the service that does nothing.
+    let request = proto::VerifyTokenRequest { token: caller.clone(), audience: audience.clone() };
+    let answer = ours.clone().verify_token(request).await.expect("verified").into_inner();
+    let app = server.app().clone();
+    let gate = Gate { verifier: app.verifier.clone(), audience: audience.as_str().into(), open_reflection: false };
+    let edge = Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate);
+    let router = edge.wrap(Routes::new(Nothing { answer }).into_axum_router());
+    let bound = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let url = format!("http://{}", bound.address);
+    let (config, stop) = (app.config.clone(), app.stop.clone());
+    tokio::spawn(async move { serve(bound, &config.server, router, stop).await });
+    let channel = tonic::transport::Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+    let bearer = crate::support::Bearer::new(&caller);
+    let nothing = AuthenticateServiceClient::with_interceptor(channel, bearer);
+
+    let seen = vec![caller.clone()];
+    let mut known = Vec::new();
+    rate(&ours, &audience, &seen).await;
+    rate(&nothing, &audience, &seen).await;
+    for _ in 0..ROUNDS {
+        known.push((rate(&ours, &audience, &seen).await, rate(&nothing, &audience, &seen).await));
+    }
+
+    // Tokens that no replica has seen: each round uses fresh ones, once each.
+    let mut fresh = Vec::new();
+    for _ in 0..3 {
+        let mut tokens = Vec::with_capacity(CALLERS * CALLS);
+        for _ in 0..CALLERS * CALLS / 20 {
+            tokens.push(server.sign_in("root@bench.example").await.access_token);
+        }
+        let count = tokens.len();
+        let begun = Instant::now();
+        join_all(tokens.chunks(count.div_ceil(CALLERS)).map(|tokens| {
+            let (mut client, audience) = (ours.clone(), audience.clone());
+            async move {
+                for token in tokens {
+                    let request = proto::VerifyTokenRequest { token: token.clone(), audience: audience.clone() };
+                    client.verify_token(request).await.expect("verified");
+                }
+            }
+        }))
+        .await;
+        let ours_rate = count as f64 / begun.elapsed().as_secs_f64();
+        fresh.push((ours_rate, signature_rate()));
+    }
+    let calls = format!("{CALLERS} callers on one connection");
+    vec![
+        row("VerifyToken, token seen before", "empty RPC behind the same layers", "≥ 0.9", &known, calls),
+        row("VerifyToken, new tokens", "bare Ed25519 checks on one core", "beside it", &fresh, String::new()),
+    ]
+}
+
+/// Bare signature checks a second on one core.
+fn signature_rate() -> f64 {
+    use ed25519_dalek::{Signer, SigningKey, Verifier};
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let message = [1u8; 600];
+    let signature = key.sign(&message);
+    let begun = Instant::now();
+    let checks = 5000;
+    for _ in 0..checks {
+        key.verifying_key().verify(&message, &signature).unwrap();
+    }
+    f64::from(checks) / begun.elapsed().as_secs_f64()
+}
