@@ -10,6 +10,10 @@ use tokio::process::{Child, Command};
 
 use crate::{Result, random_word, variable};
 
+/// Groups that give Sidle's service account its rights: to create persons and groups, and to read a person's address and
+/// credential status, without which a person that is there already cannot be told from one that was taken over.
+pub const RIGHTS: [&str; 3] = ["idm_people_on_boarding", "idm_group_admins", "idm_account_mail_read"];
+
 /// A running Kanidm and its administrator's way in.
 pub struct Kanidm {
     /// Base URL.
@@ -105,7 +109,7 @@ impl Kanidm {
             "name": [name], "displayname": ["Sidle"], "entry_managed_by": ["idm_admins"],
         }});
         self.post("/v1/service_account", &account).await?;
-        for group in ["idm_people_on_boarding", "idm_group_admins"] {
+        for group in RIGHTS {
             self.post(&format!("/v1/group/{group}/_attr/member"), &json!([name])).await?;
         }
         let token = json!({ "label": "sidle", "expiry": null, "read_write": true });
