@@ -65,9 +65,9 @@ async fn poke(server: &TestServer, path: &str, token: &str) -> Option<tonic::Sta
     match grpc.server_streaming(request, path, codec).await {
         Err(status) => Some(status),
         Ok(response) => {
-            let first = response.into_inner().message();
+            let mut stream = response.into_inner();
             // A stream without anything to say yet is a stream that works.
-            let waited = tokio::time::timeout(std::time::Duration::from_millis(200), first).await;
+            let waited = tokio::time::timeout(std::time::Duration::from_millis(200), stream.message()).await;
             waited.ok().and_then(Result::err)
         }
     }
