@@ -10,6 +10,7 @@ use tonic_health::server::HealthService;
 
 use crate::access::layer::Gate;
 use crate::access::paging::Paging;
+use crate::audit::{Feed, Log, Recorder, Sequencer};
 use crate::config::Config;
 use crate::context::Context;
 use crate::db::Db;
@@ -43,6 +44,12 @@ pub struct App {
     pub metrics: Metrics,
     /// Page tokens and cursors.
     pub paging: Paging,
+    /// Writes audit events.
+    pub recorder: Recorder,
+    /// The live end of the audit log.
+    pub feed: Feed,
+    /// Reads the audit log.
+    pub log: Log,
     /// Checks access tokens.
     pub verifier: Verifier,
     /// Health.
@@ -74,7 +81,11 @@ impl App {
         let db = Db::new(&config.database)?;
         let reporter = tonic_health::server::HealthReporter::new();
         let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+        let feed = Feed::new(db.clone(), context.clone());
         Ok(Self {
+            recorder: Recorder::new(context.clone(), keyring.clone()),
+            log: Log::new(db.clone(), feed.clone()),
+            feed,
             paging: Paging::new(&keyring),
             verifier: Verifier::default(),
             metrics: Metrics::new(),
@@ -119,9 +130,19 @@ impl App {
     }
 
     /// What runs beside the calls: each ends when `stop` is cancelled.
-    async fn start_workers(&self, _tasks: &mut JoinSet<Result<()>>) -> Result<()> {
+    async fn start_workers(&self, tasks: &mut JoinSet<Result<()>>) -> Result<()> {
+        let (db, context, keyring) = (self.db.clone(), self.context.clone(), self.keyring.clone());
+        let sequencer = Sequencer::new(db, context, keyring, self.recorder.clone(), self.metrics.clone());
+        tasks.spawn(finish(sequencer.run(self.stop.clone())));
+        tasks.spawn(finish(self.feed.clone().run(self.stop.clone())));
         Ok(())
     }
+}
+
+/// A worker that can only end by being stopped, as a task that could fail.
+async fn finish(work: impl Future<Output = ()>) -> Result<()> {
+    work.await;
+    Ok(())
 }
 
 impl Health {

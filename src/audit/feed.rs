@@ -56,10 +56,22 @@ struct Subscribers {
     to_tenant: HashMap<Uuid, HashMap<u64, mpsc::Sender<Delivery>>>,
 }
 
-/// The oldest event that waits for its position, and since when it has been seen to.
+/// The oldest event that waits for its position, and since when it has been seen to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stalled {
     inbox_id: i64,
     since: Instant,
+}
+
+impl Stalled {
+    /// After a look at `now` that found `waiting`. An older event that was committed later says nothing about the one
+    /// that has waited all along.
+    fn update(known: Option<Self>, waiting: Option<i64>, now: Instant) -> Option<Self> {
+        waiting.map(|inbox_id| match known {
+            Some(known) if inbox_id <= known.inbox_id => known,
+            _ => Self { inbox_id, since: now },
+        })
+    }
 }
 
 impl std::fmt::Debug for Feed {
@@ -122,6 +134,10 @@ impl Feed {
     pub async fn reached(&self, position: i64) {
         // Fails only when the feed is gone, and this holds it.
         let _ = self.shared.position.subscribe().wait_for(|known| known.is_some_and(|known| known >= position)).await;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.shared.closed.is_cancelled()
     }
 
     /// Waits for the end of the feed.
@@ -196,11 +212,8 @@ impl Feed {
         let more = events.len() as i64 == PAGE;
         self.deliver(events);
         if !more {
-            *stalled = waiting.map(|inbox_id| match stalled.take() {
-                Some(known) if inbox_id <= known.inbox_id => known,
-                _ => Stalled { inbox_id, since: began },
-            });
-            *lock(&self.shared.confirmed) = Some(stalled.as_ref().map_or(began, |stalled| stalled.since));
+            *stalled = Stalled::update(stalled.take(), waiting, began);
+            *lock(&self.shared.confirmed) = Some(stalled.map_or(began, |stalled| stalled.since));
         }
         Ok(more)
     }
@@ -275,5 +288,22 @@ impl Drop for Subscription {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_waits_makes_the_feed_age_and_one_that_moves_on_does_not() {
+        let start = Context::system().clock.instant();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let first = Stalled::update(None, Some(5), at(1));
+        assert_eq!(first, Some(Stalled { inbox_id: 5, since: at(1) }));
+        assert_eq!(Stalled::update(first, Some(5), at(9)), first, "it still waits");
+        assert_eq!(Stalled::update(first, Some(3), at(9)), first, "it may still wait behind one that committed late");
+        assert_eq!(Stalled::update(first, Some(6), at(9)), Some(Stalled { inbox_id: 6, since: at(9) }), "it moved on");
+        assert_eq!(Stalled::update(first, None, at(9)), None);
     }
 }

@@ -210,6 +210,9 @@ impl Follow {
             }
         }
         self.position = self.position.max(self.scanned);
+        if self.log.feed.is_closed() {
+            return Ok(Progress::End);
+        }
         match (&mut self.live, self.goal) {
             (Some(live), None) => {
                 let delivery = tokio::select! {

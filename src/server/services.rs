@@ -4,6 +4,8 @@ use axum::Router;
 use tonic::service::Routes;
 
 use crate::app::App;
+use crate::audit;
+use crate::proto::audit_service_server::AuditServiceServer;
 
 /// The descriptors of the contract, for reflection.
 pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sidle_descriptor.bin"));
@@ -19,12 +21,19 @@ pub const NAMES: [&str; 5] = [
 
 /// Registers everything.
 pub fn register(app: &App) -> Result<Router, tonic_reflection::server::Error> {
+    let largest = app.config.server.max_message_bytes;
     let mut routes = Routes::builder();
     routes
+        .add_service(AuditServiceServer::new(audit(app)).max_decoding_message_size(largest))
         .add_service(app.health.service.clone())
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes().into_axum_router())
+}
+
+fn audit(app: &App) -> audit::Service {
+    let (log, context, keyring) = (app.log.clone(), app.context.clone(), app.keyring.clone());
+    audit::Service::new(log, context, keyring, app.paging.clone(), app.verifier.clone())
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

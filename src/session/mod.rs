@@ -16,6 +16,11 @@ impl Verifier {
         Err(Fault::new(Reason::InvalidToken, "The token is not accepted."))
     }
 
+    /// Whether a principal from earlier is still welcome: its token neither expired nor revoked since.
+    pub fn recheck(&self, _principal: &Principal) -> Result<()> {
+        Err(Fault::new(Reason::Unauthenticated, "The access token is not accepted."))
+    }
+
     /// Age of the picture of revocations.
     pub fn revocation_age(&self) -> Option<Duration> {
         None

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::print_stderr, reason = "tests")]
 #![allow(missing_docs, reason = "tests")]
 
+mod audit;
 mod contract;
 mod edge;
 mod schema;

@@ -1,0 +1,223 @@
+//! The audit log's RPCs: read the request, read the log, write the response.
+
+mod convert;
+mod stream;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use serde::Serialize;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{Filter, Key, Log, Page, Start, Wanted};
+use crate::access::paging::{Paging, page_size};
+use crate::access::{Call, input};
+use crate::context::Context;
+use crate::db::Scope;
+use crate::fault::{Fault, Result};
+use crate::proto::audit_service_server::AuditService;
+use crate::proto::*;
+use crate::seal::Keyring;
+use crate::session::Verifier;
+
+const READ: &str = "audit.read";
+const LIST: &str = "ListEvents";
+const STREAM: &str = "StreamEvents";
+
+/// `sidle.v1.AuditService`.
+#[derive(Clone)]
+pub struct Service {
+    log: Log,
+    context: Context,
+    keyring: Keyring,
+    paging: Paging,
+    verifier: Verifier,
+}
+
+/// What a cursor is bound to besides its caller.
+#[derive(Clone, Debug, Serialize)]
+struct Bound {
+    tenant: Option<Uuid>,
+    wanted: Wanted,
+    recorded_from: Option<i64>,
+    recorded_before: Option<i64>,
+    newest_first: bool,
+}
+
+impl Bound {
+    fn to_filter(scope: Scope, wanted: &Wanted) -> Self {
+        Self {
+            tenant: scope.tenant(),
+            wanted: wanted.clone(),
+            recorded_from: None,
+            recorded_before: None,
+            newest_first: false,
+        }
+    }
+}
+
+impl Service {
+    /// The service over `log`; `verifier` says whether the caller of an open stream is still welcome.
+    pub fn new(log: Log, context: Context, keyring: Keyring, paging: Paging, verifier: Verifier) -> Self {
+        Self { log, context, keyring, paging, verifier }
+    }
+
+    /// The caller's reach, narrowed to the tenant that the filter names, and what the filter wants.
+    fn filter(call: &Call, filter: Option<&AuditFilter>) -> Result<(Scope, Wanted)> {
+        let nothing = AuditFilter::default();
+        let filter = filter.unwrap_or(&nothing);
+        let tenant = input::optional_uuid("filter.tenant_id", &filter.tenant_id)?;
+        Ok((call.principal()?.authorize(READ, tenant)?, convert::wanted(filter)?))
+    }
+
+    async fn get(&self, call: &Call, request: GetEventRequest) -> Result<GetEventResponse> {
+        let key = match request.event {
+            Some(get_event_request::Event::EventId(id)) => Key::Id(input::uuid("event_id", &id)?),
+            Some(get_event_request::Event::Position(position)) => Key::Position(position),
+            None => return Err(Fault::field("event", "must be given by event_id or position")),
+        };
+        let scope = call.principal()?.authorize(READ, None)?;
+        let event = self.log.get(scope, key).await?;
+        let opened = event.open(&self.keyring);
+        let opening =
+            |part: &Option<super::OpenedPart>| part.as_ref().map(|part| part.opening.clone()).unwrap_or_default();
+        Ok(GetEventResponse {
+            origin_opening: opening(&opened.origin),
+            personal_opening: opening(&opened.personal),
+            leaf: event.leaf.clone(),
+            event: Some(convert::event(&event, &self.keyring)),
+        })
+    }
+
+    async fn list(&self, call: &Call, request: ListEventsRequest) -> Result<ListEventsResponse> {
+        let (scope, wanted) = Self::filter(call, request.filter.as_ref())?;
+        let size = page_size(request.page_size)?;
+        let newest_first = convert::newest_first(request.order)?;
+        let time =
+            |field, time: Option<prost_types::Timestamp>| time.map(|time| input::from_proto(field, &time)).transpose();
+        let from = time("recorded_from", request.recorded_from)?;
+        let before = time("recorded_before", request.recorded_before)?;
+        let bound = Bound {
+            recorded_from: from.map(|time| time.timestamp_micros()),
+            recorded_before: before.map(|time| time.timestamp_micros()),
+            newest_first,
+            ..Bound::to_filter(scope, &wanted)
+        };
+        let mut page = Page { size: size + 1, newest_first, ..Page::default() };
+        if let Some(from) = from {
+            page.after = self.log.before(from).await?;
+        }
+        if let Some(before) = before {
+            page.until = Some(self.log.before(before).await?);
+        }
+        match self.paging.decode::<i64>(call, LIST, &bound, &request.page_token)? {
+            Some(last) if newest_first => page.until = Some(last - 1),
+            Some(last) => page.after = last,
+            None => {}
+        }
+        let mut events = self.log.list(&Filter::wanting(scope, wanted), page).await?;
+        let more = events.len() as i64 > size;
+        events.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+        let last = events.last().filter(|_| more).map(|event| event.position);
+        Ok(ListEventsResponse {
+            next_page_token: last.map(|last| self.paging.encode(call, LIST, &bound, &last)).unwrap_or_default(),
+            events: events.iter().map(|event| convert::event(event, &self.keyring)).collect(),
+        })
+    }
+
+    async fn stream(&self, call: Call, request: StreamEventsRequest) -> Result<stream::Stream> {
+        let (scope, wanted) = Self::filter(&call, request.filter.as_ref())?;
+        let heartbeat = convert::heartbeat(request.heartbeat_interval)?;
+        let bound = Bound::to_filter(scope, &wanted);
+        let start = match request.start {
+            None | Some(stream_events_request::Start::FromNow(true)) => Start::Now,
+            Some(stream_events_request::Start::FromBeginning(true)) => Start::Beginning,
+            Some(stream_events_request::Start::FromNow(false)) => {
+                return Err(Fault::field("from_now", "must be true when set"));
+            }
+            Some(stream_events_request::Start::FromBeginning(false)) => {
+                return Err(Fault::field("from_beginning", "must be true when set"));
+            }
+            Some(stream_events_request::Start::RecordedFrom(time)) => {
+                Start::Time(input::from_proto("recorded_from", &time)?)
+            }
+            Some(stream_events_request::Start::Cursor(cursor)) => {
+                let position = self.paging.decode(&call, STREAM, &bound, &cursor)?;
+                Start::After(position.ok_or_else(|| {
+                    Fault::field("cursor", "must not be empty; leave the start unset to begin with now")
+                })?)
+            }
+        };
+        let after = self.log.resolve(start).await?;
+        let follow = self.log.follow(Filter::wanting(scope, wanted), after);
+        Ok(stream::Stream::new(self.clone(), call, follow, bound, heartbeat))
+    }
+}
+
+#[tonic::async_trait]
+impl AuditService for Service {
+    async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<GetEventResponse>, Status> {
+        let call = Call::of(&request)?;
+        Ok(Response::new(self.get(&call, request.into_inner()).await?))
+    }
+
+    async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<ListEventsResponse>, Status> {
+        let call = Call::of(&request)?;
+        Ok(Response::new(self.list(&call, request.into_inner()).await?))
+    }
+
+    type StreamEventsStream = BoxStream<'static, Result<StreamEventsResponse, Status>>;
+
+    async fn stream_events(
+        &self,
+        request: Request<StreamEventsRequest>,
+    ) -> Result<Response<Self::StreamEventsStream>, Status> {
+        let call = Call::of(&request)?;
+        let stream = Self::stream(self, call, request.into_inner()).await?;
+        Ok(Response::new(stream.messages().map(|message| Ok(message?)).boxed()))
+    }
+
+    type ExportEventsStream = BoxStream<'static, Result<ExportEventsResponse, Status>>;
+
+    async fn export_events(
+        &self,
+        _request: Request<ExportEventsRequest>,
+    ) -> Result<Response<Self::ExportEventsStream>, Status> {
+        Err(Fault::not_implemented("ExportEvents").into())
+    }
+
+    async fn record_events(
+        &self,
+        _request: Request<RecordEventsRequest>,
+    ) -> Result<Response<RecordEventsResponse>, Status> {
+        Err(Fault::not_implemented("RecordEvents").into())
+    }
+
+    async fn get_checkpoint(
+        &self,
+        _request: Request<GetCheckpointRequest>,
+    ) -> Result<Response<GetCheckpointResponse>, Status> {
+        Err(Fault::not_implemented("GetCheckpoint").into())
+    }
+
+    async fn get_inclusion_proof(
+        &self,
+        _request: Request<GetInclusionProofRequest>,
+    ) -> Result<Response<GetInclusionProofResponse>, Status> {
+        Err(Fault::not_implemented("GetInclusionProof").into())
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        _request: Request<GetConsistencyProofRequest>,
+    ) -> Result<Response<GetConsistencyProofResponse>, Status> {
+        Err(Fault::not_implemented("GetConsistencyProof").into())
+    }
+
+    async fn erase_subject(
+        &self,
+        _request: Request<EraseSubjectRequest>,
+    ) -> Result<Response<EraseSubjectResponse>, Status> {
+        Err(Fault::not_implemented("EraseSubject").into())
+    }
+}
