@@ -4,9 +4,12 @@
 mod client;
 mod error;
 mod groups;
+mod id_token;
+mod oidc;
 mod persons;
 
 pub use self::client::{Answer, Body, Credential, Kanidm};
 pub use self::error::{KanidmError, Result};
 pub use self::groups::Group;
+pub use self::oidc::{Authorization, Oidc, Renewed, SignedIn, unavailable};
 pub use self::persons::{NewPerson, Person, Taken};

@@ -1,0 +1,253 @@
+//! Whether an ID token is Kanidm's, for us, and of now. Pure: keys and time are passed in.
+
+use chrono::{DateTime, Utc};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::error::{KanidmError, Result};
+
+/// Difference between the clocks that is tolerated.
+const LEEWAY: i64 = 30;
+const LONGEST: usize = 64 * 1024;
+
+/// The keys of our client at Kanidm, those for ES256 only: what a token says about its algorithm decides nothing.
+#[derive(Default)]
+pub struct KeySet {
+    keys: Vec<(String, DecodingKey)>,
+}
+
+/// What a token must say.
+pub struct Expected<'a> {
+    /// Who issued it.
+    pub issuer: &'a str,
+    /// Whom it is for.
+    pub client: &'a str,
+    /// The time.
+    pub now: DateTime<Utc>,
+}
+
+/// What an ID token says, as far as anybody here asks.
+#[derive(Debug, Deserialize)]
+pub struct Claims {
+    iss: String,
+    /// uuid of the person.
+    pub sub: Uuid,
+    aud: Audience,
+    exp: i64,
+    iat: i64,
+    #[serde(default)]
+    azp: Option<String>,
+    /// Repeats what the login began with.
+    #[serde(default)]
+    pub nonce: Option<String>,
+    #[serde(default)]
+    groups: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct AccessClaims {
+    #[serde(default)]
+    session_id: Option<Uuid>,
+}
+
+impl KeySet {
+    /// The usable keys of a published set.
+    pub fn new(set: JwkSet) -> Self {
+        let usable = |jwk: &Jwk| {
+            let AlgorithmParameters::EllipticCurve(key) = &jwk.algorithm else { return None };
+            let kid = jwk.common.key_id.clone().filter(|_| key.curve == EllipticCurve::P256)?;
+            Some((kid, DecodingKey::from_jwk(jwk).ok()?))
+        };
+        Self { keys: set.keys.iter().filter_map(usable).collect() }
+    }
+
+    /// Whether there is a key of this id.
+    pub fn has(&self, kid: &str) -> bool {
+        self.find(kid).is_some()
+    }
+
+    fn find(&self, kid: &str) -> Option<&DecodingKey> {
+        self.keys.iter().find(|(known, _)| known == kid).map(|(_, key)| key)
+    }
+}
+
+impl Claims {
+    /// uuids of the person's groups. Names and spns stand in the same list and are passed over: anybody can take a name.
+    pub fn groups(&self) -> Vec<Uuid> {
+        let mut groups: Vec<Uuid> = self.groups.iter().filter_map(|group| Uuid::try_parse(group).ok()).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+}
+
+/// Id of the key that a token says it was signed with.
+pub fn key_id(token: &str) -> Result<String> {
+    if token.len() > LONGEST {
+        return Err(nonsense("a token that is too long"));
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| nonsense("a token that is none"))?;
+    header.kid.ok_or_else(|| nonsense("a token without a key id"))
+}
+
+/// What an ID token says, if it is what is expected.
+///
+/// # Errors
+/// `Nonsense` with what is wrong, never with what it says.
+pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Claims> {
+    // An access token is signed with the same key; it must not pass for an ID token.
+    let claims: Claims = signed(token, keys, |typ| matches!(typ, None | Some("JWT")))?;
+    let is_for_us = match &claims.aud {
+        Audience::One(audience) => audience == expected.client,
+        Audience::Many(audiences) => audiences.len() == 1 && audiences[0] == expected.client,
+    };
+    let now = expected.now.timestamp();
+    if claims.iss != expected.issuer {
+        Err(nonsense("an ID token of another issuer"))
+    } else if !is_for_us || claims.azp.as_deref().is_some_and(|azp| azp != expected.client) {
+        Err(nonsense("an ID token for another client"))
+    } else if claims.exp.saturating_add(LEEWAY) <= now || claims.iat.saturating_sub(LEEWAY) > now {
+        Err(nonsense("an ID token of another time"))
+    } else {
+        Ok(claims)
+    }
+}
+
+/// Kanidm's session, as the access token names it.
+pub fn session(token: &str, keys: &KeySet) -> Option<Uuid> {
+    signed::<AccessClaims>(token, keys, |typ| typ == Some("at+jwt")).ok()?.session_id
+}
+
+fn signed<T: DeserializeOwned>(token: &str, keys: &KeySet, is_type: impl Fn(Option<&str>) -> bool) -> Result<T> {
+    let kid = key_id(token)?;
+    let header = jsonwebtoken::decode_header(token).map_err(|_| nonsense("a token that is none"))?;
+    if !is_type(header.typ.as_deref()) || header.crit.is_some() {
+        return Err(nonsense("a token of another type"));
+    }
+    let key = keys.find(&kid).ok_or_else(|| nonsense("a token signed with an unknown key"))?;
+    // The claims are checked by whoever called, by the clock that was passed in.
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    let data = jsonwebtoken::decode::<T>(token, key, &validation);
+    Ok(data.map_err(|_| nonsense("a token whose signature or claims are not right"))?.claims)
+}
+
+fn nonsense(what: &str) -> KanidmError {
+    KanidmError::Nonsense(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ISSUER: &str = "https://idm.example/oauth2/openid/sidle";
+
+    struct Provider {
+        signs: EncodingKey,
+        keys: KeySet,
+    }
+
+    fn provider() -> Provider {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let signs = EncodingKey::from_ec_der(&pair.serialize_der());
+        let mut jwk = Jwk::from_encoding_key(&signs, Algorithm::ES256).unwrap();
+        jwk.common.key_id = Some("k1".to_owned());
+        Provider { signs, keys: KeySet::new(JwkSet { keys: vec![jwk] }) }
+    }
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+    }
+
+    fn good() -> Value {
+        json!({
+            "iss": ISSUER, "sub": Uuid::from_u128(7), "aud": "sidle", "azp": "sidle", "nonce": "n",
+            "iat": now().timestamp(), "exp": now().timestamp() + 900,
+            "groups": [Uuid::from_u128(2), "tenant_a_users@idm.example", Uuid::from_u128(1), Uuid::from_u128(2)],
+        })
+    }
+
+    impl Provider {
+        fn token(&self, kid: Option<&str>, typ: Option<&str>, claims: &Value) -> String {
+            let mut header = Header::new(Algorithm::ES256);
+            header.kid = kid.map(str::to_owned);
+            header.typ = typ.map(str::to_owned);
+            encode(&header, claims, &self.signs).unwrap()
+        }
+
+        fn verify(&self, token: &str) -> Result<Claims> {
+            verify(token, &self.keys, &Expected { issuer: ISSUER, client: "sidle", now: now() })
+        }
+    }
+
+    #[test]
+    fn a_good_token_names_the_person_and_the_groups_by_uuid() {
+        let provider = provider();
+        let claims = provider.verify(&provider.token(Some("k1"), None, &good())).unwrap();
+        assert_eq!(claims.sub, Uuid::from_u128(7));
+        assert_eq!(claims.groups(), [Uuid::from_u128(1), Uuid::from_u128(2)]);
+        assert_eq!(claims.nonce.as_deref(), Some("n"));
+        assert!(provider.verify(&provider.token(Some("k1"), Some("JWT"), &good())).is_ok());
+    }
+
+    #[test]
+    fn tokens_of_others_for_others_and_of_other_times_are_refused() {
+        let provider = provider();
+        let changed = |claim: &str, value: Value| {
+            let mut claims = good();
+            claims[claim] = value;
+            provider.token(Some("k1"), None, &claims)
+        };
+        let stranger = self::provider();
+        for (what, token) in [
+            ("another issuer", changed("iss", json!("https://evil.example/oauth2/openid/sidle"))),
+            ("another client", changed("aud", json!("shop"))),
+            ("us and another client", changed("aud", json!(["sidle", "shop"]))),
+            ("handed on by another client", changed("azp", json!("shop"))),
+            ("expired", changed("exp", json!(now().timestamp() - LEEWAY))),
+            ("from the future", changed("iat", json!(now().timestamp() + LEEWAY + 1))),
+            ("a time that overflows", changed("exp", json!(i64::MIN))),
+            ("nobody", changed("sub", json!("alice@idm.example"))),
+            ("an access token", provider.token(Some("k1"), Some("at+jwt"), &good())),
+            ("no key id", provider.token(None, None, &good())),
+            ("an unknown key", provider.token(Some("k2"), None, &good())),
+            ("another's signature", stranger.token(Some("k1"), None, &good())),
+        ] {
+            assert!(matches!(provider.verify(&token), Err(KanidmError::Nonsense(_))), "{what}");
+        }
+    }
+
+    #[test]
+    fn the_public_key_is_no_shared_secret() {
+        let provider = provider();
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some("k1".to_owned());
+        header.typ = None;
+        let token = encode(&header, &good(), &EncodingKey::from_secret(b"public")).unwrap();
+        assert!(provider.verify(&token).is_err());
+    }
+
+    #[test]
+    fn the_session_is_read_from_an_access_token_only() {
+        let provider = provider();
+        let claims = json!({ "session_id": Uuid::from_u128(5) });
+        let token = provider.token(Some("k1"), Some("at+jwt"), &claims);
+        assert_eq!(session(&token, &provider.keys), Some(Uuid::from_u128(5)));
+        assert_eq!(session(&provider.token(Some("k1"), None, &claims), &provider.keys), None);
+    }
+}
