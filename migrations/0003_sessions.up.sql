@@ -458,9 +458,10 @@ COMMENT ON FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, by
 
 -- API keys.
 
-CREATE FUNCTION api_key_exchange(p_key_hash bytea, p_now timestamptz, p_event jsonb, p_personal bytea,
-    OUT outcome text, OUT api_key_id uuid, OUT service_account_id uuid, OUT tenant_id uuid, OUT permissions text[],
-    OUT tokens_valid_from timestamptz)
+CREATE FUNCTION api_key_exchange(p_key_hash bytea, p_now timestamptz, p_event jsonb, p_personal bytea, p_refused jsonb,
+    p_refused_personal bytea,
+    OUT outcome text, OUT service_account_id uuid, OUT tenant_id uuid, OUT permissions text[],
+    OUT tokens_valid_from timestamptz, OUT expires_at timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
@@ -485,12 +486,11 @@ BEGIN
                 WHERE t.tenant_id = a.tenant_id AND t.status = 'active' AND t.deleted_at IS NULL) THEN 'tenant_disabled'
             ELSE 'accepted'
         END;
-        api_key_id := k.api_key_id;
         service_account_id := a.service_account_id;
         tenant_id := a.tenant_id;
         IF outcome <> 'accepted' THEN
-            PERFORM audit_record(p_event || jsonb_build_object('outcome', 'refused', 'reason', outcome,
-                'tenant_id', a.tenant_id, 'target_kind', 'api_key', 'target_id', k.api_key_id), p_personal);
+            PERFORM audit_record(p_refused || jsonb_build_object('reason', outcome, 'tenant_id', a.tenant_id,
+                'target_kind', 'api_key', 'target_id', k.api_key_id), p_refused_personal);
             EXIT body;
         END IF;
         permissions := CASE
@@ -499,6 +499,7 @@ BEGIN
             ELSE ARRAY(SELECT unnest(a.permissions) INTERSECT SELECT unnest(k.scopes) ORDER BY 1)
         END;
         tokens_valid_from := a.tokens_valid_from;
+        expires_at := k.expires_at;
         UPDATE api_keys x SET last_used_at = date_trunc('minute', p_now)
             WHERE x.api_key_id = k.api_key_id AND x.last_used_at IS DISTINCT FROM date_trunc('minute', p_now);
         PERFORM audit_record(p_event || jsonb_build_object('tenant_id', a.tenant_id, 'actor_kind', 'service_account',
@@ -508,7 +509,7 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION api_key_exchange(bytea, timestamptz, jsonb, bytea) IS 'Checks an API key and tells what it permits: the account''s rights within the key''s scopes. Refused keys that exist are recorded.';
+COMMENT ON FUNCTION api_key_exchange(bytea, timestamptz, jsonb, bytea, jsonb, bytea) IS 'Checks an API key and tells what it permits: the account''s rights within the key''s scopes. Refused keys that exist are recorded.';
 
 -- Refresh.
 
@@ -768,7 +769,7 @@ COMMENT ON FUNCTION kanidm_login_take(bytea, bytea, timestamptz) IS 'Takes a beg
 
 CREATE FUNCTION kanidm_login_finish(p_kanidm_user uuid, p_groups uuid[], p_asked_tenant uuid, p_now timestamptz,
     p_session jsonb, p_event jsonb, p_personal bytea, p_refused jsonb, p_refused_personal bytea, p_groups_event jsonb,
-    OUT outcome text, OUT user_id uuid, OUT tenant_id uuid, OUT choices uuid[], OUT roles text[], OUT permissions text[],
+    p_migrated jsonb, OUT outcome text, OUT user_id uuid, OUT tenant_id uuid, OUT choices uuid[], OUT roles text[], OUT permissions text[],
     OUT platform_permissions text[], OUT tokens_valid_from timestamptz, OUT must_change_password boolean,
     OUT email text, OUT username text, OUT full_name text, OUT auth_method text, OUT first_login boolean)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -814,6 +815,9 @@ BEGIN
             'actor_id', u.user_id, 'origin_subject', u.user_id, 'personal_subject', u.user_id, 'session_id',
             p_session ->> 'session_id', 'details', coalesce(p_event -> 'details', '{}')
             || jsonb_build_object('first_kanidm_login', first_login)), p_personal);
+        IF first_login THEN
+            PERFORM audit_record(p_migrated || v_who, NULL);
+        END IF;
         SELECT * INTO v_rights FROM session_rights(u.user_id, v_tenant.tenant_id);
         outcome := 'signed_in';
         user_id := u.user_id;
@@ -831,7 +835,7 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION kanidm_login_finish(uuid, uuid[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb) IS 'Signs in the user that is linked to a Kanidm person, with memberships as the person''s groups say.';
+COMMENT ON FUNCTION kanidm_login_finish(uuid, uuid[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb) IS 'Signs in the user that is linked to a Kanidm person, with memberships as the person''s groups say.';
 
 CREATE FUNCTION expire_old_sessions() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
@@ -868,19 +872,19 @@ COMMENT ON FUNCTION expire_old_sessions() IS 'Marks lapsed sessions and removes 
 
 REVOKE ALL ON FUNCTION login_begin(text, timestamptz, integer, interval), login_refuse(jsonb, bytea, jsonb),
     login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea),
-    api_key_exchange(bytea, timestamptz, jsonb, bytea),
+    api_key_exchange(bytea, timestamptz, jsonb, bytea, jsonb, bytea),
     session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea),
     session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb), session_kanidm_released(uuid, uuid),
     session_end(uuid, text, timestamptz, jsonb, bytea), session_end_all(uuid, uuid, text, timestamptz),
     kanidm_login_begin(jsonb, bytea), kanidm_login_take(bytea, bytea, timestamptz),
-    kanidm_login_finish(uuid, uuid[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb),
+    kanidm_login_finish(uuid, uuid[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb),
     expire_old_sessions() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION login_begin(text, timestamptz, integer, interval), login_refuse(jsonb, bytea, jsonb),
     login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea),
-    api_key_exchange(bytea, timestamptz, jsonb, bytea),
+    api_key_exchange(bytea, timestamptz, jsonb, bytea, jsonb, bytea),
     session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea),
     session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb), session_kanidm_released(uuid, uuid),
     session_end(uuid, text, timestamptz, jsonb, bytea), session_end_all(uuid, uuid, text, timestamptz),
     kanidm_login_begin(jsonb, bytea), kanidm_login_take(bytea, bytea, timestamptz),
-    kanidm_login_finish(uuid, uuid[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb),
+    kanidm_login_finish(uuid, uuid[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb),
     expire_old_sessions() TO sidle_app;

@@ -1,33 +1,155 @@
-//! Room of session.
+//! Sessions: their tokens, the keys that sign them, their renewal and their end, and the picture of revocations that
+//! every token is checked against. Knows Kanidm only as somebody who is asked whether a person is still good, and
+//! nothing of how people sign in.
+
+mod claims;
+mod issuer;
+mod keys;
+mod manage;
+pub mod opaque;
+mod opening;
+mod refresh;
+mod revocation;
+mod rpc;
+mod store;
+mod verifier;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::Principal;
-use crate::fault::{Fault, Reason, Result};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use zeroize::Zeroizing;
 
-/// Checks access tokens.
-#[derive(Clone, Debug, Default)]
-pub struct Verifier;
+pub use self::issuer::{AccessToken, Grant, Issuer};
+pub use self::keys::{KeyRoom, KeyState, Keys, PublicKey, SigningKey};
+pub use self::manage::{Listing, SessionView, Status, Whose};
+pub use self::opening::{Device, Opener, Opening, REFRESH_PREFIX, Rights, Tokens, Wish, hex};
+pub use self::refresh::{Refresh, Refreshed, no_tenant};
+pub use self::revocation::Revocations;
+pub use self::rpc::Service;
+pub use self::verifier::{MAX_TOKEN_BYTES, Verified, Verifier};
+use crate::access::paging::Paging;
+use crate::audit::{Feed, Log, Recorder};
+use crate::config::Config;
+use crate::context::Context;
+use crate::db::{Db, Scope};
+use crate::fault::Result;
+use crate::kanidm::Oidc;
+use crate::metrics::Metrics;
+use crate::seal::Keyring;
 
-impl Verifier {
-    /// The principal behind `token`.
-    pub fn principal(&self, _token: &str, _audience: &str) -> Result<Arc<Principal>> {
-        Err(Fault::new(Reason::InvalidToken, "The token is not accepted."))
+/// How often lapsed sessions are marked.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// Everything this room offers.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    /// Makes access tokens.
+    pub issuer: Issuer,
+    /// Checks access tokens.
+    pub verifier: Verifier,
+    /// Begins sessions.
+    pub opener: Opener,
+    /// The picture of revocations.
+    pub revocations: Revocations,
+    keys: KeyRoom,
+    db: Db,
+    context: Context,
+    recorder: Recorder,
+    paging: Paging,
+    config: Arc<Config>,
+    kanidm: Option<Oidc>,
+    successor_key: Arc<Zeroizing<[u8; 32]>>,
+}
+
+impl Sessions {
+    /// The room. Without keys and without a picture of revocations until [`Sessions::start`].
+    pub fn new(
+        config: Arc<Config>,
+        context: Context,
+        db: Db,
+        keyring: Keyring,
+        recorder: Recorder,
+        paging: Paging,
+        kanidm: Option<Oidc>,
+    ) -> Self {
+        let tokens = Arc::new(config.tokens.clone());
+        let keys = KeyRoom::new(db.clone(), context.clone(), keyring.clone(), recorder.clone());
+        let revocations = Revocations::new(context.clone(), tokens.access_lifetime);
+        let issuer = Issuer::new(keys.keys.clone(), context.clone(), Arc::clone(&tokens));
+        let verifier = Verifier::new(keys.keys.clone(), revocations.clone(), context.clock.clone(), tokens);
+        let opener = Opener {
+            context: context.clone(),
+            keyring: keyring.clone(),
+            issuer: issuer.clone(),
+            config: Arc::clone(&config),
+        };
+        let successor_key = Arc::new(keyring.derive("refresh token successors"));
+        Self {
+            issuer,
+            verifier,
+            opener,
+            revocations,
+            keys,
+            db,
+            context,
+            recorder,
+            paging,
+            config,
+            kanidm,
+            successor_key,
+        }
     }
 
-    /// Whether a principal from earlier is still welcome: its token neither expired nor revoked since.
-    pub fn recheck(&self, _principal: &Principal) -> Result<()> {
-        Err(Fault::new(Reason::Unauthenticated, "The access token is not accepted."))
+    /// Loads what must be there before the first call: keys and revocations. The feed must be running. What it gives
+    /// back keeps both current until `stop`.
+    ///
+    /// # Errors
+    /// When the database fails, or a key does not open.
+    pub async fn start(
+        &self,
+        feed: &Feed,
+        log: &Log,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Result<impl Future<Output = ()> + Send + 'static> {
+        self.keys.load().await?;
+        let position = self.revocations.load(&self.db, feed).await?;
+        let keys = self.keys.clone().run(stop.clone());
+        let revocations = self.revocations.clone().follow(log.clone(), position, self.keys.keys.clone(), stop.clone());
+        let housekeeping = self.clone().housekeep(metrics, stop);
+        Ok(async move {
+            tokio::join!(keys, revocations, housekeeping);
+        })
     }
 
-    /// Age of the picture of revocations.
-    pub fn revocation_age(&self) -> Option<Duration> {
-        None
+    /// Applies here at once that a login or a refresh ended a user's older tokens.
+    pub fn note(&self, user: Uuid, rights: &Rights) {
+        // What ended long ago is in the picture, or of no consequence any more.
+        let recently = self.context.now() - HOUSEKEEPING;
+        if let Some(void) = rights.tokens_valid_from.filter(|void| *void > recently) {
+            self.revocations.end_tokens(user, void);
+        }
     }
 
-    /// The published keys.
-    pub fn jwks(&self) -> serde_json::Value {
-        serde_json::json!({ "keys": [] })
+    /// Marks lapsed sessions, and counts the living ones, until `stop`.
+    async fn housekeep(self, metrics: Metrics, stop: CancellationToken) {
+        loop {
+            let done = async {
+                store::sessions::expire(self.db.pool()).await?;
+                store::sessions::count_active(&mut *self.db.begin(Scope::Platform).await?).await
+            };
+            match done.await {
+                Ok(active) => _ = metrics.sessions_active.set(active),
+                Err(fault) => {
+                    tracing::warn!(event = "sessions_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.context.entropy.jitter(HOUSEKEEPING)) => {}
+            }
+        }
     }
 }

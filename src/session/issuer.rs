@@ -1,0 +1,126 @@
+//! Makes access tokens.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use jsonwebtoken::Header;
+use uuid::Uuid;
+
+use super::claims::{Claims, TYPE};
+use super::keys::Keys;
+use crate::access::{Permissions, PrincipalKind};
+use crate::config::TokenConfig;
+use crate::context::Context;
+use crate::fault::{Fault, Result};
+
+/// Makes access tokens, signed with the active key.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    keys: Keys,
+    context: Context,
+    config: Arc<TokenConfig>,
+}
+
+/// Who gets a token for what.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Kind of principal.
+    pub kind: PrincipalKind,
+    /// Its id.
+    pub subject: Uuid,
+    /// Its session, if it has one.
+    pub session_id: Option<Uuid>,
+    /// Tenant it acts in.
+    pub tenant_id: Option<Uuid>,
+    /// Who is to accept the token.
+    pub audience: String,
+    /// Roles in the tenant.
+    pub roles: Vec<String>,
+    /// Permissions in the tenant.
+    pub permissions: Permissions,
+    /// Permissions in every tenant.
+    pub platform_permissions: Permissions,
+    /// Tokens issued until then are void.
+    pub tokens_valid_from: Option<DateTime<Utc>>,
+    /// The token ends then at the latest.
+    pub not_after: Option<DateTime<Utc>>,
+}
+
+/// An access token.
+#[derive(Clone, Debug)]
+pub struct AccessToken {
+    /// The token.
+    pub token: String,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+impl Issuer {
+    /// An issuer that signs with `keys`.
+    pub fn new(keys: Keys, context: Context, config: Arc<TokenConfig>) -> Self {
+        Self { keys, context, config }
+    }
+
+    /// The audience that was asked for, or Sidle's own.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` for one that is not configured.
+    pub fn audience(&self, asked: &str) -> Result<String> {
+        match asked {
+            "" => Ok(self.config.audience.clone()),
+            known if known == self.config.audience || self.config.audiences.iter().any(|a| a == known) => {
+                Ok(known.to_owned())
+            }
+            _ => Err(Fault::field("audience", "must be one of the audiences in the service's configuration")),
+        }
+    }
+
+    /// A token with the id `jti`, or a later one if that is needed to be good.
+    ///
+    /// # Errors
+    /// When there is no key to sign with.
+    pub fn issue(&self, jti: Uuid, grant: &Grant) -> Result<AccessToken> {
+        let mut claims = Claims {
+            iss: self.config.issuer.clone(),
+            sub: grant.subject,
+            aud: grant.audience.clone(),
+            exp: 0,
+            nbf: 0,
+            iat: 0,
+            jti,
+            sid: grant.session_id,
+            tid: grant.tenant_id,
+            kind: grant.kind.into(),
+            roles: grant.roles.clone(),
+            scope: grant.permissions.to_string(),
+            platform_scope: grant.platform_permissions.to_string(),
+        };
+        let mut issued_at = claims.issued_at().unwrap_or_else(|| self.context.now());
+        // Another replica's clock may be ahead of this one: whoever has just got new rights must not get a dead token.
+        if let Some(void) = grant.tokens_valid_from
+            && issued_at.timestamp_millis() <= void.timestamp_millis()
+        {
+            issued_at = void + TimeDelta::milliseconds(1);
+            claims.jti = self.id_at(issued_at);
+        }
+        let lifetime = TimeDelta::from_std(self.config.access_lifetime).unwrap_or_default();
+        let expires_at = issued_at + lifetime;
+        let expires_at = grant.not_after.map_or(expires_at, |end| expires_at.min(end));
+        claims.iat = issued_at.timestamp();
+        claims.nbf = claims.iat;
+        claims.exp = expires_at.timestamp();
+        let key = self.keys.active()?;
+        let mut header = Header::new(key.algorithm);
+        header.typ = Some(TYPE.to_owned());
+        header.kid = Some(key.kid.to_string());
+        let token = jsonwebtoken::encode(&header, &claims, &key.signs).map_err(Fault::internal)?;
+        // Whole seconds, as in the token.
+        let expires_at = DateTime::from_timestamp(claims.exp, 0).unwrap_or(expires_at);
+        Ok(AccessToken { token, expires_at })
+    }
+
+    fn id_at(&self, time: DateTime<Utc>) -> Uuid {
+        let millis = u64::try_from(time.timestamp_millis()).unwrap_or_default();
+        uuid::Builder::from_unix_timestamp_millis(millis, &self.context.entropy.array()).into_uuid()
+    }
+}

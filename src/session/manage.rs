@@ -1,0 +1,208 @@
+//! Showing and ending sessions. Everybody may for their own; for others' it takes the permission, and reaches as far
+//! as that.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Sessions;
+use super::store::sessions::{self as store, Wanted};
+use crate::access::{Call, PrincipalKind, paging};
+use crate::audit::{Event, EventType};
+use crate::db::Scope;
+use crate::fault::{Fault, Result};
+
+const METHOD: &str = "ListSessions";
+
+/// Whether a session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// It lives.
+    Active,
+    /// It was ended before its time.
+    Revoked,
+    /// It lapsed.
+    Expired,
+}
+
+impl Status {
+    /// Its name in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// A session as it is shown; enumerated columns in the database's words.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the columns are commented in the database")]
+pub struct SessionView {
+    pub session_id: Uuid,
+    pub user_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub auth_method: String,
+    pub status: String,
+    pub audience: String,
+    pub persistent: bool,
+    pub device_id: Option<String>,
+    pub device_type: Option<String>,
+    pub device_platform: Option<String>,
+    pub device_location: Option<String>,
+    pub ip_address: Option<String>,
+    pub user_agent: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub last_activity_at: DateTime<Utc>,
+    pub idle_expires_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    pub revoke_reason: Option<String>,
+    pub kanidm_session_id: Option<Uuid>,
+}
+
+/// Whose sessions are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The caller's.
+    Own,
+    /// One user's.
+    User(Uuid),
+    /// Everybody's.
+    Everybody,
+}
+
+/// A list of sessions.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Whose.
+    pub whose: Whose,
+    /// In which tenant.
+    pub tenant_id: Option<Uuid>,
+    /// In which states; living ones when empty.
+    pub statuses: Vec<Status>,
+    /// Sessions on a page.
+    pub page_size: i32,
+    /// Where the page begins.
+    pub page_token: String,
+}
+
+impl Sessions {
+    /// A session; the caller's current one when none is named.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`, also for one that the caller may not see.
+    pub async fn get(&self, call: &Call, session: Option<Uuid>) -> Result<SessionView> {
+        let session = session.or(call.principal()?.session_id).ok_or_else(no_session)?;
+        Ok(self.find(call, session, "sessions.read").await?.0)
+    }
+
+    /// A page of sessions, and the token of the next.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`, `INVALID_PAGE_TOKEN`.
+    pub async fn list(&self, call: &Call, listing: &Listing) -> Result<(Vec<SessionView>, String)> {
+        let principal = call.principal()?;
+        let user_id = match listing.whose {
+            Whose::Own => Some(principal.id),
+            Whose::User(user) => Some(user),
+            Whose::Everybody => None,
+        };
+        let scope = if user_id == Some(principal.id) && listing.tenant_id.is_none() {
+            Scope::Platform
+        } else {
+            principal.authorize("sessions.read", listing.tenant_id)?
+        };
+        let statuses = if listing.statuses.is_empty() { vec![Status::Active] } else { listing.statuses.clone() };
+        let wanted = Wanted { user_id, statuses };
+        let filter = (&wanted, scope.tenant());
+        let before: Option<Uuid> = self.paging.decode(call, METHOD, &filter, &listing.page_token)?;
+        let size = paging::page_size(listing.page_size)?;
+        let mut tx = self.db.begin(scope).await?;
+        let mut page = store::list(&mut tx, &wanted, before, size + 1, self.context.now()).await?;
+        // One more than asked for tells whether there is another page.
+        let has_more = page.len() as i64 > size;
+        page.truncate(usize::try_from(size).unwrap_or_default());
+        let last = page.last().filter(|_| has_more).map(|session| session.session_id);
+        let next = last.map(|last| self.paging.encode(call, METHOD, &filter, &last)).unwrap_or_default();
+        Ok((page, next))
+    }
+
+    /// Ends a session; the caller's current one when none is named. One that has ended stays as it is.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`, also for one that the caller may not end.
+    pub async fn revoke(&self, call: &Call, session: Option<Uuid>) -> Result<SessionView> {
+        let principal = call.principal()?;
+        let session = session.or(principal.session_id).ok_or_else(no_session)?;
+        let (found, scope) = self.find(call, session, "sessions.revoke").await?;
+        let reason = match () {
+            () if principal.session_id == Some(session) => "logout",
+            () if principal.id == found.user_id => "user",
+            () => "administrator",
+        };
+        let event = Event::new(EventType::SessionRevoked, call).session(session).reason(reason);
+        self.end(session, reason, event.subject(found.user_id), scope).await?;
+        let mut tx = self.db.begin(scope).await?;
+        store::get(&mut tx, session, self.context.now()).await?.ok_or_else(|| Fault::not_found("session"))
+    }
+
+    /// Ends every session of a user; the caller's own when none is named. Says how many ended.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`, `PERMISSION_DENIED`.
+    pub async fn revoke_all(&self, call: &Call, user: Option<Uuid>, keep_current: bool) -> Result<usize> {
+        let principal = call.principal()?;
+        let user = user.unwrap_or(principal.id);
+        let is_own = user == principal.id && principal.kind == PrincipalKind::User;
+        let scope = if is_own { Scope::Platform } else { principal.authorize("sessions.revoke", None)? };
+        let except = principal.session_id.filter(|_| keep_current);
+        let reason = if is_own { "user" } else { "administrator" };
+        let mut tx = self.db.begin(scope).await?;
+        if !store::knows_user(&mut tx, user).await? {
+            return Err(Fault::not_found("user"));
+        }
+        let ended = store::end_all(&mut tx, user, except, reason, self.context.now()).await?;
+        if !ended.is_empty() {
+            let event = Event::new(EventType::SessionAllRevoked, call).target("user", user).reason(reason);
+            self.recorder.record(&mut tx, event.detail("sessions", &ended)).await?;
+        }
+        tx.commit().await?;
+        for session in &ended {
+            self.revocations.end_session(*session);
+        }
+        Ok(ended.len())
+    }
+
+    /// Ends a session with its event, here at once and elsewhere through the log; says whether it still lived.
+    pub(super) async fn end(&self, session: Uuid, reason: &str, event: Event, scope: Scope) -> Result<bool> {
+        let event = self.recorder.prepare(event);
+        let mut tx = self.db.begin(scope).await?;
+        let ended = store::end(&mut tx, session, reason, self.context.now(), &event).await?;
+        tx.commit().await?;
+        if ended {
+            self.revocations.end_session(session);
+            self.recorder.nudge();
+        }
+        Ok(ended)
+    }
+
+    /// A session that is the caller's, or within reach of the permission; and the scope to act on it in. Whoever may
+    /// not learns no more than about one that does not exist.
+    async fn find(&self, call: &Call, session: Uuid, permission: &'static str) -> Result<(SessionView, Scope)> {
+        let principal = call.principal()?;
+        let now = self.context.now();
+        let own = store::get(&mut *self.db.begin(Scope::Platform).await?, session, now).await?;
+        if let Some(own) = own.filter(|found| found.user_id == principal.id) {
+            return Ok((own, Scope::Platform));
+        }
+        let Ok(scope) = principal.authorize(permission, None) else { return Err(Fault::not_found("session")) };
+        let found = store::get(&mut *self.db.begin(scope).await?, session, now).await?;
+        found.map(|found| (found, scope)).ok_or_else(|| Fault::not_found("session"))
+    }
+}
+
+fn no_session() -> Fault {
+    Fault::field("session_id", "must name a session: the caller's token belongs to none")
+}

@@ -1,0 +1,235 @@
+//! Beginning a session: what is decided before the database does it, and the tokens that come of it after.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::issuer::{AccessToken, Grant, Issuer};
+use super::opaque;
+use crate::access::{Call, Permissions, PrincipalKind};
+use crate::config::Config;
+use crate::context::Context;
+use crate::fault::Result;
+use crate::seal::{Keyring, Place};
+
+/// Prefix of refresh tokens.
+pub const REFRESH_PREFIX: &str = "sidle_rt_";
+
+/// What a login asks for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Wish {
+    /// Tenant to act in; home when none.
+    pub tenant_id: Option<Uuid>,
+    /// Audience of the tokens.
+    pub audience: String,
+    /// Whether to be remembered.
+    pub persistent: bool,
+    /// The device.
+    pub device: Device,
+}
+
+/// A device, as the application tells.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Device {
+    /// The application's id of it.
+    pub id: Option<String>,
+    /// Kind, in the database's words.
+    pub kind: Option<String>,
+    /// Operating system or platform.
+    pub platform: Option<String>,
+    /// User agent of the person's client.
+    pub user_agent: Option<String>,
+    /// Where it is.
+    pub location: Option<String>,
+}
+
+/// What the user is and may do in the tenant of the session.
+#[derive(Clone, Debug, Default)]
+pub struct Rights {
+    /// The tenant.
+    pub tenant_id: Option<Uuid>,
+    /// Roles there.
+    pub roles: Vec<String>,
+    /// Permissions there.
+    pub permissions: Vec<String>,
+    /// Permissions in every tenant.
+    pub platform_permissions: Vec<String>,
+    /// Tokens issued until then are void.
+    pub tokens_valid_from: Option<DateTime<Utc>>,
+    /// Whether a new password must be set before anything else.
+    pub must_change_password: bool,
+}
+
+/// A session that is about to begin.
+pub struct Opening {
+    /// Its id.
+    pub session_id: Uuid,
+    access_jti: Uuid,
+    audience: String,
+    refresh_token: Zeroizing<String>,
+    refresh_expires_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+    record: Map<String, Value>,
+}
+
+/// The tokens of a session.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// The access token.
+    pub access: AccessToken,
+    /// The refresh token.
+    pub refresh_token: Zeroizing<String>,
+    /// When the refresh token ends.
+    pub refresh_expires_at: DateTime<Utc>,
+}
+
+/// Begins sessions.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    pub(super) context: Context,
+    pub(super) keyring: Keyring,
+    pub(super) issuer: Issuer,
+    pub(super) config: Arc<Config>,
+}
+
+impl Opener {
+    /// Decides everything about a session that the database need not be asked for.
+    pub fn open(&self, call: &Call, wish: &Wish) -> Opening {
+        let now = self.context.now();
+        let (session_id, access_jti) = (self.context.new_id(), self.context.new_id());
+        let refresh_token = opaque::mint(REFRESH_PREFIX, &self.context.entropy);
+        let sessions = &self.config.sessions;
+        let lifetime = if wish.persistent { sessions.absolute_lifetime } else { sessions.idle_lifetime };
+        let expires_at = now + TimeDelta::from_std(lifetime).unwrap_or_default();
+        let refresh_expires_at = expires_at.min(now + self.idle());
+        let device = &wish.device;
+        let record = json!({
+            "session_id": session_id,
+            "audience": wish.audience,
+            "persistent": wish.persistent,
+            "access_token_jti": access_jti,
+            "refresh_token_id": self.context.new_id(),
+            "refresh_token_hash": hex(&opaque::digest(refresh_token.as_bytes())),
+            "device_id": device.id,
+            "device_type": device.kind,
+            "device_platform": device.platform,
+            "device_location": device.location,
+            "ip_address": call.address,
+            "user_agent": device.user_agent.as_ref().or(call.user_agent.as_ref()),
+            "idle_expires_at": refresh_expires_at,
+            "expires_at": expires_at,
+        });
+        let record = if let Value::Object(record) = record { record } else { Map::new() };
+        let audience = wish.audience.clone();
+        Opening { session_id, access_jti, audience, refresh_token, refresh_expires_at, expires_at, record }
+    }
+
+    /// The tokens of a session that has begun.
+    ///
+    /// # Errors
+    /// When there is no key to sign with.
+    pub fn tokens(&self, opening: Opening, user_id: Uuid, rights: &Rights) -> Result<Tokens> {
+        let grant = rights.grant(user_id, opening.session_id, opening.audience, opening.expires_at);
+        Ok(Tokens {
+            access: self.issuer.issue(opening.access_jti, &grant)?,
+            refresh_token: opening.refresh_token,
+            refresh_expires_at: opening.refresh_expires_at,
+        })
+    }
+
+    /// How long a session goes on without being refreshed.
+    pub(super) fn idle(&self) -> TimeDelta {
+        let idle = self.config.sessions.idle_lifetime.min(self.config.tokens.refresh_lifetime);
+        TimeDelta::from_std(idle).unwrap_or_default()
+    }
+
+    /// Kanidm's refresh token as it is kept with a session.
+    pub(super) fn seal_kanidm(&self, session_id: Uuid, token: &str) -> Vec<u8> {
+        self.keyring.seal(&self.context.entropy, kanidm_place(session_id), token.as_bytes())
+    }
+
+    /// Kanidm's refresh token as Kanidm knows it.
+    pub(super) fn open_kanidm(&self, session_id: Uuid, sealed: &[u8]) -> Result<Zeroizing<String>> {
+        let bytes = self.keyring.open(kanidm_place(session_id), sealed)?;
+        Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Notes on a session about to begin that Kanidm vouches for it.
+    pub fn with_kanidm(&self, opening: &mut Opening, kanidm_session: Option<Uuid>, refresh_token: &str) {
+        let sealed = self.seal_kanidm(opening.session_id, refresh_token);
+        opening.record.insert("kanidm_session_id".to_owned(), json!(kanidm_session));
+        opening.record.insert("kanidm_refresh_token".to_owned(), json!(hex(&sealed)));
+    }
+}
+
+impl Opening {
+    /// What the database function `session_open` takes.
+    pub fn record(&self) -> Value {
+        Value::Object(self.record.clone())
+    }
+}
+
+impl Rights {
+    /// A token's contents for these rights: none at all while a new password is due.
+    pub(super) fn grant(&self, user: Uuid, session: Uuid, audience: String, not_after: DateTime<Utc>) -> Grant {
+        let allowed = |names: &[String]| {
+            if self.must_change_password { Permissions::default() } else { Permissions::new(names.iter().cloned()) }
+        };
+        Grant {
+            kind: PrincipalKind::User,
+            subject: user,
+            session_id: Some(session),
+            tenant_id: self.tenant_id,
+            audience,
+            roles: if self.must_change_password { Vec::new() } else { self.roles.clone() },
+            permissions: allowed(&self.permissions),
+            platform_permissions: allowed(&self.platform_permissions),
+            tokens_valid_from: self.tokens_valid_from,
+            not_after: Some(not_after),
+        }
+    }
+}
+
+/// Binary values inside JSON, as Postgres' `decode(..., 'hex')` reads them.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn kanidm_place(session: Uuid) -> Place {
+    Place { table: "sessions", column: "kanidm_refresh_token", row: session }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_must_change_the_password_may_do_nothing_else() {
+        let mut rights = Rights {
+            tenant_id: Some(Uuid::nil()),
+            roles: vec!["admin".to_owned()],
+            permissions: vec!["*".to_owned()],
+            platform_permissions: vec!["*".to_owned()],
+            ..Rights::default()
+        };
+        let grant = |rights: &Rights| rights.grant(Uuid::nil(), Uuid::nil(), "sidle".to_owned(), DateTime::UNIX_EPOCH);
+        assert!(grant(&rights).permissions.has("users.read"));
+        rights.must_change_password = true;
+        let limited = grant(&rights);
+        assert!(limited.permissions.is_empty() && limited.platform_permissions.is_empty() && limited.roles.is_empty());
+    }
+
+    #[test]
+    fn bytes_are_written_as_postgres_reads_them() {
+        assert_eq!(hex(&[0, 0xab, 0xff]), "00abff");
+    }
+}

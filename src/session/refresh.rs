@@ -1,0 +1,184 @@
+//! Exchanging refresh tokens. A family has one live branch: a second use of a token is either the repeat of a call whose
+//! answer got lost, which gets the same answer, or theft, which ends the family. The database decides which, in one
+//! statement; here the successor is derived, so that a repeat arrives at the same one without anything being stored.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::opening::{REFRESH_PREFIX, Tokens};
+use super::store::refresh::{self as store, Exchange, Outcome};
+use super::{Sessions, opaque};
+use crate::access::Call;
+use crate::audit::{Event, EventType, Outcome as EventOutcome};
+use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::Renewed;
+
+/// A lost answer may be asked for again for so long.
+const REPEAT: TimeDelta = TimeDelta::seconds(60);
+/// How long one replica has a session to itself while it renews it at Kanidm, beyond Kanidm's own time limit.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// Pause before looking whether somebody else has finished renewing the session.
+const BUSY_PAUSE: Duration = Duration::from_millis(40);
+
+/// A call of `RefreshToken`.
+pub struct Refresh {
+    /// The token.
+    pub token: Zeroizing<String>,
+    /// Makes the call repeatable.
+    pub request_id: Option<Uuid>,
+    /// Tenant to act in from now on.
+    pub tenant_id: Option<Uuid>,
+    /// Audience of the access token; the session's when none.
+    pub audience: Option<String>,
+}
+
+/// What it led to.
+#[derive(Debug)]
+pub struct Refreshed {
+    /// The next pair.
+    pub tokens: Tokens,
+    /// The session.
+    pub session_id: Uuid,
+    /// The tenant it acts in.
+    pub tenant_id: Option<Uuid>,
+    /// Whether a new password must be set before anything else.
+    pub must_change_password: bool,
+}
+
+impl Sessions {
+    /// Exchanges a refresh token for the next pair.
+    ///
+    /// # Errors
+    /// `INVALID_REFRESH_TOKEN`, `NO_TENANT`, `REQUEST_ID_REUSED`, `KANIDM_UNAVAILABLE`.
+    pub async fn refresh(&self, call: &Call, refresh: &Refresh) -> Result<Refreshed> {
+        if !opaque::is_plausible(REFRESH_PREFIX, &refresh.token) {
+            return Err(invalid());
+        }
+        // Without an id of its own the call cannot be repeated: nobody else will come to this one.
+        let request = refresh.request_id.map_or_else(|| self.context.entropy.array(), Uuid::into_bytes);
+        let successor = self.successor(&refresh.token, &request);
+        let exchange = Exchange {
+            token_hash: opaque::digest(refresh.token.as_bytes()),
+            request_hash: opaque::digest(request),
+            successor_id: self.context.new_id(),
+            successor_hash: opaque::digest(successor.as_bytes()),
+            access_jti: self.context.new_id(),
+            tenant_id: refresh.tenant_id,
+            now: self.context.now(),
+            repeat: REPEAT,
+            idle: self.opener.idle(),
+            lease: self.context.new_id(),
+            lease_time: self.config.kanidm.timeout + LEASE_MARGIN,
+            refreshed: self.recorder.prepare(Event::new(EventType::SessionRefreshed, call)),
+            reused: self.recorder.prepare(
+                Event::new(EventType::SessionRefreshReused, call).outcome(EventOutcome::Refused).reason("token_reuse"),
+            ),
+        };
+        let done = match self.exchange(call, &exchange).await? {
+            Outcome::Refreshed(done) => done,
+            Outcome::Reused(session) => {
+                self.revocations.end_session(session);
+                self.recorder.nudge();
+                tracing::warn!(event = "refresh_token_reused", session_id = %session, "a refresh token was used twice: its session ended");
+                return Err(invalid());
+            }
+            Outcome::NoTenant => return Err(no_tenant()),
+            Outcome::RequestIdReused => {
+                return Err(Fault::new(Reason::RequestIdReused, "The request_id was used before for another tenant."));
+            }
+            Outcome::Invalid | Outcome::KanidmBusy | Outcome::KanidmRequired(_) => return Err(invalid()),
+        };
+        self.recorder.nudge();
+        self.note(done.user_id, &done.rights);
+        let audience = refresh.audience.clone().unwrap_or(done.audience);
+        let grant = done.rights.grant(done.user_id, done.session_id, audience, done.expires_at);
+        let access = self.issuer.issue(exchange.access_jti, &grant)?;
+        let tokens = Tokens { access, refresh_token: successor, refresh_expires_at: done.refresh_expires_at };
+        let (session_id, tenant_id) = (done.session_id, done.rights.tenant_id);
+        Ok(Refreshed { tokens, session_id, tenant_id, must_change_password: done.rights.must_change_password })
+    }
+
+    /// The statement, and for a session that Kanidm vouches for, what Kanidm says between two of them.
+    async fn exchange(&self, call: &Call, exchange: &Exchange) -> Result<Outcome> {
+        let deadline = self.context.clock.instant() + exchange.lease_time;
+        loop {
+            match store::exchange(self.db.pool(), exchange).await? {
+                // Somebody else is renewing the same session. Kanidm's tokens rotate, so they come first.
+                Outcome::KanidmBusy if self.context.clock.instant() < deadline => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Outcome::KanidmBusy => return Err(crate::kanidm::unavailable()),
+                Outcome::KanidmRequired(lease) => self.renew(call, exchange, lease).await?,
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Renews a session at Kanidm and keeps what came of it; afterwards the exchange can go on.
+    async fn renew(&self, call: &Call, exchange: &Exchange, lease: store::Lease) -> Result<()> {
+        // To its end, even if the caller goes away: Kanidm's next token must not be lost.
+        let (sessions, call, id) = (self.clone(), call.clone(), exchange.lease);
+        let work = async move {
+            match sessions.ask_kanidm(&lease).await {
+                Ok(Some(renewed)) => sessions.keep(&call, id, &lease, &renewed).await,
+                Ok(None) => {
+                    sessions.end_for_kanidm(&call, lease.session_id).await?;
+                    Err(invalid())
+                }
+                Err(fault) => {
+                    store::release(sessions.db.pool(), lease.session_id, id).await?;
+                    Err(fault)
+                }
+            }
+        };
+        tokio::spawn(work).await.map_err(Fault::internal)?
+    }
+
+    /// What Kanidm says about the person now; none when it does not vouch for them any more.
+    async fn ask_kanidm(&self, lease: &store::Lease) -> Result<Option<Renewed>> {
+        let kanidm = self.kanidm.as_ref().ok_or_else(crate::kanidm::unavailable)?;
+        let Some(sealed) = &lease.refresh_token else { return Ok(None) };
+        let token = self.opener.open_kanidm(lease.session_id, sealed)?;
+        let renewed = kanidm.renew(&token).await?;
+        // Another person than the one who signed in is nobody here.
+        Ok(renewed.filter(|renewed| renewed.person == lease.kanidm_user_id))
+    }
+
+    async fn keep(&self, call: &Call, id: Uuid, lease: &store::Lease, renewed: &Renewed) -> Result<()> {
+        let sealed = self.opener.seal_kanidm(lease.session_id, &renewed.refresh_token);
+        let event = Event::by_system(EventType::MembershipSynced, call.correlation_id);
+        let event = self.recorder.prepare(event);
+        let now = self.context.now();
+        store::renewed(self.db.pool(), lease.session_id, id, &sealed, &renewed.groups, now, &event.event).await
+    }
+
+    async fn end_for_kanidm(&self, call: &Call, session: Uuid) -> Result<()> {
+        let event = Event::by_system(EventType::SessionRevoked, call.correlation_id).session(session).reason("kanidm");
+        self.end(session, "kanidm", event, crate::db::Scope::Platform).await.map(|_| ())
+    }
+
+    /// The same for the same token and call, under a key that the database does not have.
+    fn successor(&self, token: &str, request: &[u8; 16]) -> Zeroizing<String> {
+        // HMAC takes keys of any length, so this cannot fail.
+        #[expect(clippy::expect_used, reason = "HMAC accepts keys of every length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.successor_key.as_slice()).expect("HMAC takes any key");
+        mac.update(request);
+        mac.update(token.as_bytes());
+        let bytes = Zeroizing::new(<[u8; 32]>::from(mac.finalize().into_bytes()));
+        opaque::with_bytes(REFRESH_PREFIX, &bytes)
+    }
+}
+
+fn invalid() -> Fault {
+    Fault::new(Reason::InvalidRefreshToken, "The refresh token is not accepted.")
+}
+
+/// The refusal of somebody without a usable tenant.
+pub fn no_tenant() -> Fault {
+    Fault::new(Reason::NoTenant, "The user is not a member of the tenant asked for, or of any.")
+}

@@ -1,0 +1,170 @@
+//! `sidle.v1.SessionService` on the wire.
+
+use tonic::{Request, Response, Status as GrpcStatus};
+
+use super::{Listing, SessionView, Sessions, Status, Whose};
+use crate::access::{Call, input};
+use crate::fault::{Fault, Result};
+use crate::proto;
+use crate::proto::session_service_server::SessionService;
+
+type Answer<T> = std::result::Result<Response<T>, GrpcStatus>;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    sessions: Sessions,
+}
+
+impl Service {
+    /// The service over this room.
+    pub fn new(sessions: Sessions) -> Self {
+        Self { sessions }
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for Service {
+    async fn get_session(&self, request: Request<proto::GetSessionRequest>) -> Answer<proto::GetSessionResponse> {
+        let call = Call::of(&request)?;
+        let session = input::optional_uuid("session_id", &request.get_ref().session_id)?;
+        let session = self.sessions.get(&call, session).await?;
+        Ok(Response::new(proto::GetSessionResponse { session: Some(show(&call, session)) }))
+    }
+
+    async fn list_sessions(&self, request: Request<proto::ListSessionsRequest>) -> Answer<proto::ListSessionsResponse> {
+        let call = Call::of(&request)?;
+        let listing = listing(request.into_inner())?;
+        let (page, next_page_token) = self.sessions.list(&call, &listing).await?;
+        let sessions = page.into_iter().map(|session| show(&call, session)).collect();
+        Ok(Response::new(proto::ListSessionsResponse { sessions, next_page_token }))
+    }
+
+    async fn revoke_session(
+        &self,
+        request: Request<proto::RevokeSessionRequest>,
+    ) -> Answer<proto::RevokeSessionResponse> {
+        let call = Call::of(&request)?;
+        let session = input::optional_uuid("session_id", &request.get_ref().session_id)?;
+        let session = self.sessions.revoke(&call, session).await?;
+        Ok(Response::new(proto::RevokeSessionResponse { session: Some(show(&call, session)) }))
+    }
+
+    async fn revoke_all_sessions(
+        &self,
+        request: Request<proto::RevokeAllSessionsRequest>,
+    ) -> Answer<proto::RevokeAllSessionsResponse> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let user = input::optional_uuid("user_id", &request.user_id)?;
+        let ended = self.sessions.revoke_all(&call, user, request.keep_current).await?;
+        let sessions_revoked = i32::try_from(ended).unwrap_or(i32::MAX);
+        Ok(Response::new(proto::RevokeAllSessionsResponse { sessions_revoked }))
+    }
+
+    type WatchRevocationsStream = tokio_stream::Empty<std::result::Result<proto::WatchRevocationsResponse, GrpcStatus>>;
+
+    async fn watch_revocations(
+        &self,
+        _request: Request<proto::WatchRevocationsRequest>,
+    ) -> Answer<Self::WatchRevocationsStream> {
+        Err(Fault::not_implemented("WatchRevocations").into())
+    }
+}
+
+fn listing(request: proto::ListSessionsRequest) -> Result<Listing> {
+    let whose = match request.user_id.as_str() {
+        "" => Whose::Own,
+        "-" => Whose::Everybody,
+        user => Whose::User(input::uuid("user_id", user)?),
+    };
+    let status = |number: i32| match proto::SessionStatus::try_from(number) {
+        Ok(proto::SessionStatus::Active) => Ok(Status::Active),
+        Ok(proto::SessionStatus::Revoked) => Ok(Status::Revoked),
+        Ok(proto::SessionStatus::Expired) => Ok(Status::Expired),
+        _ => Err(Fault::field("statuses", "must hold ACTIVE, REVOKED or EXPIRED only")),
+    };
+    let mut statuses = request.statuses.into_iter().map(status).collect::<Result<Vec<_>>>()?;
+    statuses.sort_by_key(|status| status.as_str());
+    statuses.dedup();
+    Ok(Listing {
+        whose,
+        tenant_id: input::optional_uuid("tenant_id", &request.tenant_id)?,
+        statuses,
+        page_size: request.page_size,
+        page_token: request.page_token,
+    })
+}
+
+fn show(call: &Call, session: SessionView) -> proto::Session {
+    let text = |id: Option<uuid::Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
+    let current = call.principal.as_ref().and_then(|principal| principal.session_id) == Some(session.session_id);
+    proto::Session {
+        session_id: session.session_id.to_string(),
+        user_id: session.user_id.to_string(),
+        tenant_id: text(session.tenant_id),
+        auth_method: auth_method(&session.auth_method).into(),
+        status: status(&session.status).into(),
+        device: Some(proto::Device {
+            device_id: session.device_id.unwrap_or_default(),
+            r#type: device_type(session.device_type.as_deref()).into(),
+            platform: session.device_platform.unwrap_or_default(),
+            user_agent: session.user_agent.unwrap_or_default(),
+            location: session.device_location.unwrap_or_default(),
+        }),
+        ip_address: session.ip_address.unwrap_or_default(),
+        persistent: session.persistent,
+        audience: session.audience,
+        created_at: Some(input::to_proto(session.created_at)),
+        last_activity_at: Some(input::to_proto(session.last_activity_at)),
+        expires_at: Some(input::to_proto(session.expires_at)),
+        idle_expires_at: Some(input::to_proto(session.idle_expires_at)),
+        revoked_at: session.revoked_at.map(input::to_proto),
+        revoke_reason: revoke_reason(session.revoke_reason.as_deref()).into(),
+        kanidm_session_id: text(session.kanidm_session_id),
+        current,
+    }
+}
+
+fn auth_method(name: &str) -> proto::SessionAuthMethod {
+    match name {
+        "jwt" => proto::SessionAuthMethod::Jwt,
+        "kanidm" => proto::SessionAuthMethod::Kanidm,
+        "dual" => proto::SessionAuthMethod::Dual,
+        _ => proto::SessionAuthMethod::Unspecified,
+    }
+}
+
+fn status(name: &str) -> proto::SessionStatus {
+    match name {
+        "active" => proto::SessionStatus::Active,
+        "revoked" => proto::SessionStatus::Revoked,
+        "expired" => proto::SessionStatus::Expired,
+        _ => proto::SessionStatus::Unspecified,
+    }
+}
+
+fn device_type(name: Option<&str>) -> proto::DeviceType {
+    match name {
+        Some("desktop") => proto::DeviceType::Desktop,
+        Some("phone") => proto::DeviceType::Phone,
+        Some("tablet") => proto::DeviceType::Tablet,
+        Some("service") => proto::DeviceType::Service,
+        Some("other") => proto::DeviceType::Other,
+        _ => proto::DeviceType::Unspecified,
+    }
+}
+
+fn revoke_reason(name: Option<&str>) -> proto::RevokeReason {
+    match name {
+        Some("logout") => proto::RevokeReason::Logout,
+        Some("user") => proto::RevokeReason::User,
+        Some("administrator") => proto::RevokeReason::Administrator,
+        Some("token_reuse") => proto::RevokeReason::TokenReuse,
+        Some("kanidm") => proto::RevokeReason::Kanidm,
+        Some("credential_changed") => proto::RevokeReason::CredentialChanged,
+        Some("user_disabled") => proto::RevokeReason::UserDisabled,
+        Some("rollback") => proto::RevokeReason::Rollback,
+        _ => proto::RevokeReason::Unspecified,
+    }
+}

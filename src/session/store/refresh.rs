@@ -1,0 +1,142 @@
+//! SQL of refreshing.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::audit::Prepared;
+use crate::fault::{Fault, Result};
+use crate::session::opening::Rights;
+
+/// What the function `session_refresh` takes.
+pub(in crate::session) struct Exchange {
+    pub token_hash: [u8; 32],
+    pub request_hash: [u8; 32],
+    pub successor_id: Uuid,
+    pub successor_hash: [u8; 32],
+    pub access_jti: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub now: DateTime<Utc>,
+    pub repeat: TimeDelta,
+    pub idle: TimeDelta,
+    pub lease: Uuid,
+    pub lease_time: Duration,
+    pub refreshed: Prepared,
+    pub reused: Prepared,
+}
+
+/// What it answers.
+pub(in crate::session) enum Outcome {
+    Refreshed(Done),
+    Reused(Uuid),
+    NoTenant,
+    RequestIdReused,
+    KanidmBusy,
+    KanidmRequired(Lease),
+    Invalid,
+}
+
+pub(in crate::session) struct Done {
+    pub session_id: Uuid,
+    pub user_id: Uuid,
+    pub audience: String,
+    pub rights: Rights,
+    pub expires_at: DateTime<Utc>,
+    pub refresh_expires_at: DateTime<Utc>,
+}
+
+/// A session that this call has to itself while it asks Kanidm.
+pub(in crate::session) struct Lease {
+    pub session_id: Uuid,
+    pub kanidm_user_id: Uuid,
+    pub refresh_token: Option<Vec<u8>>,
+}
+
+/// Exchanges a refresh token.
+pub(in crate::session) async fn exchange(pool: &PgPool, exchange: &Exchange) -> Result<Outcome> {
+    let row = sqlx::query!(
+        r#"SELECT outcome AS "outcome!", session_id, user_id, tenant_id, audience, roles, permissions,
+               platform_permissions, tokens_valid_from, must_change_password, expires_at, refresh_expires_at,
+               kanidm_user_id, kanidm_refresh_token
+           FROM session_refresh($1, $2, $3, $4, $5, $6, $7, make_interval(secs => $8), make_interval(secs => $9), $10,
+               make_interval(secs => $11), $12, $13, $14, $15)"#,
+        &exchange.token_hash,
+        &exchange.request_hash,
+        exchange.successor_id,
+        &exchange.successor_hash,
+        exchange.access_jti,
+        exchange.tenant_id,
+        exchange.now,
+        exchange.repeat.as_seconds_f64(),
+        exchange.idle.as_seconds_f64(),
+        exchange.lease,
+        exchange.lease_time.as_secs_f64(),
+        exchange.refreshed.event,
+        exchange.refreshed.personal.as_deref(),
+        exchange.reused.event,
+        exchange.reused.personal.as_deref(),
+    )
+    .fetch_one(pool)
+    .await?;
+    let missing = || Fault::internal("session_refresh left out what its outcome needs");
+    Ok(match row.outcome.as_str() {
+        "refreshed" | "repeated" => Outcome::Refreshed(Done {
+            session_id: row.session_id.ok_or_else(missing)?,
+            user_id: row.user_id.ok_or_else(missing)?,
+            audience: row.audience.ok_or_else(missing)?,
+            rights: Rights {
+                tenant_id: row.tenant_id,
+                roles: row.roles.unwrap_or_default(),
+                permissions: row.permissions.unwrap_or_default(),
+                platform_permissions: row.platform_permissions.unwrap_or_default(),
+                tokens_valid_from: row.tokens_valid_from,
+                must_change_password: row.must_change_password.unwrap_or(true),
+            },
+            expires_at: row.expires_at.ok_or_else(missing)?,
+            refresh_expires_at: row.refresh_expires_at.ok_or_else(missing)?,
+        }),
+        "reuse" => Outcome::Reused(row.session_id.ok_or_else(missing)?),
+        "no_tenant" => Outcome::NoTenant,
+        "request_id_reused" => Outcome::RequestIdReused,
+        "kanidm_busy" => Outcome::KanidmBusy,
+        "kanidm_required" => Outcome::KanidmRequired(Lease {
+            session_id: row.session_id.ok_or_else(missing)?,
+            kanidm_user_id: row.kanidm_user_id.ok_or_else(missing)?,
+            refresh_token: row.kanidm_refresh_token,
+        }),
+        _ => Outcome::Invalid,
+    })
+}
+
+/// Keeps what renewing a session at Kanidm gave.
+pub(in crate::session) async fn renewed(
+    pool: &PgPool,
+    session: Uuid,
+    lease: Uuid,
+    refresh_token: &[u8],
+    groups: &[Uuid],
+    now: DateTime<Utc>,
+    event: &Value,
+) -> Result<()> {
+    sqlx::query!(
+        "SELECT session_kanidm_renewed($1, $2, $3, $4, $5, $6)",
+        session,
+        lease,
+        refresh_token,
+        groups,
+        now,
+        event,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(())
+}
+
+/// Gives the session back.
+pub(in crate::session) async fn release(pool: &PgPool, session: Uuid, lease: Uuid) -> Result<()> {
+    sqlx::query!("SELECT session_kanidm_released($1, $2)", session, lease).fetch_one(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,461 @@
+//! Checks access tokens without any I/O: the signature, or the memory of having checked it, and then, for every call
+//! anew, audience, expiry, the state of the key and the picture of revocations.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use jsonwebtoken::Validation;
+use quick_cache::sync::Cache;
+use uuid::Uuid;
+
+use super::claims::{Claims, TYPE};
+use super::keys::{Keys, PublicKey};
+use super::opaque;
+use super::revocation::Revocations;
+use crate::access::Principal;
+use crate::config::TokenConfig;
+use crate::context::Clock;
+use crate::fault::{Fault, Reason, Result};
+
+/// Longer tokens are not even looked at.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Checks access tokens. Clones share keys, memory and picture.
+#[derive(Clone)]
+pub struct Verifier {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    keys: Keys,
+    revocations: Revocations,
+    clock: Clock,
+    config: Arc<TokenConfig>,
+    leeway: TimeDelta,
+    /// By a digest of the whole token: a token that differs in any byte is another one.
+    seen: Cache<[u8; 32], Arc<Verified>>,
+}
+
+/// A token whose signature and contents were found good. Whether it is good *now* is asked anew every time.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// Who presents it, and what that allows.
+    pub principal: Arc<Principal>,
+    /// `jti`.
+    pub token_id: Uuid,
+    /// `iss`.
+    pub issuer: String,
+    /// `aud`.
+    pub audience: String,
+    /// Roles in the tenant.
+    pub roles: Vec<String>,
+    not_before: i64,
+    kid: Uuid,
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier").field("keys", &self.inner.keys).finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    /// A verifier of tokens that `keys` sign, against `revocations`.
+    pub fn new(keys: Keys, revocations: Revocations, clock: Clock, config: Arc<TokenConfig>) -> Self {
+        let leeway = TimeDelta::from_std(config.leeway).unwrap_or_default();
+        let seen = Cache::new(config.cache_size.max(1));
+        Self { inner: Arc::new(Inner { keys, revocations, clock, config, leeway, seen }) }
+    }
+
+    /// What `token` says, if it is good for `audience` now.
+    ///
+    /// # Errors
+    /// `INVALID_TOKEN`, or `REVOCATIONS_STALE` when nothing can be vouched for.
+    pub fn verify(&self, token: &str, audience: &str) -> Result<Arc<Verified>> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(refused());
+        }
+        let digest = opaque::digest(token);
+        let (verified, is_new) = match self.inner.seen.get(&digest) {
+            Some(verified) => (verified, false),
+            None => (Arc::new(self.read(token)?), true),
+        };
+        self.check_now(&verified, audience)?;
+        if is_new {
+            self.inner.seen.insert(digest, Arc::clone(&verified));
+        }
+        Ok(verified)
+    }
+
+    /// The principal behind `token`, if it is good for `audience` now.
+    ///
+    /// # Errors
+    /// As [`Verifier::verify`].
+    pub fn principal(&self, token: &str, audience: &str) -> Result<Arc<Principal>> {
+        Ok(Arc::clone(&self.verify(token, audience)?.principal))
+    }
+
+    /// Whether a principal from earlier is still welcome: its token neither expired nor revoked since.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`, or `REVOCATIONS_STALE` when nothing can be vouched for.
+    pub fn recheck(&self, principal: &Principal) -> Result<()> {
+        self.check_principal(principal).map_err(|fault| match fault.reason() {
+            Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted any more."),
+            _ => fault,
+        })
+    }
+
+    /// Age of the picture of revocations; none before it was loaded.
+    pub fn revocation_age(&self) -> Option<Duration> {
+        self.inner.revocations.age()
+    }
+
+    /// The most that age may be.
+    pub fn revocation_bound(&self) -> Duration {
+        self.inner.config.max_revocation_age
+    }
+
+    /// The published halves of the keys.
+    pub fn published_keys(&self) -> Vec<PublicKey> {
+        self.inner.keys.published()
+    }
+
+    /// The published keys as a JSON Web Key Set.
+    pub fn jwks(&self) -> serde_json::Value {
+        serde_json::json!({ "keys": self.published_keys() })
+    }
+
+    /// Signature and contents: everything about a token that does not change.
+    fn read(&self, token: &str) -> Result<Verified> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| refused())?;
+        if header.typ.as_deref() != Some(TYPE) || header.crit.is_some() {
+            return Err(refused());
+        }
+        let kid = header.kid.as_deref().and_then(|kid| Uuid::try_parse(kid).ok()).ok_or_else(refused)?;
+        let key = self.inner.keys.find(kid).ok_or_else(refused)?;
+        // The key says how it is used; what the token says about that must agree and decides nothing.
+        if header.alg != key.algorithm {
+            return Err(refused());
+        }
+        let claims = jsonwebtoken::decode::<Claims>(token, &key.verifies, &signature_only(key.algorithm))
+            .map_err(|_| refused())?
+            .claims;
+        if claims.iss != self.inner.config.issuer {
+            return Err(refused());
+        }
+        let issued_at = claims.issued_at().ok_or_else(refused)?;
+        let expires_at = DateTime::from_timestamp(claims.exp, 0).ok_or_else(refused)?;
+        let principal = Principal {
+            kind: claims.kind.into(),
+            id: claims.sub,
+            session_id: claims.sid,
+            tenant_id: claims.tid,
+            permissions: claims.permissions(),
+            platform_permissions: claims.platform_permissions(),
+            issued_at,
+            expires_at,
+        };
+        Ok(Verified {
+            principal: Arc::new(principal),
+            token_id: claims.jti,
+            issuer: claims.iss,
+            audience: claims.aud,
+            roles: claims.roles,
+            not_before: claims.nbf,
+            kid,
+        })
+    }
+
+    /// Whether a token that was good is good now, for this audience.
+    fn check_now(&self, verified: &Verified, audience: &str) -> Result<()> {
+        let starts_later = (self.inner.clock.now() + self.inner.leeway).timestamp() < verified.not_before;
+        if verified.audience != audience || starts_later || self.inner.keys.find(verified.kid).is_none() {
+            return Err(refused());
+        }
+        self.check_principal(&verified.principal)
+    }
+
+    /// Whether the token is neither expired nor revoked that made this principal.
+    fn check_principal(&self, principal: &Principal) -> Result<()> {
+        let inner = &*self.inner;
+        if inner.clock.now() >= principal.expires_at + inner.leeway {
+            return Err(refused());
+        }
+        if inner.revocations.age().is_none_or(|age| age > inner.config.max_revocation_age) {
+            return Err(Fault::new(
+                Reason::RevocationsStale,
+                "Revocations are not known well enough to vouch for a token.",
+            )
+            .retry_after(Duration::from_secs(1)));
+        }
+        if inner.revocations.refuses(principal.session_id, principal.id, principal.issued_at) {
+            return Err(refused());
+        }
+        Ok(())
+    }
+}
+
+/// One text for every cause: a forger learns nothing from it.
+fn refused() -> Fault {
+    Fault::new(Reason::InvalidToken, "The token is not accepted.")
+}
+
+/// The library checks the signature; the claims are checked here, by the clock that was passed in.
+fn signature_only(algorithm: jsonwebtoken::Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use jsonwebtoken::{Algorithm, EncodingKey};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::super::issuer::{Grant, Issuer};
+    use super::super::keys::KeyState;
+    use super::super::keys::tests::key;
+    use super::*;
+    use crate::access::{Permissions, PrincipalKind};
+    use crate::context::Context;
+
+    struct Room {
+        context: Context,
+        keys: Keys,
+        revocations: Revocations,
+        verifier: Verifier,
+        issuer: Issuer,
+    }
+
+    fn config() -> TokenConfig {
+        TokenConfig {
+            issuer: "https://sidle.example".to_owned(),
+            audience: "sidle".to_owned(),
+            audiences: vec!["shop".to_owned()],
+            access_lifetime: Duration::from_secs(900),
+            refresh_lifetime: Duration::from_secs(3600),
+            leeway: Duration::from_secs(5),
+            cache_size: 100,
+            max_revocation_age: Duration::from_secs(10),
+        }
+    }
+
+    fn room() -> Room {
+        let (context, config) = (Context::system(), Arc::new(config()));
+        let (keys, revocations) = (Keys::default(), Revocations::new(context.clone(), config.access_lifetime));
+        keys.replace(vec![key(1, KeyState::Active, 1)]);
+        revocations.confirm_now();
+        let verifier = Verifier::new(keys.clone(), revocations.clone(), context.clock.clone(), Arc::clone(&config));
+        let issuer = Issuer::new(keys.clone(), context.clone(), config);
+        Room { context, keys, revocations, verifier, issuer }
+    }
+
+    fn grant() -> Grant {
+        Grant {
+            kind: PrincipalKind::User,
+            subject: Uuid::from_u128(7),
+            session_id: Some(Uuid::from_u128(8)),
+            tenant_id: Some(Uuid::from_u128(9)),
+            audience: "shop".to_owned(),
+            roles: vec!["admin".to_owned()],
+            permissions: Permissions::parse("users.read"),
+            platform_permissions: Permissions::default(),
+            tokens_valid_from: None,
+            not_after: None,
+        }
+    }
+
+    impl Room {
+        fn token(&self) -> String {
+            self.issuer.issue(self.context.new_id(), &grant()).unwrap().token
+        }
+
+        fn reason(&self, token: &str) -> Option<Reason> {
+            self.verifier.verify(token, "shop").err().map(|fault| fault.reason())
+        }
+    }
+
+    /// A token with header and claims changed, signed anew by `signs`.
+    fn forge(
+        token: &str,
+        header: impl FnOnce(&mut Value),
+        claims: impl FnOnce(&mut Value),
+        signs: &EncodingKey,
+        algorithm: Algorithm,
+    ) -> String {
+        let mut parts = token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
+        let mut read = || serde_json::from_slice::<Value>(&parts.next().unwrap()).unwrap();
+        let (mut head, mut body) = (read(), read());
+        header(&mut head);
+        claims(&mut body);
+        let message = [head, body].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), signs, algorithm).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    #[test]
+    fn a_good_token_says_what_was_granted() {
+        let room = room();
+        let verified = room.verifier.verify(&room.token(), "shop").unwrap();
+        assert_eq!(verified.principal.id, Uuid::from_u128(7));
+        assert_eq!(verified.principal.session_id, Some(Uuid::from_u128(8)));
+        assert_eq!(verified.principal.tenant_id, Some(Uuid::from_u128(9)));
+        assert!(verified.principal.permissions.has("users.read"));
+        assert_eq!(verified.roles, ["admin"]);
+    }
+
+    #[test]
+    fn forged_headers_and_claims_are_refused() {
+        let room = room();
+        let good = room.token();
+        let ours = &room.keys.active().unwrap().signs;
+        let foreign = key(1, KeyState::Active, 2).signs;
+        let keep = |_: &mut Value| {};
+        let set = |name: &'static str, value: Value| move |part: &mut Value| part[name] = value.clone();
+        let ed = Algorithm::EdDSA;
+        assert_eq!(room.reason(&forge(&good, keep, keep, ours, ed)), None, "the forger's tools work");
+        let cases = [
+            ("another key under our id", forge(&good, keep, keep, &foreign, ed)),
+            ("an unknown key", forge(&good, set("kid", json!(Uuid::from_u128(2))), keep, &foreign, ed)),
+            ("no key id", forge(&good, |h| _ = h.as_object_mut().unwrap().remove("kid"), keep, ours, ed)),
+            ("a key id that is none", forge(&good, set("kid", json!("../../1")), keep, ours, ed)),
+            ("another type", forge(&good, set("typ", json!("JWT")), keep, ours, ed)),
+            ("no type", forge(&good, |h| _ = h.as_object_mut().unwrap().remove("typ"), keep, ours, ed)),
+            ("another algorithm", forge(&good, set("alg", json!("ES256")), keep, ours, ed)),
+            ("a critical header", forge(&good, set("crit", json!(["exp"])), keep, ours, ed)),
+            ("another issuer", forge(&good, keep, set("iss", json!("https://evil.example")), ours, ed)),
+            ("another audience", forge(&good, keep, set("aud", json!("sidle")), ours, ed)),
+            ("two audiences", forge(&good, keep, set("aud", json!(["shop", "sidle"])), ours, ed)),
+            ("expired", forge(&good, keep, set("exp", json!(1)), ours, ed)),
+            ("no expiry", forge(&good, keep, |c| _ = c.as_object_mut().unwrap().remove("exp"), ours, ed)),
+            ("an expiry of another type", forge(&good, keep, set("exp", json!("9999999999")), ours, ed)),
+            ("not yet good", forge(&good, keep, set("nbf", json!(9_999_999_999_i64)), ours, ed)),
+            ("no start", forge(&good, keep, |c| _ = c.as_object_mut().unwrap().remove("nbf"), ours, ed)),
+            ("an id without a time", forge(&good, keep, set("jti", json!(Uuid::nil())), ours, ed)),
+        ];
+        for (what, token) in cases {
+            assert_eq!(room.reason(&token), Some(Reason::InvalidToken), "{what}");
+        }
+    }
+
+    #[test]
+    fn no_signature_and_a_signature_with_the_public_key_are_refused() {
+        let room = room();
+        let good = room.token();
+        let message = |alg: &str| {
+            let head = json!({ "alg": alg, "typ": TYPE, "kid": Uuid::from_u128(1) });
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(head.to_string()), good.split('.').nth(1).unwrap())
+        };
+        let public = room.verifier.published_keys()[0].x.clone();
+        let raw = URL_SAFE_NO_PAD.decode(&public).unwrap();
+        for secret in [EncodingKey::from_secret(public.as_bytes()), EncodingKey::from_secret(&raw)] {
+            let message = message("HS256");
+            let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &secret, Algorithm::HS256).unwrap();
+            assert_eq!(room.reason(&format!("{message}.{signature}")), Some(Reason::InvalidToken));
+        }
+        for alg in ["none", "None", "EdDSA", ""] {
+            assert_eq!(room.reason(&format!("{}.", message(alg))), Some(Reason::InvalidToken), "{alg}");
+            assert_eq!(room.reason(&message(alg)), Some(Reason::InvalidToken), "{alg}, two parts");
+        }
+        let long = format!("{good}{}", "A".repeat(MAX_TOKEN_BYTES));
+        assert_eq!(room.reason(&long), Some(Reason::InvalidToken));
+    }
+
+    #[test]
+    fn a_token_that_is_remembered_is_checked_again_each_time() {
+        let room = room();
+        let token = room.token();
+        assert_eq!(room.reason(&token), None);
+        assert!(room.verifier.verify(&token, "sidle").is_err(), "for another audience");
+        let mut other = token.clone();
+        let last = other.pop().unwrap();
+        other.push(if last == 'A' { 'B' } else { 'A' });
+        assert_eq!(room.reason(&other), Some(Reason::InvalidToken), "one character differs");
+
+        let principal = room.verifier.principal(&token, "shop").unwrap();
+        assert!(room.verifier.recheck(&principal).is_ok());
+        room.revocations.end_session(Uuid::from_u128(8));
+        assert_eq!(room.reason(&token), Some(Reason::InvalidToken), "its session was revoked");
+        assert_eq!(room.verifier.recheck(&principal).unwrap_err().reason(), Reason::Unauthenticated);
+    }
+
+    #[test]
+    fn a_remembered_token_dies_with_its_key_and_with_time() {
+        let room = room();
+        let token = room.token();
+        assert_eq!(room.reason(&token), None);
+        room.keys.replace(vec![key(2, KeyState::Active, 2)]);
+        assert_eq!(room.reason(&token), Some(Reason::InvalidToken), "its key was retired");
+        room.keys.replace(vec![key(2, KeyState::Active, 2), key(1, KeyState::Retiring, 1)]);
+        assert_eq!(room.reason(&token), None);
+        room.context.clock.advance(Duration::from_secs(900 + 4));
+        room.revocations.confirm_now();
+        assert_eq!(room.reason(&token), None, "within the leeway");
+        room.context.clock.advance(Duration::from_secs(2));
+        assert_eq!(room.reason(&token), Some(Reason::InvalidToken), "expired");
+    }
+
+    #[test]
+    fn rights_that_changed_end_older_tokens_and_no_newer_one() {
+        let room = room();
+        let old = room.token();
+        let change = room.context.now();
+        room.revocations.end_tokens(Uuid::from_u128(7), change);
+        assert_eq!(room.reason(&old), Some(Reason::InvalidToken));
+        // Issued in the same millisecond, by a replica whose clock is behind.
+        let grant = Grant { tokens_valid_from: Some(change), ..grant() };
+        let stale_id = uuid::Builder::from_unix_timestamp_millis(change.timestamp_millis() as u64 - 50, &[1; 10]);
+        let new = room.issuer.issue(stale_id.into_uuid(), &grant).unwrap();
+        assert_eq!(room.reason(&new.token), None);
+    }
+
+    #[test]
+    fn without_a_current_picture_nothing_is_vouched_for() {
+        let context = Context::system();
+        let config = Arc::new(config());
+        let keys = Keys::default();
+        keys.replace(vec![key(1, KeyState::Active, 1)]);
+        let revocations = Revocations::new(context.clone(), config.access_lifetime);
+        let verifier = Verifier::new(keys.clone(), revocations, context.clock.clone(), Arc::clone(&config));
+        let token = Issuer::new(keys, context.clone(), config).issue(context.new_id(), &grant()).unwrap().token;
+        assert_eq!(verifier.verify(&token, "shop").unwrap_err().reason(), Reason::RevocationsStale);
+        assert_eq!(verifier.verify("nonsense", "shop").unwrap_err().reason(), Reason::InvalidToken);
+    }
+
+    #[test]
+    fn a_session_that_ends_soon_shortens_its_tokens() {
+        let room = room();
+        let end = room.context.now() + TimeDelta::seconds(60);
+        let grant = Grant { not_after: Some(end), ..grant() };
+        assert!(room.issuer.issue(room.context.new_id(), &grant).unwrap().expires_at <= end);
+        assert!(room.issuer.audience("elsewhere").is_err());
+        assert_eq!(room.issuer.audience("").unwrap(), "sidle");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_a_token_or_a_panic(text in ".{0,300}|[A-Za-z0-9_-]{0,80}\\.[A-Za-z0-9_-]{0,80}\\.[A-Za-z0-9_-]{0,80}") {
+            prop_assert_eq!(room().reason(&text), Some(Reason::InvalidToken));
+        }
+
+        #[test]
+        fn no_changed_byte_goes_unnoticed(at in 0usize..400, with in "[A-Za-z0-9_-]") {
+            let room = room();
+            let token = room.token();
+            let at = at % token.len();
+            let mut changed = token.clone();
+            changed.replace_range(at..=at, &with);
+            // The last character of a part may have bits that mean nothing; base64 refuses those as well.
+            prop_assume!(changed != token);
+            prop_assert_eq!(room.reason(&changed), Some(Reason::InvalidToken));
+        }
+    }
+}
