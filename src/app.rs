@@ -11,15 +11,17 @@ use tonic_health::server::HealthService;
 use crate::access::layer::Gate;
 use crate::access::paging::Paging;
 use crate::audit::{Feed, Log, Recorder, Sequencer};
+use crate::authenticate::{Authenticate, Hasher};
 use crate::config::Config;
 use crate::context::Context;
 use crate::db::Db;
 use crate::fault::{Fault, Result};
+use crate::kanidm::{Kanidm, Oidc};
 use crate::metrics::Metrics;
 use crate::schema::Schema;
 use crate::seal::Keyring;
 use crate::server::{self, Edge, Ops, services};
-use crate::session::Verifier;
+use crate::session::{Sessions, Verifier};
 
 /// Health as `grpc.health.v1` tells it.
 #[derive(Clone)]
@@ -50,6 +52,14 @@ pub struct App {
     pub feed: Feed,
     /// Reads the audit log.
     pub log: Log,
+    /// The way to Kanidm, where one is configured.
+    pub kanidm: Option<Kanidm>,
+    /// Hashes passwords.
+    pub hasher: Hasher,
+    /// Sessions and their tokens.
+    pub sessions: Sessions,
+    /// The ways in.
+    pub authenticate: Authenticate,
     /// Checks access tokens.
     pub verifier: Verifier,
     /// Health.
@@ -81,20 +91,50 @@ impl App {
         let db = Db::new(&config.database)?;
         let reporter = tonic_health::server::HealthReporter::new();
         let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+        let (config, metrics, paging) = (Arc::new(config), Metrics::new(), Paging::new(&keyring));
+        let recorder = Recorder::new(context.clone(), keyring.clone());
         let feed = Feed::new(db.clone(), context.clone());
+        let log = Log::new(db.clone(), feed.clone());
+        let kanidm = Kanidm::new(&config.kanidm, metrics.clone())?;
+        let oidc = kanidm.clone().map(|kanidm| Oidc::new(kanidm, &config.kanidm, context.clone())).transpose()?;
+        let hasher = Hasher::new(config.passwords.clone(), context.clone(), metrics.clone())?;
+        let sessions = Sessions::new(
+            Arc::clone(&config),
+            context.clone(),
+            db.clone(),
+            keyring.clone(),
+            recorder.clone(),
+            paging.clone(),
+            oidc.clone(),
+        );
+        let authenticate = Authenticate::new(
+            Arc::clone(&config),
+            context.clone(),
+            db.clone(),
+            keyring.clone(),
+            recorder.clone(),
+            metrics.clone(),
+            sessions.clone(),
+            hasher.clone(),
+            oidc,
+        );
         Ok(Self {
-            recorder: Recorder::new(context.clone(), keyring.clone()),
-            log: Log::new(db.clone(), feed.clone()),
-            feed,
-            paging: Paging::new(&keyring),
-            verifier: Verifier::default(),
-            metrics: Metrics::new(),
+            verifier: sessions.verifier.clone(),
             health: Health { service, reporter },
             stop: CancellationToken::new(),
-            config: Arc::new(config),
+            config,
             context,
             db,
             keyring,
+            metrics,
+            paging,
+            recorder,
+            feed,
+            log,
+            kanidm,
+            hasher,
+            sessions,
+            authenticate,
         })
     }
 
@@ -135,6 +175,8 @@ impl App {
         let sequencer = Sequencer::new(db, context, keyring, self.recorder.clone(), self.metrics.clone());
         tasks.spawn(finish(sequencer.run(self.stop.clone())));
         tasks.spawn(finish(self.feed.clone().run(self.stop.clone())));
+        let kept = self.sessions.start(&self.feed, &self.log, self.metrics.clone(), self.stop.clone()).await?;
+        tasks.spawn(finish(kept));
         Ok(())
     }
 }

@@ -1,1 +1,147 @@
-//! Room of authenticate.
+//! The ways in: password, Kanidm, API key. Each proves who somebody is and then has the session room begin a session
+//! or issue a token. Knows how credentials are checked and what a refusal may tell, which is nothing.
+
+mod api_key;
+mod bcrypt_hash;
+mod gate;
+mod hashing;
+mod kanidm;
+mod password;
+mod rpc;
+mod store;
+mod who;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use uuid::Uuid;
+
+pub use self::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
+use self::gate::Gates;
+pub use self::hashing::{Hasher, StoredHash};
+pub use self::rpc::Service;
+use crate::audit::Recorder;
+use crate::config::Config;
+use crate::context::Context;
+use crate::db::Db;
+use crate::fault::{Fault, Reason};
+use crate::kanidm::Oidc;
+use crate::metrics::Metrics;
+use crate::seal::Keyring;
+use crate::session::{Sessions, Tokens};
+
+/// Everything this room offers.
+#[derive(Clone)]
+pub struct Authenticate {
+    config: Arc<Config>,
+    context: Context,
+    db: Db,
+    keyring: Keyring,
+    recorder: Recorder,
+    metrics: Metrics,
+    sessions: Sessions,
+    hasher: Hasher,
+    kanidm: Option<Oidc>,
+    gates: Gates,
+    sampled: Arc<Sampler>,
+}
+
+/// A completed login.
+#[derive(Debug)]
+pub struct SignedIn {
+    /// The tokens.
+    pub tokens: Tokens,
+    /// The session.
+    pub session_id: Uuid,
+    /// The tenant it acts in.
+    pub tenant_id: Option<Uuid>,
+    /// Who signed in.
+    pub user: UserView,
+    /// Whether a new password must be set before anything else.
+    pub must_change_password: bool,
+}
+
+/// A user as a login shows them.
+#[derive(Clone, Debug)]
+pub struct UserView {
+    /// Id.
+    pub user_id: Uuid,
+    /// E-mail address.
+    pub email: String,
+    /// Name to sign in with.
+    pub username: Option<String>,
+    /// Name shown to people.
+    pub full_name: String,
+    /// How they may sign in, in the database's words.
+    pub auth_method: String,
+}
+
+impl std::fmt::Debug for Authenticate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticate").field("hasher", &self.hasher).finish_non_exhaustive()
+    }
+}
+
+impl Authenticate {
+    /// The room.
+    #[expect(clippy::too_many_arguments, reason = "the one place where it gets all it works with")]
+    pub fn new(
+        config: Arc<Config>,
+        context: Context,
+        db: Db,
+        keyring: Keyring,
+        recorder: Recorder,
+        metrics: Metrics,
+        sessions: Sessions,
+        hasher: Hasher,
+        kanidm: Option<Oidc>,
+    ) -> Self {
+        let gates = Gates::new(config.passwords.max_attempts, config.passwords.queue);
+        let sampled = Arc::default();
+        Self { config, context, db, keyring, recorder, metrics, sessions, hasher, kanidm, gates, sampled }
+    }
+}
+
+/// The one refusal for every reason that would help somebody who guesses.
+fn invalid_credentials() -> Fault {
+    Fault::new(Reason::InvalidCredentials, "The credentials are not accepted.")
+}
+
+/// The refusal of somebody who must say for which tenant.
+fn tenant_required(choices: &[Uuid]) -> Fault {
+    let tenants = choices.iter().map(Uuid::to_string).collect::<Vec<_>>().join(",");
+    Fault::new(Reason::TenantRequired, "The user is a member of several tenants: ask for one.").with("tenants", tenants)
+}
+
+/// Lets one through a second, and counts the others: what anybody can make happen without knowing anything must not
+/// fill the audit log.
+#[derive(Debug, Default)]
+struct Sampler {
+    second: AtomicI64,
+    left_out: AtomicI64,
+}
+
+impl Sampler {
+    /// How many were left out since the last one that was let through, if this one is.
+    fn sample(&self, second: i64) -> Option<i64> {
+        if self.second.swap(second, Ordering::AcqRel) == second {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.left_out.swap(0, Ordering::AcqRel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_bad_keys_is_counted_and_one_a_second_is_recorded() {
+        let sampler = Sampler::default();
+        assert_eq!(sampler.sample(100), Some(0));
+        assert_eq!((sampler.sample(100), sampler.sample(100)), (None, None));
+        assert_eq!(sampler.sample(101), Some(2));
+        assert_eq!(sampler.sample(103), Some(0));
+    }
+}

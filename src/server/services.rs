@@ -4,8 +4,10 @@ use axum::Router;
 use tonic::service::Routes;
 
 use crate::app::App;
-use crate::audit;
 use crate::proto::audit_service_server::AuditServiceServer;
+use crate::proto::authenticate_service_server::AuthenticateServiceServer;
+use crate::proto::session_service_server::SessionServiceServer;
+use crate::{audit, authenticate, session};
 
 /// The descriptors of the contract, for reflection.
 pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sidle_descriptor.bin"));
@@ -24,11 +26,21 @@ pub fn register(app: &App) -> Result<Router, tonic_reflection::server::Error> {
     let largest = app.config.server.max_message_bytes;
     let mut routes = Routes::builder();
     routes
+        .add_service(AuthenticateServiceServer::new(authenticate(app)).max_decoding_message_size(largest))
+        .add_service(SessionServiceServer::new(session(app)).max_decoding_message_size(largest))
         .add_service(AuditServiceServer::new(audit(app)).max_decoding_message_size(largest))
         .add_service(app.health.service.clone())
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes().into_axum_router())
+}
+
+fn authenticate(app: &App) -> authenticate::Service {
+    authenticate::Service::new(app.authenticate.clone())
+}
+
+fn session(app: &App) -> session::Service {
+    session::Service::new(app.sessions.clone())
 }
 
 fn audit(app: &App) -> audit::Service {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta};
 use jsonwebtoken::Validation;
 use quick_cache::sync::Cache;
 use uuid::Uuid;

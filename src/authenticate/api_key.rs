@@ -1,0 +1,89 @@
+//! Exchanging a service account's API key for a short access token.
+
+use uuid::Uuid;
+
+use super::{Authenticate, invalid_credentials, store};
+use crate::access::{Call, Permissions, PrincipalKind};
+use crate::audit::{Event, EventType, Outcome};
+use crate::fault::Result;
+use crate::metrics::{LoginMethod, LoginOutcome};
+use crate::session::{AccessToken, Grant, opaque};
+
+/// Prefix of API keys.
+const PREFIX: &str = "sidle_ak_";
+
+/// A service account that showed its key.
+#[derive(Debug)]
+pub(super) struct Exchanged {
+    pub token: AccessToken,
+    pub service_account_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub permissions: Permissions,
+}
+
+impl Authenticate {
+    /// A token for what the key permits: the account's rights, narrowed by the key's scopes, in the account's tenant.
+    ///
+    /// # Errors
+    /// `INVALID_CREDENTIALS`, the same for every cause.
+    pub(super) async fn api_key(&self, call: &Call, key: &str, audience: String) -> Result<Exchanged> {
+        let exchanged = self.exchange_key(call, key, audience).await;
+        let outcome = match &exchanged {
+            Ok(Some(_)) => LoginOutcome::Success,
+            Ok(None) => LoginOutcome::Refused,
+            Err(_) => LoginOutcome::Failed,
+        };
+        self.metrics.login(LoginMethod::ApiKey, outcome);
+        exchanged?.ok_or_else(invalid_credentials)
+    }
+
+    async fn exchange_key(&self, call: &Call, key: &str, audience: String) -> Result<Option<Exchanged>> {
+        if !opaque::is_plausible(PREFIX, key) {
+            self.refuse_unknown_key(call).await?;
+            return Ok(None);
+        }
+        let event = self.recorder.prepare(Event::new(EventType::ServiceAccountAuthenticated, call));
+        let refused = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
+        let refused = self.recorder.prepare(refused);
+        let (digest, now) = (opaque::digest(key), self.context.now());
+        let answer = store::exchange_key(self.db.pool(), &digest, now, &event, &refused).await?;
+        self.recorder.nudge();
+        let account = match answer {
+            store::KeyAnswer::Accepted(account) => account,
+            store::KeyAnswer::Refused => return Ok(None),
+            store::KeyAnswer::Unknown => {
+                self.refuse_unknown_key(call).await?;
+                return Ok(None);
+            }
+        };
+        let permissions = Permissions::new(account.permissions);
+        let is_of_platform = account.tenant_id.is_none();
+        let none = Permissions::default();
+        let grant = Grant {
+            kind: PrincipalKind::ServiceAccount,
+            subject: account.service_account_id,
+            session_id: None,
+            tenant_id: account.tenant_id,
+            audience,
+            roles: Vec::new(),
+            permissions: if is_of_platform { none.clone() } else { permissions.clone() },
+            platform_permissions: if is_of_platform { permissions.clone() } else { none },
+            tokens_valid_from: account.tokens_valid_from,
+            not_after: account.expires_at,
+        };
+        let token = self.sessions.issuer.issue(self.context.new_id(), &grant)?;
+        let (service_account_id, tenant_id) = (account.service_account_id, account.tenant_id);
+        Ok(Some(Exchanged { token, service_account_id, tenant_id, permissions }))
+    }
+
+    /// Anybody can present keys that do not exist, so these are counted and only a sample is written down.
+    async fn refuse_unknown_key(&self, call: &Call) -> Result<()> {
+        if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
+            let event = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
+            let event = self.recorder.prepare(event.reason("unknown").detail("left_out", left_out));
+            store::login_refuse(self.db.pool(), &event, None).await?;
+            self.recorder.nudge();
+        }
+        Ok(())
+    }
+}

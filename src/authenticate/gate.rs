@@ -1,0 +1,110 @@
+//! Few attempts on one identifier at a time. An attempt counts before its password is known to be right, so that many
+//! at once would lock out somebody who merely signs in from many places at once; here they wait for one another.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::fault::{Fault, Reason, Result};
+
+/// The gates of one replica.
+#[derive(Clone, Debug)]
+pub struct Gates {
+    at_once: usize,
+    longest_line: usize,
+    open: Arc<Mutex<HashMap<String, Gate>>>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    places: Arc<Semaphore>,
+    users: usize,
+}
+
+/// A place at a gate, given back when dropped.
+pub struct Place {
+    gates: Gates,
+    identifier: String,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Gates {
+    /// Gates for accounts that are locked after so many attempts, with lines of a bounded length.
+    pub fn new(max_attempts: u32, longest_line: usize) -> Self {
+        // Half, so that two replicas together stay below the lock.
+        let at_once = usize::try_from(max_attempts / 2).unwrap_or(usize::MAX).clamp(1, 64);
+        Self { at_once, longest_line, open: Arc::default() }
+    }
+
+    /// Waits for a place.
+    ///
+    /// # Errors
+    /// `OVERLOADED` when too many wait already.
+    pub async fn enter(&self, identifier: &str) -> Result<Place> {
+        let places = self.join(identifier)?;
+        // From here on the place is given back whatever happens, also when the caller goes away while it waits.
+        let mut place = Place { gates: self.clone(), identifier: identifier.to_owned(), permit: None };
+        place.permit = places.acquire_owned().await.ok();
+        Ok(place)
+    }
+
+    fn join(&self, identifier: &str) -> Result<Arc<Semaphore>> {
+        let mut open = self.open();
+        let gate = open
+            .entry(identifier.to_owned())
+            .or_insert_with(|| Gate { places: Arc::new(Semaphore::new(self.at_once)), users: 0 });
+        if gate.users >= self.at_once + self.longest_line {
+            return Err(Fault::new(Reason::Overloaded, "Too many logins with this identifier are waiting.")
+                .retry_after(std::time::Duration::from_secs(1)));
+        }
+        gate.users += 1;
+        Ok(Arc::clone(&gate.places))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Gate>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        let mut open = self.gates.open();
+        if let Some(gate) = open.get_mut(&self.identifier) {
+            gate.users -= 1;
+            if gate.users == 0 {
+                open.remove(&self.identifier);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_identifier_waits_for_itself_and_for_nobody_else() {
+        let gates = Gates::new(2, 1);
+        let first = gates.enter("ann").await.unwrap();
+        let mut second = Box::pin(gates.enter("ann"));
+        tokio::select! { biased; _ = &mut second => unreachable!("one at a time"), _ = gates.enter("bob") => {} }
+        assert_eq!(gates.enter("ann").await.err().unwrap().reason(), Reason::Overloaded);
+        drop(first);
+        drop(second.await.unwrap());
+        assert!(gates.open().is_empty(), "nothing is kept of who has been here");
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_while_waiting_leaves_nothing_behind() {
+        let gates = Gates::new(2, 8);
+        let first = gates.enter("ann").await.unwrap();
+        {
+            let mut waiting = Box::pin(gates.enter("ann"));
+            tokio::select! { biased; _ = &mut waiting => unreachable!(), () = std::future::ready(()) => {} }
+        }
+        drop(first);
+        assert!(gates.open().is_empty());
+    }
+}

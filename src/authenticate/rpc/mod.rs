@@ -1,0 +1,263 @@
+//! `sidle.v1.AuthenticateService` on the wire.
+
+mod convert;
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
+
+use super::Authenticate;
+use super::kanidm::Return;
+use super::password::Attempt;
+use crate::access::{Call, input};
+use crate::fault::{Fault, Reason, Result};
+use crate::proto;
+use crate::proto::authenticate_service_server::AuthenticateService;
+use crate::session::{Refresh, Verified, Wish};
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+/// Tokens that `VerifyTokens` takes at once.
+const MOST_TOKENS: usize = 256;
+/// Seconds for which the published keys may be kept.
+const JWKS_MAX_AGE: i64 = 60;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    room: Authenticate,
+}
+
+impl Service {
+    /// The service over this room.
+    pub fn new(room: Authenticate) -> Self {
+        Self { room }
+    }
+
+    fn wish(&self, tenant: &str, audience: &str, device: Option<proto::Device>, persistent: bool) -> Result<Wish> {
+        Ok(Wish {
+            tenant_id: input::optional_uuid("tenant_id", tenant)?,
+            audience: self.room.sessions.issuer.audience(audience)?,
+            persistent,
+            device: convert::device(device)?,
+        })
+    }
+
+    fn verify(&self, token: &str, audience: &str) -> Result<Arc<Verified>> {
+        self.room.sessions.verifier.verify(token, audience)
+    }
+
+    fn claims(&self, verified: &Verified) -> proto::TokenClaims {
+        convert::claims(verified, self.room.sessions.verifier.revocation_bound())
+    }
+
+    fn revocations_age(&self) -> Option<prost_types::Duration> {
+        self.room.sessions.verifier.revocation_age().and_then(convert::duration)
+    }
+}
+
+#[tonic::async_trait]
+impl AuthenticateService for Service {
+    async fn authenticate_password(
+        &self,
+        request: Request<proto::AuthenticatePasswordRequest>,
+    ) -> Answer<proto::AuthenticatePasswordResponse> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let password = Zeroizing::new(request.password);
+        convert::secret("password", &password, 1024)?;
+        let identifier = input::required("identifier", &request.identifier, 254)?;
+        let wish = self.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+        let signed_in = self.room.password(&call, Attempt { identifier, password, wish }).await?;
+        let outcome = proto::authenticate_password_response::Outcome::SignedIn(convert::signed_in(signed_in));
+        Ok(Response::new(proto::AuthenticatePasswordResponse { outcome: Some(outcome) }))
+    }
+
+    async fn start_kanidm_login(
+        &self,
+        request: Request<proto::StartKanidmLoginRequest>,
+    ) -> Answer<proto::StartKanidmLoginResponse> {
+        let request = request.into_inner();
+        let wish = self.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+        let begun = self.room.start_kanidm(&request.redirect_uri, &wish).await?;
+        Ok(Response::new(proto::StartKanidmLoginResponse {
+            authorization_url: begun.authorization_url,
+            state: begun.state.to_string(),
+            login_secret: begun.secret.to_string(),
+            expires_at: Some(input::to_proto(begun.expires_at)),
+        }))
+    }
+
+    async fn complete_kanidm_login(
+        &self,
+        request: Request<proto::CompleteKanidmLoginRequest>,
+    ) -> Answer<proto::CompleteKanidmLoginResponse> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let (state, code) = (Zeroizing::new(request.state), Zeroizing::new(request.code));
+        let secret = Zeroizing::new(request.login_secret);
+        convert::secret("state", &state, 256)?;
+        convert::secret("code", &code, 4096)?;
+        convert::secret("login_secret", &secret, 256)?;
+        let signed_in = self.room.complete_kanidm(&call, Return { state, code, secret }).await?;
+        let signed_in = Some(convert::signed_in(signed_in));
+        Ok(Response::new(proto::CompleteKanidmLoginResponse { signed_in }))
+    }
+
+    async fn authenticate_service_account(
+        &self,
+        request: Request<proto::AuthenticateServiceAccountRequest>,
+    ) -> Answer<proto::AuthenticateServiceAccountResponse> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let key = Zeroizing::new(request.api_key);
+        convert::secret("api_key", &key, 256)?;
+        let audience = self.room.sessions.issuer.audience(&request.audience)?;
+        let exchanged = self.room.api_key(&call, &key, audience).await?;
+        Ok(Response::new(proto::AuthenticateServiceAccountResponse {
+            access_token: exchanged.token.token,
+            access_token_expires_at: Some(input::to_proto(exchanged.token.expires_at)),
+            service_account_id: exchanged.service_account_id.to_string(),
+            tenant_id: convert::id(exchanged.tenant_id),
+            permissions: exchanged.permissions.names(),
+        }))
+    }
+
+    async fn refresh_token(&self, request: Request<proto::RefreshTokenRequest>) -> Answer<proto::RefreshTokenResponse> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let token = Zeroizing::new(request.refresh_token);
+        convert::secret("refresh_token", &token, 256)?;
+        let audience = match request.audience.as_str() {
+            "" => None,
+            asked => Some(self.room.sessions.issuer.audience(asked)?),
+        };
+        let request_id = input::optional_uuid("request_id", &request.request_id)?;
+        let tenant_id = input::optional_uuid("tenant_id", &request.tenant_id)?;
+        let refresh = Refresh { token, request_id, tenant_id, audience };
+        let refreshed = self.room.sessions.refresh(&call, &refresh).await?;
+        Ok(Response::new(proto::RefreshTokenResponse {
+            tokens: Some(convert::tokens(refreshed.tokens)),
+            session_id: refreshed.session_id.to_string(),
+            tenant_id: convert::id(refreshed.tenant_id),
+            must_change_password: refreshed.must_change_password,
+        }))
+    }
+
+    async fn verify_token(&self, request: Request<proto::VerifyTokenRequest>) -> Answer<proto::VerifyTokenResponse> {
+        let request = request.into_inner();
+        required_audience(&request.audience)?;
+        let verified = self.verify(&request.token, &request.audience)?;
+        let claims = Some(self.claims(&verified));
+        Ok(Response::new(proto::VerifyTokenResponse { claims, revocations_age: self.revocations_age() }))
+    }
+
+    async fn verify_tokens(&self, request: Request<proto::VerifyTokensRequest>) -> Answer<proto::VerifyTokensResponse> {
+        let request = request.into_inner();
+        required_audience(&request.audience)?;
+        if request.tokens.is_empty() || request.tokens.len() > MOST_TOKENS {
+            return Err(Fault::field("tokens", format!("must hold from 1 to {MOST_TOKENS} tokens")).into());
+        }
+        let verdict = |token: &String| {
+            let verdict = match self.verify(token, &request.audience) {
+                Ok(verified) => proto::token_verdict::Verdict::Claims(self.claims(&verified)),
+                Err(fault) if fault.reason() == Reason::InvalidToken => {
+                    proto::token_verdict::Verdict::Refused(Reason::InvalidToken.into())
+                }
+                Err(fault) => return Err(fault),
+            };
+            Ok(proto::TokenVerdict { verdict: Some(verdict) })
+        };
+        let verdicts = request.tokens.iter().map(verdict).collect::<Result<_>>()?;
+        Ok(Response::new(proto::VerifyTokensResponse { verdicts, revocations_age: self.revocations_age() }))
+    }
+
+    async fn who_am_i(&self, request: Request<proto::WhoAmIRequest>) -> Answer<proto::WhoAmIResponse> {
+        let call = Call::of(&request)?;
+        let verified = self.presented(&request)?;
+        let (who, tenants) = self.room.who_am_i(&call).await?;
+        let bound = self.room.sessions.verifier.revocation_bound();
+        Ok(Response::new(convert::who(&verified, bound, who, tenants)))
+    }
+
+    async fn get_jwks(&self, _request: Request<proto::GetJwksRequest>) -> Answer<proto::GetJwksResponse> {
+        let keys = self.room.sessions.verifier.published_keys().into_iter().map(convert::jwk).collect();
+        let max_age = Some(prost_types::Duration { seconds: JWKS_MAX_AGE, nanos: 0 });
+        Ok(Response::new(proto::GetJwksResponse { keys, max_age }))
+    }
+
+    async fn register(&self, _: Request<proto::RegisterRequest>) -> Answer<proto::RegisterResponse> {
+        Err(Fault::not_implemented("Register").into())
+    }
+
+    async fn verify_email(&self, _: Request<proto::VerifyEmailRequest>) -> Answer<proto::VerifyEmailResponse> {
+        Err(Fault::not_implemented("VerifyEmail").into())
+    }
+
+    async fn complete_mfa(&self, _: Request<proto::CompleteMfaRequest>) -> Answer<proto::CompleteMfaResponse> {
+        Err(Fault::not_implemented("CompleteMfa").into())
+    }
+
+    async fn step_up(&self, _: Request<proto::StepUpRequest>) -> Answer<proto::StepUpResponse> {
+        Err(Fault::not_implemented("StepUp").into())
+    }
+
+    async fn change_password(&self, _: Request<proto::ChangePasswordRequest>) -> Answer<proto::ChangePasswordResponse> {
+        Err(Fault::not_implemented("ChangePassword").into())
+    }
+
+    async fn request_password_reset(
+        &self,
+        _: Request<proto::RequestPasswordResetRequest>,
+    ) -> Answer<proto::RequestPasswordResetResponse> {
+        Err(Fault::not_implemented("RequestPasswordReset").into())
+    }
+
+    async fn reset_password(&self, _: Request<proto::ResetPasswordRequest>) -> Answer<proto::ResetPasswordResponse> {
+        Err(Fault::not_implemented("ResetPassword").into())
+    }
+
+    async fn enroll_totp(&self, _: Request<proto::EnrollTotpRequest>) -> Answer<proto::EnrollTotpResponse> {
+        Err(Fault::not_implemented("EnrollTotp").into())
+    }
+
+    async fn confirm_totp(&self, _: Request<proto::ConfirmTotpRequest>) -> Answer<proto::ConfirmTotpResponse> {
+        Err(Fault::not_implemented("ConfirmTotp").into())
+    }
+
+    async fn disable_totp(&self, _: Request<proto::DisableTotpRequest>) -> Answer<proto::DisableTotpResponse> {
+        Err(Fault::not_implemented("DisableTotp").into())
+    }
+
+    async fn regenerate_recovery_codes(
+        &self,
+        _: Request<proto::RegenerateRecoveryCodesRequest>,
+    ) -> Answer<proto::RegenerateRecoveryCodesResponse> {
+        Err(Fault::not_implemented("RegenerateRecoveryCodes").into())
+    }
+
+    async fn redeem_invitation(
+        &self,
+        _: Request<proto::RedeemInvitationRequest>,
+    ) -> Answer<proto::RedeemInvitationResponse> {
+        Err(Fault::not_implemented("RedeemInvitation").into())
+    }
+}
+
+impl Service {
+    /// What the access token of the call says; the edge has let it in already.
+    fn presented<T>(&self, request: &Request<T>) -> Result<Arc<Verified>> {
+        let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
+        let value = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let (_, token) = value.and_then(|value| value.split_once(' ')).ok_or_else(unauthenticated)?;
+        self.verify(token.trim(), &self.room.config.tokens.audience)
+    }
+}
+
+fn required_audience(audience: &str) -> Result<()> {
+    if audience.is_empty() {
+        return Err(Fault::field("audience", "must name the audience that the token has to be for"));
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! Telling a caller who they are.
+
+use super::store::{self, MemberTenant};
+use super::{Authenticate, UserView};
+use crate::access::{Call, PrincipalKind};
+use crate::fault::{Fault, Reason, Result};
+
+/// Who is calling.
+pub(super) enum Who {
+    User { user: UserView, must_change_password: bool },
+    ServiceAccount(String),
+}
+
+impl Authenticate {
+    /// The caller, with their tenants as they are now.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` when the account is gone although its token still lives.
+    pub(super) async fn who_am_i(&self, call: &Call) -> Result<(Who, Vec<MemberTenant>)> {
+        let principal = call.principal()?;
+        let gone = || Fault::new(Reason::Unauthenticated, "The account does not exist any more.");
+        match principal.kind {
+            PrincipalKind::User => {
+                let (account, tenants) = store::account(&self.db, principal.id).await?.ok_or_else(gone)?;
+                let must_change_password = account.must_change_password;
+                Ok((Who::User { user: account.user, must_change_password }, tenants))
+            }
+            PrincipalKind::ServiceAccount => {
+                let (name, tenants) = store::service_account(&self.db, principal.id).await?.ok_or_else(gone)?;
+                Ok((Who::ServiceAccount(name), tenants))
+            }
+        }
+    }
+}
