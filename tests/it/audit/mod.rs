@@ -2,6 +2,7 @@
 
 mod ledger;
 mod order;
+mod rpc;
 mod walls;
 
 use std::collections::HashMap;
