@@ -91,8 +91,7 @@ CREATE TABLE migration_plan_items (
     kanidm_name  text NOT NULL,
     display_name text NOT NULL,
     mail         text NOT NULL,
-    member_of    uuid[] NOT NULL,
-    admin_of     uuid[] NOT NULL,
+    is_admin     boolean NOT NULL,
     group_names  text[] NOT NULL,
     forecast     text NOT NULL,
     reason       text,
@@ -111,9 +110,8 @@ COMMENT ON COLUMN migration_plan_items.user_version IS 'Version of the user that
 COMMENT ON COLUMN migration_plan_items.kanidm_name IS 'Name of the person to be created.';
 COMMENT ON COLUMN migration_plan_items.display_name IS 'Display name of the person to be created.';
 COMMENT ON COLUMN migration_plan_items.mail IS 'Address of the person to be created.';
-COMMENT ON COLUMN migration_plan_items.member_of IS 'Tenants whose group of users the person joins, in order of id.';
-COMMENT ON COLUMN migration_plan_items.admin_of IS 'Tenants whose group of administrators the person joins, in order of id.';
-COMMENT ON COLUMN migration_plan_items.group_names IS 'Names of those groups, for people to read.';
+COMMENT ON COLUMN migration_plan_items.is_admin IS 'Whether the person joins the home tenant''s group of administrators as well as that of users.';
+COMMENT ON COLUMN migration_plan_items.group_names IS 'Names of the groups that the person joins, for people to read.';
 COMMENT ON COLUMN migration_plan_items.forecast IS 'will_be_created, needs_review or will_be_refused.';
 COMMENT ON COLUMN migration_plan_items.reason IS 'Why, unless the person will be created.';
 
@@ -190,8 +188,7 @@ CREATE TABLE migration_items (
     kanidm_name        text NOT NULL,
     display_name       text NOT NULL,
     mail               text NOT NULL,
-    member_of          uuid[] NOT NULL,
-    admin_of           uuid[] NOT NULL,
+    is_admin           boolean NOT NULL,
     group_names        text[] NOT NULL,
     state              text NOT NULL,
     reason             text,
@@ -224,9 +221,8 @@ COMMENT ON COLUMN migration_items.user_version IS 'Version of the user that the 
 COMMENT ON COLUMN migration_items.kanidm_name IS 'Name of the person.';
 COMMENT ON COLUMN migration_items.display_name IS 'Display name of the person.';
 COMMENT ON COLUMN migration_items.mail IS 'Address of the person.';
-COMMENT ON COLUMN migration_items.member_of IS 'Tenants whose group of users the person joins, in order of id.';
-COMMENT ON COLUMN migration_items.admin_of IS 'Tenants whose group of administrators the person joins, in order of id.';
-COMMENT ON COLUMN migration_items.group_names IS 'Names of those groups, for people to read.';
+COMMENT ON COLUMN migration_items.is_admin IS 'Whether the person joins the home tenant''s group of administrators as well as that of users.';
+COMMENT ON COLUMN migration_items.group_names IS 'Names of the groups that the person joins, for people to read.';
 COMMENT ON COLUMN migration_items.state IS 'pending, intent_recorded, created, grouped, linked, failed, skipped, needs_review or rolled_back.';
 COMMENT ON COLUMN migration_items.reason IS 'Why it failed, was skipped or needs review.';
 COMMENT ON COLUMN migration_items.attempts IS 'How often it was taken up.';

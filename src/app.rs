@@ -18,6 +18,7 @@ use crate::db::Db;
 use crate::fault::{Fault, Result};
 use crate::kanidm::{Kanidm, Oidc};
 use crate::metrics::Metrics;
+use crate::migration::Engine;
 use crate::schema::Schema;
 use crate::seal::Keyring;
 use crate::server::{self, Edge, Ops, services};
@@ -62,6 +63,8 @@ pub struct App {
     pub authenticate: Authenticate,
     /// Checks access tokens.
     pub verifier: Verifier,
+    /// Moves users to Kanidm, where there is one.
+    pub engine: Option<Engine>,
     /// Health.
     pub health: Health,
     /// Cancelled when the service is to stop.
@@ -118,7 +121,12 @@ impl App {
             hasher.clone(),
             oidc,
         );
+        let engine = kanidm.clone().map(|kanidm| {
+            let parts = (db.clone(), context.clone(), recorder.clone(), metrics.clone());
+            Engine::new(parts.0, parts.1, parts.2, parts.3, kanidm, config.migration.clone())
+        });
         Ok(Self {
+            engine,
             verifier: sessions.verifier.clone(),
             health: Health { service, reporter },
             stop: CancellationToken::new(),
@@ -177,6 +185,9 @@ impl App {
         tasks.spawn(finish(self.feed.clone().run(self.stop.clone())));
         let kept = self.sessions.start(&self.feed, &self.log, self.metrics.clone(), self.stop.clone()).await?;
         tasks.spawn(finish(kept));
+        if let Some(engine) = self.engine.clone() {
+            tasks.spawn(finish(engine.run(self.stop.clone())));
+        }
         Ok(())
     }
 }

@@ -6,8 +6,9 @@ use tonic::service::Routes;
 use crate::app::App;
 use crate::proto::audit_service_server::AuditServiceServer;
 use crate::proto::authenticate_service_server::AuthenticateServiceServer;
+use crate::proto::migration_service_server::MigrationServiceServer;
 use crate::proto::session_service_server::SessionServiceServer;
-use crate::{audit, authenticate, session};
+use crate::{audit, authenticate, migration, session};
 
 /// The descriptors of the contract, for reflection.
 pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sidle_descriptor.bin"));
@@ -29,6 +30,7 @@ pub fn register(app: &App) -> Result<Router, tonic_reflection::server::Error> {
         .add_service(AuthenticateServiceServer::new(authenticate(app)).max_decoding_message_size(largest))
         .add_service(SessionServiceServer::new(session(app)).max_decoding_message_size(largest))
         .add_service(AuditServiceServer::new(audit(app)).max_decoding_message_size(largest))
+        .add_service(MigrationServiceServer::new(migration(app)).max_decoding_message_size(largest))
         .add_service(app.health.service.clone())
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
@@ -46,6 +48,19 @@ fn session(app: &App) -> session::Service {
 fn audit(app: &App) -> audit::Service {
     let (log, context, keyring) = (app.log.clone(), app.context.clone(), app.keyring.clone());
     audit::Service::new(log, context, keyring, app.paging.clone(), app.verifier.clone())
+}
+
+fn migration(app: &App) -> migration::Service {
+    migration::Service::new(migration::Parts {
+        db: app.db.clone(),
+        context: app.context.clone(),
+        recorder: app.recorder.clone(),
+        log: app.log.clone(),
+        paging: app.paging.clone(),
+        verifier: app.verifier.clone(),
+        kanidm: app.kanidm.clone(),
+        engine: app.engine.clone(),
+    })
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -1,0 +1,100 @@
+//! The engine that moves users to Kanidm. Every replica runs one; a job is leased to one of them at a time, and taken over
+//! when its holder stops giving signs of life. What is to be done is read from the items, never remembered: an engine
+//! that is killed anywhere leaves nothing behind that the next one does not find.
+
+mod adopt;
+mod batch;
+mod create;
+mod item;
+mod run;
+mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::groups::Groups;
+use crate::audit::Recorder;
+use crate::config::MigrationConfig;
+use crate::context::Context;
+use crate::db::Db;
+use crate::kanidm::Kanidm;
+use crate::metrics::Metrics;
+
+/// The engine of this replica. Clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    parts: Arc<Parts>,
+}
+
+struct Parts {
+    db: Db,
+    context: Context,
+    recorder: Recorder,
+    metrics: Metrics,
+    groups: Groups,
+    kanidm: Kanidm,
+    config: MigrationConfig,
+    /// Stands for this replica in leases.
+    replica: Uuid,
+    nudge: Notify,
+}
+
+/// A job that this replica holds.
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    migration_id: Uuid,
+    owner: Uuid,
+    /// Every taking-up has a number; what was begun under an older one is refused by the database.
+    epoch: i64,
+    duration: Duration,
+}
+
+impl Engine {
+    /// An engine for this Kanidm.
+    pub fn new(
+        db: Db,
+        context: Context,
+        recorder: Recorder,
+        metrics: Metrics,
+        kanidm: Kanidm,
+        config: MigrationConfig,
+    ) -> Self {
+        let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), Some(kanidm.clone()));
+        let replica = context.new_id();
+        let nudge = Notify::new();
+        Self { parts: Arc::new(Parts { db, context, recorder, metrics, groups, kanidm, config, replica, nudge }) }
+    }
+
+    /// Tells the engine that there may be something to do. Not needed for correctness: it looks by itself.
+    pub fn nudge(&self) {
+        self.parts.nudge.notify_one();
+    }
+
+    /// Works until `stop` is cancelled: takes jobs up, one at a time, and gives the one in hand back at the end.
+    /// What goes wrong is logged and tried again.
+    pub async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let worked = tokio::select! {
+                worked = self.work_once(&stop) => worked,
+                () = stop.cancelled() => break,
+            };
+            let pause = match worked {
+                Ok(true) => continue,
+                Ok(false) => self.parts.config.poll,
+                Err(fault) => {
+                    tracing::warn!(event = "migration_engine_interrupted", cause = %fault, "the engine will try again");
+                    self.parts.context.entropy.jitter(self.parts.config.poll)
+                }
+            };
+            tokio::select! {
+                () = self.parts.nudge.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! A job from its taking-up to its end.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::batch::{GroupMap, TenantGroups};
+use super::create::Trouble;
+use super::item::{Item, Settled};
+use super::{Engine, Lease, store};
+use crate::access::Call;
+use crate::audit::{Event, EventType};
+use crate::db::{Scope, Tx};
+use crate::fault::{Fault, Reason, Result};
+use crate::migration::groups::{GroupRole, Standing, TenantGroup};
+use crate::migration::jobs::{Failure, Job, Step};
+use crate::migration::vocabulary::{ItemReason, ItemState, MigrationState, WaitReason};
+
+/// Batches in work at the same time: while Kanidm creates the persons of one, the database keeps what became of another.
+const AT_ONCE: usize = 2;
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// How a replica's work on a job came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The job is finished, or not to be worked on for now.
+    Over,
+    /// Another replica has taken it over.
+    Lost,
+}
+
+/// What a pass over the items came to.
+enum Pass {
+    /// Every item was looked at.
+    Through,
+    /// Kanidm cannot be worked with.
+    Trouble(Trouble),
+    /// The job is no longer running, or no longer ours.
+    End(End),
+}
+
+/// The batch that was taken up.
+enum Claim {
+    Batch(Vec<Item>),
+    Nothing,
+    End(End),
+}
+
+impl Engine {
+    /// Takes up a job, if there is one, and works on it. False when there was none.
+    pub(super) async fn work_once(&self, stop: &CancellationToken) -> Result<bool> {
+        let parts = &self.parts;
+        let mut tx = parts.db.begin(Scope::Platform).await?;
+        let Some(taken) = store::take(&mut tx, parts.replica, parts.config.lease).await? else { return Ok(false) };
+        let lease = taken.lease;
+        if let Some(previous) = taken.previous_owner.filter(|owner| *owner != parts.replica) {
+            let step =
+                store::lock(&mut tx, &lease).await?.ok_or_else(|| Fault::internal("a job just taken is gone"))?;
+            let event = Event::by_system(EventType::MigrationTakenOver, lease.migration_id)
+                .detail("from_replica", previous)
+                .detail("to_replica", parts.replica);
+            self.tell(&mut tx, &lease, step, event, Change::default()).await?;
+        }
+        tx.commit().await?;
+        tracing::info!(event = "migration_taken_up", migration_id = %lease.migration_id, epoch = lease.epoch, "took a job up");
+        // The heartbeat and the work are raced: whoever loses the lease drops the work where it is, which is what the
+        // next holder expects to find.
+        let result = tokio::select! {
+            result = self.passes(&lease) => result,
+            end = self.keep_alive(&lease) => Ok(end),
+            () = stop.cancelled() => Ok(End::Over),
+        };
+        if !matches!(result, Ok(End::Lost)) {
+            let mut tx = parts.db.begin(Scope::Platform).await?;
+            store::release(&mut tx, &lease).await?;
+            tx.commit().await?;
+        }
+        result.map(|_| true)
+    }
+
+    /// Extends the lease until it is lost.
+    async fn keep_alive(&self, lease: &Lease) -> End {
+        let mut missed = 0;
+        loop {
+            tokio::time::sleep(lease.duration / 4).await;
+            match self.extend(lease).await {
+                Ok(true) => missed = 0,
+                Ok(false) => return End::Lost,
+                // With the database away nobody else can take over either; after three misses it may have come back for
+                // others and not for us.
+                Err(_) if missed < 2 => missed += 1,
+                Err(_) => return End::Lost,
+            }
+        }
+    }
+
+    async fn extend(&self, lease: &Lease) -> Result<bool> {
+        let mut tx = self.parts.db.begin(Scope::Platform).await?;
+        let held = store::extend(&mut tx, lease).await?;
+        tx.commit().await?;
+        Ok(held)
+    }
+
+    /// Goes over the items until all are finished. With Kanidm in trouble it waits and begins anew.
+    async fn passes(&self, lease: &Lease) -> Result<End> {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let pass = match self.groups(lease).await {
+                Ok(groups) => self.pass(lease, &groups).await?,
+                Err(fault) => Pass::Trouble(trouble(fault)?),
+            };
+            match pass {
+                Pass::End(end) => return Ok(end),
+                Pass::Through => {
+                    if let Some(end) = self.complete(lease).await? {
+                        return Ok(end);
+                    }
+                    backoff = FIRST_BACKOFF;
+                }
+                Pass::Trouble(trouble) => {
+                    tracing::warn!(
+                        event = "migration_waits",
+                        migration_id = %lease.migration_id,
+                        waiting_for = %trouble.wait,
+                        cause = %trouble.cause,
+                        "Kanidm cannot be worked with; will try again"
+                    );
+                    if !self.wait(lease, trouble.wait).await? {
+                        return Ok(End::Lost);
+                    }
+                    tokio::time::sleep(self.parts.context.entropy.jitter(backoff)).await;
+                    backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                }
+            }
+        }
+    }
+
+    /// Makes sure of the groups of every tenant that the job concerns.
+    async fn groups(&self, lease: &Lease) -> Result<GroupMap> {
+        let mut tx = self.parts.db.begin(Scope::Platform).await?;
+        let tenants = store::tenants(&mut tx, lease.migration_id).await?;
+        drop(tx);
+        let mut map = GroupMap::new();
+        if tenants.is_empty() {
+            return Ok(map);
+        }
+        let call = Call::internal(lease.migration_id);
+        let groups = self.parts.groups.sync(&call, Scope::Platform, &tenants).await?;
+        for tenant in tenants {
+            let of = |role| groups.iter().find(|group| group.tenant_id == tenant && group.role == role);
+            let ours = |group: &TenantGroup| group.uuid.filter(|_| group.standing != Standing::NotOurs);
+            let pair = of(GroupRole::Member).and_then(ours).zip(of(GroupRole::Admin).and_then(ours));
+            map.insert(tenant, pair.map_or(TenantGroups::Foreign, |(users, admins)| TenantGroups::Ours(users, admins)));
+        }
+        Ok(map)
+    }
+
+    /// Takes up every open item once, in their order.
+    async fn pass(&self, lease: &Lease, groups: &GroupMap) -> Result<Pass> {
+        let mut batches: JoinSet<Result<Option<Trouble>>> = JoinSet::new();
+        let mut after = 0;
+        let mut outcome = Pass::Through;
+        let mut is_through = false;
+        loop {
+            if !is_through && matches!(outcome, Pass::Through) && batches.len() < AT_ONCE {
+                match self.claim(lease, after).await? {
+                    Claim::Batch(items) => {
+                        after = items.iter().map(|item| item.ordinal).max().unwrap_or(after);
+                        let (engine, lease, groups) = (self.clone(), *lease, groups.clone());
+                        batches.spawn(async move { engine.batch(&lease, &groups, items).await });
+                    }
+                    Claim::Nothing => is_through = true,
+                    Claim::End(end) => outcome = Pass::End(end),
+                }
+                continue;
+            }
+            // Batches in hand are brought to their end also when one of them met trouble.
+            match batches.join_next().await {
+                None => return Ok(outcome),
+                Some(ended) => {
+                    if let Some(trouble) = ended.map_err(Fault::internal)?? {
+                        outcome = Pass::Trouble(trouble);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes up the next items after an ordinal: those whose user changed are left alone, for the others the intent is
+    /// recorded before Kanidm hears of them.
+    async fn claim(&self, lease: &Lease, after: i32) -> Result<Claim> {
+        let mut after = after;
+        loop {
+            let mut tx = self.parts.db.begin(Scope::Platform).await?;
+            let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(Claim::End(End::Lost)) };
+            if job.state != MigrationState::Running {
+                return Ok(Claim::End(End::Over));
+            }
+            let limit = i64::try_from(self.parts.config.batch_size).unwrap_or(i64::MAX);
+            let items = store::open_items(&mut tx, lease.migration_id, after, limit).await?;
+            let Some(last) = items.last() else { return Ok(Claim::Nothing) };
+            after = last.ordinal;
+            let (stale, fit): (Vec<Item>, Vec<Item>) =
+                items.into_iter().partition(|item| item.state == ItemState::Pending && item.change.is_some());
+            let ids: Vec<Uuid> = fit.iter().map(|item| item.item_id).collect();
+            store::intend(&mut tx, &ids).await?;
+            let results = stale.iter().map(|item| item.becomes(ItemState::Skipped, item.change));
+            let change = self.settle(&mut tx, lease, results.collect()).await?;
+            if change.finished > 0 {
+                let event = Event::by_system(EventType::MigrationBatchProcessed, lease.migration_id);
+                self.tell(&mut tx, lease, job, event, change).await?;
+            }
+            tx.commit().await?;
+            if !fit.is_empty() {
+                return Ok(Claim::Batch(fit));
+            }
+        }
+    }
+
+    /// Writes what became of items and links users, with the step that tells it, in one transaction.
+    pub(super) async fn write(
+        &self,
+        lease: &Lease,
+        mut results: Vec<Settled>,
+        linking: Vec<Item>,
+        is_sound: bool,
+    ) -> Result<()> {
+        if results.is_empty() && linking.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.parts.db.begin(Scope::Platform).await?;
+        // Whoever lost the lease writes nothing: the next holder finds the same items and the same persons.
+        let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(()) };
+        let linked = store::link(&mut tx, &linking).await?;
+        let mut events = Vec::with_capacity(linked.len());
+        for item in linking {
+            let user_id = item.person.uuid;
+            if !linked.contains(&user_id) {
+                results.push(item.becomes(ItemState::NeedsReview, Some(ItemReason::UserChangedMeanwhile)));
+                continue;
+            }
+            results.push(item.becomes(ItemState::Linked, None));
+            events.push(
+                Event::by_system(EventType::MigrationItemLinked, lease.migration_id)
+                    .tenant(item.tenant_id)
+                    .target("user", user_id)
+                    .detail("migration_id", lease.migration_id)
+                    .detail("item_id", item.item_id)
+                    .detail("kanidm_user_id", user_id),
+            );
+        }
+        let change = Change { clears_wait: is_sound, ..self.settle(&mut tx, lease, results).await? };
+        let (moved, failed) = (change.done, change.failed);
+        self.parts.recorder.record_all(&mut tx, events).await?;
+        if change.finished > 0 || (is_sound && job.waiting_for.is_some()) {
+            let event = Event::by_system(EventType::MigrationBatchProcessed, lease.migration_id);
+            self.tell(&mut tx, lease, job, event, change).await?;
+        }
+        tx.commit().await?;
+        self.parts.metrics.users_migrated.inc_by(u64::try_from(moved).unwrap_or_default());
+        self.parts.metrics.users_not_migrated.inc_by(u64::try_from(failed).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Writes the states of items and counts what that changes.
+    async fn settle(&self, tx: &mut Tx, lease: &Lease, results: Vec<Settled>) -> Result<Change> {
+        let mut change = Change::default();
+        if results.is_empty() {
+            return Ok(change);
+        }
+        let settled = store::settle(tx, lease.migration_id, &results).await?;
+        for Settled { item_id, user_id, state, reason } in results {
+            if !settled.contains(&item_id) || state.is_open() {
+                continue;
+            }
+            change.finished += 1;
+            match state {
+                ItemState::Linked => change.done += 1,
+                ItemState::Skipped => change.skipped += 1,
+                _ => change.failed += 1,
+            }
+            if state == ItemState::NeedsReview {
+                change.needs_review += 1;
+            }
+            if let Some(reason) = reason.filter(|_| state != ItemState::Skipped) {
+                change.failures.push(Failure { item_id, user_id, reason });
+            }
+        }
+        Ok(change)
+    }
+
+    /// Writes the job's new counts and the event of the step. The job is locked by this transaction.
+    async fn tell(&self, tx: &mut Tx, lease: &Lease, mut job: Job, event: Event, change: Change) -> Result<()> {
+        let counts = &mut job.counts;
+        counts.pending -= change.finished;
+        counts.done += change.done;
+        counts.failed += change.failed;
+        counts.skipped += change.skipped;
+        counts.needs_review += change.needs_review;
+        job.step += 1;
+        if let Some(state) = change.state {
+            job.state = state;
+        }
+        if let Some(wait) = change.waits_for {
+            job.waiting_for = Some(wait);
+        } else if change.clears_wait {
+            job.waiting_for = None;
+        }
+        store::advance(tx, lease, &job, change.finished > 0).await?;
+        let step = Step::of(&job).finishing(change.finished, change.failures);
+        self.parts.recorder.record(tx, step.event(event, &job)).await?;
+        Ok(())
+    }
+
+    /// Notes that the job waits. False when the lease is lost.
+    async fn wait(&self, lease: &Lease, wait: WaitReason) -> Result<bool> {
+        let mut tx = self.parts.db.begin(Scope::Platform).await?;
+        let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(false) };
+        if job.waiting_for != Some(wait) {
+            let event = Event::by_system(EventType::MigrationBatchProcessed, lease.migration_id);
+            self.tell(&mut tx, lease, job, event, Change { waits_for: Some(wait), ..Change::default() }).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Ends the job if no item is open. None when there is still something to do.
+    async fn complete(&self, lease: &Lease) -> Result<Option<End>> {
+        let mut tx = self.parts.db.begin(Scope::Platform).await?;
+        let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(Some(End::Lost)) };
+        if job.counts.pending > 0 || job.state != MigrationState::Running {
+            return Ok((job.state != MigrationState::Running).then_some(End::Over));
+        }
+        let counts = job.counts;
+        let event = Event::by_system(EventType::MigrationCompleted, lease.migration_id);
+        let change = Change { state: Some(MigrationState::Completed), clears_wait: true, ..Change::default() };
+        self.tell(&mut tx, lease, job, event, change).await?;
+        tx.commit().await?;
+        tracing::info!(
+            event = "user_migration_completed",
+            migration_id = %lease.migration_id,
+            total = counts.total,
+            done = counts.done,
+            failed = counts.failed,
+            skipped = counts.skipped,
+            "a migration ended"
+        );
+        Ok(Some(End::Over))
+    }
+}
+
+/// What a step changes.
+#[derive(Debug, Default)]
+struct Change {
+    finished: i64,
+    done: i64,
+    failed: i64,
+    skipped: i64,
+    needs_review: i64,
+    failures: Vec<Failure>,
+    state: Option<MigrationState>,
+    waits_for: Option<WaitReason>,
+    clears_wait: bool,
+}
+
+/// The trouble that a failure to make groups means; anything but Kanidm's trouble is passed on.
+fn trouble(fault: Fault) -> Result<Trouble> {
+    let wait = match fault.reason() {
+        Reason::KanidmUnavailable => WaitReason::KanidmUnavailable,
+        Reason::KanidmRefused => WaitReason::KanidmAccessDenied,
+        _ => return Err(fault),
+    };
+    Ok(Trouble { wait, cause: crate::kanidm::KanidmError::Unavailable(fault.to_string()) })
+}

@@ -1,0 +1,218 @@
+//! The two Kanidm groups of each tenant. A group is ours when it has the uuid that was written down before it was made,
+//! and never because of its name: anybody who may make groups could have taken that first.
+
+mod store;
+
+use std::collections::HashMap;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use uuid::Uuid;
+
+use crate::access::Call;
+use crate::audit::{Event, EventType, Recorder};
+use crate::context::Context;
+use crate::db::{Db, Scope};
+use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::{Kanidm, KanidmError};
+
+/// Groups that are looked at in Kanidm at the same time.
+const AT_ONCE: usize = 4;
+
+/// What members of a group are in the tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupRole {
+    /// Members.
+    Member,
+    /// Administrators.
+    Admin,
+}
+
+impl GroupRole {
+    /// The role's name in `kanidm_tenant_groups`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Name of the group for the tenant with this slug.
+    pub fn group_name(self, slug: &str) -> String {
+        match self {
+            Self::Member => format!("tenant_{slug}_users"),
+            Self::Admin => format!("tenant_{slug}_admins"),
+        }
+    }
+}
+
+/// How things stand with a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was made, or would be.
+    Created,
+    /// It is there under the recorded uuid.
+    Confirmed,
+    /// Its name is that of a group which is not ours.
+    NotOurs,
+}
+
+/// A group of a tenant.
+#[derive(Clone, Debug)]
+pub struct TenantGroup {
+    /// The tenant.
+    pub tenant_id: Uuid,
+    /// Its slug.
+    pub slug: String,
+    /// What members of the group are.
+    pub role: GroupRole,
+    /// uuid; none when it would only be chosen now.
+    pub uuid: Option<Uuid>,
+    /// Name, for people.
+    pub name: String,
+    /// How things stand.
+    pub standing: Standing,
+}
+
+/// Makes and confirms groups.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    db: Db,
+    context: Context,
+    recorder: Recorder,
+    kanidm: Option<Kanidm>,
+}
+
+impl Groups {
+    /// Groups in this Kanidm.
+    pub fn new(db: Db, context: Context, recorder: Recorder, kanidm: Option<Kanidm>) -> Self {
+        Self { db, context, recorder, kanidm }
+    }
+
+    /// Makes what is missing for these tenants, or for every active one, and confirms what is there. Repeating it does no
+    /// harm, whatever happened the first time. A group that is not ours does not keep the others from being made.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` for a tenant that is not active; `KANIDM_NOT_CONFIGURED`, `KANIDM_UNAVAILABLE`, `KANIDM_REFUSED`.
+    pub async fn sync(&self, call: &Call, scope: Scope, tenants: &[Uuid]) -> Result<Vec<TenantGroup>> {
+        let kanidm = configured(self.kanidm.as_ref())?;
+        let mut tx = self.db.begin(scope).await?;
+        let tenants = store::tenants(&mut tx, tenants).await?;
+        let wanted: Vec<(Uuid, GroupRole, Uuid, String)> = tenants
+            .iter()
+            .flat_map(|tenant| {
+                [GroupRole::Member, GroupRole::Admin]
+                    .map(|role| (tenant.tenant_id, role, self.context.new_id(), role.group_name(&tenant.slug)))
+            })
+            .collect();
+        store::choose(&mut tx, &wanted).await?;
+        let recorded = store::recorded(&mut tx, &tenants).await?;
+        // The uuids are durable before Kanidm hears of them.
+        tx.commit().await?;
+
+        let groups: Vec<TenantGroup> =
+            stream::iter(recorded).map(|group| ensure(kanidm, group)).buffered(AT_ONCE).try_collect().await?;
+        self.confirm(call, scope, &groups).await?;
+        Ok(groups)
+    }
+
+    /// What [`Groups::sync`] would do. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Groups::sync`].
+    pub async fn inspect(&self, scope: Scope, tenants: &[Uuid]) -> Result<Vec<TenantGroup>> {
+        let kanidm = configured(self.kanidm.as_ref())?;
+        let mut tx = self.db.begin(scope).await?;
+        let tenants = store::tenants(&mut tx, tenants).await?;
+        let mut recorded: HashMap<(Uuid, GroupRole), TenantGroup> =
+            store::recorded(&mut tx, &tenants).await?.into_iter().map(|g| ((g.tenant_id, g.role), g)).collect();
+        drop(tx);
+        let groups = tenants.iter().flat_map(|tenant| [(tenant, GroupRole::Member), (tenant, GroupRole::Admin)]);
+        let groups: Vec<TenantGroup> = groups
+            .map(|(tenant, role)| {
+                recorded.remove(&(tenant.tenant_id, role)).unwrap_or_else(|| TenantGroup {
+                    tenant_id: tenant.tenant_id,
+                    slug: tenant.slug.clone(),
+                    role,
+                    uuid: None,
+                    name: role.group_name(&tenant.slug),
+                    standing: Standing::Created,
+                })
+            })
+            .collect();
+        stream::iter(groups).map(|group| look(kanidm, group)).buffered(AT_ONCE).try_collect().await
+    }
+
+    async fn confirm(&self, call: &Call, scope: Scope, groups: &[TenantGroup]) -> Result<()> {
+        let ours: Vec<Uuid> =
+            groups.iter().filter(|group| group.standing != Standing::NotOurs).filter_map(|group| group.uuid).collect();
+        let mut tx = self.db.begin(scope).await?;
+        let news = store::confirm(&mut tx, &ours).await?;
+        let mut by_tenant: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
+        for (tenant_id, uuid) in news {
+            by_tenant.entry(tenant_id).or_default().push(uuid);
+        }
+        let events = by_tenant.into_iter().map(|(tenant_id, uuids)| {
+            let event = match call.principal {
+                Some(_) => Event::new(EventType::TenantGroupsSynced, call),
+                None => Event::by_system(EventType::TenantGroupsSynced, call.correlation_id),
+            };
+            event.tenant(tenant_id).target("tenant", tenant_id).detail("kanidm_groups", uuids)
+        });
+        self.recorder.record_all(&mut tx, events.collect::<Vec<_>>()).await?;
+        tx.commit().await
+    }
+}
+
+/// The refusal that names the groups which are not ours, if there are any.
+///
+/// # Errors
+/// `GROUP_NOT_OURS`.
+pub fn all_ours(groups: &[TenantGroup]) -> Result<()> {
+    let foreign: Vec<&str> =
+        groups.iter().filter(|group| group.standing == Standing::NotOurs).map(|group| group.name.as_str()).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let text = "Kanidm has groups with the names of ours that Sidle did not make; they are never adopted.";
+    Err(Fault::new(Reason::GroupNotOurs, text).with("groups", foreign.join(",")))
+}
+
+/// The Kanidm that is configured.
+pub(super) fn configured(kanidm: Option<&Kanidm>) -> Result<&Kanidm> {
+    kanidm.ok_or_else(|| Fault::new(Reason::KanidmNotConfigured, "No Kanidm is configured."))
+}
+
+/// Looks whether the group is there under its uuid, or its name is another's.
+async fn look(kanidm: &Kanidm, mut group: TenantGroup) -> Result<TenantGroup> {
+    if let Some(uuid) = group.uuid
+        && kanidm.group(&uuid.to_string()).await?.is_some()
+    {
+        group.standing = Standing::Confirmed;
+    } else if kanidm.group(&group.name).await?.is_some() {
+        group.standing = Standing::NotOurs;
+    } else {
+        group.standing = Standing::Created;
+    }
+    Ok(group)
+}
+
+/// Makes the group if it is not there.
+async fn ensure(kanidm: &Kanidm, group: TenantGroup) -> Result<TenantGroup> {
+    let mut group = look(kanidm, group).await?;
+    let (Standing::Created, Some(uuid)) = (group.standing, group.uuid) else { return Ok(group) };
+    let description = format!("Made by Sidle for tenant {}; members are managed there", group.slug);
+    match kanidm.create_group(uuid, &group.name, &description).await {
+        Ok(()) => Ok(group),
+        // Somebody was faster: another replica, with the same uuid, or somebody else, with the same name.
+        Err(KanidmError::UuidTaken | KanidmError::Duplicate(_)) => {
+            group = look(kanidm, group).await?;
+            if group.standing != Standing::Created {
+                return Ok(group);
+            }
+            let text =
+                "The uuid of a tenant's group is taken in Kanidm and cannot be seen: the group was deleted there.";
+            Err(Fault::new(Reason::KanidmRefused, text).with("kanidm", "recycled").with("groups", &group.name))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,140 @@
+//! What the values of a file stand for: tenants and roles by the header's mapping.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::store;
+use crate::fault::{Fault, Result};
+
+/// How the rows of an import are to be read.
+#[derive(Clone, Debug, Default)]
+pub struct Header {
+    /// System that the rows come from.
+    pub source: String,
+    /// Makes the import repeat-safe.
+    pub request_id: Uuid,
+    /// Whether to import nothing.
+    pub validate_only: bool,
+    /// Tenant values of the file to slug or id.
+    pub tenants: BTreeMap<String, String>,
+    /// Slug or id of the tenant of rows that name none.
+    pub default_tenant: String,
+    /// Whether inactive users were only never verified.
+    pub inactive_is_unverified: bool,
+    /// Role values of the file to names of roles.
+    pub roles: BTreeMap<String, String>,
+    /// Role of rows that name none.
+    pub default_role: String,
+}
+
+/// The header, resolved against the tenants and roles there are.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    tenants: HashMap<String, Uuid>,
+    default_tenant: Option<Uuid>,
+    roles: HashMap<(Option<Uuid>, String), Uuid>,
+    role_names: BTreeMap<String, String>,
+    default_role: String,
+}
+
+/// Tenants and roles as they are found for a row.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Id(Uuid),
+    Missing,
+    Unknown,
+}
+
+impl Mapping {
+    /// Reads tenants and roles, and refuses a header that names one that is not there: every row would be refused.
+    pub(super) async fn load(tx: &mut PgConnection, header: &Header) -> Result<Self> {
+        let mut known = HashMap::new();
+        for tenant in store::tenants(tx).await? {
+            // A slug cannot look like a UUID's text, and an external id gives way to both.
+            if let Some(external_id) = tenant.external_id {
+                known.entry(external_id).or_insert(tenant.tenant_id);
+            }
+            known.insert(tenant.slug, tenant.tenant_id);
+            known.insert(tenant.tenant_id.to_string(), tenant.tenant_id);
+        }
+        let find = |field: &str, name: &str| {
+            let problem = || Fault::field(field, "must be the slug or UUID of an active tenant");
+            known.get(name).or_else(|| known.get(&name.to_lowercase())).copied().ok_or_else(problem)
+        };
+        let mut mapped = HashMap::with_capacity(header.tenants.len());
+        for (value, name) in &header.tenants {
+            mapped.insert(value.clone(), find("header.tenants", name)?);
+        }
+        let default_tenant = match header.default_tenant.as_str() {
+            "" => None,
+            name => Some(find("header.default_tenant", name)?),
+        };
+        known.extend(mapped);
+
+        let roles: HashMap<_, _> =
+            store::roles(tx).await?.into_iter().map(|role| ((role.tenant_id, role.name), role.role_id)).collect();
+        let default_role = if header.default_role.is_empty() { "user" } else { &header.default_role };
+        for (field, name) in header
+            .roles
+            .values()
+            .map(|name| ("header.roles", name.as_str()))
+            .chain([("header.default_role", default_role)])
+        {
+            if !roles.keys().any(|(_, known)| known == name) {
+                return Err(Fault::field(field, "must be the name of a role that does not reach over every tenant"));
+            }
+        }
+        Ok(Self {
+            tenants: known,
+            default_tenant,
+            roles,
+            role_names: header.roles.clone(),
+            default_role: default_role.to_owned(),
+        })
+    }
+
+    pub(super) fn tenant(&self, value: &str) -> Found {
+        if value.is_empty() {
+            return self.default_tenant.map_or(Found::Missing, Found::Id);
+        }
+        self.tenants.get(value).map_or(Found::Unknown, |id| Found::Id(*id))
+    }
+
+    /// The tenant's own role comes before one that all tenants share.
+    pub(super) fn role(&self, tenant: Uuid, value: &str) -> Found {
+        let name = match value {
+            "" => &self.default_role,
+            value => self.role_names.get(value).map_or(value, String::as_str),
+        };
+        let own = self.roles.get(&(Some(tenant), name.to_owned()));
+        own.or_else(|| self.roles.get(&(None, name.to_owned()))).map_or(Found::Unknown, |id| Found::Id(*id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenants_own_role_comes_first() {
+        let (tenant, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let roles = [
+            ((None, "admin".to_owned()), Uuid::from_u128(10)),
+            ((Some(tenant), "admin".to_owned()), Uuid::from_u128(11)),
+        ];
+        let mapping = Mapping {
+            tenants: HashMap::from([("harbour".to_owned(), tenant)]),
+            default_tenant: None,
+            roles: HashMap::from(roles),
+            role_names: BTreeMap::from([("boss".to_owned(), "admin".to_owned())]),
+            default_role: "admin".to_owned(),
+        };
+        assert_eq!(mapping.tenant("harbour"), Found::Id(tenant));
+        assert_eq!((mapping.tenant(""), mapping.tenant("Harbour")), (Found::Missing, Found::Unknown));
+        assert_eq!(mapping.role(tenant, "boss"), Found::Id(Uuid::from_u128(11)));
+        assert_eq!(mapping.role(other, ""), Found::Id(Uuid::from_u128(10)));
+        assert_eq!(mapping.role(other, "chief"), Found::Unknown);
+    }
+}

@@ -1,0 +1,434 @@
+//! An import at work: one transaction from the first row to the summary.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::mapping::{Header, Mapping};
+use super::row::{Candidate, Finding, Row, Verdict, digest};
+use super::store::{self, Holder};
+use crate::access::Call;
+use crate::audit::{Event, EventType, Recorder};
+use crate::context::Context;
+use crate::db::{Db, Scope, Tx};
+use crate::fault::{Fault, Reason, Result};
+use crate::migration::vocabulary::{ImportOutcome, ImportReason};
+
+/// Rows that are written with one statement.
+const BATCH: usize = 1000;
+/// Rows collide with users who come in at the same time at most so often in a row.
+const ROUNDS: usize = 8;
+
+/// Rows by finding.
+pub type ReasonCounts = BTreeMap<ImportReason, i64>;
+/// Users by prefix and cost of their hash; `("", 0)` for none.
+pub type HashCounts = BTreeMap<(String, i32), i64>;
+
+/// What became of an import.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The import; none when it was only validated.
+    pub import_id: Option<Uuid>,
+    /// Rows that arrived.
+    pub rows: i64,
+    /// Rows that came in.
+    pub accepted: i64,
+    /// Those of them with remarks.
+    pub with_remarks: i64,
+    /// Rows that were there already.
+    pub already_there: i64,
+    /// Rows that were refused.
+    pub refused: i64,
+    /// Rows by finding.
+    pub reasons: ReasonCounts,
+    /// Hashes that came in.
+    pub hashes: HashCounts,
+    /// Digest over mapping and rows.
+    pub digest: Vec<u8>,
+    /// Whether this repeats an earlier import's summary.
+    pub repeated: bool,
+}
+
+/// An import at work. Dropped without [`Import::finish`], it has never been.
+pub struct Import {
+    tx: Tx,
+    context: Context,
+    recorder: Recorder,
+    call: Call,
+    header: Header,
+    mapping: Mapping,
+    import_id: Uuid,
+    hasher: Sha256,
+    summary: Summary,
+}
+
+impl Import {
+    /// Begins an import.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` for a header that names what is not there, `PERMISSION_DENIED` for a caller who does not reach
+    /// over the platform, `OVERLOADED` while another import runs.
+    pub async fn begin(db: &Db, context: &Context, recorder: &Recorder, call: &Call, header: Header) -> Result<Self> {
+        // An address is unique over all tenants, so that who imports learns about all of them.
+        if call.principal()?.authorize("migration.import", None)? != Scope::Platform {
+            let text = "Importing users needs the permission migration.import on the platform.";
+            return Err(Fault::new(Reason::PermissionDenied, text).with("permission", "migration.import"));
+        }
+        let mut tx = db.begin(Scope::Platform).await?;
+        if !store::lock(&mut tx).await? {
+            let text = "Another import is running; two at a time would wait for each other's rows.";
+            return Err(Fault::new(Reason::Overloaded, text).retry_after(std::time::Duration::from_secs(10)));
+        }
+        store::plan_each_batch(&mut tx).await?;
+        let mapping = Mapping::load(&mut tx, &header).await?;
+        let mut hasher = Sha256::new();
+        hasher.update(header_digest(&header));
+        Ok(Self {
+            tx,
+            context: context.clone(),
+            recorder: recorder.clone(),
+            call: call.clone(),
+            mapping,
+            import_id: context.new_id(),
+            hasher,
+            summary: Summary::default(),
+            header,
+        })
+    }
+
+    /// Takes rows and says what becomes of each, in their order.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn add(&mut self, rows: &[Row]) -> Result<Vec<Verdict>> {
+        let mut verdicts = Vec::with_capacity(rows.len());
+        for batch in rows.chunks(BATCH) {
+            verdicts.extend(self.add_batch(batch).await?);
+        }
+        Ok(verdicts)
+    }
+
+    async fn add_batch(&mut self, rows: &[Row]) -> Result<Vec<Verdict>> {
+        let inactive = if self.header.inactive_is_unverified { "pending_verification" } else { "disabled" };
+        let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(rows.len());
+        let mut candidates = Vec::with_capacity(rows.len());
+        for (place, row) in rows.iter().enumerate() {
+            self.hasher.update(row.digest());
+            match row.judge(&self.mapping, inactive, self.context.new_id()) {
+                Ok(candidate) => {
+                    candidates.push((place, candidate));
+                    verdicts.push(None);
+                }
+                Err(findings) => verdicts.push(Some(refused(row.line, findings))),
+            }
+        }
+        self.settle(candidates, &mut verdicts).await?;
+        let verdicts: Vec<Verdict> = verdicts.into_iter().flatten().collect();
+        for verdict in &verdicts {
+            self.count(verdict);
+        }
+        Ok(verdicts)
+    }
+
+    /// Decides about candidates by who is there already, and inserts those who may come in.
+    async fn settle(&mut self, mut undecided: Vec<(usize, Candidate)>, verdicts: &mut [Option<Verdict>]) -> Result<()> {
+        for _ in 0..ROUNDS {
+            let rows: Vec<Candidate> = undecided.iter().map(|(_, row)| row.clone()).collect();
+            let holders = store::holders(&mut self.tx, &self.header.source, &rows).await?;
+            let mut taken = Taken::new(&holders, &self.header.source, self.import_id);
+            let mut places = Vec::new();
+            let mut coming = Vec::new();
+            for (place, mut row) in undecided {
+                match taken.decide(&mut row) {
+                    Some(verdict) => verdicts[place] = Some(verdict),
+                    None => {
+                        places.push(place);
+                        coming.push(row);
+                    }
+                }
+            }
+            let memberships: Vec<Uuid> = coming.iter().map(|_| self.context.new_id()).collect();
+            let inserted = if coming.is_empty() {
+                Vec::new()
+            } else {
+                store::insert(&mut self.tx, self.import_id, &self.header.source, &coming, &memberships).await?
+            };
+            let inserted: HashSet<Uuid> = inserted.into_iter().collect();
+            undecided = Vec::new();
+            for (place, row) in places.into_iter().zip(coming) {
+                if inserted.contains(&row.user_id) {
+                    self.count_hash(&row);
+                    verdicts[place] = Some(accepted(row));
+                } else {
+                    undecided.push((place, row));
+                }
+            }
+            if undecided.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(Fault::internal("rows of an import collided with users who could not be found"))
+    }
+
+    fn count(&mut self, verdict: &Verdict) {
+        let summary = &mut self.summary;
+        summary.rows += 1;
+        match verdict.outcome {
+            ImportOutcome::Accepted => summary.accepted += 1,
+            ImportOutcome::AcceptedWithRemarks => {
+                summary.accepted += 1;
+                summary.with_remarks += 1;
+            }
+            ImportOutcome::AlreadyImported => summary.already_there += 1,
+            ImportOutcome::Refused => summary.refused += 1,
+        }
+        let reasons: HashSet<ImportReason> = verdict.findings.iter().map(|finding| finding.reason).collect();
+        for reason in reasons {
+            *summary.reasons.entry(reason).or_default() += 1;
+        }
+    }
+
+    fn count_hash(&mut self, row: &Candidate) {
+        let key = row.form.map_or((String::new(), 0), |form| (form.kind.to_owned(), i32::from(form.cost)));
+        *self.summary.hashes.entry(key).or_default() += 1;
+    }
+
+    /// Commits, if as many rows came as were sent.
+    ///
+    /// # Errors
+    /// `IMPORT_UNREADABLE` when rows are missing; `REQUEST_ID_REUSED` when the `request_id` belongs to an import of other
+    /// rows. Nothing is imported then.
+    pub async fn finish(mut self, row_count: i64) -> Result<Summary> {
+        if row_count != self.summary.rows {
+            let text = "The stream ended after another number of rows than its end says.";
+            return Err(unreadable(text).with("rows_received", self.summary.rows).with("rows_announced", row_count));
+        }
+        self.summary.digest = self.hasher.finalize_reset().to_vec();
+        if self.header.validate_only {
+            return Ok(self.summary);
+        }
+        let principal_id = self.call.principal()?.id;
+        let record = store::Record {
+            import_id: self.import_id,
+            source: &self.header.source,
+            principal_id,
+            request_id: self.header.request_id,
+            rows: self.summary.rows,
+            accepted: self.summary.accepted,
+            with_remarks: self.summary.with_remarks,
+            already_there: self.summary.already_there,
+            refused: self.summary.refused,
+            reasons: reasons_to_json(&self.summary.reasons),
+            hashes: hashes_to_json(&self.summary.hashes),
+            digest: &self.summary.digest,
+        };
+        if !store::keep(&mut self.tx, &record).await? {
+            return self.repeated(principal_id).await;
+        }
+        self.summary.import_id = Some(self.import_id);
+        let event = self.event();
+        self.recorder.record(&mut self.tx, event).await?;
+        self.tx.commit().await?;
+        tracing::info!(
+            event = "users_imported",
+            import_id = %self.import_id,
+            rows = self.summary.rows,
+            accepted = self.summary.accepted,
+            refused = self.summary.refused,
+            "imported users"
+        );
+        Ok(self.summary)
+    }
+
+    fn event(&self) -> Event {
+        let summary = &self.summary;
+        Event::new(EventType::MigrationUsersImported, &self.call)
+            .tenant(None)
+            .target("import", self.import_id)
+            .request(self.header.request_id)
+            .detail("source", &self.header.source)
+            .detail("rows", summary.rows)
+            .detail("accepted", summary.accepted)
+            .detail("accepted_with_remarks", summary.with_remarks)
+            .detail("already_imported", summary.already_there)
+            .detail("refused", summary.refused)
+            .detail("reasons", reasons_to_json(&summary.reasons))
+            .detail("digest", hex(&summary.digest))
+    }
+
+    /// The summary that the first import with this `request_id` gave, if it was of the same rows.
+    async fn repeated(mut self, principal_id: Uuid) -> Result<Summary> {
+        let kept = store::kept(&mut self.tx, principal_id, self.header.request_id).await?;
+        let Some(kept) = kept.filter(|kept| kept.digest == self.summary.digest) else {
+            let text = "This request_id was used before for an import of other rows.";
+            return Err(Fault::new(Reason::RequestIdReused, text));
+        };
+        Ok(Summary {
+            import_id: Some(kept.import_id),
+            rows: kept.row_count,
+            accepted: kept.accepted,
+            with_remarks: kept.with_remarks,
+            already_there: kept.already_there,
+            refused: kept.refused,
+            reasons: reasons_from_json(&kept.reasons),
+            hashes: hashes_from_json(&kept.hashes),
+            digest: kept.digest,
+            repeated: true,
+        })
+    }
+}
+
+/// The refusal of a stream that is not an import.
+pub(in crate::migration) fn unreadable(text: &'static str) -> Fault {
+    Fault::new(Reason::ImportUnreadable, text)
+}
+
+fn refused(line: i64, findings: Vec<Finding>) -> Verdict {
+    Verdict { line, outcome: ImportOutcome::Refused, user_id: None, findings }
+}
+
+fn accepted(row: Candidate) -> Verdict {
+    let outcome = if row.remarks.is_empty() { ImportOutcome::Accepted } else { ImportOutcome::AcceptedWithRemarks };
+    Verdict { line: row.line, outcome, user_id: Some(row.user_id), findings: row.remarks }
+}
+
+/// Who has what: users in the database, and rows of the same batch that are about to come in.
+struct Taken<'a> {
+    import_id: Uuid,
+    by_id: HashMap<Uuid, &'a Holder>,
+    by_email: HashMap<&'a str, &'a Holder>,
+    by_username: HashSet<&'a str>,
+    by_legacy_id: HashMap<&'a str, &'a Holder>,
+    source: &'a str,
+    coming_emails: HashSet<String>,
+    coming_usernames: HashSet<String>,
+    coming_legacy_ids: HashSet<String>,
+    coming_ids: HashSet<Uuid>,
+}
+
+impl<'a> Taken<'a> {
+    fn new(holders: &'a [Holder], source: &'a str, import_id: Uuid) -> Self {
+        let living = || holders.iter().filter(|holder| !holder.is_deleted);
+        let from_here = holders.iter().filter(|holder| holder.import_source.as_deref() == Some(source));
+        Self {
+            import_id,
+            by_id: holders.iter().map(|holder| (holder.user_id, holder)).collect(),
+            by_email: living().map(|holder| (holder.email_key.as_str(), holder)).collect(),
+            by_username: living().filter_map(|holder| holder.username_key.as_deref()).collect(),
+            by_legacy_id: from_here.filter_map(|holder| Some((holder.legacy_id.as_deref()?, holder))).collect(),
+            source,
+            coming_emails: HashSet::new(),
+            coming_usernames: HashSet::new(),
+            coming_legacy_ids: HashSet::new(),
+            coming_ids: HashSet::new(),
+        }
+    }
+
+    /// The verdict about a row, or none when it may come in; a username that somebody has is dropped then.
+    fn decide(&mut self, row: &mut Candidate) -> Option<Verdict> {
+        if let Some(same) = self.same_row(row)
+            && same.import_id != Some(self.import_id)
+        {
+            return Some(if same.import_digest.as_deref() == Some(&row.digest) {
+                Verdict {
+                    line: row.line,
+                    outcome: ImportOutcome::AlreadyImported,
+                    user_id: Some(same.user_id),
+                    findings: Vec::new(),
+                }
+            } else {
+                refused(row.line, vec![Finding { reason: ImportReason::RowChanged, field: "" }])
+            });
+        }
+        let findings = self.collisions(row);
+        if !findings.is_empty() {
+            return Some(refused(row.line, findings));
+        }
+        if let Some(key) = row.username_key()
+            && (self.by_username.contains(key.as_str()) || !self.coming_usernames.insert(key))
+        {
+            row.drop_username();
+        }
+        self.coming_emails.insert(row.email_key.clone());
+        self.coming_ids.insert(row.user_id);
+        self.coming_legacy_ids.extend(row.legacy_id.clone());
+        None
+    }
+
+    /// The user whom this very row of the old system has become.
+    fn same_row(&self, row: &Candidate) -> Option<&'a Holder> {
+        match &row.legacy_id {
+            Some(legacy_id) => self.by_legacy_id.get(legacy_id.as_str()).copied(),
+            // A row without an id is known by its address.
+            None => self
+                .by_email
+                .get(row.email_key.as_str())
+                .copied()
+                .filter(|holder| holder.legacy_id.is_none() && holder.import_source.as_deref() == Some(self.source)),
+        }
+    }
+
+    fn collisions(&self, row: &Candidate) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let by_email = self.by_email.get(row.email_key.as_str());
+        let of_this_import = |holder: &&Holder| holder.import_id == Some(self.import_id);
+        if self.coming_emails.contains(&row.email_key) || by_email.is_some_and(of_this_import) {
+            findings.push(Finding { reason: ImportReason::EmailDuplicate, field: "email" });
+        } else if by_email.is_some() {
+            findings.push(Finding { reason: ImportReason::EmailTaken, field: "email" });
+        }
+        let is_legacy_id_here = row.legacy_id.as_deref().is_some_and(|id| {
+            self.coming_legacy_ids.contains(id) || self.by_legacy_id.get(id).is_some_and(of_this_import)
+        });
+        if is_legacy_id_here {
+            findings.push(Finding { reason: ImportReason::LegacyIdDuplicate, field: "legacy_id" });
+        } else if row.keeps_id && (self.by_id.contains_key(&row.user_id) || self.coming_ids.contains(&row.user_id)) {
+            findings.push(Finding { reason: ImportReason::UserIdTaken, field: "legacy_id" });
+        }
+        findings
+    }
+}
+
+/// Digest over what decides how rows are read. Not over `request_id`, which may differ between two tries.
+fn header_digest(header: &Header) -> [u8; 32] {
+    let mapping = |map: &BTreeMap<String, String>| digest(map.iter().flat_map(|(k, v)| [k.as_bytes(), v.as_bytes()]));
+    digest([
+        header.source.as_bytes(),
+        &mapping(&header.tenants),
+        header.default_tenant.as_bytes(),
+        &[u8::from(header.inactive_is_unverified)],
+        &mapping(&header.roles),
+        header.default_role.as_bytes(),
+    ])
+}
+
+/// Lower-case hexadecimal.
+pub(in crate::migration) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn reasons_to_json(reasons: &ReasonCounts) -> Value {
+    reasons.iter().map(|(reason, rows)| (reason.as_str().to_owned(), Value::from(*rows))).collect()
+}
+
+fn reasons_from_json(reasons: &Value) -> ReasonCounts {
+    let entries = reasons.as_object().into_iter().flatten();
+    entries.filter_map(|(word, rows)| Some((ImportReason::parse(word)?, rows.as_i64()?))).collect()
+}
+
+/// Counts of hashes as they are kept.
+pub(in crate::migration) fn hashes_to_json(hashes: &HashCounts) -> Value {
+    hashes.iter().map(|((kind, cost), users)| json!({"kind": kind, "cost": cost, "users": users})).collect()
+}
+
+/// Counts of hashes as they were kept.
+pub(in crate::migration) fn hashes_from_json(hashes: &Value) -> HashCounts {
+    let entries = hashes.as_array().into_iter().flatten();
+    let read = |entry: &Value| {
+        let cost = i32::try_from(entry["cost"].as_i64()?).ok()?;
+        Some(((entry["kind"].as_str()?.to_owned(), cost), entry["users"].as_i64()?))
+    };
+    entries.filter_map(read).collect()
+}

@@ -1,0 +1,238 @@
+//! SQL of migrations as callers see them.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Counts, ItemFilter, Job, JobFilter, JobItem};
+use crate::db::constraint;
+use crate::fault::{Fault, Reason, Result};
+use crate::migration::vocabulary::{ItemReason, ItemState, MigrationKind, MigrationState, WaitReason};
+
+/// A row of `migrations` as it is read everywhere.
+struct Row {
+    migration_id: Uuid,
+    kind: String,
+    state: String,
+    total: i64,
+    pending: i64,
+    done: i64,
+    failed: i64,
+    skipped: i64,
+    needs_review: i64,
+    plan_id: Option<Uuid>,
+    tenant_id: Option<Uuid>,
+    step: i64,
+    started_by: Uuid,
+    waiting_for: Option<String>,
+    waiting_since: Option<DateTime<Utc>>,
+    elapsed_ms: i64,
+    progressed_at: Option<DateTime<Utc>>,
+    ended_at: Option<DateTime<Utc>>,
+    version: i64,
+    created_at: DateTime<Utc>,
+}
+
+impl Row {
+    fn job(self) -> Result<Job> {
+        let unknown = || Fault::internal("a migration holds a word that this release does not know");
+        Ok(Job {
+            migration_id: self.migration_id,
+            kind: MigrationKind::parse(&self.kind).ok_or_else(unknown)?,
+            state: MigrationState::parse(&self.state).ok_or_else(unknown)?,
+            counts: Counts {
+                total: self.total,
+                pending: self.pending,
+                done: self.done,
+                failed: self.failed,
+                skipped: self.skipped,
+                needs_review: self.needs_review,
+            },
+            plan_id: self.plan_id,
+            tenant_id: self.tenant_id,
+            step: self.step,
+            started_by: self.started_by,
+            waiting_for: self.waiting_for.as_deref().and_then(WaitReason::parse),
+            waiting_since: self.waiting_since,
+            elapsed_ms: self.elapsed_ms,
+            progressed_at: self.progressed_at,
+            ended_at: self.ended_at,
+            version: self.version,
+            created_at: self.created_at,
+        })
+    }
+}
+
+pub(super) struct PlanRow {
+    pub digest: Vec<u8>,
+    pub expires_at: DateTime<Utc>,
+    pub migration_id: Option<Uuid>,
+}
+
+/// A plan that is to be started. Of two starts at the same time the second waits here, and then finds the first.
+pub(super) async fn lock_plan(tx: &mut PgConnection, plan_id: Uuid) -> Result<Option<PlanRow>> {
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('sidle plan ' || $1::text, 0))", plan_id.to_string())
+        .execute(&mut *tx)
+        .await?;
+    Ok(sqlx::query_as!(
+        PlanRow,
+        r#"SELECT p.digest, p.expires_at, m.migration_id AS "migration_id?"
+           FROM migration_plans p LEFT JOIN migrations m USING (plan_id) WHERE p.plan_id = $1"#,
+        plan_id,
+    )
+    .fetch_optional(tx)
+    .await?)
+}
+
+/// Makes the migration, with the counts that the plan foresees: what is bound to fail has failed.
+pub(super) async fn insert_job(
+    tx: &mut PgConnection,
+    migration_id: Uuid,
+    plan_id: Uuid,
+    started_by: Uuid,
+) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO migrations (migration_id, kind, state, plan_id, tenant_id, total, pending, failed, skipped, needs_review,
+             started_by)
+         SELECT $1, 'bulk', 'pending', p.plan_id, p.tenant_id, p.total, p.will_be_created,
+             p.needs_review + p.will_be_refused - held.items, held.items, p.needs_review, $3
+         FROM migration_plans p, LATERAL (
+             SELECT count(*) AS items FROM migration_plan_items i
+             WHERE i.plan_id = p.plan_id AND i.reason = 'in_other_migration'
+         ) AS held
+         WHERE p.plan_id = $2",
+        migration_id,
+        plan_id,
+        started_by,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Makes the items. An earlier intent for the same user is carried over: the person that it may have made is still ours.
+pub(super) async fn insert_items(tx: &mut PgConnection, migration_id: Uuid, plan_id: Uuid) -> Result<()> {
+    let inserted = sqlx::query!(
+        "INSERT INTO migration_items (item_id, migration_id, ordinal, user_id, tenant_id, user_version, kanidm_name,
+             display_name, mail, is_admin, group_names, state, reason, intent_recorded_at)
+         SELECT p.item_id, $1, p.ordinal, p.user_id, p.tenant_id, p.user_version, p.kanidm_name, p.display_name, p.mail,
+             p.is_admin, p.group_names,
+             CASE WHEN p.forecast = 'will_be_created' THEN 'pending' WHEN p.forecast = 'needs_review' THEN 'needs_review'
+                 WHEN p.reason = 'in_other_migration' THEN 'skipped' ELSE 'failed' END,
+             p.reason,
+             (SELECT max(i.intent_recorded_at) FROM migration_items i WHERE i.user_id = p.user_id)
+         FROM migration_plan_items p WHERE p.plan_id = $2",
+        migration_id,
+        plan_id,
+    )
+    .execute(tx)
+    .await;
+    match inserted {
+        Err(error) if constraint(&error) == Some("migration_items_open_user_key") => {
+            let text = "Another migration that has not ended holds some of these users.";
+            Err(Fault::new(Reason::MigrationOverlap, text))
+        }
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A migration, if the scope reaches it.
+pub(super) async fn job(tx: &mut PgConnection, migration_id: Uuid) -> Result<Option<Job>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"SELECT migration_id, kind, state, total, pending, done, failed, skipped, needs_review, plan_id, tenant_id, step,
+               started_by, waiting_for, waiting_since, progressed_at, ended_at, version, created_at,
+               coalesce(extract(epoch FROM coalesce(ended_at, clock_timestamp()) - taken_up_at) * 1000, 0)::int8 AS "elapsed_ms!"
+           FROM migrations WHERE migration_id = $1"#,
+        migration_id,
+    )
+    .fetch_optional(tx)
+    .await?;
+    row.map(Row::job).transpose()
+}
+
+/// Migrations, newest first.
+pub(super) async fn list(
+    tx: &mut PgConnection,
+    filter: JobFilter,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Job>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT migration_id, kind, state, total, pending, done, failed, skipped, needs_review, plan_id, tenant_id, step,
+               started_by, waiting_for, waiting_since, progressed_at, ended_at, version, created_at,
+               coalesce(extract(epoch FROM coalesce(ended_at, clock_timestamp()) - taken_up_at) * 1000, 0)::int8 AS "elapsed_ms!"
+           FROM migrations
+           WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR kind = $2) AND ($3::uuid IS NULL OR migration_id < $3)
+           ORDER BY migration_id DESC LIMIT $4"#,
+        filter.state.map(MigrationState::as_str),
+        filter.kind.map(MigrationKind::as_str),
+        after,
+        limit,
+    )
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(Row::job).collect()
+}
+
+/// Items of a migration in their order.
+pub(super) async fn items(
+    tx: &mut PgConnection,
+    migration_id: Uuid,
+    filter: &ItemFilter,
+    after: i32,
+    limit: i64,
+) -> Result<Vec<JobItem>> {
+    let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
+    let reasons: Vec<&str> = filter.reasons.iter().map(|reason| reason.as_str()).collect();
+    let rows = sqlx::query!(
+        "SELECT item_id, ordinal, user_id, tenant_id, state, reason, kanidm_name, display_name, mail, group_names, attempts,
+             version, updated_at
+         FROM migration_items
+         WHERE migration_id = $1 AND ordinal > $2 AND (cardinality($3::text[]) = 0 OR state = ANY ($3))
+             AND (cardinality($4::text[]) = 0 OR reason = ANY ($4))
+         ORDER BY ordinal LIMIT $5",
+        migration_id,
+        after,
+        &states as &[&str],
+        &reasons as &[&str],
+        limit,
+    )
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(JobItem {
+                item_id: row.item_id,
+                ordinal: row.ordinal,
+                user_id: row.user_id,
+                tenant_id: row.tenant_id,
+                state: ItemState::parse(&row.state).ok_or_else(|| Fault::internal("an item in an unknown state"))?,
+                reason: row.reason.as_deref().and_then(ItemReason::parse),
+                kanidm_name: row.kanidm_name,
+                display_name: row.display_name,
+                mail: row.mail,
+                group_names: row.group_names,
+                attempts: row.attempts,
+                version: row.version,
+                updated_at: row.updated_at,
+            })
+        })
+        .collect()
+}
+
+/// How many items have each reason.
+pub(super) async fn reasons(tx: &mut PgConnection, migration_id: Uuid) -> Result<BTreeMap<ItemReason, i64>> {
+    let rows = sqlx::query!(
+        r#"SELECT reason AS "reason!", count(*) AS "items!" FROM migration_items
+           WHERE migration_id = $1 AND reason IS NOT NULL GROUP BY reason"#,
+        migration_id,
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().filter_map(|row| Some((ItemReason::parse(&row.reason)?, row.items))).collect())
+}

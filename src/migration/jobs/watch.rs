@@ -1,0 +1,135 @@
+//! Following a migration: first where it stands, then its steps in the order of the log.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::step::{Step, TYPES};
+use super::{Job, Jobs};
+use crate::audit::{Filter, Follow, Log, Progress, Start};
+use crate::db::Scope;
+use crate::fault::Result;
+
+/// Where a watcher goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Everything in the log up to here was seen.
+    pub position: i64,
+    /// The last step that was seen.
+    pub step: i64,
+}
+
+/// What a watcher sees.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// Where to go on after it.
+    pub cursor: Cursor,
+    /// The step.
+    pub step: Step,
+    /// When it happened.
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// What a watcher got for waiting.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// A step.
+    Step(Sight),
+    /// Nothing happened.
+    Nothing,
+    /// The migration has ended, or the replica shuts down.
+    End,
+}
+
+/// A watcher of one migration.
+pub struct Watch {
+    follow: Follow,
+    cursor: Cursor,
+    last: Step,
+    /// What the watcher has yet to be shown before anything else.
+    first: Option<Sight>,
+    ended: bool,
+}
+
+impl Watch {
+    /// Begins to follow `job`, as it was read before, from the cursor or from where it stands.
+    ///
+    /// # Errors
+    /// `CURSOR_EXPIRED`.
+    pub async fn begin(
+        jobs: &Jobs,
+        log: &Log,
+        scope: Scope,
+        migration_id: Uuid,
+        cursor: Option<Cursor>,
+    ) -> Result<Self> {
+        // The log's end is read before the job: a step in between is in both, and its number shows that it is no news.
+        let position = match cursor {
+            Some(cursor) => log.resolve(Start::After(cursor.position)).await?,
+            None => log.resolve(Start::Now).await?,
+        };
+        let job: Job = jobs.get(scope, migration_id).await?;
+        let stands = Step::of(&job);
+        let cursor = cursor.unwrap_or(Cursor { position, step: -1 });
+        let filter = Filter::new(scope).types(&TYPES).target("migration", migration_id);
+        let mut watch = Self {
+            follow: log.follow(filter, position),
+            ended: job.state.is_final() && cursor.step >= job.step,
+            last: stands.clone(),
+            first: None,
+            cursor,
+        };
+        if cursor.step < 0 {
+            watch.cursor.step = job.step;
+            let occurred_at = job.ended_at.or(job.progressed_at).unwrap_or(job.created_at);
+            watch.ended = false;
+            watch.first = Some(Sight { cursor: watch.cursor, step: stands, occurred_at });
+        }
+        Ok(watch)
+    }
+
+    /// What is seen next. Waits for a step for as long as `patience`; may be dropped while it waits.
+    ///
+    /// # Errors
+    /// When the database fails; calling again goes on.
+    pub async fn next(&mut self, patience: Duration) -> Result<Seen> {
+        if self.ended {
+            return Ok(Seen::End);
+        }
+        if let Some(first) = self.first.take() {
+            self.ended = first.step.state.is_final();
+            return Ok(Seen::Step(first));
+        }
+        loop {
+            // On the way to the live end there is always something to read, and a read that is cut short is lost.
+            let progress = if self.follow.is_live() {
+                tokio::select! {
+                    progress = self.follow.progress() => progress?,
+                    () = tokio::time::sleep(patience) => return Ok(Seen::Nothing),
+                }
+            } else {
+                self.follow.progress().await?
+            };
+            let event = match progress {
+                Progress::Event(event) => event,
+                Progress::Further | Progress::Live => continue,
+                Progress::End => return Ok(Seen::End),
+            };
+            let Some(step) = Step::read(&event).filter(|step| step.step > self.cursor.step) else { continue };
+            self.cursor = Cursor { position: event.position, step: step.step };
+            self.ended = step.state.is_final();
+            self.last = step.clone();
+            return Ok(Seen::Step(Sight { cursor: self.cursor, step, occurred_at: event.occurred_at }));
+        }
+    }
+
+    /// Where the migration stood when something was last seen, for showing that the stream lives.
+    pub fn still(&mut self, now: DateTime<Utc>) -> Sight {
+        // Others' events were passed by, so that a resumed watcher need not read them again.
+        self.cursor.position = self.follow.position().max(self.cursor.position);
+        let step = Step { finished: 0, failures: Vec::new(), ..self.last.clone() };
+        Sight { cursor: self.cursor, step, occurred_at: now }
+    }
+}

@@ -1,0 +1,278 @@
+//! Making a plan, and reading it back.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::forecast::{Outlook, outlook};
+use super::store::{self, User};
+use crate::access::Call;
+use crate::audit::{Event, EventType, Recorder};
+use crate::context::Context;
+use crate::db::{Db, Scope};
+use crate::fault::{Fault, Result};
+use crate::kanidm::Kanidm;
+use crate::migration::groups::{Groups, Standing, configured};
+use crate::migration::import::{HashCounts, hex};
+use crate::migration::vocabulary::{Forecast, ItemReason};
+
+/// Users that a plan holds at most.
+const LARGEST: usize = 250_000;
+/// Items that are written with one statement.
+const BATCH: usize = 1000;
+/// How long a plan can be started.
+const LIFETIME: TimeDelta = TimeDelta::days(7);
+
+/// Which users a migration concerns: active ones who sign in with a password only, narrowed by what is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cohort {
+    /// Home tenants; all when empty.
+    pub tenant_ids: Vec<Uuid>,
+    /// Users; all when empty.
+    pub user_ids: Vec<Uuid>,
+    /// Only who signed in since.
+    pub last_login_since: Option<DateTime<Utc>>,
+    /// Names of roles in the home tenant; any when empty.
+    pub roles: Vec<String>,
+    /// At most so many.
+    pub limit: Option<i32>,
+}
+
+/// What a migration would do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The plan.
+    pub plan_id: Uuid,
+    /// Tenant, when all users belong to one.
+    pub tenant_id: Option<Uuid>,
+    /// What was asked for.
+    pub cohort: Cohort,
+    /// Digest over the items.
+    pub digest: Vec<u8>,
+    /// Items.
+    pub total: i64,
+    /// Items whose person will be created.
+    pub will_be_created: i64,
+    /// Items that will wait for a decision.
+    pub needs_review: i64,
+    /// Items bound to fail.
+    pub will_be_refused: i64,
+    /// Items by reason.
+    pub reasons: BTreeMap<ItemReason, i64>,
+    /// Users by kind of hash.
+    pub hashes: HashCounts,
+    /// Items whose name is not the username.
+    pub names_derived: i64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it can no longer be started.
+    pub expires_at: DateTime<Utc>,
+    /// Migration that was started from it.
+    pub migration_id: Option<Uuid>,
+}
+
+/// What is intended for one user.
+#[derive(Clone, Debug)]
+pub struct PlanItem {
+    /// Id that the item keeps in the migration.
+    pub item_id: Uuid,
+    /// The user.
+    pub user_id: Uuid,
+    /// Home tenant.
+    pub tenant_id: Uuid,
+    /// Version of the user.
+    pub user_version: i64,
+    /// Name of the person.
+    pub kanidm_name: String,
+    /// Display name of the person.
+    pub display_name: String,
+    /// Address of the person.
+    pub mail: String,
+    /// Whether the person joins the group of administrators.
+    pub is_admin: bool,
+    /// Groups of the person, for people.
+    pub group_names: Vec<String>,
+    /// What will become of it.
+    pub forecast: Forecast,
+    /// Why.
+    pub reason: Option<ItemReason>,
+}
+
+/// Makes plans and reads them.
+#[derive(Clone, Debug)]
+pub struct Plans {
+    db: Db,
+    context: Context,
+    recorder: Recorder,
+    groups: Groups,
+    kanidm: Option<Kanidm>,
+}
+
+impl Plans {
+    /// Plans for this Kanidm.
+    pub fn new(db: Db, context: Context, recorder: Recorder, groups: Groups, kanidm: Option<Kanidm>) -> Self {
+        Self { db, context, recorder, groups, kanidm }
+    }
+
+    /// Works out what a migration of the cohort would do. Reads users, asks Kanidm without holding a transaction, and
+    /// does not keep the plan yet: see [`Draft::keep`].
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` for a cohort that is empty or too large; `KANIDM_NOT_CONFIGURED`, `KANIDM_UNAVAILABLE`,
+    /// `KANIDM_REFUSED`.
+    pub async fn draft(&self, scope: Scope, cohort: Cohort) -> Result<Draft> {
+        let kanidm = configured(self.kanidm.as_ref())?;
+        let wanted = cohort.limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+        let limit = wanted.unwrap_or(LARGEST + 1).min(LARGEST + 1);
+        let mut tx = self.db.begin(scope).await?;
+        let users = store::users(&mut tx, &cohort, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        drop(tx);
+        if users.is_empty() {
+            return Err(Fault::field("cohort", "must hold at least one active user who signs in with a password only"));
+        }
+        if users.len() > LARGEST {
+            return Err(Fault::field("cohort", format!("must hold at most {LARGEST} users; plan tenant by tenant")));
+        }
+        let tenants: HashSet<Uuid> = users.iter().map(|user| user.tenant_id).collect();
+        let tenants: Vec<Uuid> = tenants.into_iter().collect();
+        let groups = self.groups.inspect(scope, &tenants).await?;
+        let foreign: HashSet<Uuid> =
+            groups.iter().filter(|group| group.standing == Standing::NotOurs).map(|group| group.tenant_id).collect();
+        let outlooks = outlook(kanidm, &users, &foreign).await?;
+        Ok(self.assemble(cohort, &tenants, &users, outlooks))
+    }
+
+    fn assemble(&self, cohort: Cohort, tenants: &[Uuid], users: &[User], outlooks: Vec<Outlook>) -> Draft {
+        let now = self.context.now();
+        let mut plan = Plan {
+            plan_id: self.context.new_id(),
+            tenant_id: if let [only] = tenants { Some(*only) } else { None },
+            cohort,
+            digest: Vec::new(),
+            total: 0,
+            will_be_created: 0,
+            needs_review: 0,
+            will_be_refused: 0,
+            reasons: BTreeMap::new(),
+            hashes: HashCounts::new(),
+            names_derived: 0,
+            created_at: now,
+            expires_at: now + LIFETIME,
+            migration_id: None,
+        };
+        let mut items = Vec::with_capacity(users.len());
+        for (user, outlook) in users.iter().zip(outlooks) {
+            plan.total += 1;
+            *match outlook.forecast {
+                Forecast::WillBeCreated => &mut plan.will_be_created,
+                Forecast::NeedsReview => &mut plan.needs_review,
+                Forecast::WillBeRefused => &mut plan.will_be_refused,
+            } += 1;
+            if let Some(reason) = outlook.reason {
+                *plan.reasons.entry(reason).or_default() += 1;
+            }
+            if user.username.as_deref() != Some(outlook.name.as_str()) {
+                plan.names_derived += 1;
+            }
+            let hash = (user.hash_kind.clone().unwrap_or_default(), i32::from(user.hash_cost.unwrap_or_default()));
+            *plan.hashes.entry(hash).or_default() += 1;
+            items.push(PlanItem {
+                item_id: self.context.new_id(),
+                user_id: user.user_id,
+                tenant_id: user.tenant_id,
+                user_version: user.version,
+                display_name: user.display_name(&outlook.name),
+                kanidm_name: outlook.name,
+                mail: user.email_key.clone(),
+                is_admin: user.is_admin,
+                group_names: user.group_names(),
+                forecast: outlook.forecast,
+                reason: outlook.reason,
+            });
+        }
+        plan.digest = digest(&items);
+        Draft { plan, items }
+    }
+
+    /// Keeps a draft, in the transaction of the call.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep(&self, tx: &mut sqlx::PgConnection, call: &Call, draft: &Draft) -> Result<()> {
+        let plan = &draft.plan;
+        store::keep(tx, plan, call.principal()?.id).await?;
+        let mut first = 1;
+        for batch in draft.items.chunks(BATCH) {
+            store::keep_items(tx, plan.plan_id, first, batch).await?;
+            first += i32::try_from(batch.len()).unwrap_or(i32::MAX);
+        }
+        let event = Event::new(EventType::MigrationPlanned, call)
+            .tenant(plan.tenant_id)
+            .target("migration_plan", plan.plan_id)
+            .detail("digest", hex(&plan.digest))
+            .detail("total", plan.total)
+            .detail("will_be_created", plan.will_be_created)
+            .detail("needs_review", plan.needs_review)
+            .detail("will_be_refused", plan.will_be_refused);
+        self.recorder.record(tx, event).await?;
+        Ok(())
+    }
+
+    /// A plan.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`.
+    pub async fn get(&self, scope: Scope, plan_id: Uuid) -> Result<Plan> {
+        let mut tx = self.db.begin(scope).await?;
+        store::plan(&mut tx, plan_id).await?.ok_or_else(|| Fault::not_found("plan"))
+    }
+
+    /// Items of a plan after an ordinal, with their ordinals.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn items(
+        &self,
+        scope: Scope,
+        plan_id: Uuid,
+        forecast: Option<Forecast>,
+        after: i32,
+        limit: i64,
+    ) -> Result<Vec<(i32, PlanItem)>> {
+        let mut tx = self.db.begin(scope).await?;
+        store::items(&mut tx, plan_id, forecast, after, limit).await
+    }
+}
+
+/// A plan that is not kept yet.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The plan.
+    pub plan: Plan,
+    items: Vec<PlanItem>,
+}
+
+/// Digest over what is intended, in its order: no ids of this plan and no times, so that the same intentions have the
+/// same digest.
+fn digest(items: &[PlanItem]) -> Vec<u8> {
+    let mut hasher = Sha256::new();
+    let mut text = |value: &str| {
+        hasher.update((value.len() as u64).to_be_bytes());
+        hasher.update(value);
+    };
+    for item in items {
+        text(&item.user_id.to_string());
+        text(&item.tenant_id.to_string());
+        text(&item.user_version.to_string());
+        text(&item.kanidm_name);
+        text(&item.display_name);
+        text(&item.mail);
+        text(&item.group_names.join(","));
+        text(item.forecast.as_str());
+        text(item.reason.map_or("", ItemReason::as_str));
+    }
+    hasher.finalize().to_vec()
+}

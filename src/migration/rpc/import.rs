@@ -1,0 +1,77 @@
+//! The stream of an import: the order of its messages, and answers that never pile up.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tonic::Streaming;
+
+use super::{Service, convert};
+use crate::access::Call;
+use crate::fault::{Fault, Reason, Result};
+use crate::migration::import::{Import, Row, unreadable};
+use crate::proto::import_users_request::Part;
+use crate::proto::import_users_response::Part as Answer;
+use crate::proto::{ImportUsersRequest, ImportUsersResponse, ImportVerdicts};
+
+/// How long an import waits for its next message. It holds locks that others may wait for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Rows in one message at most.
+const LARGEST: usize = 5_000;
+/// Answers that may wait for the client to read them; then the import waits as well.
+pub(super) const BACKLOG: usize = 8;
+
+/// Imports what comes in, and tells what becomes of it. When the client goes away, sending fails and the import ends
+/// without a commit.
+pub(super) async fn run(
+    service: Service,
+    call: Call,
+    mut stream: Streaming<ImportUsersRequest>,
+    answers: &mpsc::Sender<Result<ImportUsersResponse>>,
+) -> Result<()> {
+    let Some(Part::Header(header)) = next(&mut stream).await? else {
+        return Err(unreadable("The first message of an import must be its header."));
+    };
+    let header = convert::header(header)?;
+    let validate_only = header.validate_only;
+    let parts = (&service.db, &service.context, &service.recorder);
+    let mut import = Import::begin(parts.0, parts.1, parts.2, &call, header).await?;
+    loop {
+        let part = next(&mut stream).await?;
+        // Rights may have ended since the import began.
+        service.verifier.recheck(call.principal()?)?;
+        match part {
+            Some(Part::Rows(rows)) if rows.rows.len() > LARGEST => {
+                return Err(Fault::field("rows", format!("must be at most {LARGEST} in a message")));
+            }
+            Some(Part::Rows(rows)) => {
+                let rows: Vec<Row> = rows.rows.into_iter().map(convert::row).collect();
+                let verdicts = import.add(&rows).await?.into_iter().map(convert::verdict).collect();
+                send(answers, Answer::Verdicts(ImportVerdicts { verdicts })).await?;
+            }
+            Some(Part::End(end)) => {
+                let summary = import.finish(end.row_count).await?;
+                return send(answers, Answer::Summary(convert::summary(summary, validate_only))).await;
+            }
+            Some(Part::Header(_)) => return Err(unreadable("An import has one header, in its first message.")),
+            None => return Err(unreadable("The stream ended without the message that says that it is complete.")),
+        }
+    }
+}
+
+/// The next message; none at the end of the stream.
+async fn next(stream: &mut Streaming<ImportUsersRequest>) -> Result<Option<Part>> {
+    match tokio::time::timeout(PATIENCE, stream.message()).await {
+        Err(_) => Err(Fault::new(Reason::DeadlineExceeded, "The import waited a minute for its next message.")),
+        Ok(Err(status)) => Err(unreadable("The stream broke.").because(status)),
+        Ok(Ok(None)) => Ok(None),
+        Ok(Ok(Some(message))) => match message.part {
+            Some(part) => Ok(Some(part)),
+            None => Err(unreadable("A message of the stream holds neither header nor rows nor end.")),
+        },
+    }
+}
+
+async fn send(answers: &mpsc::Sender<Result<ImportUsersResponse>>, part: Answer) -> Result<()> {
+    let answer = ImportUsersResponse { part: Some(part) };
+    answers.send(Ok(answer)).await.map_err(|_| unreadable("The client went away."))
+}

@@ -1,0 +1,259 @@
+//! The RPCs of migration: read the request, call the room, write the response.
+
+mod convert;
+mod import;
+mod service;
+mod watch;
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::engine::Engine;
+use super::groups::{self, Groups};
+use super::jobs::{Cursor, JobFilter, Jobs, Starting, Watch};
+use super::plan::Plans;
+use crate::access::paging::{Paging, page_size};
+use crate::access::replay::Replay;
+use crate::access::{Call, input};
+use crate::audit::{Log, Recorder};
+use crate::context::Context;
+use crate::db::{Db, Scope};
+use crate::fault::{Fault, Result};
+use crate::kanidm::Kanidm;
+use crate::proto::*;
+use crate::session::Verifier;
+
+const READ: &str = "migration.read";
+const RUN: &str = "migration.run";
+const GET_PLAN: &str = "GetPlan";
+const LIST: &str = "ListMigrations";
+const LIST_ITEMS: &str = "ListMigrationItems";
+const PLAN: &str = "PlanMigration";
+const START: &str = "StartMigration";
+const WATCH: &str = "WatchMigration";
+
+/// What the service is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// The way to Postgres.
+    pub db: Db,
+    /// Time and randomness.
+    pub context: Context,
+    /// Writes audit events.
+    pub recorder: Recorder,
+    /// Reads the audit log, in which progress stands.
+    pub log: Log,
+    /// Page tokens and cursors.
+    pub paging: Paging,
+    /// Says whether the caller of an open stream is still welcome.
+    pub verifier: Verifier,
+    /// The Kanidm to move to, where one is configured.
+    pub kanidm: Option<Kanidm>,
+    /// The engine of this replica, where there is a Kanidm.
+    pub engine: Option<Engine>,
+}
+
+/// `sidle.v1.MigrationService`.
+#[derive(Clone)]
+pub struct Service {
+    db: Db,
+    context: Context,
+    recorder: Recorder,
+    log: Log,
+    paging: Paging,
+    verifier: Verifier,
+    kanidm: Option<Kanidm>,
+    engine: Option<Engine>,
+    groups: Groups,
+    plans: Plans,
+    jobs: Jobs,
+}
+
+impl Service {
+    /// The service made of these parts.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { db, context, recorder, log, paging, verifier, kanidm, engine } = parts;
+        let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), kanidm.clone());
+        Self {
+            plans: Plans::new(db.clone(), context.clone(), recorder.clone(), groups.clone(), kanidm.clone()),
+            jobs: Jobs::new(db.clone(), context.clone(), recorder.clone()),
+            groups,
+            db,
+            context,
+            recorder,
+            log,
+            paging,
+            verifier,
+            kanidm,
+            engine,
+        }
+    }
+
+    /// The scope in which the caller may use `permission` on these tenants, and the tenants: where none is named, those
+    /// that the caller reaches.
+    fn reach(call: &Call, permission: &'static str, tenants: Vec<Uuid>) -> Result<(Scope, Vec<Uuid>)> {
+        let principal = call.principal()?;
+        for tenant in &tenants {
+            principal.authorize(permission, Some(*tenant))?;
+        }
+        let scope = principal.authorize(permission, None)?;
+        let tenants = if tenants.is_empty() { scope.tenant().into_iter().collect() } else { tenants };
+        Ok((scope, tenants))
+    }
+
+    fn read_scope(call: &Call) -> Result<Scope> {
+        call.principal()?.authorize(READ, None)
+    }
+
+    async fn plan(&self, call: &Call, request: PlanMigrationRequest) -> Result<PlanMigrationResponse> {
+        let mut cohort = convert::cohort(request.cohort.clone().unwrap_or_default())?;
+        let (scope, tenants) = Self::reach(call, RUN, std::mem::take(&mut cohort.tenant_ids))?;
+        cohort.tenant_ids = tenants;
+        // A repeat is answered before Kanidm is asked again, and once more when two came at the same time.
+        let mut tx = self.db.begin(scope).await?;
+        let (_, earlier) = Replay::begin(&mut tx, call, PLAN, &request.request_id, &request).await?;
+        if let Some(answer) = earlier {
+            return Ok(answer);
+        }
+        drop(tx);
+        let draft = self.plans.draft(scope, cohort).await?;
+        let mut tx = self.db.begin(scope).await?;
+        let (replay, earlier) = Replay::begin(&mut tx, call, PLAN, &request.request_id, &request).await?;
+        if let Some(answer) = earlier {
+            return Ok(answer);
+        }
+        self.plans.keep(&mut tx, call, &draft).await?;
+        let response = PlanMigrationResponse { plan: Some(convert::plan(draft.plan)) };
+        Replay::finish(replay, &mut tx, &response).await?;
+        tx.commit().await?;
+        Ok(response)
+    }
+
+    async fn get_plan(&self, call: &Call, request: GetPlanRequest) -> Result<GetPlanResponse> {
+        let scope = Self::read_scope(call)?;
+        let plan_id = input::uuid("plan_id", &request.plan_id)?;
+        let forecast = convert::forecast(request.forecast)?;
+        let size = page_size(request.page_size)?;
+        let bound = (plan_id, forecast);
+        let after = self.paging.decode(call, GET_PLAN, &bound, &request.page_token)?.unwrap_or(0);
+        let plan = self.plans.get(scope, plan_id).await?;
+        let mut items = self.plans.items(scope, plan_id, forecast, after, size + 1).await?;
+        let last = cut(&mut items, size).map(|(ordinal, _)| *ordinal);
+        Ok(GetPlanResponse {
+            plan: Some(convert::plan(plan)),
+            next_page_token: last.map(|last| self.paging.encode(call, GET_PLAN, &bound, &last)).unwrap_or_default(),
+            items: items.into_iter().map(|(_, item)| convert::plan_item(item)).collect(),
+        })
+    }
+
+    async fn start(&self, call: &Call, request: StartMigrationRequest) -> Result<StartMigrationResponse> {
+        groups::configured(self.kanidm.as_ref())?;
+        let scope = call.principal()?.authorize(RUN, None)?;
+        let starting = Starting {
+            plan_id: input::uuid("plan_id", &request.plan_id)?,
+            digest: &convert::from_hex(&request.plan_digest)?,
+            request_id: input::optional_uuid("request_id", &request.request_id)?,
+        };
+        if starting.request_id.is_none() && !request.validate_only {
+            return Err(Fault::field("request_id", "must be a UUID, so that the call can be repeated safely"));
+        }
+        let mut tx = self.db.begin(scope).await?;
+        let request_id = if request.validate_only { "" } else { &request.request_id };
+        let (replay, earlier) = Replay::begin(&mut tx, call, START, request_id, &request).await?;
+        if let Some(answer) = earlier {
+            return Ok(answer);
+        }
+        let job = self.jobs.start(&mut tx, call, &starting).await?;
+        let mut response = StartMigrationResponse { migration: Some(convert::migration(job, Vec::new())) };
+        if request.validate_only {
+            // Everything was done as it would be, and is undone now.
+            drop(tx);
+            if let Some(migration) = &mut response.migration {
+                migration.migration_id.clear();
+            }
+            return Ok(response);
+        }
+        Replay::finish(replay, &mut tx, &response).await?;
+        tx.commit().await?;
+        if let Some(engine) = &self.engine {
+            engine.nudge();
+        }
+        Ok(response)
+    }
+
+    async fn get(&self, call: &Call, request: GetMigrationRequest) -> Result<GetMigrationResponse> {
+        let scope = Self::read_scope(call)?;
+        let migration_id = input::uuid("migration_id", &request.migration_id)?;
+        let job = self.jobs.get(scope, migration_id).await?;
+        let reasons = convert::reasons(self.jobs.reasons(scope, migration_id).await?);
+        Ok(GetMigrationResponse { migration: Some(convert::migration(job, reasons)) })
+    }
+
+    async fn list(&self, call: &Call, request: ListMigrationsRequest) -> Result<ListMigrationsResponse> {
+        let scope = Self::read_scope(call)?;
+        let filter =
+            JobFilter { state: convert::migration_state(request.state)?, kind: convert::migration_kind(request.kind)? };
+        let size = page_size(request.page_size)?;
+        let after = self.paging.decode(call, LIST, &filter, &request.page_token)?;
+        let mut jobs = self.jobs.list(scope, filter, after, size + 1).await?;
+        let last = cut(&mut jobs, size).map(|job| job.migration_id);
+        Ok(ListMigrationsResponse {
+            next_page_token: last.map(|last| self.paging.encode(call, LIST, &filter, &last)).unwrap_or_default(),
+            migrations: jobs.into_iter().map(|job| convert::migration(job, Vec::new())).collect(),
+        })
+    }
+
+    async fn list_items(&self, call: &Call, request: ListMigrationItemsRequest) -> Result<ListMigrationItemsResponse> {
+        let scope = Self::read_scope(call)?;
+        let migration_id = input::uuid("migration_id", &request.migration_id)?;
+        let filter = convert::item_filter(&request.states, &request.reasons)?;
+        let size = page_size(request.page_size)?;
+        let bound = (migration_id, &filter);
+        let after = self.paging.decode(call, LIST_ITEMS, &bound, &request.page_token)?.unwrap_or(0);
+        let mut items = self.jobs.items(scope, migration_id, &filter, after, size + 1).await?;
+        let last = cut(&mut items, size).map(|item| item.ordinal);
+        Ok(ListMigrationItemsResponse {
+            next_page_token: last.map(|last| self.paging.encode(call, LIST_ITEMS, &bound, &last)).unwrap_or_default(),
+            items: items.into_iter().map(|item| convert::item(migration_id, item)).collect(),
+        })
+    }
+
+    async fn watch(&self, call: Call, request: WatchMigrationRequest) -> Result<watch::Stream> {
+        let scope = Self::read_scope(&call)?;
+        let migration_id = input::uuid("migration_id", &request.migration_id)?;
+        let cursor: Option<Cursor> = self.paging.decode(&call, WATCH, &migration_id, &request.cursor)?;
+        let heartbeat = heartbeat(request.heartbeat_interval)?;
+        let watch = Watch::begin(&self.jobs, &self.log, scope, migration_id, cursor).await?;
+        Ok(watch::Stream::new(self.clone(), call, migration_id, watch, heartbeat))
+    }
+
+    async fn sync_groups(&self, call: &Call, request: SyncTenantGroupsRequest) -> Result<SyncTenantGroupsResponse> {
+        let tenants = request.tenant_ids.iter().map(|id| input::uuid("tenant_ids", id)).collect::<Result<Vec<_>>>()?;
+        let (scope, tenants) = Self::reach(call, RUN, tenants)?;
+        let groups = if request.validate_only {
+            self.groups.inspect(scope, &tenants).await?
+        } else {
+            self.groups.sync(call, scope, &tenants).await?
+        };
+        groups::all_ours(&groups)?;
+        Ok(SyncTenantGroupsResponse { groups: groups.into_iter().map(convert::group).collect() })
+    }
+}
+
+/// Cuts a list that was read one longer than a page, and gives its last entry if there is more.
+fn cut<T>(entries: &mut Vec<T>, size: i64) -> Option<&T> {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let more = entries.len() > size;
+    entries.truncate(size);
+    entries.last().filter(|_| more)
+}
+
+/// How long a stream may be silent.
+fn heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration> {
+    let Some(interval) = interval else { return Ok(Duration::from_secs(15)) };
+    let interval = Duration::try_from(interval).ok();
+    interval
+        .filter(|interval| (Duration::from_secs(1)..=Duration::from_secs(60)).contains(interval))
+        .ok_or_else(|| Fault::field("heartbeat_interval", "must be from 1 s to 60 s"))
+}
