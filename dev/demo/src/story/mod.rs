@@ -1,0 +1,87 @@
+//! The story, step by step.
+
+mod audit;
+mod compare;
+mod import;
+mod login;
+mod migrate;
+mod people;
+mod stage;
+mod summary;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use sidle_dev::kanidm::{Access, Kanidm};
+use sidle_dev::variable;
+
+use crate::Result;
+use crate::check::Checks;
+use crate::client::Client;
+use crate::expected::Expected;
+use crate::output;
+use crate::servers::{Ready, Servers};
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    AsExpected,
+    Different,
+}
+
+/// What the steps share once everything runs.
+struct Demo<'a> {
+    samples: PathBuf,
+    expected: Expected,
+    checks: Checks,
+    kanidm: &'a Kanidm,
+    access: Access,
+    ready: Ready,
+    /// As the first administrator.
+    admin: Client,
+    admin_token: String,
+    /// As nobody.
+    anonymous: Client,
+    /// Ids of the sample's tenants by slug.
+    tenants: BTreeMap<String, String>,
+    /// Ids that users had in the old system, by user id.
+    legacy_ids: BTreeMap<String, String>,
+}
+
+/// Tells the whole story. Differences from what is expected are part of it; only what cannot go on is an error.
+pub async fn tell(servers: &mut Servers) -> Result<Ending> {
+    let started = Instant::now();
+    let samples = PathBuf::from(variable("SIDLE_DEMO_SAMPLES")?);
+    let expected = Expected::read(&samples)?;
+    output::line(output::bold("Sidle: from the old password table to Kanidm, with both doors open"));
+
+    let mut sidle = crate::servers::Sidle::new()?;
+    let access = stage::kanidm(servers, &expected).await?;
+    let (ready, admin_token) = stage::service(servers, &mut sidle, &access).await?;
+    let mut demo = Demo {
+        samples,
+        expected,
+        checks: Checks::default(),
+        kanidm: servers.kanidm()?,
+        access,
+        admin: Client::new(&ready.channel, Some(&admin_token))?,
+        admin_token,
+        anonymous: Client::new(&ready.channel, None)?,
+        ready,
+        tenants: BTreeMap::new(),
+        legacy_ids: BTreeMap::new(),
+    };
+    stage::tenants(&mut demo).await?;
+    import::files(&mut demo).await?;
+    people::imported(&mut demo).await?;
+    login::with_password(&mut demo).await?;
+    let plan = migrate::plan(&mut demo).await?;
+    let migrated = migrate::run(&mut demo, &plan).await?;
+    let hero_token = login::through_kanidm(&mut demo, &migrated).await?;
+    audit::tail(&mut demo, &migrated).await?;
+    compare::with_kanidm(&mut demo, &migrated).await?;
+    summary::show(&demo, &migrated, &hero_token, started.elapsed());
+    Ok(if demo.checks.all_right() { Ending::AsExpected } else { Ending::Different })
+}
