@@ -4,7 +4,7 @@
 # It lies in .dev/pg, listens on 127.0.0.1 only, on a free port that it remembers, has no socket, and asks everybody
 # for a password (SCRAM). The passwords are random and lie beside it in files with mode 0600. Postgres refuses to run
 # as root, so for root it runs as another user; if that user cannot reach the project's directory, the cluster lies
-# in /var/tmp instead. Durability is on: crash tests rely on it.
+# in /var/tmp instead.
 
 PG_OLDEST=15
 PG_BIN=
@@ -351,4 +351,12 @@ GRANT CONNECT ON DATABASE sidle_dev TO sidle_app;
 SQL
     } | logged roles pg_psql super postgres -f -
     touch "$PG_HOME/roles"
+}
+
+# pg_durable on|off: whether commits wait for the disk. Off for tests: making and dropping a database for each of them
+# would spend most of their time on it, and what they kill are processes, whose writes the kernel keeps; only a machine
+# that loses power could lose them. On for the demonstration and the benchmarks, as in production.
+pg_durable() {
+    PGOPTIONS=--client-min-messages=warning pg_psql super postgres -q \
+        -c "ALTER SYSTEM SET fsync = $1" -c "DO \$\$ BEGIN PERFORM pg_reload_conf(); END \$\$"
 }

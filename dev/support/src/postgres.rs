@@ -32,7 +32,7 @@ impl Database {
         let admin_url = variable("SIDLE_DEV_PG_SUPER_URL")?;
         // The process id shows later runs whose it was.
         let name = format!("{prefix}_{}_{}", std::process::id(), random_word(8));
-        let template = template.map(|name| format!(" TEMPLATE {name} STRATEGY file_copy")).unwrap_or_default();
+        let template = template.map(|name| format!(" TEMPLATE {name}")).unwrap_or_default();
         let mut admin = connect(&admin_url).await?;
         execute(&mut admin, format!("CREATE DATABASE {name} OWNER sidle_owner{template}")).await?;
         admin.close().await?;
