@@ -15,6 +15,7 @@ use crate::authenticate::{Authenticate, Hasher};
 use crate::config::Config;
 use crate::context::Context;
 use crate::db::Db;
+use crate::directory::Directory;
 use crate::fault::{Fault, Result};
 use crate::kanidm::{Kanidm, Oidc};
 use crate::metrics::Metrics;
@@ -61,6 +62,8 @@ pub struct App {
     pub sessions: Sessions,
     /// The ways in.
     pub authenticate: Authenticate,
+    /// Who there is.
+    pub directory: Directory,
     /// Checks access tokens.
     pub verifier: Verifier,
     /// Moves users to Kanidm, where there is one.
@@ -125,6 +128,8 @@ impl App {
             let parts = (db.clone(), context.clone(), recorder.clone(), metrics.clone());
             Engine::new(parts.0, parts.1, parts.2, parts.3, kanidm, config.migration.clone())
         });
+        let directory =
+            Directory::new(db.clone(), context.clone(), recorder.clone(), sessions.revocations.clone(), hasher.clone());
         Ok(Self {
             engine,
             verifier: sessions.verifier.clone(),
@@ -143,6 +148,7 @@ impl App {
             hasher,
             sessions,
             authenticate,
+            directory,
         })
     }
 

@@ -1,1 +1,57 @@
-//! Room of directory.
+//! Who there is: users, tenants, memberships, roles, service accounts and their keys. Owns the rules of administering
+//! them: nobody hands out what they do not hold, somebody can always administer, a change of rights ends tokens. Knows
+//! nothing of how anybody signs in.
+
+mod admins;
+mod api_keys;
+mod bootstrap;
+mod change;
+mod delegation;
+mod memberships;
+mod names;
+mod roles;
+mod rpc;
+mod service_accounts;
+mod store;
+mod tenants;
+mod users;
+
+pub use self::bootstrap::{Bootstrapped, FirstAdmin, bootstrap};
+use self::change::Change;
+pub use self::rpc::Service;
+use crate::access::Call;
+use crate::audit::Recorder;
+use crate::authenticate::Hasher;
+use crate::context::Context;
+use crate::db::{Db, Scope, Tx};
+use crate::fault::Result;
+use crate::session::Revocations;
+
+/// The directory.
+#[derive(Clone)]
+pub struct Directory {
+    db: Db,
+    context: Context,
+    recorder: Recorder,
+    revocations: Revocations,
+    hasher: Hasher,
+}
+
+impl Directory {
+    /// The directory, from what it works with.
+    pub fn new(db: Db, context: Context, recorder: Recorder, revocations: Revocations, hasher: Hasher) -> Self {
+        Self { db, context, recorder, revocations, hasher }
+    }
+
+    /// Begins a change as far as the caller reaches with `permission`.
+    async fn change<'a>(&'a self, call: &'a Call, permission: &'static str) -> Result<Change<'a>> {
+        let scope = call.principal()?.authorize(permission, None)?;
+        Change::begin(self, call, scope).await
+    }
+
+    /// Begins reading as far as the caller reaches with `permission`.
+    async fn read(&self, call: &Call, permission: &'static str) -> Result<(Scope, Tx)> {
+        let scope = call.principal()?.authorize(permission, None)?;
+        Ok((scope, self.db.begin(scope).await?))
+    }
+}

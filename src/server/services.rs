@@ -6,9 +6,10 @@ use tonic::service::Routes;
 use crate::app::App;
 use crate::proto::audit_service_server::AuditServiceServer;
 use crate::proto::authenticate_service_server::AuthenticateServiceServer;
+use crate::proto::directory_service_server::DirectoryServiceServer;
 use crate::proto::migration_service_server::MigrationServiceServer;
 use crate::proto::session_service_server::SessionServiceServer;
-use crate::{audit, authenticate, migration, session};
+use crate::{audit, authenticate, directory, migration, session};
 
 /// The descriptors of the contract, for reflection.
 pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sidle_descriptor.bin"));
@@ -31,6 +32,7 @@ pub fn register(app: &App) -> Result<Router, tonic_reflection::server::Error> {
         .add_service(SessionServiceServer::new(session(app)).max_decoding_message_size(largest))
         .add_service(AuditServiceServer::new(audit(app)).max_decoding_message_size(largest))
         .add_service(MigrationServiceServer::new(migration(app)).max_decoding_message_size(largest))
+        .add_service(DirectoryServiceServer::new(directory(app)).max_decoding_message_size(largest))
         .add_service(app.health.service.clone())
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
@@ -61,6 +63,10 @@ fn migration(app: &App) -> migration::Service {
         kanidm: app.kanidm.clone(),
         engine: app.engine.clone(),
     })
+}
+
+fn directory(app: &App) -> directory::Service {
+    directory::Service::new(app.directory.clone(), app.paging.clone())
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -4,6 +4,7 @@
 
 mod audit;
 mod contract;
+mod directory;
 mod edge;
 mod schema;
 mod support;

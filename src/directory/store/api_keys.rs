@@ -80,9 +80,10 @@ pub async fn insert(tx: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> R
 
 /// Revokes a key; false when it was revoked already.
 pub async fn revoke(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<bool> {
-    let done = sqlx::query!("UPDATE api_keys SET revoked_at = $2 WHERE api_key_id = $1 AND revoked_at IS NULL", id, now)
-        .execute(tx)
-        .await?;
+    let done =
+        sqlx::query!("UPDATE api_keys SET revoked_at = $2 WHERE api_key_id = $1 AND revoked_at IS NULL", id, now)
+            .execute(tx)
+            .await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -17,7 +17,8 @@ pub async fn lock_admins(tx: &mut PgConnection) -> Result<()> {
 
 /// Whether anybody with all permissions on the platform can sign in.
 pub async fn has_platform_admin(tx: &mut PgConnection, now: DateTime<Utc>) -> Result<bool> {
-    let found = sqlx::query_scalar!(r#"SELECT directory_has_platform_admin($1) AS "found!""#, now).fetch_one(tx).await?;
+    let found =
+        sqlx::query_scalar!(r#"SELECT directory_has_platform_admin($1) AS "found!""#, now).fetch_one(tx).await?;
     Ok(found)
 }
 
@@ -29,14 +30,9 @@ pub async fn end_users(tx: &mut PgConnection, users: &[Uuid], at: DateTime<Utc>)
 
 /// Ends every session of a user and answers their ids.
 pub async fn end_sessions(tx: &mut PgConnection, user: Uuid, reason: &str, now: DateTime<Utc>) -> Result<Vec<Uuid>> {
-    let ended = sqlx::query_scalar!(
-        r#"SELECT session_end_all AS "session_id!" FROM session_end_all($1, NULL, $2, $3)"#,
-        user,
-        reason,
-        now
-    )
-    .fetch_all(tx)
-    .await?;
+    let ended = sqlx::query_scalar!(r#"SELECT session_end_all($1, NULL, $2, $3) AS "sessions!""#, user, reason, now)
+        .fetch_one(tx)
+        .await?;
     Ok(ended)
 }
 

@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{AuthMethod, LockReason, UserStatus, taken};
+use crate::authenticate::StoredHash;
 use crate::fault::Result;
 
 /// A person who signs in.
@@ -38,7 +39,6 @@ pub struct User {
 }
 
 /// A user to insert.
-#[derive(Debug)]
 pub struct Insert<'a> {
     pub user_id: Uuid,
     pub tenant_id: Uuid,
@@ -48,9 +48,7 @@ pub struct Insert<'a> {
     pub username_key: Option<&'a str>,
     pub full_name: &'a str,
     pub status: UserStatus,
-    pub password_hash: Option<&'a str>,
-    pub password_cost: Option<i16>,
-    pub password_pepper_id: Option<i16>,
+    pub password: Option<&'a StoredHash>,
     pub must_change_password: bool,
     pub verified_at: Option<DateTime<Utc>>,
     pub is_master_admin: bool,
@@ -162,9 +160,9 @@ pub async fn insert(tx: &mut PgConnection, user: Insert<'_>) -> Result<()> {
         user.username_key,
         user.full_name,
         user.status.as_str(),
-        user.password_hash,
-        user.password_cost,
-        user.password_pepper_id,
+        user.password.map(|password| password.hash.as_str()),
+        user.password.map(|password| password.cost),
+        user.password.and_then(|password| password.pepper_id),
         user.must_change_password,
         user.verified_at,
         user.is_master_admin,
@@ -204,14 +202,9 @@ pub async fn set_status(
     status: UserStatus,
     verified_at: Option<DateTime<Utc>>,
 ) -> Result<()> {
-    sqlx::query!(
-        "UPDATE users SET status = $2, verified_at = $3 WHERE user_id = $1",
-        id,
-        status.as_str(),
-        verified_at
-    )
-    .execute(tx)
-    .await?;
+    sqlx::query!("UPDATE users SET status = $2, verified_at = $3 WHERE user_id = $1", id, status.as_str(), verified_at)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 
@@ -223,13 +216,9 @@ pub async fn delete(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Resu
 
 /// Locks a user in an administrator's name.
 pub async fn set_lock(tx: &mut PgConnection, id: Uuid, until: DateTime<Utc>) -> Result<()> {
-    sqlx::query!(
-        "UPDATE users SET locked_until = $2, lock_reason = 'administrator' WHERE user_id = $1",
-        id,
-        until
-    )
-    .execute(tx)
-    .await?;
+    sqlx::query!("UPDATE users SET locked_until = $2, lock_reason = 'administrator' WHERE user_id = $1", id, until)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 
@@ -246,12 +235,9 @@ pub async fn clear_lock(tx: &mut PgConnection, id: Uuid) -> Result<()> {
 
 /// What a user may do, by tenant; none stands for the platform.
 pub async fn rights(tx: &mut PgConnection, id: Uuid) -> Result<Vec<(Option<Uuid>, Vec<String>)>> {
-    let rows = sqlx::query!(
-        r#"SELECT tenant_id, permissions AS "permissions!" FROM directory_rights($1)"#,
-        id
-    )
-    .fetch_all(tx)
-    .await?;
+    let rows = sqlx::query!(r#"SELECT tenant_id, permissions AS "permissions!" FROM directory_rights($1)"#, id)
+        .fetch_all(tx)
+        .await?;
     Ok(rows.into_iter().map(|row| (row.tenant_id, row.permissions)).collect())
 }
 

@@ -87,3 +87,14 @@ pub enum GrantSource {
     /// Brought by an import.
     Import,
 }
+
+impl GrantSource {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Kanidm => "kanidm",
+            Self::Import => "import",
+        }
+    }
+}

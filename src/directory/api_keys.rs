@@ -1,0 +1,80 @@
+//! API keys of service accounts.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+pub(super) use super::store::api_keys::ApiKey;
+use super::{Change, service_accounts, store};
+use crate::access::Permissions;
+use crate::audit::{Event, EventType};
+use crate::fault::{Fault, Reason, Result};
+use crate::session::opaque;
+
+/// How every key begins, so that one that leaked into a repository or a log is recognised.
+pub(super) const PREFIX: &str = "sidle_ak_";
+
+/// Characters of the secret part that are kept to recognise a key by: too few to help a guess at 256 bits.
+const SHOWN: usize = 6;
+
+/// What is said about a new key.
+pub(super) struct NewKey {
+    pub service_account_id: Uuid,
+    pub description: String,
+    pub scopes: Vec<String>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Makes a key and its secret, which is stored nowhere.
+pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiKey, Zeroizing<String>)> {
+    let account = service_accounts::for_change(change, new.service_account_id, None).await?;
+    let allowed = Permissions::new(account.permissions);
+    if let Some(scope) = new.scopes.iter().find(|scope| !allowed.has(scope)) {
+        let fault = Fault::new(Reason::PermissionDenied, "The service account does not hold every scope of the key.");
+        return Err(fault.with("permission", scope));
+    }
+    if new.expires_at.is_some_and(|at| at <= change.now) {
+        return Err(Fault::field("expires_at", "must be in the future"));
+    }
+    let secret = opaque::mint(PREFIX, &change.context().entropy);
+    let key = ApiKey {
+        api_key_id: change.context().new_id(),
+        service_account_id: account.service_account_id,
+        tenant_id: account.tenant_id,
+        display_prefix: secret.chars().take(PREFIX.len() + SHOWN).collect(),
+        description: new.description,
+        scopes: new.scopes,
+        expires_at: new.expires_at,
+        last_used_at: None,
+        revoked_at: None,
+        created_at: change.now,
+    };
+    store::api_keys::insert(&mut change.tx, &key, &opaque::digest(secret.as_bytes())).await?;
+    let event = about(change, EventType::ApiKeyCreated, &key).detail("scopes", &key.scopes);
+    change.record(event).await?;
+    Ok((key, secret))
+}
+
+/// Revokes a key, and the tokens of its service account: they do not say which key bought them.
+pub(super) async fn revoke(change: &mut Change<'_>, id: Uuid) -> Result<()> {
+    let key = store::api_keys::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("API key"))?;
+    let account = key.service_account_id;
+    if key.revoked_at.is_some() {
+        return Ok(());
+    }
+    service_accounts::for_change(change, account, None).await?;
+    if !store::api_keys::revoke(&mut change.tx, id, change.now).await? {
+        return Ok(());
+    }
+    store::service_accounts::end_tokens(&mut change.tx, account, change.now).await?;
+    let event = about(change, EventType::ApiKeyRevoked, &key);
+    let event = change.ended(&[account], event);
+    change.record(event).await
+}
+
+fn about(change: &Change<'_>, event: EventType, key: &ApiKey) -> Event {
+    Event::new(event, change.call)
+        .tenant(key.tenant_id)
+        .target("api_key", key.api_key_id)
+        .detail("service_account_id", key.service_account_id)
+}

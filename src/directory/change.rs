@@ -1,0 +1,107 @@
+//! A change that is being made: one transaction with the events that tell of it, and what this replica must know at
+//! once when it is committed.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Directory, store};
+use crate::access::{Call, Principal};
+use crate::audit::Event;
+use crate::context::Context;
+use crate::db::{Scope, Tx};
+use crate::fault::{Fault, Reason, Result};
+
+/// How many users one event names when the tokens of many end.
+pub(super) const CHUNK: i64 = 500;
+
+/// A change that is being made. Nothing has happened unless it is committed.
+pub(super) struct Change<'a> {
+    directory: &'a Directory,
+    pub call: &'a Call,
+    pub scope: Scope,
+    pub tx: Tx,
+    pub now: DateTime<Utc>,
+    principals: Vec<Uuid>,
+    sessions: Vec<Uuid>,
+}
+
+impl<'a> Change<'a> {
+    pub async fn begin(directory: &'a Directory, call: &'a Call, scope: Scope) -> Result<Self> {
+        let tx = directory.db.begin(scope).await?;
+        let now = directory.context.now();
+        Ok(Self { directory, call, scope, tx, now, principals: Vec::new(), sessions: Vec::new() })
+    }
+
+    pub fn principal(&self) -> Result<&'a Principal> {
+        self.call.principal()
+    }
+
+    pub fn context(&self) -> &'a Context {
+        &self.directory.context
+    }
+
+    /// The tenant that the caller named or, without one, acts in; refused when it is out of the caller's reach.
+    pub fn tenant(&self, named: Option<Uuid>) -> Result<Uuid> {
+        match (self.scope, named.or(self.principal()?.tenant_id)) {
+            (Scope::Tenant(own), Some(tenant)) if own == tenant => Ok(tenant),
+            (Scope::Platform, Some(tenant)) => Ok(tenant),
+            (Scope::Platform, None) => {
+                Err(Fault::field("tenant_id", "must be named by a caller that acts in no tenant"))
+            }
+            (Scope::Tenant(_), _) => Err(elsewhere()),
+        }
+    }
+
+    /// Refuses a caller that does not act for the platform.
+    pub fn platform_only(&self) -> Result<()> {
+        if self.scope == Scope::Platform { Ok(()) } else { Err(elsewhere()) }
+    }
+
+    /// Writes an event in the transaction of the change.
+    pub async fn record(&mut self, event: Event) -> Result<()> {
+        self.directory.recorder.record(&mut self.tx, event).await?;
+        Ok(())
+    }
+
+    /// Refuses the access tokens that these users have now; `event` is to tell of it.
+    pub async fn end_tokens(&mut self, users: &[Uuid], event: Event) -> Result<Event> {
+        store::tokens::end_users(&mut self.tx, users, self.now).await?;
+        Ok(self.ended(users, event))
+    }
+
+    /// Notes that the tokens of these principals have ended, in `event` and for after the commit.
+    pub fn ended(&mut self, principals: &[Uuid], event: Event) -> Event {
+        self.principals.extend_from_slice(principals);
+        event.detail("tokens_valid_from", self.now.timestamp_micros()).detail("principals", ids(principals))
+    }
+
+    /// Ends the sessions of a user and refuses their tokens; says how many there were, and `event` is to tell of it.
+    pub async fn end_sessions(&mut self, user: Uuid, reason: &'static str, event: Event) -> Result<(i32, Event)> {
+        let sessions = store::tokens::end_sessions(&mut self.tx, user, reason, self.now).await?;
+        let event = self.end_tokens(&[user], event).await?.detail("sessions", ids(&sessions));
+        let count = i32::try_from(sessions.len()).unwrap_or(i32::MAX);
+        self.sessions.extend(sessions);
+        Ok((count, event))
+    }
+
+    /// Makes it so, and refuses what has ended on this replica without waiting for the log.
+    pub async fn commit(self) -> Result<()> {
+        self.tx.commit().await?;
+        for principal in self.principals {
+            self.directory.revocations.end_tokens(principal, self.now);
+        }
+        for session in self.sessions {
+            self.directory.revocations.end_session(session);
+        }
+        Ok(())
+    }
+}
+
+fn ids(ids: &[Uuid]) -> Vec<String> {
+    ids.iter().map(Uuid::to_string).collect()
+}
+
+fn elsewhere() -> Fault {
+    Fault::new(Reason::PermissionDenied, "The caller's permission does not reach beyond the tenant it acts in.")
+        .with("permission", "on the platform")
+}

@@ -1,0 +1,115 @@
+//! What names and permissions may look like. The same rules stand as constraints in the database; here they become
+//! answers that name the field.
+
+use std::collections::BTreeSet;
+
+use crate::access::input;
+use crate::fault::{Fault, Result};
+
+/// Most permissions that a role, a service account or a key may list.
+const MOST_PERMISSIONS: usize = 100;
+
+fn matches(value: &str, longest: usize, first: impl Fn(char) -> bool, rest: impl Fn(char) -> bool) -> bool {
+    let mut letters = value.chars();
+    letters.next().is_some_and(first) && letters.all(rest) && value.chars().count() <= longest
+}
+
+/// A username; none for the empty text. An `@` would make it an e-mail address.
+pub(super) fn username(field: &'static str, value: &str) -> Result<Option<String>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let fine = |c: char| !c.is_control() && !c.is_whitespace() && c != '@';
+    if matches(value, 64, fine, fine) {
+        Ok(Some(value.to_owned()))
+    } else {
+        Err(Fault::field(field, "must be 1 to 64 characters without @, blanks or control characters"))
+    }
+}
+
+/// A tenant's slug.
+pub(super) fn slug(field: &'static str, value: &str) -> Result<String> {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if matches(value, 48, |c| c.is_ascii_lowercase(), fine) {
+        Ok(value.to_owned())
+    } else {
+        Err(Fault::field(field, "must be 1 to 48 of a-z, 0-9 and -, beginning with a letter"))
+    }
+}
+
+/// A role's name.
+pub(super) fn role(field: &'static str, value: &str) -> Result<String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if matches(value, 64, |c| c.is_ascii_alphabetic(), fine) {
+        Ok(value.to_owned())
+    } else {
+        Err(Fault::field(field, "must be 1 to 64 of A-Z, a-z, 0-9, dot, underscore and -, beginning with a letter"))
+    }
+}
+
+/// A service account's name.
+pub(super) fn service_account(field: &'static str, value: &str) -> Result<String> {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    if matches(value, 64, |c| c.is_ascii_lowercase(), fine) {
+        Ok(value.to_owned())
+    } else {
+        Err(Fault::field(field, "must be 1 to 64 of a-z, 0-9, dot, underscore and -, beginning with a letter"))
+    }
+}
+
+/// A list of permissions, sorted and each once.
+pub(super) fn permissions(field: &'static str, values: &[String]) -> Result<Vec<String>> {
+    if values.len() > MOST_PERMISSIONS {
+        return Err(Fault::field(field, format!("must be at most {MOST_PERMISSIONS}")));
+    }
+    match values.iter().find(|value| !is_permission(value)) {
+        Some(_) => Err(Fault::field(
+            field,
+            "must each be * or words of a-z, 0-9 and underscore joined by dots, such as users.read",
+        )),
+        None => Ok(values.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()),
+    }
+}
+
+fn is_permission(value: &str) -> bool {
+    let word = |word: &str| {
+        matches(word, 64, |c| c.is_ascii_lowercase(), |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    value == "*" || (value.len() <= 128 && value.contains('.') && value.split('.').all(word))
+}
+
+/// A description.
+pub(super) fn description(field: &'static str, value: &str) -> Result<String> {
+    input::text(field, value, 500)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_fine_and_that_are_not() {
+        assert_eq!(username("username", "").unwrap(), None);
+        assert_eq!(username("username", "Björn.O'Neil").unwrap().as_deref(), Some("Björn.O'Neil"));
+        for bad in ["a@b", "a b", "a\u{0}", "a\n", &"x".repeat(65)] {
+            assert!(username("username", bad).is_err(), "{bad:?}");
+        }
+        assert!(slug("slug", "hotel-north-2").is_ok() && slug("slug", &"x".repeat(48)).is_ok());
+        for bad in ["", "2nd", "-a", "Hotel", "a_b", "a.b", "ä", &"x".repeat(49)] {
+            assert!(slug("slug", bad).is_err(), "{bad:?}");
+        }
+        assert!(role("name", "HOTEL_ADMIN").is_ok() && role("name", "1x").is_err() && role("name", "a b").is_err());
+        assert!(service_account("name", "billing.api").is_ok() && service_account("name", "Billing").is_err());
+    }
+
+    #[test]
+    fn permissions_are_checked_sorted_and_kept_once() {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let read = permissions("permissions", &list(&["users.write", "users.read", "users.write", "*"])).unwrap();
+        assert_eq!(read, list(&["*", "users.read", "users.write"]));
+        for bad in ["", "users", "users.", ".read", "Users.read", "users.*", "a b.c", "users..read", "**"] {
+            assert!(permissions("permissions", &list(&[bad])).is_err(), "{bad:?}");
+        }
+        assert!(permissions("permissions", &vec!["users.read".to_owned(); 101]).is_err());
+    }
+}

@@ -1,0 +1,130 @@
+//! Roles.
+
+use serde_json::json;
+use uuid::Uuid;
+
+pub(super) use super::store::roles::Role;
+use super::{Change, admins, change, delegation, store};
+use crate::access::etag;
+use crate::audit::{Event, EventType};
+use crate::fault::{Fault, Result};
+
+/// What is said about a new role.
+pub(super) struct NewRole {
+    pub tenant_id: Option<Uuid>,
+    pub name: String,
+    pub description: String,
+    pub permissions: Vec<String>,
+    pub is_platform: bool,
+    pub is_admin: bool,
+}
+
+/// What is changed about a role; none leaves it as it is.
+#[derive(Default)]
+pub(super) struct Edit {
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub permissions: Option<Vec<String>>,
+    pub is_admin: Option<bool>,
+}
+
+/// Creates a role: a tenant's own or, without a tenant, for all.
+pub(super) async fn create(change: &mut Change<'_>, new: NewRole) -> Result<Role> {
+    match new.tenant_id {
+        Some(_) if new.is_platform => {
+            return Err(Fault::field("is_platform", "must not be set for a tenant's own role"));
+        }
+        Some(tenant) => {
+            change.tenant(Some(tenant))?;
+            store::tenants::hold(&mut change.tx, tenant).await?.ok_or_else(|| Fault::not_found("tenant"))?;
+        }
+        None => change.platform_only()?,
+    }
+    delegation::covers(change.principal()?, new.tenant_id, &new.permissions)?;
+    let role = Role {
+        role_id: change.context().new_id(),
+        tenant_id: new.tenant_id,
+        name: new.name,
+        description: new.description,
+        permissions: new.permissions,
+        is_platform: new.is_platform,
+        is_admin: new.is_admin,
+        is_built_in: false,
+        version: 1,
+        created_at: change.now,
+        updated_at: change.now,
+    };
+    store::roles::insert(&mut change.tx, &role).await?;
+    let event = about(change, EventType::RoleCreated, &role).detail("new", facts(&role));
+    change.record(event).await?;
+    Ok(role)
+}
+
+/// Changes a role. With its permissions the tokens of everybody who has it end.
+pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<Role> {
+    let guard = admins::guard(change).await?;
+    let before = for_change(change, id, Some(version)).await?;
+    let after = Role {
+        name: edit.name.unwrap_or_else(|| before.name.clone()),
+        description: edit.description.unwrap_or_else(|| before.description.clone()),
+        permissions: edit.permissions.unwrap_or_else(|| before.permissions.clone()),
+        is_admin: edit.is_admin.unwrap_or(before.is_admin),
+        ..before.clone()
+    };
+    delegation::covers(change.principal()?, after.tenant_id, &after.permissions)?;
+    store::roles::update(&mut change.tx, &after).await?;
+    guard.still_has_one(change).await?;
+    let event =
+        about(change, EventType::RoleUpdated, &after).detail("old", facts(&before)).detail("new", facts(&after));
+    change.record(event).await?;
+    if before.permissions != after.permissions {
+        end_tokens_of_holders(change, &after).await?;
+    }
+    store::roles::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("role"))
+}
+
+/// Deletes a role that nobody has.
+pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<()> {
+    let role = for_change(change, id, version).await?;
+    store::roles::delete(&mut change.tx, id).await?;
+    let event = about(change, EventType::RoleDeleted, &role).detail("old", facts(&role));
+    change.record(event).await
+}
+
+/// The role as the caller may change it: not one that Sidle came with, nor one with permissions that the caller lacks.
+async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<Role> {
+    let seen = store::roles::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("role"))?;
+    if seen.is_built_in {
+        return Err(Fault::field("role_id", "must not be a role that Sidle came with"));
+    }
+    if seen.tenant_id.is_none() {
+        change.platform_only()?;
+    }
+    let role = store::roles::lock(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("role"))?;
+    delegation::covers(change.principal()?, role.tenant_id, &role.permissions)?;
+    if version.is_some_and(|version| version != role.version) {
+        return Err(etag::mismatch("role"));
+    }
+    Ok(role)
+}
+
+async fn end_tokens_of_holders(change: &mut Change<'_>, role: &Role) -> Result<()> {
+    let mut after = Uuid::nil();
+    loop {
+        let users = store::tokens::holders_of_role(&mut change.tx, role.role_id, after, change::CHUNK).await?;
+        let Some(last) = users.last() else { return Ok(()) };
+        after = *last;
+        let event = about(change, EventType::RoleUpdated, role);
+        let event = change.end_tokens(&users, event).await?;
+        change.record(event).await?;
+    }
+}
+
+/// What the log may keep for good: names that administrators give to roles are not about people.
+fn facts(role: &Role) -> serde_json::Value {
+    json!({ "name": role.name, "permissions": role.permissions, "is_admin": role.is_admin })
+}
+
+fn about(change: &Change<'_>, event: EventType, role: &Role) -> Event {
+    Event::new(event, change.call).tenant(role.tenant_id).target("role", role.role_id)
+}

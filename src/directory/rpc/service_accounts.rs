@@ -1,0 +1,140 @@
+//! Service accounts on the wire.
+
+use super::super::service_accounts::{self, Edit, NewServiceAccount};
+use super::super::store::{self, Switch};
+use super::super::{names, tenants};
+use super::convert::{choice, fields, optional_version, resource, time, version};
+use super::{BEGINNING, Service, finish, page, repeated};
+use crate::access::{Call, etag, input, paging};
+use crate::fault::{Fault, Result};
+use crate::proto::get_service_account_request::Identifier;
+use crate::proto::*;
+
+const LIST: &str = "sidle.v1.DirectoryService/ListServiceAccounts";
+const CREATE: &str = "sidle.v1.DirectoryService/CreateServiceAccount";
+
+pub(super) async fn get(
+    service: &Service,
+    call: &Call,
+    request: GetServiceAccountRequest,
+) -> Result<GetServiceAccountResponse> {
+    let (_, mut tx) = service.directory.read(call, "service_accounts.read").await?;
+    let found = match request.identifier {
+        Some(Identifier::ServiceAccountId(id)) => {
+            store::service_accounts::by_id(&mut tx, input::uuid("service_account_id", &id)?).await?
+        }
+        Some(Identifier::Name(name)) => {
+            store::service_accounts::by_name(&mut tx, &input::required("name", &name, 64)?).await?
+        }
+        None => return Err(Fault::field("identifier", "must be one of service_account_id, name")),
+    };
+    let account = found.ok_or_else(|| Fault::not_found("service account"))?;
+    Ok(GetServiceAccountResponse { service_account: Some(write(account)) })
+}
+
+pub(super) async fn list(
+    service: &Service,
+    call: &Call,
+    request: ListServiceAccountsRequest,
+) -> Result<ListServiceAccountsResponse> {
+    let size = paging::page_size(request.page_size)?;
+    let named = input::optional_uuid("tenant_id", &request.tenant_id)?;
+    let after = service.paging.decode(call, LIST, &named, &request.page_token)?.unwrap_or(BEGINNING);
+    let (scope, mut tx) = service.directory.read(call, "service_accounts.read").await?;
+    let found = store::service_accounts::list(&mut tx, tenants::reach(scope, named), after, size + 1).await?;
+    let (found, next) = page(found, size, |account| account.service_account_id);
+    let next_page_token = next.map(|id| service.paging.encode(call, LIST, &named, &id)).unwrap_or_default();
+    Ok(ListServiceAccountsResponse { service_accounts: found.into_iter().map(write).collect(), next_page_token })
+}
+
+pub(super) async fn create(
+    service: &Service,
+    call: &Call,
+    request: CreateServiceAccountRequest,
+) -> Result<CreateServiceAccountResponse> {
+    let new = NewServiceAccount {
+        tenant_id: input::optional_uuid("tenant_id", &request.tenant_id)?,
+        name: names::service_account("name", &request.name)?,
+        description: names::description("description", &request.description)?,
+        permissions: names::permissions("permissions", &request.permissions)?,
+    };
+    let mut change = service.directory.change(call, "service_accounts.write").await?;
+    let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
+    if let Some(first) = first {
+        return Ok(first);
+    }
+    let account = service_accounts::create(&mut change, new).await?;
+    let answer = CreateServiceAccountResponse { service_account: Some(write(account)) };
+    finish(change, replay, request.validate_only, &answer).await?;
+    Ok(answer)
+}
+
+pub(super) async fn update(
+    service: &Service,
+    call: &Call,
+    request: UpdateServiceAccountRequest,
+) -> Result<UpdateServiceAccountResponse> {
+    let account = resource("service_account", request.service_account)?;
+    let id = input::uuid("service_account.service_account_id", &account.service_account_id)?;
+    let mut edit = Edit::default();
+    for field in fields(request.update_mask, &["description", "permissions", "status"])? {
+        match field {
+            "description" => {
+                edit.description = Some(names::description("service_account.description", &account.description)?);
+            }
+            "permissions" => {
+                edit.permissions = Some(names::permissions("service_account.permissions", &account.permissions)?);
+            }
+            _ => {
+                let status = choice("service_account.status", account.status, read_status)?;
+                let missing = || Fault::field("service_account.status", "must be active or disabled");
+                edit.status = Some(status.ok_or_else(missing)?);
+            }
+        }
+    }
+    let mut change = service.directory.change(call, "service_accounts.write").await?;
+    let account = service_accounts::update(&mut change, id, version(&account.etag)?, edit).await?;
+    let answer = UpdateServiceAccountResponse { service_account: Some(write(account)) };
+    finish(change, None, request.validate_only, &answer).await?;
+    Ok(answer)
+}
+
+pub(super) async fn delete(
+    service: &Service,
+    call: &Call,
+    request: DeleteServiceAccountRequest,
+) -> Result<DeleteServiceAccountResponse> {
+    let id = input::uuid("service_account_id", &request.service_account_id)?;
+    let version = optional_version(&request.etag)?;
+    let mut change = service.directory.change(call, "service_accounts.write").await?;
+    let api_keys_revoked = service_accounts::delete(&mut change, id, version).await?;
+    change.commit().await?;
+    Ok(DeleteServiceAccountResponse { api_keys_revoked })
+}
+
+fn read_status(status: ServiceAccountStatus) -> Option<Switch> {
+    match status {
+        ServiceAccountStatus::Unspecified => None,
+        ServiceAccountStatus::Active => Some(Switch::Active),
+        ServiceAccountStatus::Disabled => Some(Switch::Disabled),
+    }
+}
+
+fn write(account: service_accounts::ServiceAccount) -> ServiceAccount {
+    let status = match account.status {
+        Switch::Active => ServiceAccountStatus::Active,
+        Switch::Disabled => ServiceAccountStatus::Disabled,
+    };
+    ServiceAccount {
+        service_account_id: account.service_account_id.to_string(),
+        tenant_id: account.tenant_id.map(|id| id.to_string()).unwrap_or_default(),
+        name: account.name,
+        description: account.description,
+        permissions: account.permissions,
+        status: status.into(),
+        created_by: account.created_by.map(|id| id.to_string()).unwrap_or_default(),
+        created_at: time(Some(account.created_at)),
+        updated_at: time(Some(account.updated_at)),
+        etag: etag::encode(account.version),
+    }
+}

@@ -1,0 +1,211 @@
+//! Users: creating, editing, locking, switching off and on.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use uuid::Uuid;
+
+pub(super) use super::store::users::{Filter, User};
+use super::store::{self, UserStatus};
+use super::{Change, admins, delegation, memberships};
+use crate::access::{etag, input};
+use crate::audit::{Event, EventType};
+use crate::authenticate::StoredHash;
+use crate::fault::{Fault, Result};
+
+/// What an administrator says about a new user.
+pub(super) struct NewUser {
+    pub tenant_id: Option<Uuid>,
+    pub email: String,
+    pub username: Option<String>,
+    pub full_name: String,
+    pub must_change_password: bool,
+    pub email_verified: bool,
+    pub role_ids: Vec<Uuid>,
+}
+
+/// What an administrator changes about a user; none leaves it as it is.
+#[derive(Default)]
+pub(super) struct Edit {
+    pub email: Option<String>,
+    pub username: Option<Option<String>>,
+    pub full_name: Option<String>,
+    pub must_change_password: Option<bool>,
+}
+
+/// A lock that no clock ends: 9999-12-31T23:59:59Z.
+pub(super) const FOR_GOOD: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("a valid time");
+
+/// Creates a user with roles in the home tenant.
+pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Option<StoredHash>) -> Result<User> {
+    let tenant_id = change.tenant(new.tenant_id)?;
+    store::tenants::hold(&mut change.tx, tenant_id).await?.ok_or_else(|| Fault::not_found("tenant"))?;
+    let roles = memberships::roles_for_new_user(change, tenant_id, &new.role_ids).await?;
+    let user_id = change.context().new_id();
+    let now = change.now;
+    let username_key = new.username.as_deref().map(input::key);
+    let insert = store::users::Insert {
+        user_id,
+        tenant_id,
+        email: &new.email,
+        email_key: &input::key(&new.email),
+        username: new.username.as_deref(),
+        username_key: username_key.as_deref(),
+        full_name: &new.full_name,
+        status: if new.email_verified { UserStatus::Active } else { UserStatus::PendingVerification },
+        password: password.as_ref(),
+        must_change_password: new.must_change_password,
+        verified_at: new.email_verified.then_some(now),
+        is_master_admin: false,
+        now,
+    };
+    store::users::insert(&mut change.tx, insert).await?;
+    for role_id in &roles {
+        let id = change.context().new_id();
+        store::memberships::insert(&mut change.tx, id, tenant_id, user_id, *role_id, now).await?;
+    }
+    let roles: Vec<String> = roles.iter().map(Uuid::to_string).collect();
+    let event = Event::new(EventType::UserCreated, change.call)
+        .tenant(tenant_id)
+        .target("user", user_id)
+        .detail("roles", roles)
+        .detail("with_password", password.is_some())
+        .personal("email", &new.email)
+        .personal("username", &new.username)
+        .personal("full_name", &new.full_name);
+    change.record(event).await?;
+    read(change, user_id).await
+}
+
+/// Edits a user.
+pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<User> {
+    let before = for_change(change, id, Some(version)).await?;
+    let renamed = edit.email.is_some() || edit.username.is_some();
+    if renamed && before.is_master_admin && change.principal()?.id != id {
+        // With the address goes the way to set a new password.
+        return Err(admins::master());
+    }
+    let mut after = before.clone();
+    if let Some(email) = edit.email
+        && email != before.email
+    {
+        after.verified_at = None;
+        after.email = email;
+    }
+    after.username = edit.username.unwrap_or(after.username);
+    after.full_name = edit.full_name.unwrap_or(after.full_name);
+    after.must_change_password = edit.must_change_password.unwrap_or(after.must_change_password);
+    let username_key = after.username.as_deref().map(input::key);
+    store::users::update(&mut change.tx, &after, &input::key(&after.email), username_key.as_deref()).await?;
+    let event = about(change, EventType::UserUpdated, &after).old_new(editable(&before), editable(&after));
+    change.record(event).await?;
+    read(change, id).await
+}
+
+fn editable(user: &User) -> serde_json::Value {
+    json!({
+        "email": user.email,
+        "username": user.username,
+        "full_name": user.full_name,
+        "must_change_password": user.must_change_password,
+    })
+}
+
+/// Deletes a user, so that it can be brought back.
+pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<i32> {
+    let guard = admins::guard(change).await?;
+    let user = for_change(change, id, version).await?;
+    admins::spare_master(&user)?;
+    store::users::delete(&mut change.tx, id, change.now).await?;
+    guard.still_has_one(change).await?;
+    let event = about(change, EventType::UserDeleted, &user);
+    let (sessions, event) = change.end_sessions(id, "user_disabled", event).await?;
+    change.record(event).await?;
+    Ok(sessions)
+}
+
+/// Refuses guessable secrets of a user until `duration` is over or, without one, until further notice.
+pub(super) async fn lock(
+    change: &mut Change<'_>,
+    id: Uuid,
+    duration: Option<TimeDelta>,
+    end_sessions: bool,
+) -> Result<(User, i32)> {
+    let guard = admins::guard(change).await?;
+    let user = for_change(change, id, None).await?;
+    admins::spare_master(&user)?;
+    let until = duration.and_then(|duration| change.now.checked_add_signed(duration)).unwrap_or(FOR_GOOD);
+    store::users::set_lock(&mut change.tx, id, until).await?;
+    guard.still_has_one(change).await?;
+    let event = about(change, EventType::UserLocked, &user).reason("administrator").detail("locked_until", until);
+    let (sessions, event) =
+        if end_sessions { change.end_sessions(id, "administrator", event).await? } else { (0, event) };
+    change.record(event).await?;
+    Ok((read(change, id).await?, sessions))
+}
+
+/// Takes any lock away.
+pub(super) async fn unlock(change: &mut Change<'_>, id: Uuid) -> Result<User> {
+    let user = for_change(change, id, None).await?;
+    if user.locked_until.is_none() && user.failed_login_attempts == 0 {
+        return Ok(user);
+    }
+    store::users::clear_lock(&mut change.tx, id).await?;
+    let event = about(change, EventType::UserUnlocked, &user).detail("failed_attempts", user.failed_login_attempts);
+    change.record(event).await?;
+    read(change, id).await
+}
+
+/// Switches a user off and ends all access.
+pub(super) async fn disable(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<(User, i32)> {
+    let guard = admins::guard(change).await?;
+    let user = for_change(change, id, version).await?;
+    admins::spare_master(&user)?;
+    if user.status == UserStatus::Disabled {
+        return Ok((user, 0));
+    }
+    store::users::set_status(&mut change.tx, id, UserStatus::Disabled, user.verified_at).await?;
+    guard.still_has_one(change).await?;
+    let event = about(change, EventType::UserDisabled, &user).detail("old_status", user.status.as_str());
+    let (sessions, event) = change.end_sessions(id, "user_disabled", event).await?;
+    change.record(event).await?;
+    Ok((read(change, id).await?, sessions))
+}
+
+/// Switches a disabled user on.
+pub(super) async fn enable(
+    change: &mut Change<'_>,
+    id: Uuid,
+    version: Option<i64>,
+    email_verified: bool,
+) -> Result<User> {
+    let user = for_change(change, id, version).await?;
+    if user.status != UserStatus::Disabled {
+        return Ok(user);
+    }
+    let verified_at = user.verified_at.or(email_verified.then_some(change.now));
+    let status = if verified_at.is_some() { UserStatus::Active } else { UserStatus::PendingVerification };
+    store::users::set_status(&mut change.tx, id, status, verified_at).await?;
+    let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
+    change.record(event).await?;
+    read(change, id).await
+}
+
+/// The user as the caller may change it, kept from other writers: found in the caller's scope, unchanged since
+/// `version`, and without rights that the caller lacks.
+async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<User> {
+    let user = store::users::lock(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("user"))?;
+    let rights = store::users::rights(&mut change.tx, id).await?;
+    delegation::covers_user(change.principal()?, id, &rights)?;
+    if version.is_some_and(|version| version != user.version) {
+        return Err(etag::mismatch("user"));
+    }
+    Ok(user)
+}
+
+fn about(change: &Change<'_>, event: EventType, user: &User) -> Event {
+    Event::new(event, change.call).tenant(user.tenant_id).target("user", user.user_id)
+}
+
+async fn read(change: &mut Change<'_>, id: Uuid) -> Result<User> {
+    store::users::by_id(&mut change.tx, id, true).await?.ok_or_else(|| Fault::not_found("user"))
+}
