@@ -29,11 +29,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("migrations.rs"), migrations(Path::new("migrations"))?)?;
 
     let set = prost::Message::decode(descriptors.as_slice())?;
+    let mut config = tonic_prost_build::Config::new();
+    // By its name a message finds its descriptor again, with which the command line prints it as JSON.
+    config.enable_type_names();
     tonic_prost_build::configure()
         .codec_path("crate::server::codec::Codec")
         // Comments of the proto files are for readers of the API; rustdoc would take their examples for code.
         .disable_comments(["."])
-        .compile_fds(set)?;
+        .compile_fds_with_config(set, config)?;
     Ok(())
 }
 

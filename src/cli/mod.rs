@@ -1,8 +1,199 @@
-//! The commands.
+//! The `sidle` command: `serve` runs the service, the rest are an operator's tools. Those speak gRPC to a running service,
+//! except for what must work without one: configuration, schema, keys, the first administrator.
 
+mod admin;
+mod api_keys;
+mod audit;
+mod config;
+mod connect;
+mod credentials;
+mod failure;
+mod import;
+mod jwks;
+mod keygen;
+mod login;
+mod lookup;
+mod memberships;
+mod migrate;
+mod output;
+mod roles;
+mod schema;
+mod serve;
+mod service_accounts;
+mod sessions;
+mod tenants;
+mod token;
+mod users;
+mod watch;
+mod whoami;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Parses and runs.
+use clap::{Args, Parser, Subcommand};
+
+use self::failure::{Failure, Result};
+use self::output::{Format, Out};
+
+/// Moves an organisation's users from bcrypt passwords to Kanidm, and is the identity service meanwhile and after.
+#[derive(Parser)]
+#[command(name = "sidle", version, about, long_about = None, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command that speaks to a service takes.
+#[derive(Args, Clone, Debug)]
+struct Global {
+    /// Address of the service, such as https://sidle.example.com:50051 [default: the one signed in to last, else
+    /// http://127.0.0.1:50051]
+    #[arg(long, global = true, env = "SIDLE_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// PEM file with the authority of the service's certificate, where the system does not know it
+    #[arg(long, global = true, env = "SIDLE_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Send credentials unencrypted to a service on another machine
+    #[arg(long, global = true, env = "SIDLE_ALLOW_PLAINTEXT")]
+    allow_plaintext: bool,
+    /// How to print: tables for people, or JSON for programs
+    #[arg(long, global = true, env = "SIDLE_OUTPUT", value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Where the configuration of the service is.
+#[derive(Args, Clone, Debug)]
+struct ConfigFile {
+    /// Configuration file; `SIDLE_SECTION__KEY` of the environment wins over it
+    #[arg(long, env = "SIDLE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service
+    Serve(serve::Serve),
+    /// Sign in, and stay signed in
+    Login(login::Login),
+    /// End the session of `login`
+    Logout,
+    /// Tell who is signed in and what they may do
+    Whoami,
+    /// Access tokens
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Print the public keys that access tokens are checked with
+    Jwks,
+    /// Sessions
+    #[command(subcommand)]
+    Sessions(sessions::Command),
+    /// The audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Users
+    #[command(subcommand)]
+    Users(users::Command),
+    /// Tenants and their groups in Kanidm
+    #[command(subcommand)]
+    Tenants(tenants::Command),
+    /// Roles
+    #[command(subcommand)]
+    Roles(roles::Command),
+    /// Who has which role where
+    #[command(subcommand)]
+    Memberships(memberships::Command),
+    /// Service accounts
+    #[command(subcommand)]
+    ServiceAccounts(service_accounts::Command),
+    /// API keys of service accounts
+    #[command(subcommand)]
+    ApiKeys(api_keys::Command),
+    /// Move users to Kanidm: plan, start, watch
+    #[command(subcommand)]
+    Migrate(migrate::Command),
+    /// The schema of the database; works without a service
+    #[command(subcommand)]
+    Schema(schema::Command),
+    /// The first administrator; works without a service
+    #[command(subcommand)]
+    Admin(admin::Command),
+    /// The configuration of the service
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Make a key for `seal.keys`
+    Keygen(keygen::Keygen),
+}
+
+/// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    let out = Out::new(cli.global.output);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return out.failure(&Failure::new(format!("cannot start: {error}"))),
+    };
+    let result = runtime.block_on(cli.command.run(&cli.global, &out));
+    // A prompt or a file that is still being read must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(failure) => out.failure(&failure),
+    }
+}
+
+impl Command {
+    async fn run(self, global: &Global, out: &Out) -> Result<ExitCode> {
+        match self {
+            Self::Serve(command) => command.run().await?,
+            Self::Login(command) => command.run(global, out).await?,
+            Self::Logout => login::logout(global, out).await?,
+            Self::Whoami => whoami::run(global, out).await?,
+            Self::Token(command) => command.run(global, out).await?,
+            Self::Jwks => jwks::run(global, out).await?,
+            Self::Sessions(command) => command.run(global, out).await?,
+            Self::Audit(command) => command.run(global, out).await?,
+            Self::Users(command) => return command.run(global, out).await,
+            Self::Tenants(command) => command.run(global, out).await?,
+            Self::Roles(command) => command.run(global, out).await?,
+            Self::Memberships(command) => command.run(global, out).await?,
+            Self::ServiceAccounts(command) => command.run(global, out).await?,
+            Self::ApiKeys(command) => command.run(global, out).await?,
+            Self::Migrate(command) => return command.run(global, out).await,
+            Self::Schema(command) => command.run(out).await?,
+            Self::Admin(command) => command.run(out).await?,
+            Self::Config(command) => command.run(out)?,
+            Self::Keygen(command) => command.run(out)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn secrets_are_never_arguments() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let id = argument.get_id().as_str();
+                assert!(
+                    !["password", "secret", "api_key", "refresh_token"].contains(&id),
+                    "{} --{id}: other users of the machine see arguments",
+                    command.get_name()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
 }

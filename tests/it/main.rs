@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod audit;
+mod cli;
 mod contract;
 mod directory;
 mod edge;

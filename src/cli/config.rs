@@ -1,0 +1,45 @@
+//! `sidle config`.
+
+use clap::Subcommand;
+
+use super::ConfigFile;
+use super::failure::{Failure, Result};
+use super::output::Out;
+use crate::config::{Config, DEFAULTS};
+
+/// Commands on the configuration.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Say whether the configuration can be used, and what is wrong with it
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Print every key with its meaning and default
+    Defaults,
+}
+
+impl Command {
+    pub fn run(self, out: &Out) -> Result<()> {
+        match self {
+            Self::Check { file } => {
+                let config = load(&file)?;
+                config.seal.keyring()?;
+                if config.database.url.is_empty() {
+                    return Err(Failure::new("database.url is not set")
+                        .remedy("Set it to a Postgres URL such as postgres://sidle_app@host:5432/sidle."));
+                }
+                out.line("The configuration can be used.")
+            }
+            Self::Defaults => DEFAULTS.lines().try_for_each(|line| out.line(line)),
+        }
+    }
+}
+
+/// The configuration, from the file and the environment.
+pub(super) fn load(file: &ConfigFile) -> Result<Config> {
+    // Not `vars`, which gives up on a variable that is not text.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(Config::load(file.config.as_deref(), environment)?)
+}

@@ -1,0 +1,136 @@
+//! `sidle login` and `sidle logout`.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::Global;
+use super::connect::Caller;
+use super::credentials::{SignIn, Store};
+use super::failure::{Failure, Result};
+use super::output::Out;
+use crate::proto::authenticate_password_response::Outcome;
+use crate::proto::{AuthenticatePasswordRequest, Device, DeviceType, RevokeSessionRequest, SignedIn};
+
+/// Signs in with a password. It is asked for on the terminal; otherwise it comes from SIDLE_PASSWORD or from the first
+/// line of standard input, never from an argument, which other users of the machine could see.
+#[derive(Args)]
+pub(super) struct Login {
+    /// E-mail address or username; asked for when not given
+    #[arg(long, env = "SIDLE_EMAIL", value_name = "ADDRESS")]
+    email: Option<String>,
+    /// Slug or id of the tenant to act in, when it is not the home tenant
+    #[arg(long)]
+    tenant: Option<String>,
+}
+
+impl Login {
+    pub async fn run(self, global: &Global, out: &Out) -> Result<()> {
+        let caller = Caller::open(global)?;
+        let identifier = match self.email {
+            Some(email) => email,
+            None => ask("E-mail address: ")?,
+        };
+        let password = password("Password: ")?;
+        let request = AuthenticatePasswordRequest {
+            identifier: identifier.clone(),
+            password: password.to_string(),
+            tenant_id: self.tenant.unwrap_or_default(),
+            device: Some(Device {
+                r#type: DeviceType::Desktop.into(),
+                platform: std::env::consts::OS.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let answer = caller.anonymous().authenticate_password(request).await?.into_inner();
+        match answer.outcome {
+            Some(Outcome::SignedIn(signed_in)) => keep(&caller, signed_in, out),
+            Some(Outcome::MfaChallenge(_)) => Err(Failure::new("the account asks for a second factor")
+                .remedy("Sign in where the factor can be given, and pass the access token in SIDLE_TOKEN.")),
+            None => Err(Failure::new("the service answered neither tokens nor a question")),
+        }
+    }
+}
+
+fn keep(caller: &Caller, signed_in: SignedIn, out: &Out) -> Result<()> {
+    let email = signed_in.user.map(|user| user.email).unwrap_or_default();
+    let mut entry = SignIn {
+        email: email.clone(),
+        session_id: signed_in.session_id,
+        ca: caller.ca.as_ref().map(std::path::absolute).transpose()?,
+        access_token: String::new(),
+        access_token_expires_at: caller.context.now(),
+        refresh_token: String::new(),
+        pending_refresh: None,
+    };
+    entry.take(signed_in.tokens.unwrap_or_default())?;
+    let store = Store::open()?;
+    let mut credentials = store.read()?;
+    credentials.servers.insert(caller.server.clone(), entry);
+    credentials.current = Some(caller.server.clone());
+    store.write(&credentials, &caller.context)?;
+    if signed_in.must_change_password {
+        out.note("The password must be changed first: until then the session may do nothing else.");
+    }
+    if out.is_json() {
+        return out
+            .json(&serde_json::json!({ "server": caller.server, "email": email, "tenant_id": signed_in.tenant_id }));
+    }
+    out.line(&format!("Signed in to {} as {email}.", caller.server))
+}
+
+/// Ends the session and forgets its tokens. They are forgotten even when the service cannot be reached.
+pub(super) async fn logout(global: &Global, out: &Out) -> Result<()> {
+    let caller = Caller::open(global)?;
+    let kept = Store::open()?.read()?.servers.remove(&caller.server);
+    let Some(kept) = kept else {
+        out.note(&format!("Nobody is signed in to {}.", caller.server));
+        return Ok(());
+    };
+    let revoked = match caller.sessions().await {
+        Ok(mut sessions) => {
+            let request = RevokeSessionRequest { session_id: kept.session_id };
+            sessions.revoke_session(request).await.map(drop).map_err(Failure::from)
+        }
+        Err(failure) => Err(failure),
+    };
+    let store = Store::open()?;
+    let mut credentials = store.read()?;
+    credentials.servers.remove(&caller.server);
+    if credentials.current.as_ref() == Some(&caller.server) {
+        credentials.current = None;
+    }
+    store.write(&credentials, &caller.context)?;
+    revoked?;
+    out.note(&format!("Signed out of {}.", caller.server));
+    Ok(())
+}
+
+fn ask(question: &str) -> Result<String> {
+    let mut err = std::io::stderr();
+    if std::io::stdin().is_terminal() {
+        write!(err, "{question}")?;
+        err.flush()?;
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    let line = line.trim().to_owned();
+    if line.is_empty() { Err(Failure::new("nothing was entered")) } else { Ok(line) }
+}
+
+/// A password, from wherever it cannot be seen.
+pub(super) fn password(question: &str) -> Result<Zeroizing<String>> {
+    if let Ok(password) = std::env::var("SIDLE_PASSWORD") {
+        return Ok(Zeroizing::new(password));
+    }
+    let password = if std::io::stdin().is_terminal() {
+        Zeroizing::new(rpassword::prompt_password(question)?)
+    } else {
+        let mut line = Zeroizing::new(String::new());
+        std::io::stdin().lock().read_line(&mut line)?;
+        Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned())
+    };
+    if password.is_empty() { Err(Failure::new("no password was given")) } else { Ok(password) }
+}

@@ -1,0 +1,295 @@
+//! `sidle users`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::connect::{Caller, random_id};
+use super::failure::Result;
+use super::import::Import;
+use super::lookup::{self, pages};
+use super::output::{Out, dash, time, word, yes};
+use super::{Global, login};
+use crate::proto::*;
+
+/// Commands on users.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// List users
+    List {
+        /// Slug or id of their home tenant
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Only with this status
+        #[arg(long, value_enum)]
+        status: Option<Status>,
+        /// Only who sign in this way
+        #[arg(long, value_enum)]
+        auth_method: Option<Method>,
+        /// Only locked ones
+        #[arg(long)]
+        locked: bool,
+        /// Most users to print
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show a user and the user's roles
+    Get {
+        /// Id, e-mail address or username
+        user: String,
+    },
+    /// Create a user
+    Create(Create),
+    /// Switch a user off and end all sessions
+    Disable {
+        /// Id, e-mail address or username
+        user: String,
+    },
+    /// Switch a disabled user on again
+    Enable {
+        /// Id, e-mail address or username
+        user: String,
+        /// Count the e-mail address as verified
+        #[arg(long)]
+        email_verified: bool,
+    },
+    /// Refuse sign-ins with a password
+    Lock {
+        /// Id, e-mail address or username
+        user: String,
+        /// How long, in minutes; until `unlock` when not given
+        #[arg(long)]
+        minutes: Option<u32>,
+        /// End all sessions too
+        #[arg(long)]
+        revoke_sessions: bool,
+    },
+    /// Take any lock away
+    Unlock {
+        /// Id, e-mail address or username
+        user: String,
+    },
+    /// Import legacy users from a CSV or JSON lines file
+    Import(Import),
+}
+
+/// A new user.
+#[derive(Args)]
+pub(super) struct Create {
+    /// E-mail address
+    #[arg(long)]
+    email: String,
+    /// Slug or id of the home tenant; the one acted in when not given
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Name to sign in with, besides the e-mail address
+    #[arg(long, default_value = "")]
+    username: String,
+    /// Name shown to people
+    #[arg(long, default_value = "")]
+    full_name: String,
+    /// Name or id of a role in the home tenant; may be given several times
+    #[arg(long = "role")]
+    roles: Vec<String>,
+    /// Count the e-mail address as verified
+    #[arg(long)]
+    email_verified: bool,
+    /// Ask for a password to begin with, which the first login must change
+    #[arg(long)]
+    with_password: bool,
+    /// Let the first login keep that password
+    #[arg(long, requires = "with_password")]
+    keep_password: bool,
+    /// Only check
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Status of a user.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Status {
+    Active,
+    PendingVerification,
+    Disabled,
+}
+
+/// How a user signs in.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Method {
+    Password,
+    Kanidm,
+    Dual,
+}
+
+impl Command {
+    pub async fn run(self, global: &Global, out: &Out) -> Result<ExitCode> {
+        if let Self::Import(import) = self {
+            return import.run(global, out).await;
+        }
+        let caller = Caller::open(global)?;
+        match self {
+            Self::List { tenant, status, auth_method, locked, limit } => {
+                let asked = ListUsersRequest {
+                    tenant_id: lookup::optional_tenant_id(&caller, tenant.as_deref()).await?,
+                    status: status.map(status_number).unwrap_or_default(),
+                    auth_method: auth_method.map(method_number).unwrap_or_default(),
+                    locked_only: locked,
+                    ..Default::default()
+                };
+                list(&caller, asked, limit, out).await?;
+            }
+            Self::Get { user } => get(&caller, &user, out).await?,
+            Self::Create(create) => create.run(&caller, out).await?,
+            Self::Disable { user } => {
+                let request =
+                    DisableUserRequest { user_id: lookup::user_id(&caller, &user).await?, etag: String::new() };
+                let answer = caller.directory().await?.disable_user(request).await?.into_inner();
+                let ended = answer.sessions_revoked;
+                done(answer.user, &format!("is disabled; {ended} sessions have ended"), out)?;
+            }
+            Self::Enable { user, email_verified } => {
+                let user_id = lookup::user_id(&caller, &user).await?;
+                let request = EnableUserRequest { user_id, etag: String::new(), email_verified };
+                let answer = caller.directory().await?.enable_user(request).await?.into_inner();
+                let status = answer.user.as_ref().map(|user| status_word(user.status)).unwrap_or_default();
+                done(answer.user, &format!("is {status}"), out)?;
+            }
+            Self::Lock { user, minutes, revoke_sessions } => {
+                let user_id = lookup::user_id(&caller, &user).await?;
+                let duration =
+                    minutes.map(|minutes| prost_types::Duration { seconds: i64::from(minutes) * 60, nanos: 0 });
+                let request = LockUserRequest { user_id, duration, revoke_sessions };
+                let answer = caller.directory().await?.lock_user(request).await?.into_inner();
+                let ended = answer.sessions_revoked;
+                done(answer.user, &format!("is locked; {ended} sessions have ended"), out)?;
+            }
+            Self::Unlock { user } => {
+                let request = UnlockUserRequest { user_id: lookup::user_id(&caller, &user).await? };
+                let answer = caller.directory().await?.unlock_user(request).await?.into_inner();
+                done(answer.user, "is not locked", out)?;
+            }
+            Self::Import(_) => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn status_number(status: Status) -> i32 {
+    match status {
+        Status::Active => UserStatus::Active,
+        Status::PendingVerification => UserStatus::PendingVerification,
+        Status::Disabled => UserStatus::Disabled,
+    }
+    .into()
+}
+
+fn method_number(method: Method) -> i32 {
+    match method {
+        Method::Password => AuthMethod::Password,
+        Method::Kanidm => AuthMethod::Kanidm,
+        Method::Dual => AuthMethod::Dual,
+    }
+    .into()
+}
+
+fn status_word(status: i32) -> String {
+    word(status, UserStatus::as_str_name, "USER_STATUS_")
+}
+
+fn method_word(method: i32) -> String {
+    word(method, AuthMethod::as_str_name, "AUTH_METHOD_")
+}
+
+/// Says what a user is now.
+fn done(user: Option<User>, what: &str, out: &Out) -> Result<()> {
+    let user = user.unwrap_or_default();
+    if out.is_json() { out.message(&user) } else { out.line(&format!("{} {what}.", user.email)) }
+}
+
+async fn list(caller: &Caller, asked: ListUsersRequest, limit: usize, out: &Out) -> Result<()> {
+    let (users, more) = pages(limit, |page_size, page_token| {
+        let request = ListUsersRequest { page_size, page_token, ..asked.clone() };
+        async move {
+            let answer = caller.directory().await?.list_users(request).await?.into_inner();
+            Ok((answer.users, answer.next_page_token))
+        }
+    })
+    .await?;
+    let header = ["USER", "E-MAIL", "USERNAME", "STATUS", "SIGNS IN", "LOCKED", "LAST LOGIN", "IN KANIDM AS"];
+    out.list(&users, &header, |user| {
+        vec![
+            user.user_id.clone(),
+            user.email.clone(),
+            dash(&user.username),
+            status_word(user.status),
+            method_word(user.auth_method),
+            yes(user.lock_reason != 0),
+            time(user.last_login_at.as_ref()),
+            dash(&user.kanidm_name),
+        ]
+    })?;
+    out.more(more);
+    Ok(())
+}
+
+async fn get(caller: &Caller, name: &str, out: &Out) -> Result<()> {
+    let user = lookup::user(caller, name).await?;
+    if out.is_json() {
+        return out.message(&user);
+    }
+    out.facts(&[
+        ("id", user.user_id.clone()),
+        ("e-mail", user.email.clone()),
+        ("username", user.username.clone()),
+        ("full name", user.full_name.clone()),
+        ("home tenant", user.tenant_id.clone()),
+        ("status", status_word(user.status)),
+        ("signs in", method_word(user.auth_method)),
+        ("password", if user.has_password { "set" } else { "none" }.to_owned()),
+        ("must change it", yes(user.must_change_password)),
+        ("failed attempts", user.failed_login_attempts.to_string()),
+        ("locked until", user.lock_ends_at.as_ref().map(|at| time(Some(at))).unwrap_or_default()),
+        ("verified", time(user.verified_at.as_ref())),
+        ("last login", time(user.last_login_at.as_ref())),
+        ("in Kanidm", user.kanidm_user_id.clone()),
+        ("named there", user.kanidm_name.clone()),
+        ("migrated", time(user.migration_completed_at.as_ref())),
+        ("legacy id", user.legacy_id.clone()),
+        ("master admin", yes(user.is_master_admin)),
+        ("created", time(user.created_at.as_ref())),
+        ("changed", time(user.updated_at.as_ref())),
+        ("etag", user.etag.clone()),
+    ])?;
+    out.line("")?;
+    super::memberships::print(caller, ListMembershipsRequest { user_id: user.user_id, ..Default::default() }, out).await
+}
+
+impl Create {
+    async fn run(self, caller: &Caller, out: &Out) -> Result<()> {
+        let tenant_id = lookup::optional_tenant_id(caller, self.tenant.as_deref()).await?;
+        let mut role_ids = Vec::with_capacity(self.roles.len());
+        for role in &self.roles {
+            role_ids.push(lookup::role_id(caller, &tenant_id, role).await?);
+        }
+        let password = if self.with_password { Some(login::password("Password of the new user: ")?) } else { None };
+        let request = CreateUserRequest {
+            request_id: random_id(&caller.context),
+            validate_only: self.dry_run,
+            tenant_id,
+            email: self.email,
+            username: self.username,
+            full_name: self.full_name,
+            initial_password: password.map(|password| password.to_string()).unwrap_or_default(),
+            must_change_password: self.keep_password.then_some(false),
+            email_verified: self.email_verified,
+            role_ids,
+        };
+        let user = caller.directory().await?.create_user(request).await?.into_inner().user;
+        if out.is_json() {
+            return out.message(&user.unwrap_or_default());
+        }
+        let id = user.as_ref().map(|user| user.user_id.clone()).unwrap_or_default();
+        done(user, if self.dry_run { "could be created" } else { "is created" }, out)?;
+        if self.dry_run { Ok(()) } else { out.line(&id) }
+    }
+}

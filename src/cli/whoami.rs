@@ -1,0 +1,50 @@
+//! `sidle whoami`.
+
+use super::Global;
+use super::connect::Caller;
+use super::failure::Result;
+use super::output::{Out, dash, time};
+use crate::proto::WhoAmIRequest;
+use crate::proto::who_am_i_response::Principal;
+
+pub(super) async fn run(global: &Global, out: &Out) -> Result<()> {
+    let caller = Caller::open(global)?;
+    let answer = caller.authenticate().await?.who_am_i(WhoAmIRequest {}).await?.into_inner();
+    if out.is_json() {
+        return out.message(&answer);
+    }
+    let claims = answer.claims.unwrap_or_default();
+    let who = match &answer.principal {
+        Some(Principal::User(user)) => format!("{} ({})", user.email, dash(&user.full_name)),
+        Some(Principal::ServiceAccountName(name)) => format!("service account {name}"),
+        None => String::new(),
+    };
+    out.facts(&[
+        ("server", caller.server.clone()),
+        ("signed in as", who),
+        ("id", claims.subject),
+        ("acting in tenant", dash(&claims.tenant_id)),
+        ("session", claims.session_id),
+        ("token ends", time(claims.expires_at.as_ref())),
+        ("permissions", dash(&claims.permissions.join(" "))),
+        ("on the platform", dash(&claims.platform_permissions.join(" "))),
+    ])?;
+    if answer.must_change_password {
+        out.note("The password must be changed first: until then the session may do nothing else.");
+    }
+    if answer.tenants.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let rows = answer.tenants.iter().map(|tenant| {
+        let home = if tenant.home { "home" } else { "" };
+        vec![
+            tenant.tenant_id.clone(),
+            tenant.slug.clone(),
+            tenant.name.clone(),
+            tenant.roles.join(" "),
+            home.to_owned(),
+        ]
+    });
+    out.table(&["TENANT", "SLUG", "NAME", "ROLES", ""], rows.collect())
+}
