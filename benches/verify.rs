@@ -15,7 +15,8 @@ use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use crate::support::{Authorized, TestServer};
+use crate::support::TestServer;
+use crate::support::server::{Authorized, Bearer};
 use crate::{Row, row};
 
 const CALLERS: usize = 32;
@@ -98,7 +99,7 @@ pub async fn run() -> Vec<Row> {
     let (config, stop) = (app.config.clone(), app.stop.clone());
     tokio::spawn(async move { serve(bound, &config.server, router, stop).await });
     let channel = tonic::transport::Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-    let bearer = crate::support::Bearer::new(&caller);
+    let bearer = Bearer::new(&caller);
     let nothing = AuthenticateServiceClient::with_interceptor(channel, bearer);
 
     let seen = vec![caller.clone()];

@@ -84,6 +84,9 @@ fn a_leaf_hash_is_that_of_rfc_6962() {
     assert_eq!(hex(&hash(b"")), "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
 }
 
+/// What an event is made of: position, ids, words, times, which of the optional parts it has, details, commitments.
+type Parts = (i64, [u128; 5], [String; 6], [i64; 2], [bool; 8], Map<String, Value>, [Commitment; 2]);
+
 prop_compose! {
     fn events()(
         position in 1i64..,
@@ -93,7 +96,7 @@ prop_compose! {
         has in prop::array::uniform8(any::<bool>()),
         count in -1000i64..1000,
         digests in prop::array::uniform2(0u8..4),
-    ) -> (i64, [u128; 5], [String; 6], [i64; 2], [bool; 8], Map<String, Value>, [Commitment; 2]) {
+    ) -> Parts {
         let details = json!({"count": count, "word": words[5]}).as_object().unwrap().clone();
         let commitment = |kind| match kind {
             0 => Commitment::None,
@@ -105,17 +108,7 @@ prop_compose! {
     }
 }
 
-fn leaf_of<'a>(
-    (position, ids, words, times, has, details, commitments): &'a (
-        i64,
-        [u128; 5],
-        [String; 6],
-        [i64; 2],
-        [bool; 8],
-        Map<String, Value>,
-        [Commitment; 2],
-    ),
-) -> Leaf<'a> {
+fn leaf_of((position, ids, words, times, has, details, commitments): &Parts) -> Leaf<'_> {
     let id = |at: usize| has[at].then(|| Uuid::from_u128(ids[at]));
     Leaf {
         position: *position,

@@ -1,5 +1,6 @@
 //! What only development needs: a Kanidm to test against, people who sign in to it, databases made from a template.
 //! Shared by the integration tests, the benchmarks and the demonstration; no part of the product.
+#![allow(clippy::disallowed_methods, reason = "test data may be random without being handed the randomness")]
 
 pub mod kanidm;
 pub mod persona;

@@ -1,10 +1,10 @@
 //! What tests stand on: a server with a database of its own, clients for its services, a Kanidm.
 
-mod server;
+pub mod server;
 
 use std::sync::OnceLock;
 
-pub use self::server::{ADMIN_PASSWORD, Authorized, Bearer, Client, Setup, TestServer};
+pub use self::server::{ADMIN_PASSWORD, Client, Setup, TestServer};
 use sidle_dev::kanidm::Kanidm;
 use sidle_dev::postgres::Database;
 
