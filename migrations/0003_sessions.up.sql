@@ -298,7 +298,7 @@ END
 $$;
 COMMENT ON FUNCTION session_close(uuid, text, timestamptz) IS 'Ends a session with its refresh token family; false when it had ended before.';
 
-CREATE FUNCTION session_sync_groups(p_user uuid, p_groups uuid[], p_now timestamptz, p_event jsonb) RETURNS void
+CREATE FUNCTION session_sync_groups(p_user uuid, p_groups uuid[], p_now timestamptz, p_event jsonb) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public
     AS $$
@@ -332,9 +332,10 @@ BEGIN
                 THEN jsonb_build_object('tokens_valid_from', (extract(epoch FROM p_now) * 1000000)::bigint)
                 ELSE '{}' END), NULL);
     END IF;
+    RETURN v_removed > 0;
 END
 $$;
-COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are known by recorded uuid; ends access tokens when one went.';
+COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are known by recorded uuid; when one went, ends access tokens and says so.';
 
 REVOKE ALL ON FUNCTION session_widen(), session_narrow(text), session_rights(uuid, uuid), session_tenant(uuid, uuid, uuid),
     session_open(uuid, uuid, text, timestamptz, jsonb), session_close(uuid, text, timestamptz),
@@ -628,35 +629,31 @@ $$;
 COMMENT ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
 
 CREATE FUNCTION session_kanidm_renewed(p_session uuid, p_lease uuid, p_kanidm_refresh_token bytea, p_groups uuid[],
-    p_now timestamptz, p_event jsonb) RETURNS boolean
+    p_now timestamptz, p_event jsonb) RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_scope text := session_widen();
     v_user uuid;
-    v_result boolean;
+    v_result uuid;
 BEGIN
-    <<body>>
-    BEGIN
-        SELECT s.user_id INTO v_user FROM sessions s WHERE s.session_id = p_session;
-        PERFORM FROM users u WHERE u.user_id = v_user FOR NO KEY UPDATE;
-        UPDATE sessions s SET kanidm_refresh_token = p_kanidm_refresh_token, kanidm_renewed = true
-            WHERE s.session_id = p_session AND s.kanidm_lease_id = p_lease AND s.status = 'active';
-        IF NOT FOUND THEN
-            v_result := false;
-            EXIT body;
+    SELECT s.user_id INTO v_user FROM sessions s WHERE s.session_id = p_session;
+    PERFORM FROM users u WHERE u.user_id = v_user FOR NO KEY UPDATE;
+    UPDATE sessions s SET kanidm_refresh_token = p_kanidm_refresh_token, kanidm_renewed = true
+        WHERE s.session_id = p_session AND s.kanidm_lease_id = p_lease AND s.status = 'active';
+    IF FOUND THEN
+        IF session_sync_groups(v_user, p_groups, p_now, p_event
+                || jsonb_build_object('target_kind', 'user', 'target_id', v_user, 'session_id', p_session)) THEN
+            v_result := v_user;
         END IF;
-        PERFORM session_sync_groups(v_user, p_groups, p_now, p_event
-            || jsonb_build_object('target_kind', 'user', 'target_id', v_user, 'session_id', p_session));
         UPDATE users u SET kanidm_synced_at = p_now WHERE u.user_id = v_user;
-        v_result := true;
-    END body;
+    END IF;
     PERFORM session_narrow(v_scope);
     RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Keeps what renewing a session at Kanidm gave: the next refresh token and the groups.';
+COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Keeps what renewing a session at Kanidm gave: the next refresh token and the groups. Gives the user when that ended their access tokens.';
 
 CREATE FUNCTION session_kanidm_released(p_session uuid, p_lease uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER

@@ -39,6 +39,8 @@ use crate::kanidm::Oidc;
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
 
+/// Pause between looks whether the picture of revocations is complete, at the start.
+const SETTLING: Duration = Duration::from_millis(5);
 /// How often lapsed sessions are marked.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
@@ -102,8 +104,8 @@ impl Sessions {
         }
     }
 
-    /// Loads what must be there before the first call: keys and revocations. The feed must be running. What it gives
-    /// back keeps both current until `stop`.
+    /// Loads what must be there before the first call, keys and revocations, and keeps both current until `stop`. The
+    /// feed must be running. What it gives back ends with that work.
     ///
     /// # Errors
     /// When the database fails, or a key does not open.
@@ -118,9 +120,17 @@ impl Sessions {
         let position = self.revocations.load(&self.db, feed).await?;
         let keys = self.keys.clone().run(stop.clone());
         let revocations = self.revocations.clone().follow(log.clone(), position, self.keys.keys.clone(), stop.clone());
-        let housekeeping = self.clone().housekeep(metrics, stop);
-        Ok(async move {
+        let housekeeping = self.clone().housekeep(metrics, stop.clone());
+        let work = tokio::spawn(async move {
             tokio::join!(keys, revocations, housekeeping);
+        });
+        // Loaded is not enough: nothing can be vouched for before it is known that nothing is missing.
+        while self.revocations.age().is_none() && !stop.is_cancelled() {
+            tokio::time::sleep(SETTLING).await;
+        }
+        Ok(async move {
+            // It ends with `stop`; a panic in it has been reported where it happened.
+            let _ = work.await;
         })
     }
 

@@ -153,8 +153,13 @@ impl Sessions {
         let sealed = self.opener.seal_kanidm(lease.session_id, &renewed.refresh_token);
         let event = Event::by_system(EventType::MembershipSynced, call.correlation_id);
         let event = self.recorder.prepare(event);
-        let now = self.context.now();
-        store::renewed(self.db.pool(), lease.session_id, id, &sealed, &renewed.groups, now, &event.event).await
+        let (pool, now) = (self.db.pool(), self.context.now());
+        let ended = store::renewed(pool, lease.session_id, id, &sealed, &renewed.groups, now, &event.event).await?;
+        self.recorder.nudge();
+        if let Some(user) = ended {
+            self.revocations.end_tokens(user, now);
+        }
+        Ok(())
     }
 
     async fn end_for_kanidm(&self, call: &Call, session: Uuid) -> Result<()> {

@@ -3,9 +3,13 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod audit;
+mod authenticate;
 mod cli;
 mod contract;
 mod directory;
 mod edge;
+mod kanidm_login;
+mod look;
 mod schema;
+mod session;
 mod support;

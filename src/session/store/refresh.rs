@@ -111,7 +111,7 @@ pub(in crate::session) async fn exchange(pool: &PgPool, exchange: &Exchange) -> 
     })
 }
 
-/// Keeps what renewing a session at Kanidm gave.
+/// Keeps what renewing a session at Kanidm gave; says whose access tokens ended by that.
 pub(in crate::session) async fn renewed(
     pool: &PgPool,
     session: Uuid,
@@ -120,8 +120,8 @@ pub(in crate::session) async fn renewed(
     groups: &[Uuid],
     now: DateTime<Utc>,
     event: &Value,
-) -> Result<()> {
-    sqlx::query!(
+) -> Result<Option<Uuid>> {
+    let ended = sqlx::query_scalar!(
         "SELECT session_kanidm_renewed($1, $2, $3, $4, $5, $6)",
         session,
         lease,
@@ -132,7 +132,7 @@ pub(in crate::session) async fn renewed(
     )
     .fetch_one(pool)
     .await?;
-    Ok(())
+    Ok(ended)
 }
 
 /// Gives the session back.

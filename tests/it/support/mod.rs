@@ -10,7 +10,11 @@ use sidle_dev::postgres::Database;
 
 /// Tests that need the clock or the faults of dev Kanidm, which a full Kanidm does not have. With a full Kanidm they are
 /// skipped, by these names.
-pub const NEEDS_DEV_KANIDM: &[&str] = &[];
+pub const NEEDS_DEV_KANIDM: &[&str] = &[
+    "a_renewal_whose_answer_got_lost_at_kanidm_asks_for_a_new_login_at_worst",
+    "an_outage_stops_the_logins_through_kanidm_and_no_other",
+    "kanidms_keys_are_not_fetched_for_every_login",
+];
 
 /// A Kanidm for one test; none when the test stands in [`NEEDS_DEV_KANIDM`] and a full Kanidm is given.
 pub async fn kanidm(test: &str) -> Option<Kanidm> {

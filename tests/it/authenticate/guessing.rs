@@ -1,0 +1,134 @@
+//! What guessing leads to.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sidle::context::Context;
+use sidle::proto;
+
+use super::{attempt, set};
+use crate::look::{event, reason, reasons};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_guesses_at_once_get_five_answers_over_all_replicas_and_names() {
+    let setup = Setup::new().await;
+    let context = Context::system();
+    let (one, two) = (setup.start_with(context.clone()).await, setup.start_with(context.clone()).await);
+    let tenant = one.tenant("a").await;
+    let user = one.user(tenant, "ann@example.com", "user").await;
+    set(&one, user, "username = 'ann', username_key = 'ann'").await;
+    let guesses = (0..50).map(|n| {
+        let server = if n % 2 == 0 { &one } else { &two };
+        let identifier = if n % 4 < 2 { "ann@example.com" } else { "ann" };
+        attempt(server, identifier, "a guess")
+    });
+    for guess in join_all(guesses).await {
+        assert_eq!(reason(&guess.unwrap_err()), "INVALID_CREDENTIALS");
+    }
+    let written = reasons(&one, "user.login_refused", "refused").await;
+    let compared = written.iter().filter(|why| *why == "wrong_password").count();
+    let locked = written.iter().filter(|why| *why == "locked").count();
+    assert_eq!((compared, locked), (5, 45), "no more passwords are compared than may be tried");
+    assert_eq!(event(&one, "user.locked").await.target_id, Some(user.to_string()));
+
+    assert_eq!(reason(&attempt(&two, "ann", ADMIN_PASSWORD).await.unwrap_err()), "INVALID_CREDENTIALS", "locked");
+    context.clock.advance(Duration::from_secs(15 * 60 + 1));
+    attempt(&two, "ann", ADMIN_PASSWORD).await.unwrap();
+    let left: i32 = sqlx::query_scalar("SELECT failed_login_attempts FROM users WHERE user_id = $1")
+        .bind(user)
+        .fetch_one(one.sql())
+        .await
+        .unwrap();
+    assert_eq!(left, 0, "a success begins a new count");
+}
+
+#[tokio::test]
+async fn the_fifth_attempt_still_counts_and_the_sixth_does_not() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    for _ in 0..4 {
+        attempt(&server, "ann@example.com", "a guess").await.unwrap_err();
+    }
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
+    for _ in 0..5 {
+        attempt(&server, "ann@example.com", "a guess").await.unwrap_err();
+    }
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn after_a_lock_has_run_out_there_are_as_many_attempts_as_before() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    for _ in 0..2 {
+        for _ in 0..5 {
+            attempt(&server, "ann@example.com", "a guess").await.unwrap_err();
+        }
+        server.context.clock.advance(Duration::from_secs(15 * 60 + 1));
+    }
+    for _ in 0..4 {
+        attempt(&server, "ann@example.com", "a guess").await.unwrap_err();
+    }
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_automatic_lock_ends_no_living_session() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    let tokens = server.sign_in("ann@example.com").await;
+    for _ in 0..6 {
+        attempt(&server, "ann@example.com", "a guess").await.unwrap_err();
+    }
+    let mut client = server.client(&tokens.access_token);
+    client.authenticate.who_am_i(proto::WhoAmIRequest {}).await.unwrap();
+    let refresh = proto::RefreshTokenRequest { refresh_token: tokens.refresh_token, ..Default::default() };
+    client.authenticate.refresh_token(refresh).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_right_logins_at_once_all_succeed() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    for login in join_all((0..20).map(|_| attempt(&server, "ann@example.com", ADMIN_PASSWORD))).await {
+        login.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_user_of_kanidm_is_never_let_in_by_an_old_hash() {
+    let setup = Setup::new().await.with("KANIDM__URL", "http://127.0.0.1:9").with("KANIDM__TOKEN", "t");
+    let server = setup.start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    set(&server, user, "auth_method = 'dual', kanidm_user_id = gen_random_uuid()").await;
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
+    set(&server, user, "auth_method = 'kanidm'").await;
+    let refused = attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_CREDENTIALS");
+}
+
+#[tokio::test]
+async fn too_many_logins_are_shed_before_anything_is_done() {
+    let setup = Setup::new().await.with("PASSWORDS__THREADS", "1").with("PASSWORDS__QUEUE", "1");
+    let server = setup.with("PASSWORDS__COST", "10").start().await;
+    let tenant = server.tenant("a").await;
+    for name in 0..12 {
+        server.user(tenant, &format!("user{name}@example.com"), "user").await;
+    }
+    let names: Vec<String> = (0..12).map(|name| format!("user{name}@example.com")).collect();
+    let answers = join_all(names.iter().map(|name| attempt(&server, name, "a guess"))).await;
+    let shed: Vec<_> = answers.iter().filter_map(|a| a.as_ref().err()).filter(|s| reason(s) == "OVERLOADED").collect();
+    assert!(!shed.is_empty(), "one thread and one place to wait do not hold twelve");
+    assert!(shed.iter().all(|status| tonic_types::StatusExt::get_details_retry_info(*status).is_some()));
+    let written = reasons(&server, "user.login_refused", "refused").await.len();
+    assert_eq!(written, 12 - shed.len(), "who was turned away has not tried");
+    let counted: i64 =
+        sqlx::query_scalar("SELECT sum(failed_login_attempts) FROM users").fetch_one(server.sql()).await.unwrap();
+    assert_eq!(counted as usize, 12 - shed.len());
+}

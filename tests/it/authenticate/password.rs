@@ -1,0 +1,216 @@
+//! Signing in with a password.
+
+use sidle::proto;
+use tonic::Code;
+use uuid::Uuid;
+
+use super::{ask, attempt, set, set_hash};
+use crate::look::{event, reason, reasons};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
+
+#[tokio::test]
+async fn a_user_signs_in_by_address_or_name_in_any_case() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "Ann@Example.com", "admin").await;
+    set(&server, user, "username = 'Ann', username_key = 'ann'").await;
+    for identifier in ["ann@example.com", "ANN@EXAMPLE.COM", "ann", "ANN", " ann "] {
+        let signed_in = attempt(&server, identifier, ADMIN_PASSWORD).await.unwrap();
+        assert_eq!(signed_in.tenant_id, tenant.to_string());
+        let shown = signed_in.user.unwrap();
+        assert_eq!((shown.user_id.as_str(), shown.email.as_str()), (user.to_string().as_str(), "Ann@Example.com"));
+    }
+    let signed_in = attempt(&server, "ann", ADMIN_PASSWORD).await.unwrap();
+    let client = server.client(&signed_in.tokens.unwrap().access_token);
+    let me = client.clone().authenticate.who_am_i(proto::WhoAmIRequest {}).await.unwrap().into_inner();
+    let claims = me.claims.unwrap();
+    assert_eq!((claims.subject, claims.session_id), (user.to_string(), signed_in.session_id.clone()));
+    assert_eq!(claims.roles, ["admin"]);
+    assert!(claims.permissions.contains(&"users.read".to_owned()) && claims.platform_permissions.is_empty());
+    assert_eq!(me.tenants.len(), 1);
+    assert!(me.tenants[0].home && me.tenants[0].slug == "a" && me.tenants[0].roles == ["admin"]);
+
+    let recorded = event(&server, "user.authenticated").await;
+    assert_eq!((recorded.actor_id, recorded.tenant_id), (Some(user), Some(tenant)));
+    assert!(recorded.session_id.is_some());
+    let last_login: Option<chrono::DateTime<chrono::Utc>> =
+        sqlx::query_scalar("SELECT last_login_at FROM users WHERE user_id = $1")
+            .bind(user)
+            .fetch_one(server.sql())
+            .await
+            .unwrap();
+    assert!(last_login.is_some());
+}
+
+#[tokio::test]
+async fn every_refusal_looks_the_same_and_is_written_down_before_it_is_answered() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = async |name: &str| server.user(tenant, &format!("{name}@example.com"), "user").await;
+    user("wrong").await;
+    set(&server, user("disabled").await, "status = 'disabled'").await;
+    set(&server, user("unverified").await, "status = 'pending_verification'").await;
+    set(&server, user("locked").await, "locked_until = now() + interval '1 hour', lock_reason = 'administrator'").await;
+    set(&server, user("kanidm").await, "auth_method = 'kanidm', kanidm_user_id = gen_random_uuid()").await;
+    set(&server, user("none").await, "password_hash = NULL, password_cost = NULL").await;
+    set(&server, user("deleted").await, "deleted_at = now()").await;
+    set_hash(&server, user("broken").await, "$2b$04$short", 4).await;
+    set_hash(&server, user("costly").await, &cheap_hash(ADMIN_PASSWORD).replace("$04$", "$15$"), 15).await;
+    let cases = [
+        ("nobody", ADMIN_PASSWORD, "unknown"),
+        ("deleted", ADMIN_PASSWORD, "unknown"),
+        ("wrong", "not the password", "wrong_password"),
+        ("disabled", ADMIN_PASSWORD, "disabled"),
+        ("unverified", ADMIN_PASSWORD, "unverified"),
+        ("locked", ADMIN_PASSWORD, "locked"),
+        ("kanidm", ADMIN_PASSWORD, "kanidm_only"),
+        ("none", ADMIN_PASSWORD, "no_password"),
+        ("broken", ADMIN_PASSWORD, "hash_malformed"),
+        ("costly", ADMIN_PASSWORD, "hash_too_costly"),
+    ];
+    for (count, (name, password, why)) in cases.into_iter().enumerate() {
+        let refused = attempt(&server, &format!("{name}@example.com"), password).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::Unauthenticated, "INVALID_CREDENTIALS"),
+            "{name}"
+        );
+        assert_eq!(refused.message(), "The credentials are not accepted.", "{name}");
+        // Already there when the answer comes, with the reason that the caller is not told.
+        let written = reasons(&server, "user.login_refused", "refused").await;
+        assert_eq!((written.len(), written.last().map(String::as_str)), (count + 1, Some(why)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_does_the_same_work_for_everybody() {
+    let server = Setup::new().await.with("PASSWORDS__COST", "5").start().await;
+    let tenant = server.tenant("a").await;
+    let user = async |name: &str| server.user(tenant, &format!("{name}@example.com"), "user").await;
+    user("four").await;
+    set_hash(&server, user("five").await, &bcrypt::hash(ADMIN_PASSWORD, 5).unwrap(), 5).await;
+    set_hash(&server, user("seven").await, &bcrypt::hash(ADMIN_PASSWORD, 7).unwrap(), 7).await;
+    set(&server, user("locked").await, "locked_until = now() + interval '1 hour', lock_reason = 'administrator'").await;
+    set(&server, user("kanidm").await, "auth_method = 'kanidm', kanidm_user_id = gen_random_uuid()").await;
+    set(&server, user("disabled").await, "status = 'disabled'").await;
+    let done = || server.app().metrics.hash_units.get();
+    for name in ["nobody", "four", "five", "seven", "locked", "kanidm", "disabled"] {
+        let before = done();
+        attempt(&server, &format!("{name}@example.com"), "not the password").await.unwrap_err();
+        assert_eq!(done() - before, 1 << 7, "{name}: as much as the dearest hash there is");
+    }
+    // A success takes what its own hash takes, and does not wait for more.
+    for (name, cost) in [("five", 5), ("seven", 7)] {
+        let before = done();
+        attempt(&server, &format!("{name}@example.com"), ADMIN_PASSWORD).await.unwrap();
+        assert_eq!(done() - before, 1 << cost, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_weaker_hash_is_replaced_after_the_login() {
+    let server = Setup::new().await.with("PASSWORDS__COST", "5").start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
+    let recorded = event(&server, "user.password_rehashed").await;
+    assert_eq!(recorded.target_id, Some(user.to_string()));
+    let (hash, cost): (String, i16) =
+        sqlx::query_as("SELECT password_hash, password_cost FROM users WHERE user_id = $1")
+            .bind(user)
+            .fetch_one(server.sql())
+            .await
+            .unwrap();
+    assert!(hash.starts_with("$2b$05$") && cost == 5, "{hash}");
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
+}
+
+#[tokio::test]
+async fn hashes_of_the_old_miscomputing_implementation_let_their_users_in_once_more() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    // Made with libxcrypt; its cost is above today's, and it is replaced all the same.
+    set_hash(&server, user, "$2x$05$abcdefghijklmnopqrstuuYZ.mRQSBtUiayzORceQSb5BVOX7p5lO", 5).await;
+    attempt(&server, "ann@example.com", "Grün").await.unwrap();
+    event(&server, "user.password_rehashed").await;
+    let hash: String = sqlx::query_scalar("SELECT password_hash FROM users WHERE user_id = $1")
+        .bind(user)
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    assert!(hash.starts_with("$2b$04$"), "{hash}");
+    attempt(&server, "ann@example.com", "Grün").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_login_acts_in_the_tenant_asked_for_or_at_home() {
+    let server = TestServer::start().await;
+    let (home, other, third) =
+        (server.tenant("home").await, server.tenant("other").await, server.tenant("third").await);
+    let user = server.user(home, "ann@example.com", "user").await;
+    let join = "INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
+                SELECT gen_random_uuid(), $1, $2, role_id, 'local' FROM roles WHERE name = 'admin' AND tenant_id IS NULL";
+    sqlx::query(join).bind(other).bind(user).execute(server.sql()).await.unwrap();
+    let request = |tenant: Option<Uuid>| proto::AuthenticatePasswordRequest {
+        identifier: "ann@example.com".to_owned(),
+        password: ADMIN_PASSWORD.to_owned(),
+        tenant_id: tenant.map(|tenant| tenant.to_string()).unwrap_or_default(),
+        ..Default::default()
+    };
+    assert_eq!(ask(&server, request(None)).await.unwrap().tenant_id, home.to_string());
+    assert_eq!(ask(&server, request(Some(other))).await.unwrap().tenant_id, other.to_string());
+    assert_eq!(reason(&ask(&server, request(Some(third))).await.unwrap_err()), "NO_TENANT");
+
+    let disable = "UPDATE tenants SET status = 'disabled' WHERE tenant_id = $1";
+    sqlx::query(disable).bind(home).execute(server.sql()).await.unwrap();
+    assert_eq!(ask(&server, request(None)).await.unwrap().tenant_id, other.to_string(), "the only one left");
+    sqlx::query(join).bind(third).bind(user).execute(server.sql()).await.unwrap();
+    let refused = ask(&server, request(None)).await.unwrap_err();
+    assert_eq!(reason(&refused), "TENANT_REQUIRED");
+    for tenant in [other, third] {
+        sqlx::query(disable).bind(tenant).execute(server.sql()).await.unwrap();
+    }
+    assert_eq!(reason(&ask(&server, request(None)).await.unwrap_err()), "NO_TENANT");
+}
+
+#[tokio::test]
+async fn who_must_change_the_password_may_do_nothing_else() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "SYSTEM_ADMIN").await;
+    set(&server, user, "must_change_password = true").await;
+    let signed_in = attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
+    assert!(signed_in.must_change_password);
+    let mut client = server.client(&signed_in.tokens.unwrap().access_token);
+    let me = client.authenticate.who_am_i(proto::WhoAmIRequest {}).await.unwrap().into_inner();
+    assert!(me.must_change_password);
+    assert_eq!(me.claims.unwrap().platform_permissions, Vec::<String>::new());
+    let everybody = proto::ListSessionsRequest { user_id: "-".to_owned(), ..Default::default() };
+    let refused = client.session.list_sessions(everybody).await.unwrap_err();
+    assert_eq!(reason(&refused), "PERMISSION_DENIED");
+}
+
+#[tokio::test]
+async fn what_no_login_can_mean_is_named() {
+    let server = TestServer::start().await;
+    let good = || proto::AuthenticatePasswordRequest {
+        identifier: "ann@example.com".to_owned(),
+        password: "x".to_owned(),
+        ..Default::default()
+    };
+    let device = |device_id: &str| Some(proto::Device { device_id: device_id.to_owned(), ..Default::default() });
+    for (what, request) in [
+        ("no identifier", proto::AuthenticatePasswordRequest { identifier: String::new(), ..good() }),
+        ("no password", proto::AuthenticatePasswordRequest { password: String::new(), ..good() }),
+        ("NUL", proto::AuthenticatePasswordRequest { password: "a\0b".to_owned(), ..good() }),
+        ("a long password", proto::AuthenticatePasswordRequest { password: "x".repeat(1025), ..good() }),
+        ("a long identifier", proto::AuthenticatePasswordRequest { identifier: "x".repeat(255), ..good() }),
+        ("no tenant id", proto::AuthenticatePasswordRequest { tenant_id: "a".to_owned(), ..good() }),
+        ("an audience of nobody", proto::AuthenticatePasswordRequest { audience: "nobody".to_owned(), ..good() }),
+        ("a device with NUL", proto::AuthenticatePasswordRequest { device: device("a\0"), ..good() }),
+    ] {
+        let refused = ask(&server, request).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{what}");
+    }
+}

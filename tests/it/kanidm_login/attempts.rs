@@ -1,0 +1,105 @@
+//! The attempt itself: its state, its secret, its address, its code.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::{REDIRECT, World, complete, start};
+use crate::look::{reason, reasons};
+use crate::support::TestServer;
+
+#[tokio::test]
+async fn an_attempt_is_spent_by_its_first_completion() {
+    let Some(world) = World::new("an_attempt_is_spent_by_its_first_completion").await else { return };
+    let begun = world.start().await.unwrap();
+    let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
+    complete(&world.server, &back, &begun.login_secret).await.unwrap();
+    let refused = complete(&world.server, &back, &begun.login_secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_LOGIN_ATTEMPT");
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM kanidm_logins").fetch_one(world.server.sql()).await.unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn another_clients_secret_neither_completes_nor_spends_an_attempt() {
+    let Some(world) = World::new("another_clients_secret_neither_completes_nor_spends_an_attempt").await else {
+        return;
+    };
+    let (mine, theirs) = (world.start().await.unwrap(), world.start().await.unwrap());
+    let back = world.kanidm.authorise(&world.bearer, &mine.authorization_url).await.unwrap();
+    for secret in [&theirs.login_secret, "sidle_ls_", "x"] {
+        let refused = complete(&world.server, &back, secret).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "INVALID_LOGIN_ATTEMPT"));
+    }
+    assert_eq!(reasons(&world.server, "user.login_refused", "refused").await, ["unknown_attempt"; 3]);
+    complete(&world.server, &back, &mine.login_secret).await.expect("its own secret still does");
+}
+
+#[tokio::test]
+async fn a_code_of_another_attempt_is_of_no_use() {
+    let Some(world) = World::new("a_code_of_another_attempt_is_of_no_use").await else { return };
+    let (mine, theirs) = (world.start().await.unwrap(), world.start().await.unwrap());
+    let mut back = world.kanidm.authorise(&world.bearer, &theirs.authorization_url).await.unwrap();
+    back.state = mine.state.clone();
+    let refused = complete(&world.server, &back, &mine.login_secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "KANIDM_REFUSED", "the code is bound to the verifier of its own attempt");
+    back.code = "nonsense".to_owned();
+    back.state = theirs.state.clone();
+    let refused = complete(&world.server, &back, &theirs.login_secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "KANIDM_REFUSED");
+    assert_eq!(reasons(&world.server, "user.login_refused", "refused").await, ["kanidm_refused"; 2]);
+}
+
+#[tokio::test]
+async fn an_attempt_lapses() {
+    let Some(world) = World::new("an_attempt_lapses").await else { return };
+    let begun = world.start().await.unwrap();
+    let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
+    world.server.context.clock.advance(Duration::from_secs(10 * 60 + 1));
+    let refused = complete(&world.server, &back, &begun.login_secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_LOGIN_ATTEMPT");
+}
+
+#[tokio::test]
+async fn a_login_returns_to_a_configured_address_only_and_asks_for_nothing_more_than_it_needs() {
+    let name = "a_login_returns_to_a_configured_address_only_and_asks_for_nothing_more_than_it_needs";
+    let Some(world) = World::new(name).await else { return };
+    for elsewhere in [
+        "",
+        "https://app.example/callback/",
+        "https://app.example/callback?x=1",
+        "https://app.example/callback#x",
+        "https://app.example/Callback",
+        "https://APP.example/callback",
+        "https://app.example/callback/../evil",
+        "https://app.example:443/callback",
+        "https://evil.example/callback",
+        "https://app.example@evil.example/callback",
+    ] {
+        let refused = start(&world.server, elsewhere).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_FIELD", "{elsewhere}");
+    }
+    let begun = start(&world.server, REDIRECT).await.unwrap();
+    let url = begun.authorization_url;
+    assert!(url.starts_with(&world.kanidm.url), "{url}");
+    for part in [
+        "code_challenge_method=S256",
+        "code_challenge=",
+        "nonce=",
+        "state=",
+        "response_type=code",
+        "scope=openid+groups&",
+    ] {
+        assert!(url.contains(part), "{part} is missing in {url}");
+    }
+    assert!(!url.contains(&begun.login_secret));
+}
+
+#[tokio::test]
+async fn without_a_kanidm_the_calls_say_so() {
+    let server = TestServer::start().await;
+    assert_eq!(reason(&start(&server, REDIRECT).await.unwrap_err()), "KANIDM_NOT_CONFIGURED");
+    let back = sidle_dev::persona::Returned { code: "c".to_owned(), state: "s".to_owned() };
+    assert_eq!(reason(&complete(&server, &back, "x").await.unwrap_err()), "KANIDM_NOT_CONFIGURED");
+}

@@ -1,0 +1,132 @@
+//! Signing in through Kanidm.
+
+mod attempts;
+mod outage;
+mod people;
+mod renewal;
+
+use serde_json::json;
+use sidle::proto;
+use sidle_dev::kanidm::Kanidm;
+use sidle_dev::persona::Returned;
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::authenticate::set;
+use crate::support::{Setup, TestServer};
+
+const REDIRECT: &str = "https://app.example/callback";
+const PASSWORD: &str = "a-password-that-Kanidm-likes-4711";
+
+/// A Kanidm, a server that is its client, and a user who is linked to a person there.
+struct World {
+    kanidm: Kanidm,
+    server: TestServer,
+    tenant: Uuid,
+    user: Uuid,
+    person: Uuid,
+    /// Group whose members belong to the tenant.
+    group: Uuid,
+    bearer: String,
+}
+
+impl World {
+    /// None when the test needs dev Kanidm and a full one is given.
+    async fn new(test: &str) -> Option<Self> {
+        Self::with(test, |setup| setup).await
+    }
+
+    async fn with(test: &str, change: impl FnOnce(Setup) -> Setup) -> Option<Self> {
+        let kanidm = crate::support::kanidm(test).await?;
+        let access = kanidm.prepare(REDIRECT).await.unwrap();
+        let server = change(Setup::new().await.with_kanidm(&kanidm, &access)).start().await;
+        let tenant = server.tenant("a").await;
+        let user = server.user(tenant, "ann@example.com", "user").await;
+        let (person, bearer) = person(&kanidm, "ann").await;
+        set(&server, user, &format!("auth_method = 'dual', kanidm_user_id = '{person}', kanidm_synced_at = now()"))
+            .await;
+        let group = group(&kanidm, &server, tenant, "user").await;
+        kanidm.add_member(&group.to_string(), &person.to_string()).await.unwrap();
+        Some(Self { kanidm, server, tenant, user, person, group, bearer })
+    }
+
+    async fn start(&self) -> Result<proto::StartKanidmLoginResponse, Status> {
+        start(&self.server, REDIRECT).await
+    }
+
+    /// The whole login, as a browser and an application go through it.
+    async fn login(&self) -> Result<proto::SignedIn, Status> {
+        self.login_as(&self.bearer).await
+    }
+
+    async fn login_as(&self, bearer: &str) -> Result<proto::SignedIn, Status> {
+        let begun = self.start().await?;
+        let back = self.kanidm.authorise(bearer, &begun.authorization_url).await.unwrap();
+        assert_eq!(back.state, begun.state);
+        complete(&self.server, &back, &begun.login_secret).await
+    }
+
+    async fn refresh(&self, token: &str, id: u128) -> Result<proto::RefreshTokenResponse, Status> {
+        let request = proto::RefreshTokenRequest {
+            refresh_token: token.to_owned(),
+            request_id: Uuid::from_u128(id).to_string(),
+            ..Default::default()
+        };
+        Ok(self.server.client("").authenticate.refresh_token(request).await?.into_inner())
+    }
+
+    async fn column<T>(&self, select: &str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        let select = sqlx::AssertSqlSafe(select.to_owned());
+        sqlx::query_scalar(select).bind(self.user).fetch_one(self.server.sql()).await.unwrap()
+    }
+}
+
+/// A person with a password who is signed in to Kanidm.
+async fn person(kanidm: &Kanidm, name: &str) -> (Uuid, String) {
+    let name = format!("{name}_{}", &Uuid::new_v4().simple().to_string()[..12]);
+    let id = kanidm.create_person(&name, &name, &format!("{name}@example.com")).await.unwrap();
+    let link = kanidm.reset_link(&id.to_string()).await.unwrap();
+    kanidm.use_reset_link(&link, PASSWORD).await.unwrap();
+    (id, kanidm.sign_in(&name, PASSWORD).await.unwrap())
+}
+
+/// A group of Kanidm's that stands for a role in a tenant.
+async fn group(kanidm: &Kanidm, server: &TestServer, tenant: Uuid, role: &str) -> Uuid {
+    let (id, name) = (Uuid::new_v4(), format!("tenant_{}", Uuid::new_v4().simple()));
+    kanidm.post("/v1/group", &json!({ "attrs": { "name": [name], "uuid": [id] } })).await.unwrap();
+    sqlx::query(
+        "INSERT INTO kanidm_tenant_groups (tenant_id, kanidm_group_uuid, kanidm_group_name, role, role_id, confirmed_at)
+         SELECT $1, $2, $3, CASE name WHEN 'user' THEN 'member' ELSE 'admin' END, role_id, now()
+         FROM roles WHERE name = $4 AND tenant_id IS NULL",
+    )
+    .bind(tenant)
+    .bind(id)
+    .bind(name)
+    .bind(role)
+    .execute(server.sql())
+    .await
+    .unwrap();
+    id
+}
+
+async fn start(server: &TestServer, redirect_uri: &str) -> Result<proto::StartKanidmLoginResponse, Status> {
+    let request = proto::StartKanidmLoginRequest { redirect_uri: redirect_uri.to_owned(), ..Default::default() };
+    Ok(server.client("").authenticate.start_kanidm_login(request).await?.into_inner())
+}
+
+async fn complete(server: &TestServer, back: &Returned, secret: &str) -> Result<proto::SignedIn, Status> {
+    let request = proto::CompleteKanidmLoginRequest {
+        state: back.state.clone(),
+        code: back.code.clone(),
+        login_secret: secret.to_owned(),
+    };
+    let response = server.client("").authenticate.complete_kanidm_login(request).await?.into_inner();
+    Ok(response.signed_in.expect("a login"))
+}
+
+async fn is_good(server: &TestServer, access_token: &str) -> bool {
+    server.client(access_token).authenticate.who_am_i(proto::WhoAmIRequest {}).await.is_ok()
+}

@@ -1,0 +1,42 @@
+//! Looking at what a call left behind.
+
+use sidle::audit::{Filter, Progress, StoredEvent};
+use sidle::db::Scope;
+use std::sync::Arc;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+use crate::support::TestServer;
+
+/// The reason of a refusal, such as `NOT_FOUND`.
+pub fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info();
+    info.map_or_else(|| format!("{:?} without a reason: {}", status.code(), status.message()), |info| info.reason)
+}
+
+/// Reasons of the events of this type and outcome that are durable, numbered or not, in order of writing.
+pub async fn reasons(server: &TestServer, event_type: &str, outcome: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT coalesce(reason, '') FROM (
+             SELECT event_type, outcome, reason, event_id FROM audit_inbox
+             UNION SELECT event_type, outcome, reason, event_id FROM audit_events) events
+         WHERE event_type = $1 AND outcome = $2 ORDER BY event_id",
+    )
+    .bind(event_type)
+    .bind(outcome)
+    .fetch_all(server.sql())
+    .await
+    .unwrap()
+}
+
+/// The first event of this type, waited for if it has not happened yet.
+pub async fn event(server: &TestServer, event_type: &str) -> Arc<StoredEvent> {
+    let mut follow = server.app().log.follow(Filter::new(Scope::Platform), 0);
+    loop {
+        match follow.progress().await.unwrap() {
+            Progress::Event(event) if event.event_type == event_type => return event,
+            Progress::End => panic!("the server stopped before {event_type} happened"),
+            _ => {}
+        }
+    }
+}

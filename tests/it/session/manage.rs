@@ -1,0 +1,147 @@
+//! Showing and ending sessions.
+
+use sidle::proto;
+use uuid::Uuid;
+
+use super::{is_good, refresh, signed_in};
+use crate::look::{reason, reasons};
+use crate::support::{Client, TestServer};
+
+fn by_id(session_id: &str) -> proto::GetSessionRequest {
+    proto::GetSessionRequest { session_id: session_id.to_owned() }
+}
+
+async fn session_of(client: &mut Client) -> proto::Session {
+    client.session.get_session(by_id("")).await.unwrap().into_inner().session.unwrap()
+}
+
+#[tokio::test]
+async fn a_session_shows_where_it_came_from() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    let request = proto::AuthenticatePasswordRequest {
+        identifier: "ann@example.com".to_owned(),
+        password: crate::support::ADMIN_PASSWORD.to_owned(),
+        persistent: true,
+        device: Some(proto::Device {
+            device_id: "d1".to_owned(),
+            r#type: proto::DeviceType::Phone.into(),
+            platform: "Android 16".to_owned(),
+            user_agent: "Shop/3".to_owned(),
+            location: "Bern".to_owned(),
+        }),
+        ..Default::default()
+    };
+    let signed_in = crate::authenticate::ask(&server, request.clone()).await.unwrap();
+    let mut client = server.client(&signed_in.tokens.unwrap().access_token);
+    let session = session_of(&mut client).await;
+    assert_eq!((&session.session_id, &session.user_id), (&signed_in.session_id, &user.to_string()));
+    assert_eq!(session.device, request.device);
+    assert!(session.current && session.persistent && session.ip_address == "127.0.0.1");
+    assert_eq!(session.status(), proto::SessionStatus::Active);
+    assert_eq!(session.auth_method(), proto::SessionAuthMethod::Jwt);
+    let days = |s: &proto::Session| (s.expires_at.unwrap().seconds - s.created_at.unwrap().seconds) / 86400;
+    assert_eq!(days(&session), 90);
+    let brief = server.sign_in("ann@example.com").await;
+    assert_eq!(days(&session_of(&mut server.client(&brief.access_token)).await), 30);
+}
+
+#[tokio::test]
+async fn lists_are_paged_and_a_page_token_is_good_for_its_list_only() {
+    let server = TestServer::start().await;
+    let (tenant, user, first) = signed_in(&server).await;
+    server.user(tenant, "boss@example.com", "admin").await;
+    for _ in 0..4 {
+        server.sign_in("ann@example.com").await;
+    }
+    let mut client = server.client(&first.access_token).session;
+    let page = |page_token: &str| proto::ListSessionsRequest {
+        page_size: 2,
+        page_token: page_token.to_owned(),
+        ..Default::default()
+    };
+    let (mut seen, mut token) = (Vec::new(), String::new());
+    loop {
+        let answer = client.list_sessions(page(&token)).await.unwrap().into_inner();
+        assert!(answer.sessions.len() <= 2);
+        seen.extend(answer.sessions.into_iter().map(|session| session.session_id));
+        token = answer.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    let mut sorted = seen.clone();
+    sorted.sort_by(|a, b| b.cmp(a));
+    sorted.dedup();
+    assert_eq!((seen.len(), &seen), (5, &sorted), "each once, newest first");
+
+    let token = client.list_sessions(page("")).await.unwrap().into_inner().next_page_token;
+    let other_filter =
+        proto::ListSessionsRequest { statuses: vec![proto::SessionStatus::Revoked.into()], ..page(&token) };
+    assert_eq!(reason(&client.list_sessions(other_filter).await.unwrap_err()), "INVALID_PAGE_TOKEN");
+    let boss = server.sign_in("boss@example.com").await;
+    let mut boss = server.client(&boss.access_token).session;
+    let theirs = proto::ListSessionsRequest { user_id: user.to_string(), ..page(&token) };
+    assert_eq!(reason(&boss.list_sessions(theirs).await.unwrap_err()), "INVALID_PAGE_TOKEN");
+    assert_eq!(reason(&client.list_sessions(page("x")).await.unwrap_err()), "INVALID_PAGE_TOKEN");
+}
+
+#[tokio::test]
+async fn others_sessions_take_the_permission_and_reach_no_other_tenant() {
+    let server = TestServer::start().await;
+    let (tenant, user, ann) = signed_in(&server).await;
+    let elsewhere = server.tenant("b").await;
+    server.user(tenant, "bob@example.com", "user").await;
+    server.user(tenant, "boss@example.com", "admin").await;
+    server.user(elsewhere, "eve@example.com", "super_admin").await;
+    let client = async |email: &str| server.client(&server.sign_in(email).await.access_token);
+    let (mut bob, mut boss, mut eve) =
+        (client("bob@example.com").await, client("boss@example.com").await, client("eve@example.com").await);
+    let session = session_of(&mut server.client(&ann.access_token)).await.session_id;
+    let revoke = || proto::RevokeSessionRequest { session_id: session.clone() };
+    let list = |user: &str| proto::ListSessionsRequest { user_id: user.to_owned(), ..Default::default() };
+
+    for stranger in [&mut bob, &mut eve] {
+        assert_eq!(reason(&stranger.session.get_session(by_id(&session)).await.unwrap_err()), "NOT_FOUND");
+        assert_eq!(reason(&stranger.session.revoke_session(revoke()).await.unwrap_err()), "NOT_FOUND");
+    }
+    assert_eq!(reason(&bob.session.list_sessions(list("-")).await.unwrap_err()), "PERMISSION_DENIED");
+    let of_user = list(&user.to_string());
+    assert_eq!(reason(&bob.session.list_sessions(of_user.clone()).await.unwrap_err()), "PERMISSION_DENIED");
+    assert_eq!(eve.session.list_sessions(of_user.clone()).await.unwrap().into_inner().sessions.len(), 0);
+    assert_eq!(eve.session.list_sessions(list("-")).await.unwrap().into_inner().sessions.len(), 1, "her own");
+    let foreign = proto::ListSessionsRequest { tenant_id: tenant.to_string(), ..list("-") };
+    assert_eq!(reason(&eve.session.list_sessions(foreign).await.unwrap_err()), "PERMISSION_DENIED");
+    let all = proto::RevokeAllSessionsRequest { user_id: user.to_string(), keep_current: false };
+    assert_eq!(reason(&eve.session.revoke_all_sessions(all.clone()).await.unwrap_err()), "NOT_FOUND");
+    assert_eq!(reason(&bob.session.revoke_all_sessions(all).await.unwrap_err()), "PERMISSION_DENIED");
+    assert!(is_good(&server, &ann.access_token).await);
+
+    assert_eq!(boss.session.list_sessions(of_user).await.unwrap().into_inner().sessions.len(), 1);
+    let ended = boss.session.revoke_session(revoke()).await.unwrap().into_inner().session.unwrap();
+    assert_eq!(ended.revoke_reason(), proto::RevokeReason::Administrator);
+    assert!(!is_good(&server, &ann.access_token).await);
+    let again = boss.session.revoke_session(revoke()).await.unwrap().into_inner().session.unwrap();
+    assert_eq!(again, ended, "a repeat changes nothing");
+    assert_eq!(reasons(&server, "session.revoked", "success").await, ["administrator"], "and is not recorded");
+}
+
+#[tokio::test]
+async fn a_logout_ends_its_own_session_and_revoke_all_the_others() {
+    let server = TestServer::start().await;
+    let (_, _, first) = signed_in(&server).await;
+    let (second, third) = (server.sign_in("ann@example.com").await, server.sign_in("ann@example.com").await);
+    let mut client = server.client(&third.access_token).session;
+    client.revoke_session(proto::RevokeSessionRequest::default()).await.unwrap();
+    assert!(!is_good(&server, &third.access_token).await && is_good(&server, &first.access_token).await);
+
+    let mut client = server.client(&first.access_token).session;
+    let others = proto::RevokeAllSessionsRequest { user_id: String::new(), keep_current: true };
+    assert_eq!(client.revoke_all_sessions(others.clone()).await.unwrap().into_inner().sessions_revoked, 1);
+    assert!(!is_good(&server, &second.access_token).await && is_good(&server, &first.access_token).await);
+    assert_eq!(reason(&refresh(&server, &second.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+    assert_eq!(client.revoke_all_sessions(others).await.unwrap().into_inner().sessions_revoked, 0);
+    let nobody = proto::RevokeAllSessionsRequest { user_id: Uuid::nil().to_string(), keep_current: false };
+    assert_eq!(reason(&client.revoke_all_sessions(nobody).await.unwrap_err()), "PERMISSION_DENIED");
+}

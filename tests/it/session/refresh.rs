@@ -1,0 +1,192 @@
+//! Refresh tokens: one branch lives, a lost answer can be asked for again, a thief ends the family.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sidle::proto;
+use uuid::Uuid;
+
+use super::{is_good, refresh, signed_in};
+use crate::look::{event, reason, reasons};
+use crate::support::{Setup, TestServer};
+
+fn pair(response: proto::RefreshTokenResponse) -> proto::TokenPair {
+    response.tokens.unwrap()
+}
+
+/// How many refresh tokens could still be exchanged.
+async fn live_branches(server: &TestServer) -> i64 {
+    let count = "SELECT count(*) FROM refresh_tokens t JOIN sessions s USING (session_id)
+                 WHERE t.used_at IS NULL AND t.revoked_at IS NULL AND s.status = 'active'";
+    sqlx::query_scalar(count).fetch_one(server.sql()).await.unwrap()
+}
+
+#[tokio::test]
+async fn each_refresh_gives_the_next_pair_of_the_same_session() {
+    let server = TestServer::start().await;
+    let (tenant, _, first) = signed_in(&server).await;
+    let second = refresh(&server, &first.refresh_token, None).await.unwrap();
+    assert_eq!(second.tenant_id, tenant.to_string());
+    let session = second.session_id.clone();
+    let second = pair(second);
+    assert_ne!(first.refresh_token, second.refresh_token);
+    assert!(is_good(&server, &second.access_token).await);
+    let third = refresh(&server, &second.refresh_token, None).await.unwrap();
+    assert_eq!(third.session_id, session);
+    assert_eq!(live_branches(&server).await, 1);
+    let recorded = event(&server, "session.refreshed").await;
+    assert_eq!(recorded.session_id.map(|id| id.to_string()), Some(session));
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_given_again_to_the_same_call() {
+    let setup = Setup::new().await;
+    let (one, two) = (setup.start().await, setup.start().await);
+    let (_, _, first) = signed_in(&one).await;
+    let id = Some(Uuid::from_u128(0x5151));
+    let lost = pair(refresh(&one, &first.refresh_token, id).await.unwrap());
+    let again = pair(refresh(&two, &first.refresh_token, id).await.unwrap());
+    assert_eq!(lost.refresh_token, again.refresh_token, "the same one, on any replica");
+    assert!(is_good(&one, &again.access_token).await);
+    assert_eq!(live_branches(&one).await, 1);
+    refresh(&one, &again.refresh_token, Some(Uuid::from_u128(0x5252))).await.unwrap();
+    let stored: Vec<u8> = sqlx::query_scalar("SELECT token_hash FROM refresh_tokens ORDER BY created_at LIMIT 1")
+        .fetch_one(one.sql())
+        .await
+        .unwrap();
+    assert_eq!(stored, sidle::session::opaque::digest(&first.refresh_token), "only digests are kept");
+}
+
+#[tokio::test]
+async fn a_second_use_that_is_no_repeat_ends_the_session() {
+    /// What happens between the first use and the second, and the id of the second.
+    enum Then {
+        AnotherId,
+        NoId,
+        TooLate,
+        SuccessorUsed,
+    }
+    for then in [Then::AnotherId, Then::NoId, Then::TooLate, Then::SuccessorUsed] {
+        let server = TestServer::start().await;
+        let (_, _, first) = signed_in(&server).await;
+        let id = Uuid::from_u128(0x5151);
+        let mut owner = pair(refresh(&server, &first.refresh_token, Some(id)).await.unwrap());
+        let second_id = match then {
+            Then::AnotherId => Some(Uuid::from_u128(0x6666)),
+            Then::NoId => None,
+            Then::TooLate => {
+                server.context.clock.advance(Duration::from_secs(60));
+                Some(id)
+            }
+            Then::SuccessorUsed => {
+                owner = pair(refresh(&server, &owner.refresh_token, Some(Uuid::from_u128(0x5252))).await.unwrap());
+                Some(id)
+            }
+        };
+        let refused = refresh(&server, &first.refresh_token, second_id).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_REFRESH_TOKEN");
+        assert!(!is_good(&server, &owner.access_token).await, "at once on the replica that saw it");
+        assert_eq!(reason(&refresh(&server, &owner.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+        assert_eq!(live_branches(&server).await, 0);
+        assert_eq!(reasons(&server, "session.refresh_reused", "refused").await, ["token_reuse"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_repeats_at_once_come_to_one_branch() {
+    let setup = Setup::new().await;
+    let (one, two) = (setup.start().await, setup.start().await);
+    let (_, _, first) = signed_in(&one).await;
+    let id = Some(Uuid::from_u128(0x5151));
+    let calls = (0..24).map(|n| refresh(if n % 2 == 0 { &one } else { &two }, &first.refresh_token, id));
+    let tokens: HashSet<String> =
+        join_all(calls).await.into_iter().map(|answer| pair(answer.unwrap()).refresh_token).collect();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(live_branches(&one).await, 1);
+    refresh(&two, tokens.iter().next().unwrap(), None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_different_calls_at_once_let_at_most_one_through_and_count_as_theft() {
+    let server = TestServer::start().await;
+    let (_, _, first) = signed_in(&server).await;
+    let calls = (0..16).map(|n| refresh(&server, &first.refresh_token, Some(Uuid::from_u128(n + 1))));
+    let through = join_all(calls).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!(through, 1);
+    assert_eq!(live_branches(&server).await, 0);
+    assert_eq!(reasons(&server, "session.refresh_reused", "refused").await.len(), 1, "told once");
+}
+
+#[tokio::test]
+async fn rights_are_read_again_at_each_refresh() {
+    let server = TestServer::start().await;
+    let (tenant, user, first) = signed_in(&server).await;
+    let claims = async |token: &str| {
+        let mut client = server.client(token).authenticate;
+        client.who_am_i(proto::WhoAmIRequest {}).await.unwrap().into_inner().claims.unwrap()
+    };
+    assert_eq!(claims(&first.access_token).await.roles, ["user"]);
+    let promote =
+        "UPDATE memberships SET role_id = (SELECT role_id FROM roles WHERE name = 'admin' AND tenant_id IS NULL)
+                   WHERE user_id = $1";
+    sqlx::query(promote).bind(user).execute(server.sql()).await.unwrap();
+    let second = pair(refresh(&server, &first.refresh_token, None).await.unwrap());
+    assert_eq!(claims(&second.access_token).await.roles, ["admin"]);
+
+    sqlx::query("DELETE FROM memberships WHERE user_id = $1").bind(user).execute(server.sql()).await.unwrap();
+    assert_eq!(reason(&refresh(&server, &second.refresh_token, None).await.unwrap_err()), "NO_TENANT");
+    let rejoin = "INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
+                  SELECT gen_random_uuid(), $1, $2, role_id, 'local' FROM roles WHERE name = 'user' AND tenant_id IS NULL";
+    sqlx::query(rejoin).bind(tenant).bind(user).execute(server.sql()).await.unwrap();
+    refresh(&server, &second.refresh_token, None).await.expect("the token was not spent by the refusal");
+}
+
+#[tokio::test]
+async fn the_tenant_can_be_switched_to_one_that_the_user_is_in() {
+    let server = TestServer::start().await;
+    let (_, user, first) = signed_in(&server).await;
+    let (other, foreign) = (server.tenant("b").await, server.tenant("c").await);
+    let join = "INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
+                SELECT gen_random_uuid(), $1, $2, role_id, 'local' FROM roles WHERE name = 'admin' AND tenant_id IS NULL";
+    sqlx::query(join).bind(other).bind(user).execute(server.sql()).await.unwrap();
+    let switch = async |token: &str, tenant: Uuid, id: u128| {
+        let request = proto::RefreshTokenRequest {
+            refresh_token: token.to_owned(),
+            tenant_id: tenant.to_string(),
+            request_id: Uuid::from_u128(id).to_string(),
+            ..Default::default()
+        };
+        server.client("").authenticate.refresh_token(request).await.map(tonic::Response::into_inner)
+    };
+    assert_eq!(reason(&switch(&first.refresh_token, foreign, 1).await.unwrap_err()), "NO_TENANT");
+    let second = switch(&first.refresh_token, other, 2).await.unwrap();
+    assert_eq!(second.tenant_id, other.to_string());
+    assert_eq!(reason(&switch(&first.refresh_token, foreign, 2).await.unwrap_err()), "REQUEST_ID_REUSED");
+    let third = refresh(&server, &pair(second).refresh_token, None).await.unwrap();
+    assert_eq!(third.tenant_id, other.to_string(), "and stays there");
+}
+
+#[tokio::test]
+async fn a_refresh_token_ends_with_time_with_its_user_and_with_its_session() {
+    let server = TestServer::start().await;
+    let (tenant, user, tokens) = signed_in(&server).await;
+    let disable = "UPDATE users SET status = $2 WHERE user_id = $1";
+    sqlx::query(disable).bind(user).bind("disabled").execute(server.sql()).await.unwrap();
+    assert_eq!(reason(&refresh(&server, &tokens.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+    sqlx::query(disable).bind(user).bind("active").execute(server.sql()).await.unwrap();
+    let tokens = pair(refresh(&server, &tokens.refresh_token, None).await.unwrap());
+
+    server.context.clock.advance(Duration::from_secs(31 * 24 * 3600));
+    assert_eq!(reason(&refresh(&server, &tokens.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+
+    server.user(tenant, "bob@example.com", "user").await;
+    let tokens = server.sign_in("bob@example.com").await;
+    let mut client = server.client(&tokens.access_token);
+    client.session.revoke_session(proto::RevokeSessionRequest::default()).await.unwrap();
+    assert_eq!(reason(&refresh(&server, &tokens.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+    for nonsense in ["", "x", "sidle_rt_x", &tokens.access_token] {
+        let refused = refresh(&server, nonsense, None).await.unwrap_err();
+        assert!(["INVALID_REFRESH_TOKEN", "INVALID_FIELD"].contains(&reason(&refused).as_str()), "{nonsense}");
+    }
+}
