@@ -48,7 +48,7 @@ async fn perform(servers: &mut Servers, once: bool) -> ExitCode {
     };
     tokio::pin!(interruption);
     let ending = tokio::select! {
-        ending = story::tell(servers) => ending,
+        ending = story::tell(servers, once) => ending,
         () = &mut interruption => {
             eprintln!("\nInterrupted.");
             return ExitCode::from(130);

@@ -6,7 +6,7 @@ use std::time::Instant;
 /// Where facts begin.
 const INDENT: &str = "   ";
 /// How wide their labels are.
-const LABEL: usize = 34;
+const LABEL: usize = 36;
 
 /// Whether somebody watches, rather than a file.
 pub fn is_terminal() -> bool {
@@ -68,6 +68,15 @@ pub fn short(text: &str) -> String {
     } else {
         format!("{}...", text.chars().take(13).collect::<String>())
     }
+}
+
+/// At most `length` letters of a text; where letters are left out, how many there are.
+pub fn clipped(text: &str, length: usize) -> String {
+    let letters = text.chars().count();
+    if letters <= length {
+        return text.to_owned();
+    }
+    format!("{}... ({letters} letters)", text.chars().take(length).collect::<String>())
 }
 
 /// `1 user`, `2 users`.

@@ -47,7 +47,7 @@ pub async fn files(demo: &mut Demo<'_>) -> Result<()> {
     checks.number("rows refused", expected.refused, usize::try_from(totals.refused)?);
     checks.same("imported hashes by kind and cost", &demo.expected.hashes, &hashes);
     let kinds: Vec<String> = ["$2a$", "$2b$", "$2y$"].map(|kind| sum_of(&hashes, kind)).to_vec();
-    fact("hashes as other programs made them", kinds.join(", "));
+    fact("hashes by kind", kinds.join(", "));
     step.done();
     Ok(())
 }

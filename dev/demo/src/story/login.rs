@@ -49,6 +49,9 @@ async fn who_am_i(demo: &mut Demo<'_>, token: &str) -> Result<()> {
     Ok(())
 }
 
+/// Sidle's own audience, as nothing else is configured.
+const AUDIENCE: &str = "sidle";
+
 /// Before the migration: the old password, and a wrong one.
 pub async fn with_password(demo: &mut Demo<'_>) -> Result<()> {
     let hero = demo.expected.hero.clone();
@@ -137,7 +140,7 @@ async fn renew(demo: &mut Demo<'_>, signed_in: &SignedIn) -> Result<String> {
     fact("RefreshToken", "a new pair of tokens");
     demo.checks.holds("a refresh gives another access token", tokens.access_token != access_token(signed_in));
 
-    let request = VerifyTokenRequest { token: tokens.access_token.clone(), ..Default::default() };
+    let request = VerifyTokenRequest { token: tokens.access_token.clone(), audience: AUDIENCE.to_owned() };
     let answer = demo.admin.authenticate.verify_token(request).await.map_err(refused("VerifyToken"))?.into_inner();
     let claims = answer.claims.unwrap_or_default();
     fact("VerifyToken", format!("good, subject {}, roles {}", claims.subject, claims.roles.join(", ")));

@@ -37,7 +37,7 @@ pub async fn plan(demo: &mut Demo<'_>) -> Result<Plan> {
     let step = output::step(8, "A dry run: PlanMigration");
     let plan = make_plan(demo).await?;
     let items = plan_items(demo, &plan.plan_id).await?;
-    fact("users who sign in by password only", plan.total);
+    fact("users with a password only", plan.total);
     fact("will be created in Kanidm", plan.will_be_created);
     fact("will be refused", plan.will_be_refused);
     for refusal in items.iter().filter(|item| item.forecast() == Forecast::WillBeRefused) {
@@ -95,17 +95,27 @@ async fn plan_items(demo: &mut Demo<'_>, plan_id: &str) -> Result<Vec<PlanItem>>
     }
 }
 
-/// One name for each cause that the sample knows. Its rows are found by the id in the old system.
+/// One name for each cause that the sample knows, where there is a choice one that shows it.
 fn examples(demo: &Demo<'_>, items: &[PlanItem]) {
     let mut rows = Vec::new();
     for (cause, expected) in &demo.expected.names {
         let ids = expected.ids();
-        let example = items.iter().find(|item| demo.legacy_ids.get(&item.user_id).is_some_and(|id| ids.contains(id)));
-        if let Some(PlanItem { email, person: Some(person), .. }) = example {
-            rows.push(vec![format!("  {}", cause.replace('_', " ")), email.clone(), person.name.clone()]);
+        let candidates = items.iter().filter_map(|item| {
+            let user = demo.imported.get(&item.user_id).filter(|user| ids.contains(&user.legacy_id))?;
+            let before = if user.username.is_empty() { &item.email } else { &user.username };
+            Some((before, &item.person.as_ref()?.name))
+        });
+        // Nothing is to be seen where the name is simply the username or what stands before the `@`.
+        let shows = |(before, name): &(&String, &String)| before.split('@').next() == Some(name.as_str());
+        if let Some((before, name)) = candidates.min_by_key(shows) {
+            rows.push(vec![
+                format!("  {}", cause.replace('_', " ")),
+                output::clipped(before, 32),
+                output::clipped(name, 32),
+            ]);
         }
     }
-    output::table(&["  example", "e-mail", "name in Kanidm"], &rows);
+    output::table(&["  for example", "username, or e-mail", "name in Kanidm"], &rows);
 }
 
 fn compare_plan(demo: &mut Demo<'_>, plan: &Plan, items: &[PlanItem]) {
@@ -203,7 +213,7 @@ fn sort(demo: &Demo<'_>, migration_id: String, items: &[MigrationItem]) -> Migra
     let linked = items.iter().filter(|item| item.state() == ItemState::Linked);
     let linked = linked.map(|item| (item.user_id.clone(), item.person.clone().unwrap_or_default())).collect();
     let failed = items.iter().filter(|item| item.state() == ItemState::Failed).map(|item| Failed {
-        legacy_id: demo.legacy_ids.get(&item.user_id).cloned().unwrap_or_default(),
+        legacy_id: demo.imported.get(&item.user_id).map(|user| user.legacy_id.clone()).unwrap_or_default(),
         email: item.email.clone(),
         reason: word(item.reason().as_str_name(), "ITEM_REASON_"),
         remedy: item.remedy.clone(),

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use sidle::proto::User;
 use sidle_dev::kanidm::{Access, Kanidm};
 use sidle_dev::variable;
 
@@ -46,12 +47,13 @@ struct Demo<'a> {
     anonymous: Client,
     /// Ids of the sample's tenants by slug.
     tenants: BTreeMap<String, String>,
-    /// Ids that users had in the old system, by user id.
-    legacy_ids: BTreeMap<String, String>,
+    /// The imported users by their id.
+    imported: BTreeMap<String, User>,
 }
 
-/// Tells the whole story. Differences from what is expected are part of it; only what cannot go on is an error.
-pub async fn tell(servers: &mut Servers) -> Result<Ending> {
+/// Tells the whole story; unless it is told `once`, with calls to make afterwards. Differences from what is expected are
+/// part of it; only what cannot go on is an error.
+pub async fn tell(servers: &mut Servers, once: bool) -> Result<Ending> {
     let started = Instant::now();
     let samples = PathBuf::from(variable("SIDLE_DEMO_SAMPLES")?);
     let expected = Expected::read(&samples)?;
@@ -71,7 +73,7 @@ pub async fn tell(servers: &mut Servers) -> Result<Ending> {
         anonymous: Client::new(&ready.channel, None)?,
         ready,
         tenants: BTreeMap::new(),
-        legacy_ids: BTreeMap::new(),
+        imported: BTreeMap::new(),
     };
     stage::tenants(&mut demo).await?;
     import::files(&mut demo).await?;
@@ -82,6 +84,10 @@ pub async fn tell(servers: &mut Servers) -> Result<Ending> {
     let hero_token = login::through_kanidm(&mut demo, &migrated).await?;
     audit::tail(&mut demo, &migrated).await?;
     compare::with_kanidm(&mut demo, &migrated).await?;
-    summary::show(&demo, &migrated, &hero_token, started.elapsed());
+    summary::show(&demo, &migrated);
+    if !once {
+        summary::calls(&demo, &migrated, &hero_token);
+    }
+    output::line(format!("\nThe story took {:.1} s.", started.elapsed().as_secs_f64()));
     Ok(if demo.checks.all_right() { Ending::AsExpected } else { Ending::Different })
 }

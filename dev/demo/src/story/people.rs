@@ -46,7 +46,7 @@ async fn roles_in(demo: &mut Demo<'_>, tenant_id: &str) -> Result<Vec<String>> {
     }
 }
 
-/// Looks the imported users up, compares their tenants, roles and states, and notes their ids in the old system.
+/// Looks the imported users up, compares their tenants, roles and states, and keeps them.
 pub async fn imported(demo: &mut Demo<'_>) -> Result<()> {
     let step = output::step(5, "The users in their tenants: ListUsers, ListMemberships");
     let (mut by_tenant, mut by_role) = (BTreeMap::new(), BTreeMap::<String, usize>::new());
@@ -58,7 +58,7 @@ pub async fn imported(demo: &mut Demo<'_>) -> Result<()> {
         fact(&slug, format!("{}, {on} active and {off} disabled", output::count(users.len(), "user")));
         (active, disabled) = (active + on, disabled + off);
         by_tenant.insert(slug, users.len());
-        demo.legacy_ids.extend(users.into_iter().map(|user| (user.user_id, user.legacy_id)));
+        demo.imported.extend(users.into_iter().map(|user| (user.user_id.clone(), user)));
         for role in roles_in(demo, &tenant_id).await? {
             *by_role.entry(role).or_default() += 1;
         }

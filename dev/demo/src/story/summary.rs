@@ -1,29 +1,29 @@
 //! The end: the numbers, who failed and why, and calls to paste.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use super::Demo;
-use super::migrate::Migrated;
-use crate::output::{bold, line, note, verbatim};
+use super::migrate::{Failed, Migrated};
+use crate::output::{self, bold, line, note, verbatim};
 
-/// Shows all of it.
-pub fn show(demo: &Demo<'_>, migrated: &Migrated, hero_token: &str, took: Duration) {
+/// The numbers and the failures.
+pub fn show(demo: &Demo<'_>, migrated: &Migrated) {
     line("");
     line(bold("Summary"));
     demo.checks.show();
     line("");
     line(bold("Users who could not be moved"));
-    for failed in &migrated.failed {
-        note(format!("{} (id {} in the old system): {}", failed.email, failed.legacy_id, failed.reason));
-        note(format!("    remedy: {}", failed.remedy));
+    let row = |failed: &Failed| vec![failed.email.clone(), failed.reason.clone(), failed.legacy_id.clone()];
+    output::table(&["user", "reason", "id in the old system"], &migrated.failed.iter().map(row).collect::<Vec<_>>());
+    let remedies: BTreeMap<&str, &str> =
+        migrated.failed.iter().map(|failed| (failed.reason.as_str(), failed.remedy.as_str())).collect();
+    for (reason, remedy) in remedies {
+        note(format!("What to do about {reason}: {remedy}"));
     }
-    calls(demo, migrated, hero_token);
-    line("");
-    line(format!("The story took {:.1} s.", took.as_secs_f64()));
 }
 
 /// Ready to paste while everything is up. The tokens are real ones, of a database that the next run replaces.
-fn calls(demo: &Demo<'_>, migrated: &Migrated, hero_token: &str) {
+pub fn calls(demo: &Demo<'_>, migrated: &Migrated, hero_token: &str) {
     let address = demo.ready.grpc;
     let hero = &demo.expected.hero;
     let call = |token: &str, body: &str, method: &str| {
@@ -50,6 +50,10 @@ fn calls(demo: &Demo<'_>, migrated: &Migrated, hero_token: &str) {
     ));
     line("and with Sidle's own command:");
     let program = std::env::var("SIDLE_BIN").unwrap_or_else(|_| "sidle".to_owned());
-    verbatim(format!("SIDLE_TOKEN=$HERO {program} whoami --server http://{address}"));
-    verbatim(format!("SIDLE_TOKEN=$ADMIN {program} audit tail --server http://{address}"));
+    let own = |token: &str, command: &str| {
+        verbatim(format!("SIDLE_TOKEN=${token} {program} {command} --server http://{address}"));
+    };
+    own("HERO", "whoami");
+    own("ADMIN", &format!("migrate items {} --state failed", migrated.migration_id));
+    own("ADMIN", "audit tail --from-beginning --no-follow");
 }

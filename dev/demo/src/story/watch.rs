@@ -83,7 +83,7 @@ fn bar() -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-    match ProgressStyle::with_template("   {bar:40} {pos:>4}/{len} users  {msg}") {
+    match ProgressStyle::with_template("   {bar:30} {msg}") {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),
         Err(_) => bar,
     }
@@ -94,9 +94,10 @@ fn show(bar: &ProgressBar, message: &WatchMigrationResponse) {
     let finished = counts.total - counts.pending;
     let what = format!("{} done, {} failed, {} skipped", counts.done, counts.failed, counts.skipped);
     if output::is_terminal() {
+        // The words first: the bar is drawn anew for each of these.
+        bar.set_message(format!("{finished}/{}  {what}", counts.total));
         bar.set_length(counts.total.cast_unsigned());
         bar.set_position(finished.cast_unsigned());
-        bar.set_message(what);
     } else if !message.heartbeat {
         note(format!("  step {:>3}  {finished:>4} of {} users: {what}", message.step, counts.total));
     }
