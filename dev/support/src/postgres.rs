@@ -67,16 +67,16 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let (admin_url, name) = (self.admin_url.clone(), self.name.clone());
-        // A runtime of its own: the test's may be the one that is ending.
-        let dropping = std::thread::spawn(move || -> Result<()> {
+        // A runtime of its own, and nobody waits for it: Postgres waits for every connection that is being made, and one
+        // of those may be made by the runtime that this would hold up. What does not get done in time, the next run
+        // sweeps.
+        std::thread::spawn(move || -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut admin = connect(&admin_url).await?;
                 execute(&mut admin, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await
             })
         });
-        // What is left behind is swept by the next run.
-        let _ = dropping.join();
     }
 }
 
