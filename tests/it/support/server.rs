@@ -44,7 +44,7 @@ impl Setup {
             ("PASSWORDS__COST", "4"),
             ("PASSWORDS__REFUSAL_GRID", "10ms"),
             ("MIGRATION__POLL", "100ms"),
-            ("LOG__LEVEL", "warn"),
+            ("LOG__LEVEL", "off"),
             ("LOG__FORMAT", "text"),
         ] {
             setup = setup.with(key, value);
