@@ -166,7 +166,11 @@ impl Revocations {
             Progress::Event(event) => self.apply(&event, keys),
             Progress::Further | Progress::Live => self.forget(),
         }
-        self.freshness().applied = follow.position();
+        let mut freshness = self.freshness();
+        freshness.applied = follow.position();
+        // Also here, not only when somebody asks: under a steady flow of events those who ask come in between the feed's
+        // handing out and this, and would find the picture behind every time.
+        freshness.look(self.inner.context.clock.instant());
         Ok(true)
     }
 
