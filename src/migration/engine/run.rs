@@ -36,8 +36,8 @@ enum End {
 enum Pass {
     /// Every item was looked at.
     Through,
-    /// Kanidm cannot be worked with.
-    Trouble(Trouble),
+    /// Kanidm cannot be worked with; whether it could before in this pass.
+    Trouble(Trouble, bool),
     /// The job is no longer running, or no longer ours.
     End(End),
 }
@@ -110,7 +110,7 @@ impl Engine {
         loop {
             let pass = match self.groups(lease).await {
                 Ok(groups) => self.pass(lease, &groups).await?,
-                Err(fault) => Pass::Trouble(trouble(fault)?),
+                Err(fault) => Pass::Trouble(trouble(fault)?, false),
             };
             match pass {
                 Pass::End(end) => return Ok(end),
@@ -120,7 +120,10 @@ impl Engine {
                     }
                     backoff = FIRST_BACKOFF;
                 }
-                Pass::Trouble(trouble) => {
+                Pass::Trouble(trouble, progressed) => {
+                    if progressed {
+                        backoff = FIRST_BACKOFF;
+                    }
                     tracing::warn!(
                         event = "migration_waits",
                         migration_id = %lease.migration_id,
@@ -164,6 +167,7 @@ impl Engine {
         let mut after = 0;
         let mut outcome = Pass::Through;
         let mut is_through = false;
+        let mut progressed = false;
         loop {
             if !is_through && matches!(outcome, Pass::Through) && batches.len() < AT_ONCE {
                 match self.claim(lease, after).await? {
@@ -180,11 +184,10 @@ impl Engine {
             // Batches in hand are brought to their end also when one of them met trouble.
             match batches.join_next().await {
                 None => return Ok(outcome),
-                Some(ended) => {
-                    if let Some(trouble) = ended.map_err(Fault::internal)?? {
-                        outcome = Pass::Trouble(trouble);
-                    }
-                }
+                Some(ended) => match ended.map_err(Fault::internal)?? {
+                    None => progressed = true,
+                    Some(trouble) => outcome = Pass::Trouble(trouble, progressed),
+                },
             }
         }
     }
