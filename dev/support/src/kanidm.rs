@@ -192,6 +192,14 @@ impl Kanidm {
         self.send(reqwest::Method::DELETE, &path, Some(&json!([person]))).await.map(drop)
     }
 
+    /// Moves a person to the recycle bin.
+    ///
+    /// # Errors
+    /// When Kanidm refuses.
+    pub async fn delete_person(&self, person: &str) -> Result<()> {
+        self.send(reqwest::Method::DELETE, &format!("/v1/person/{person}"), None).await.map(drop)
+    }
+
     /// A link with which a person sets a credential.
     ///
     /// # Errors

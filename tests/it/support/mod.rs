@@ -11,9 +11,13 @@ use sidle_dev::postgres::Database;
 /// Tests that need the clock or the faults of dev Kanidm, which a full Kanidm does not have. With a full Kanidm they are
 /// skipped, by these names.
 pub const NEEDS_DEV_KANIDM: &[&str] = &[
+    "a_lost_reply_to_a_batch_with_guilty_entries_still_ends_right",
     "a_renewal_whose_answer_got_lost_at_kanidm_asks_for_a_new_login_at_worst",
     "an_outage_stops_the_logins_through_kanidm_and_no_other",
     "kanidms_keys_are_not_fetched_for_every_login",
+    "lost_replies_give_nobody_two_persons_or_none",
+    "planning_with_kanidm_down_says_so",
+    "with_kanidm_down_the_job_waits_and_goes_on_by_itself",
 ];
 
 /// A Kanidm for one test; none when the test stands in [`NEEDS_DEV_KANIDM`] and a full Kanidm is given.

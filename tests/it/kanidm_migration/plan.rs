@@ -1,0 +1,184 @@
+use sidle::proto::*;
+use sidle_dev::random_word;
+use uuid::Uuid;
+
+use super::stage;
+use crate::migration::{header, import, reason, row};
+
+#[tokio::test]
+async fn a_plan_tells_what_will_become_of_everybody_and_changes_nothing() {
+    let Some(stage) = stage("a_plan_tells_what_will_become_of_everybody_and_changes_nothing").await else { return };
+    let own = format!("{}-ann", stage.slug);
+    let rows = vec![
+        ImportRow { username: own.clone(), ..row(1, &stage.mail("ann")) },
+        // Without a username; the address would give the same name.
+        row(2, &format!("{own}@other-{}.example", stage.slug)),
+        ImportRow { username: format!("Ödön{}", stage.slug), ..row(3, &stage.mail("odon")) },
+        row(4, &stage.mail("clash")),
+        ImportRow { is_active: Some(false), ..row(5, &stage.mail("gone")) },
+        ImportRow { username: format!("{}-dan", stage.slug), ..row(6, &stage.mail("dan")) },
+        row(7, &stage.mail(format!("there-{}", stage.slug))),
+    ];
+    let imported = import(&stage.client, header(&stage.slug), rows).await.unwrap();
+    stage.kanidm.create_person(&format!("x{}", random_word(12)), "Somebody", &stage.mail("clash")).await.unwrap();
+    stage
+        .kanidm
+        .create_person(&format!("{}-dan", stage.slug), "Dan's namesake", &stage.mail("namesake"))
+        .await
+        .unwrap();
+    let there = &imported.verdict(7).user_id;
+    person_with_uuid(&stage, there, &format!("there-{}", stage.slug)).await;
+
+    let plan = stage.plan().await;
+    assert_eq!((plan.total, plan.will_be_created, plan.needs_review, plan.will_be_refused), (6, 4, 1, 1));
+    assert_eq!((plan.digest.len(), plan.migration_id.as_str()), (64, ""));
+    let items = stage.items_of_plan(&plan).await;
+    let of = |line: i64| items.iter().find(|item| item.user_id == imported.verdict(line).user_id).unwrap();
+    let person = |line| of(line).person.as_ref().unwrap();
+    assert_eq!(person(1).name, own);
+    assert_eq!(person(2).name, format!("{own}-2"));
+    assert_eq!(person(3).name, format!("odon{}", stage.slug));
+    assert_eq!(person(6).name, format!("{}-dan-2", stage.slug), "somebody has the name");
+    assert_eq!((of(4).forecast(), of(4).reason()), (Forecast::WillBeRefused, ItemReason::MailTaken));
+    assert_eq!((of(7).forecast(), of(7).reason()), (Forecast::NeedsReview, ItemReason::PersonNotOurs));
+    assert!(of(4).remedy.ends_with('.'));
+    assert_eq!(person(1).uuid, of(1).user_id);
+    assert_eq!(person(1).groups, [format!("tenant_{}_users", stage.slug)]);
+
+    // The same users and the same Kanidm give the same plan, and nothing has been done.
+    assert_eq!(stage.plan().await.digest, plan.digest);
+    assert_eq!(stage.persons().await.len(), 3);
+    assert_eq!(
+        stage.kanidm.get(&format!("/v1/group/tenant_{}_users", stage.slug)).await.unwrap(),
+        serde_json::Value::Null
+    );
+
+    // What runs is what was planned, user by user.
+    let migration = stage.start(&plan).await;
+    stage.watch(&migration).await;
+    let outcome = stage.items(&migration.migration_id).await;
+    for item in &items {
+        let became = &outcome[&item.email];
+        let expected = match item.forecast() {
+            Forecast::WillBeCreated => ItemState::Linked,
+            Forecast::NeedsReview => ItemState::NeedsReview,
+            _ => ItemState::Failed,
+        };
+        assert_eq!((became.state(), became.reason()), (expected, item.reason()), "{}", item.email);
+        assert_eq!(became.person, item.person);
+    }
+}
+
+async fn person_with_uuid(stage: &super::Stage, uuid: &str, name: &str) {
+    let entry = serde_json::json!({ "attrs": {
+        "class": ["object", "account", "person"], "uuid": [uuid], "name": [name], "displayname": ["Mallory"],
+        "mail": [stage.mail(name)],
+    }});
+    stage.kanidm.post("/v1/raw/create", &serde_json::json!({ "entries": [entry] })).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_is_read_page_by_page_and_only_by_its_own_tokens() {
+    let Some(stage) = stage("a_plan_is_read_page_by_page_and_only_by_its_own_tokens").await else { return };
+    stage.users(25).await;
+    let plan = stage.plan().await;
+    let mut client = stage.client.migration.clone();
+    let mut request = GetPlanRequest { plan_id: plan.plan_id.clone(), page_size: 10, ..Default::default() };
+    let mut sizes = Vec::new();
+    let mut users = std::collections::BTreeSet::new();
+    loop {
+        let page = client.get_plan(request.clone()).await.unwrap().into_inner();
+        sizes.push(page.items.len());
+        users.extend(page.items.into_iter().map(|item| item.user_id));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+        let other = GetPlanRequest { forecast: Forecast::WillBeRefused as i32, ..request.clone() };
+        assert_eq!(reason(&client.get_plan(other).await.unwrap_err()), "INVALID_PAGE_TOKEN");
+    }
+    assert_eq!((sizes, users.len()), (vec![10, 10, 5], 25));
+}
+
+#[tokio::test]
+async fn only_the_plan_that_was_seen_can_be_started_and_only_once() {
+    let Some(stage) = stage("only_the_plan_that_was_seen_can_be_started_and_only_once").await else { return };
+    stage.users(3).await;
+    let plan = stage.plan().await;
+    let mut client = stage.client.migration.clone();
+    let start = StartMigrationRequest {
+        plan_id: plan.plan_id.clone(),
+        plan_digest: plan.digest.clone(),
+        request_id: Uuid::new_v4().to_string(),
+        validate_only: false,
+    };
+    let other = StartMigrationRequest { plan_digest: "0".repeat(64), ..start.clone() };
+    assert_eq!(reason(&client.start_migration(other).await.unwrap_err()), "PLAN_STALE");
+    let unsafe_start = StartMigrationRequest { request_id: String::new(), ..start.clone() };
+    assert_eq!(reason(&client.start_migration(unsafe_start).await.unwrap_err()), "INVALID_FIELD");
+
+    let tried = StartMigrationRequest { validate_only: true, ..start.clone() };
+    let tried = client.start_migration(tried).await.unwrap().into_inner().migration.unwrap();
+    assert_eq!((tried.migration_id.as_str(), tried.counts.unwrap().pending), ("", 3));
+    let list = client.list_migrations(ListMigrationsRequest::default()).await.unwrap().into_inner();
+    assert!(list.migrations.is_empty(), "validation starts nothing");
+
+    let first = client.start_migration(start.clone()).await.unwrap().into_inner();
+    let again = client.start_migration(start.clone()).await.unwrap().into_inner();
+    assert_eq!(again, first, "a repeat gets the first answer");
+    let second = StartMigrationRequest { request_id: Uuid::new_v4().to_string(), ..start };
+    assert_eq!(reason(&client.start_migration(second).await.unwrap_err()), "PLAN_STALE");
+    stage.watch(&first.migration.unwrap()).await;
+    let got = client.get_plan(GetPlanRequest { plan_id: plan.plan_id, ..Default::default() }).await.unwrap();
+    assert_ne!(got.into_inner().plan.unwrap().migration_id, "");
+    assert_eq!(reason(&stage.try_plan().await.unwrap_err()), "INVALID_FIELD", "nobody is left to plan for");
+}
+
+#[tokio::test]
+async fn two_migrations_never_hold_one_user() {
+    let Some(stage) = stage("two_migrations_never_hold_one_user").await else { return };
+    stage.users(3).await;
+    let (one, two) = (stage.plan().await, stage.plan().await);
+    // A migration that nobody works on: it stays open.
+    let held = stage.start(&one).await;
+    let migration_id = Uuid::parse_str(&held.migration_id).unwrap();
+    stage.watch(&held).await;
+    sqlx::query("UPDATE migration_items SET state = 'pending' WHERE migration_id = $1")
+        .bind(migration_id)
+        .execute(stage.server.sql())
+        .await
+        .unwrap();
+    assert_eq!(reason(&stage.try_start(&two).await.unwrap_err()), "MIGRATION_OVERLAP");
+    sqlx::query("UPDATE users SET auth_method = 'password', kanidm_user_id = NULL WHERE tenant_id = $1")
+        .bind(stage.tenant)
+        .execute(stage.server.sql())
+        .await
+        .unwrap();
+    let plan = stage.plan().await;
+    assert_eq!((plan.will_be_refused, plan.reasons[0].reason()), (3, ItemReason::InOtherMigration));
+}
+
+#[tokio::test]
+async fn a_tenants_administrator_plans_for_their_own_tenant_only() {
+    let Some(stage) = stage("a_tenants_administrator_plans_for_their_own_tenant_only").await else { return };
+    stage.users(2).await;
+    let other = stage.server.tenant(&format!("o{}", random_word(10))).await;
+    stage.server.user(other, &format!("chief@{}.other.example", stage.slug), "super_admin").await;
+    let token = stage.server.sign_in(&format!("chief@{}.other.example", stage.slug)).await.access_token;
+    let mut chief = stage.server.client(&token).migration;
+    let cohort = Some(Cohort { tenant_ids: vec![stage.tenant.to_string()], ..Default::default() });
+    let refused = chief.plan_migration(PlanMigrationRequest { cohort, ..Default::default() }).await.unwrap_err();
+    assert_eq!(reason(&refused), "PERMISSION_DENIED");
+    let own = chief.plan_migration(PlanMigrationRequest::default()).await.unwrap().into_inner().plan.unwrap();
+    assert_eq!(own.total, 1, "only the administrator of the other tenant");
+    let foreign = stage.plan().await;
+    let get = GetPlanRequest { plan_id: foreign.plan_id.clone(), ..Default::default() };
+    assert_eq!(reason(&chief.get_plan(get).await.unwrap_err()), "NOT_FOUND");
+    let start = StartMigrationRequest {
+        plan_id: foreign.plan_id,
+        plan_digest: foreign.digest,
+        request_id: Uuid::new_v4().to_string(),
+        validate_only: false,
+    };
+    assert_eq!(reason(&chief.start_migration(start).await.unwrap_err()), "NOT_FOUND");
+}

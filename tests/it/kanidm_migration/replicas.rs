@@ -1,0 +1,81 @@
+//! Several replicas on one database.
+
+use sidle::proto::*;
+
+use super::{counts, stage};
+
+#[tokio::test]
+async fn two_replicas_share_the_work_and_do_nothing_twice() {
+    let Some(stage) = stage("two_replicas_share_the_work_and_do_nothing_twice").await else { return };
+    let other = stage.setup.start().await;
+    stage.users(200).await;
+    // Two migrations of halves, so that both replicas have something to take up.
+    let ids: Vec<String> = sqlx::query_scalar("SELECT user_id::text FROM users WHERE tenant_id = $1 ORDER BY user_id")
+        .bind(stage.tenant)
+        .fetch_all(stage.server.sql())
+        .await
+        .unwrap();
+    let mut migrations = Vec::new();
+    for half in ids.chunks(100) {
+        let cohort = Some(Cohort { user_ids: half.to_vec(), ..Default::default() });
+        let request = PlanMigrationRequest { cohort, request_id: String::new() };
+        let plan = stage.client.migration.clone().plan_migration(request).await.unwrap().into_inner().plan.unwrap();
+        migrations.push(stage.start(&plan).await);
+    }
+    // The one is watched through the replica that may have done the other.
+    let far = other.client(&stage.token);
+    for migration in &migrations {
+        for client in [&stage.client, &far] {
+            let request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
+            let mut stream = client.migration.clone().watch_migration(request).await.unwrap().into_inner();
+            let mut seen = Vec::new();
+            while let Some(message) = stream.message().await.unwrap() {
+                seen.push(message);
+            }
+            super::adds_up(&seen);
+            assert_eq!(counts(seen.last().unwrap()), (100, 0, 0, 0));
+        }
+    }
+    stage.moved(&stage.mails(200, &[])).await;
+}
+
+/// The replica that holds the job falls silent without giving it back.
+#[tokio::test]
+async fn a_lapsed_lease_is_taken_over_and_the_old_holder_can_write_no_more() {
+    let Some(stage) = stage("a_lapsed_lease_is_taken_over_and_the_old_holder_can_write_no_more").await else { return };
+    stage.users(50).await;
+    let plan = stage.plan().await;
+    let migration = stage.start(&plan).await;
+    stage.watch(&migration).await;
+    // Put back to where a holder died in the middle: some done, some created, some only intended, one not begun.
+    let id = uuid::Uuid::parse_str(&migration.migration_id).unwrap();
+    let ghost = uuid::Uuid::new_v4();
+    let sql = stage.server.sql();
+    for statement in [
+        "UPDATE users SET auth_method = 'password', kanidm_user_id = NULL, kanidm_name = NULL, kanidm_synced_at = NULL
+         WHERE user_id IN (SELECT user_id FROM migration_items WHERE migration_id = $1 AND ordinal > 10)",
+        "UPDATE migration_items i SET state = CASE WHEN ordinal > 40 THEN 'intent_recorded' ELSE 'created' END,
+             user_version = (SELECT version FROM users u WHERE u.user_id = i.user_id)
+         WHERE migration_id = $1 AND ordinal > 10",
+        "UPDATE migrations SET state = 'running', ended_at = NULL, done = 10, pending = 40 WHERE migration_id = $1",
+    ] {
+        sqlx::query(statement).bind(id).execute(sql).await.unwrap();
+    }
+    sqlx::query("UPDATE migrations SET lease_owner = $2, lease_until = clock_timestamp() - interval '1 ms' WHERE migration_id = $1")
+        .bind(id)
+        .bind(ghost)
+        .execute(sql)
+        .await
+        .unwrap();
+    let seen = stage.watch(&migration).await;
+    assert_eq!(counts(seen.last().unwrap()), (50, 0, 0, 0));
+    stage.moved(&stage.mails(50, &[])).await;
+    let taken_over: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM audit_events WHERE event_type = 'migration.taken_over' AND details ->> 'from_replica' = $1",
+    )
+    .bind(ghost.to_string())
+    .fetch_one(sql)
+    .await
+    .unwrap();
+    assert_eq!(taken_over, 1);
+}
