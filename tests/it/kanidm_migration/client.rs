@@ -63,7 +63,7 @@ async fn persons_are_read_back_as_they_were_made() {
     for intended in &persons {
         let person = &found[&intended.uuid];
         assert_eq!((&person.name, &person.display_name), (&intended.name, &intended.display_name));
-        assert_eq!(person.mail, [intended.mail.clone()]);
+        assert_eq!(person.mail, [intended.mail.as_str()]);
         assert!(!person.has_credential);
     }
     let names = [persons[3].name.as_str(), "nobody-has-this"];

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod client;
+mod crash;
 mod faults;
 mod groups;
 mod names;
@@ -50,6 +51,24 @@ pub async fn stage(test: &str) -> Option<Stage> {
 }
 
 impl Stage {
+    /// Stops this process's server, so that others have the work to themselves.
+    pub async fn rest(&mut self) {
+        let setup = self.setup.clone().with("KANIDM__URL", "");
+        self.replace(&setup).await;
+    }
+
+    /// Starts it again.
+    pub async fn wake(&mut self) {
+        let setup = self.setup.clone();
+        self.replace(&setup).await;
+    }
+
+    async fn replace(&mut self, setup: &Setup) {
+        let server = setup.start().await;
+        std::mem::replace(&mut self.server, server).stop().await;
+        self.client = self.server.client(&self.token);
+    }
+
     pub fn mail(&self, name: impl std::fmt::Display) -> String {
         format!("{name}@{}.example", self.slug)
     }

@@ -15,6 +15,7 @@ pub const NEEDS_DEV_KANIDM: &[&str] = &[
     "a_renewal_whose_answer_got_lost_at_kanidm_asks_for_a_new_login_at_worst",
     "an_outage_stops_the_logins_through_kanidm_and_no_other",
     "kanidms_keys_are_not_fetched_for_every_login",
+    "killed_while_kanidm_works_nobody_is_made_twice",
     "lost_replies_give_nobody_two_persons_or_none",
     "planning_with_kanidm_down_says_so",
     "with_kanidm_down_the_job_waits_and_goes_on_by_itself",

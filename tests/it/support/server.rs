@@ -152,6 +152,20 @@ pub struct Client {
     pub directory: proto::directory_service_client::DirectoryServiceClient<Authorized>,
 }
 
+impl Client {
+    /// Clients over `channel` that send this access token; none for the empty one.
+    pub fn new(channel: Channel, token: &str) -> Self {
+        let channel = InterceptedService::new(channel, Bearer::new(token));
+        Self {
+            authenticate: proto::authenticate_service_client::AuthenticateServiceClient::new(channel.clone()),
+            session: proto::session_service_client::SessionServiceClient::new(channel.clone()),
+            audit: proto::audit_service_client::AuditServiceClient::new(channel.clone()),
+            migration: proto::migration_service_client::MigrationServiceClient::new(channel.clone()),
+            directory: proto::directory_service_client::DirectoryServiceClient::new(channel),
+        }
+    }
+}
+
 impl TestServer {
     /// A server with a fresh database.
     pub async fn start() -> Self {
@@ -175,14 +189,7 @@ impl TestServer {
 
     /// Clients that send this access token; none for the empty one.
     pub fn client(&self, token: &str) -> Client {
-        let channel = InterceptedService::new(self.channel.clone(), Bearer::new(token));
-        Client {
-            authenticate: proto::authenticate_service_client::AuthenticateServiceClient::new(channel.clone()),
-            session: proto::session_service_client::SessionServiceClient::new(channel.clone()),
-            audit: proto::audit_service_client::AuditServiceClient::new(channel.clone()),
-            migration: proto::migration_service_client::MigrationServiceClient::new(channel.clone()),
-            directory: proto::directory_service_client::DirectoryServiceClient::new(channel),
-        }
+        Client::new(self.channel.clone(), token)
     }
 
     /// The database as its superuser, past row-level security: for arranging and for looking behind the scenes.

@@ -1,0 +1,135 @@
+//! The server is killed in the middle, again and again. Run as the real program, since only a process can be killed.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use sidle::proto::*;
+use sidle_dev::kanidm::Fault;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Stage, adds_up, counts, stage};
+use crate::support::{Client, Setup};
+
+/// A `sidle serve` of its own.
+struct Server {
+    process: Child,
+    channel: Channel,
+}
+
+impl Server {
+    async fn start(setup: &Setup) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_sidle"))
+            .arg("serve")
+            .envs(setup.environment())
+            .env("SIDLE_LOG__LEVEL", "info")
+            .env("SIDLE_LOG__FORMAT", "json")
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next_line().await.unwrap().expect("the server starts");
+            let line: Value = serde_json::from_str(&line).unwrap_or_default();
+            if line["event"] == "database_initialized" {
+                break line["grpc_address"].as_str().unwrap().to_owned();
+            }
+        };
+        // A pipe that nobody reads would stop the server before anything else does.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await.unwrap();
+        Self { process, channel }
+    }
+
+    fn client(&self, token: &str) -> Client {
+        Client::new(self.channel.clone(), token)
+    }
+
+    /// SIGKILL: nothing is given back, nothing is finished.
+    async fn kill(mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
+
+/// The stage, with its own server left without work: users are imported and planned there, and moved by processes.
+async fn quiet(test: &str, users: i64) -> Option<(Stage, Setup, Plan)> {
+    let stage = stage(test).await?;
+    stage.users(users).await;
+    let plan = stage.plan().await;
+    let setup = stage.setup.clone().with("MIGRATION__LEASE", "1s").with("MIGRATION__BATCH_SIZE", "15");
+    Some((stage, setup, plan))
+}
+
+async fn start(client: &Client, plan: &Plan) -> Migration {
+    let request = StartMigrationRequest {
+        plan_id: plan.plan_id.clone(),
+        plan_digest: plan.digest.clone(),
+        request_id: uuid::Uuid::new_v4().to_string(),
+        validate_only: false,
+    };
+    client.migration.clone().start_migration(request).await.unwrap().into_inner().migration.unwrap()
+}
+
+#[tokio::test]
+async fn killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing() {
+    let test = "killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing";
+    let Some((mut stage, setup, plan)) = quiet(test, 240).await else { return };
+    stage.rest().await;
+    let mut server = Server::start(&setup).await;
+    let migration = start(&server.client(&stage.token), &plan).await;
+    let mut request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
+    let mut seen: Vec<WatchMigrationResponse> = Vec::new();
+    let mut kills = 0;
+    let ended = |seen: &[WatchMigrationResponse]| seen.last().is_some_and(|m| m.state() == MigrationState::Completed);
+    while !ended(&seen) {
+        let client = server.client(&stage.token);
+        let mut stream = client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
+        // One, two or three steps on, so that it dies at different distances.
+        for _ in 0..=kills % 3 {
+            let Some(message) = stream.message().await.unwrap() else { break };
+            request.cursor = message.cursor.clone();
+            seen.push(message);
+        }
+        adds_up(&seen);
+        if !ended(&seen) {
+            server.kill().await;
+            kills += 1;
+            server = Server::start(&setup).await;
+        }
+    }
+    assert!(kills >= 5, "only killed {kills} times");
+    assert_eq!(counts(seen.last().unwrap()), (240, 0, 0, 0));
+    server.kill().await;
+    stage.wake().await;
+    stage.moved(&stage.mails(240, &[])).await;
+}
+
+/// Killed while Kanidm has requests in its hands, of which nobody learns whether they were carried out.
+#[tokio::test]
+async fn killed_while_kanidm_works_nobody_is_made_twice() {
+    let Some((mut stage, setup, plan)) = quiet("killed_while_kanidm_works_nobody_is_made_twice", 60).await else {
+        return;
+    };
+    stage.rest().await;
+    let server = Server::start(&setup).await;
+    const CREATE: &str = "POST /v1/raw/create";
+    let before = stage.kanidm.requests(CREATE).await.unwrap();
+    stage.kanidm.fault(Fault::Stall, "/v1/raw/create", 1, None).await.unwrap();
+    start(&server.client(&stage.token), &plan).await;
+    // The count shows that the request is held.
+    while stage.kanidm.requests(CREATE).await.unwrap() < before + 3 {
+        tokio::task::yield_now().await;
+    }
+    server.kill().await;
+    stage.kanidm.heal().await.unwrap();
+    stage.wake().await;
+    let list = stage.client.migration.clone().list_migrations(ListMigrationsRequest::default()).await.unwrap();
+    let migration = list.into_inner().migrations.remove(0);
+    let seen = stage.watch(&migration).await;
+    assert_eq!(counts(seen.last().unwrap()), (60, 0, 0, 0));
+    stage.moved(&stage.mails(60, &[])).await;
+}
