@@ -20,7 +20,7 @@ use crate::fault::{Fault, Result};
 use crate::kanidm::{Kanidm, Oidc};
 use crate::metrics::Metrics;
 use crate::migration::Engine;
-use crate::schema::Schema;
+use crate::schema::{Schema, require_current};
 use crate::seal::Keyring;
 use crate::server::{self, Edge, Ops, services};
 use crate::session::{Sessions, Verifier};
@@ -167,6 +167,8 @@ impl App {
             let mut schema = Schema::connect(&self.config.database, self.context.clock.clone()).await?;
             schema.up(false).await?;
         }
+        require_current(&self.db).await?;
+        tracing::info!(event = "database_connection_test_passed", "the database answers and has this release's schema");
         self.start_workers(&mut tasks).await?;
 
         let gate = Gate {

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::ConfigFile;
-use super::failure::{Failure, Result};
+use super::failure::Result;
 use super::output::Out;
 use crate::config::{Config, DEFAULTS};
 
@@ -25,10 +25,7 @@ impl Command {
             Self::Check { file } => {
                 let config = load(&file)?;
                 config.seal.keyring()?;
-                if config.database.url.is_empty() {
-                    return Err(Failure::new("database.url is not set")
-                        .remedy("Set it to a Postgres URL such as postgres://sidle_app@host:5432/sidle."));
-                }
+                config.check_serving()?;
                 out.line("The configuration can be used.")
             }
             Self::Defaults => DEFAULTS.lines().try_for_each(|line| out.line(line)),

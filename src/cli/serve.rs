@@ -19,6 +19,7 @@ pub(super) struct Serve {
 impl Serve {
     pub async fn run(self) -> Result<()> {
         let config = config::load(&self.file)?;
+        config.check_serving()?;
         telemetry::start(&config.log);
         let app = App::new(config, Context::system()).await?;
         let stop = app.stop.clone();

@@ -58,7 +58,11 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// What only a running service needs: a database, and TLS unless it is to do without.
+    ///
+    /// # Errors
+    /// Names the key that is missing.
+    pub fn check_serving(&self) -> Result<(), ConfigError> {
         let server = &self.server;
         if !server.plaintext && (server.tls_certificate.is_none() || server.tls_key.is_none()) {
             return Err(ConfigError::new(
@@ -66,6 +70,15 @@ impl Config {
                  something else protects the connection",
             ));
         }
+        if self.database.url.is_empty() {
+            return Err(ConfigError::new(
+                "database.url is not set: set it to a Postgres URL such as postgres://sidle_app@host:5432/sidle",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
         if !(4..=14).contains(&self.passwords.cost) {
             return Err(ConfigError::new("passwords.cost must be from 4 to 14"));
         }
@@ -222,9 +235,12 @@ mod tests {
 
     #[test]
     fn the_defaults_are_complete_and_ask_for_tls() {
-        let error = Config::load(None, []).unwrap_err().to_string();
+        let config = Config::load(None, []).unwrap();
+        let error = config.check_serving().unwrap_err().to_string();
         assert!(error.contains("server.plaintext"), "{error}");
-        assert!(Config::load(None, [("SIDLE_SERVER__PLAINTEXT".into(), "true".into())]).is_ok());
+        let settings = [("SIDLE_SERVER__PLAINTEXT", "true"), ("SIDLE_DATABASE__URL", "postgres://a@b/c")];
+        let config = Config::load(None, settings.map(|(key, value)| (key.into(), value.into()))).unwrap();
+        assert!(config.check_serving().is_ok());
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::embedded::MIGRATIONS;
 use super::{Embedded, store};
 use crate::config::DatabaseConfig;
 use crate::context::Clock;
-use crate::fault::{Fault, Result};
+use crate::db::Db;
+use crate::fault::{Fault, Reason, Result};
 
 /// One migration and whether it is applied.
 #[derive(Clone, Debug)]
@@ -99,6 +100,9 @@ impl Schema {
                 self.apply(known).await?;
             }
         }
+        if !dry_run && !plan.files.is_empty() {
+            store::share(&mut self.connection).await?;
+        }
         self.unlock().await?;
         Ok(plan)
     }
@@ -151,6 +155,23 @@ impl Schema {
 
     async fn unlock(&mut self) -> Result<()> {
         store::unlock(&mut self.connection).await
+    }
+}
+
+/// Whether a service of this release can work with the database as it is.
+///
+/// # Errors
+/// Names the first file that is not applied; `DATABASE_UNAVAILABLE` when the database does not answer.
+pub async fn require_current(db: &Db) -> Result<()> {
+    let mut connection = db.direct().await?;
+    let applied = store::applied(&mut connection).await?;
+    let is_applied = |known: &&Embedded| applied.iter().any(|(version, _)| *version == known.version);
+    match MIGRATIONS.iter().find(|known| !is_applied(known)) {
+        None => Ok(()),
+        Some(missing) => Err(Fault::new(
+            Reason::Internal,
+            format!("The database lacks {}: apply the schema with `sidle schema up`.", missing.filename),
+        )),
     }
 }
 

@@ -39,6 +39,12 @@ pub(super) async fn prepare(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
+/// Lets the service see what is applied, so that it can say what is missing.
+pub(super) async fn share(connection: &mut PgConnection) -> Result<()> {
+    sqlx::raw_sql("GRANT SELECT ON schema_migrations TO sidle_app").execute(connection).await?;
+    Ok(())
+}
+
 pub(super) async fn applied(connection: &mut PgConnection) -> Result<Vec<(i64, Applied)>> {
     let exists: bool =
         sqlx::query_scalar("SELECT to_regclass('schema_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;

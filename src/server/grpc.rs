@@ -68,7 +68,12 @@ pub async fn serve(bound: Bound, config: &ServerConfig, router: Router, stop: Ca
 }
 
 async fn tls(config: &ServerConfig) -> Result<Option<ServerTlsConfig>> {
-    let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else { return Ok(None) };
+    if config.plaintext {
+        return Ok(None);
+    }
+    let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else {
+        return Err(Fault::internal("neither a certificate nor plaintext is configured"));
+    };
     let read = |path: std::path::PathBuf| async move {
         tokio::fs::read(&path).await.map_err(|e| Fault::internal(format!("cannot read {}: {e}", path.display())))
     };
