@@ -12,8 +12,8 @@ UPDATE roles SET is_built_in = true
     WHERE tenant_id IS NULL AND name IN ('SYSTEM_ADMIN', 'super_admin', 'admin', 'user');
 
 -- For the check of the foreign keys when a role is deleted, and to find who has a role when it changes.
-CREATE INDEX idx_memberships_role ON memberships (role_id);
-CREATE INDEX idx_platform_grants_role ON platform_grants (role_id);
+CREATE INDEX idx_memberships_role ON memberships (role_id, user_id);
+CREATE INDEX idx_platform_grants_role ON platform_grants (role_id, user_id);
 
 -- A tenant's administrator must not change somebody who has rights elsewhere that the administrator lacks, and cannot
 -- see those rights: so this function looks over every tenant, at one user.
@@ -72,7 +72,30 @@ COMMENT ON FUNCTION directory_has_platform_admin(timestamptz) IS 'Whether anybod
 REVOKE ALL ON FUNCTION directory_has_platform_admin(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_has_platform_admin(timestamptz) TO sidle_app;
 
--- A member's home may be another tenant, whose rows the caller cannot change; the tokens must end all the same.
+-- A member's home may be another tenant, whose rows the caller cannot change; the tokens must end all the same. First
+-- the rows are locked, as every login and refresh does before it reads what the user may do; then the time is taken;
+-- then it is written. A token with the old rights is thus always older than that time.
+CREATE FUNCTION directory_lock_users(p_users uuid[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    outer_scope text := coalesce(current_setting('sidle.platform', true), '');
+BEGIN
+    PERFORM set_config('sidle.platform', 'on', true);
+    PERFORM FROM public.users u
+    WHERE u.user_id = ANY (p_users)
+        AND (outer_scope = 'on' OR u.tenant_id = public.sidle_tenant() OR EXISTS (
+            SELECT FROM public.memberships m WHERE m.user_id = u.user_id AND m.tenant_id = public.sidle_tenant()))
+    ORDER BY u.user_id
+    FOR NO KEY UPDATE OF u;
+    PERFORM set_config('sidle.platform', outer_scope, true);
+END
+$$;
+COMMENT ON FUNCTION directory_lock_users(uuid[]) IS 'Keeps logins and refreshes of these users waiting until the transaction ends; for a tenant, of its members only.';
+REVOKE ALL ON FUNCTION directory_lock_users(uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION directory_lock_users(uuid[]) TO sidle_app;
+
 CREATE FUNCTION directory_end_tokens(p_users uuid[], p_at timestamptz) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public
@@ -88,6 +111,6 @@ BEGIN
     PERFORM set_config('sidle.platform', outer_scope, true);
 END
 $$;
-COMMENT ON FUNCTION directory_end_tokens(uuid[], timestamptz) IS 'Refuses access tokens of these users issued before a time; for a tenant, of its members only.';
+COMMENT ON FUNCTION directory_end_tokens(uuid[], timestamptz) IS 'Refuses access tokens of these users issued until a time; for a tenant, of its members only.';
 REVOKE ALL ON FUNCTION directory_end_tokens(uuid[], timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_end_tokens(uuid[], timestamptz) TO sidle_app;

@@ -63,12 +63,13 @@ pub(super) async fn revoke(change: &mut Change<'_>, id: Uuid) -> Result<()> {
         return Ok(());
     }
     service_accounts::for_change(change, account, None).await?;
-    if !store::api_keys::revoke(&mut change.tx, id, change.now).await? {
+    let now = change.context().now();
+    if !store::api_keys::revoke(&mut change.tx, id, now).await? {
         return Ok(());
     }
-    store::service_accounts::end_tokens(&mut change.tx, account, change.now).await?;
+    store::service_accounts::end_tokens(&mut change.tx, account, now).await?;
     let event = about(change, EventType::ApiKeyRevoked, &key);
-    let event = change.ended(&[account], event);
+    let event = change.ended(&[account], now, event);
     change.record(event).await
 }
 

@@ -20,8 +20,9 @@ pub(super) struct Change<'a> {
     pub call: &'a Call,
     pub scope: Scope,
     pub tx: Tx,
+    /// When the change began.
     pub now: DateTime<Utc>,
-    principals: Vec<Uuid>,
+    principals: Vec<(Uuid, DateTime<Utc>)>,
     sessions: Vec<Uuid>,
 }
 
@@ -63,16 +64,19 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// Refuses the access tokens that these users have now; `event` is to tell of it.
+    /// Refuses the access tokens that these users have now; `event` is to tell of it. Their rows are locked before the
+    /// time is taken, so that no login or refresh that read the old rights can issue a token after it.
     pub async fn end_tokens(&mut self, users: &[Uuid], event: Event) -> Result<Event> {
-        store::tokens::end_users(&mut self.tx, users, self.now).await?;
-        Ok(self.ended(users, event))
+        store::tokens::lock_users(&mut self.tx, users).await?;
+        let at = self.directory.context.now();
+        store::tokens::end_users(&mut self.tx, users, at).await?;
+        Ok(self.ended(users, at, event))
     }
 
-    /// Notes that the tokens of these principals have ended, in `event` and for after the commit.
-    pub fn ended(&mut self, principals: &[Uuid], event: Event) -> Event {
-        self.principals.extend_from_slice(principals);
-        event.detail("tokens_valid_from", self.now.timestamp_micros()).detail("principals", ids(principals))
+    /// Notes that the tokens of these principals end at `at`, in `event` and for after the commit.
+    pub fn ended(&mut self, principals: &[Uuid], at: DateTime<Utc>, event: Event) -> Event {
+        self.principals.extend(principals.iter().map(|principal| (*principal, at)));
+        event.detail("tokens_valid_from", at.timestamp_micros()).detail("principals", ids(principals))
     }
 
     /// Ends the sessions of a user and refuses their tokens; says how many there were, and `event` is to tell of it.
@@ -87,8 +91,8 @@ impl<'a> Change<'a> {
     /// Makes it so, and refuses what has ended on this replica without waiting for the log.
     pub async fn commit(self) -> Result<()> {
         self.tx.commit().await?;
-        for principal in self.principals {
-            self.directory.revocations.end_tokens(principal, self.now);
+        for (principal, at) in self.principals {
+            self.directory.revocations.end_tokens(principal, at);
         }
         for session in self.sessions {
             self.directory.revocations.end_session(session);

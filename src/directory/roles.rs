@@ -111,7 +111,11 @@ async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> 
 async fn end_tokens_of_holders(change: &mut Change<'_>, role: &Role) -> Result<()> {
     let mut after = Uuid::nil();
     loop {
-        let users = store::tokens::holders_of_role(&mut change.tx, role.role_id, after, change::CHUNK).await?;
+        let (tx, id) = (&mut change.tx, role.role_id);
+        let users = match role.is_platform {
+            true => store::tokens::holders_of_platform_role(tx, id, after, change::CHUNK).await?,
+            false => store::tokens::holders_of_role(tx, id, after, change::CHUNK).await?,
+        };
         let Some(last) = users.last() else { return Ok(()) };
         after = *last;
         let event = about(change, EventType::RoleUpdated, role);

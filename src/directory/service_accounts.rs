@@ -66,13 +66,14 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     };
     delegation::covers(change.principal()?, after.tenant_id, &after.permissions)?;
     let rights_changed = before.permissions != after.permissions || before.status != after.status;
-    let ends_at = rights_changed.then_some(change.now);
+    // The row is locked, for which an exchange of a key waits: the time after that is late enough.
+    let ends_at = rights_changed.then(|| change.context().now());
     store::service_accounts::update(&mut change.tx, &after, ends_at).await?;
     let mut event = about(change, EventType::ServiceAccountUpdated, &after)
         .detail("old", facts(&before))
         .detail("new", facts(&after));
-    if rights_changed {
-        event = change.ended(&[id], event);
+    if let Some(at) = ends_at {
+        event = change.ended(&[id], at, event);
     }
     change.record(event).await?;
     store::service_accounts::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("service account"))
@@ -81,11 +82,11 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
 /// Deletes a service account with its keys; says how many there were.
 pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<i32> {
     let account = for_change(change, id, version).await?;
-    let now = change.now;
+    let now = change.context().now();
     let keys = store::api_keys::revoke_all(&mut change.tx, id, now).await?;
     store::service_accounts::delete(&mut change.tx, id, now).await?;
     let event = about(change, EventType::ServiceAccountDeleted, &account).detail("api_keys_revoked", keys);
-    let event = change.ended(&[id], event);
+    let event = change.ended(&[id], now, event);
     change.record(event).await?;
     Ok(i32::try_from(keys).unwrap_or(i32::MAX))
 }

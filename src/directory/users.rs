@@ -79,9 +79,9 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
 /// Edits a user.
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<User> {
     let before = for_change(change, id, Some(version)).await?;
-    let renamed = edit.email.is_some() || edit.username.is_some();
-    if renamed && before.is_master_admin && change.principal()?.id != id {
-        // With the address goes the way to set a new password.
+    // With the address goes the way to set a new password; until a demanded one is set, nothing is permitted.
+    let takes_over = edit.email.is_some() || edit.username.is_some() || edit.must_change_password.is_some();
+    if takes_over && before.is_master_admin && change.principal()?.id != id {
         return Err(admins::master());
     }
     let mut after = before.clone();

@@ -9,30 +9,30 @@ use sidle::proto::*;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::support::{ADMIN_PASSWORD, TestServer, cheap_hash};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
 
 /// An operator: a home of their own, and nothing of the test's environment.
-struct Operator {
+pub(crate) struct Operator {
     home: tempfile::TempDir,
     server: String,
 }
 
 /// What a run left behind.
 #[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Ran {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
 impl Operator {
-    fn new(server: &TestServer) -> Self {
+    pub fn new(server: &TestServer) -> Self {
         Self { home: tempfile::tempdir().unwrap(), server: server.grpc_url() }
     }
 
@@ -61,24 +61,36 @@ impl Operator {
         Ran { code: output.status.code().expect("ends by itself"), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    async fn run(&self, arguments: &[&str]) -> Ran {
+    pub async fn run(&self, arguments: &[&str]) -> Ran {
         self.run_with(arguments, &[], "").await
     }
 
     /// A run that must succeed, and its standard output.
-    async fn ok(&self, arguments: &[&str]) -> String {
+    pub async fn ok(&self, arguments: &[&str]) -> String {
         let ran = self.run(arguments).await;
         assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
         ran.out.trim().to_owned()
     }
 
-    async fn sign_in(&self, email: &str) {
+    pub async fn sign_in(&self, email: &str) {
         let ran = self.run_with(&["login", "--email", email], &[], &format!("{ADMIN_PASSWORD}\n")).await;
         assert_eq!(ran.code, 0, "{ran:?}");
     }
 
     fn credentials(&self) -> std::path::PathBuf {
         self.home.path().join(".config/sidle/credentials.json")
+    }
+}
+
+/// An address that a service can come back to: below the ports that the system gives away, so that no other test is
+/// given it meanwhile.
+pub(crate) fn lasting_address() -> String {
+    let entropy = sidle::context::Entropy::system();
+    loop {
+        let port = 15_000 + u16::from_le_bytes(entropy.array()) % 15_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return format!("127.0.0.1:{port}");
+        }
     }
 }
 
@@ -311,7 +323,11 @@ async fn an_import_tells_each_refused_row_and_takes_the_rest() {
 
 #[tokio::test]
 async fn the_audit_log_is_listed_and_followed_across_a_restart() {
-    let (server, operator) = signed_in().await;
+    let setup = Setup::new().await.with("SERVER__GRPC_ADDRESS", &lasting_address());
+    let server = setup.start().await;
+    server.admin().await;
+    let operator = Operator::new(&server);
+    operator.sign_in("root@platform.example").await;
     let listed = operator.ok(&["audit", "list", "--type", "user.authenticated"]).await;
     assert!(listed.contains("user.authenticated") && listed.contains("POSITION"), "{listed}");
 
@@ -322,10 +338,8 @@ async fn the_audit_log_is_listed_and_followed_across_a_restart() {
     assert!(first.contains("tenant.created"), "{first}");
 
     // The service goes away and comes back at the same address.
-    let address = server.grpc_url().trim_start_matches("http://").to_owned();
-    let setup = server.setup.clone();
     server.stop().await;
-    let server = setup.with("SERVER__GRPC_ADDRESS", &address).start().await;
+    let server = setup.start().await;
     operator.ok(&["tenants", "create", "second"]).await;
     let second = lines.next_line().await.unwrap().unwrap();
     assert!(second.contains("tenant.created") && second != first, "each event once: {first} / {second}");

@@ -8,6 +8,7 @@ mod cli;
 mod contract;
 mod directory;
 mod edge;
+mod kanidm_cli;
 mod kanidm_login;
 mod kanidm_migration;
 mod look;

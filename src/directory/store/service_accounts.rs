@@ -113,6 +113,14 @@ pub async fn end_tokens(tx: &mut PgConnection, id: Uuid, at: DateTime<Utc>) -> R
     Ok(())
 }
 
+/// Keeps exchanges of keys of every service account of a tenant waiting until the transaction ends.
+pub async fn lock_of_tenant(tx: &mut PgConnection, tenant: Uuid) -> Result<()> {
+    sqlx::query!("SELECT FROM service_accounts WHERE tenant_id = $1 ORDER BY service_account_id FOR UPDATE", tenant)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// Refuses tokens of every service account of a tenant issued before `at`, and says whose.
 pub async fn end_tokens_of_tenant(tx: &mut PgConnection, tenant: Uuid, at: DateTime<Utc>) -> Result<Vec<Uuid>> {
     let ids = sqlx::query_scalar!(

@@ -22,7 +22,13 @@ pub async fn has_platform_admin(tx: &mut PgConnection, now: DateTime<Utc>) -> Re
     Ok(found)
 }
 
-/// Refuses access tokens of these users that were issued before `at`.
+/// Keeps logins and refreshes of these users waiting until the transaction ends.
+pub async fn lock_users(tx: &mut PgConnection, users: &[Uuid]) -> Result<()> {
+    sqlx::query!("SELECT directory_lock_users($1)", users).execute(tx).await?;
+    Ok(())
+}
+
+/// Refuses access tokens of these users that were issued until `at`.
 pub async fn end_users(tx: &mut PgConnection, users: &[Uuid], at: DateTime<Utc>) -> Result<()> {
     sqlx::query!("SELECT directory_end_tokens($1, $2)", users, at).execute(tx).await?;
     Ok(())
@@ -36,13 +42,23 @@ pub async fn end_sessions(tx: &mut PgConnection, user: Uuid, reason: &str, now: 
     Ok(ended)
 }
 
-/// Users who have a role, after `after` by id.
+/// Users who have a tenant's or a shared role, after `after` by id.
 pub async fn holders_of_role(tx: &mut PgConnection, role: Uuid, after: Uuid, limit: i64) -> Result<Vec<Uuid>> {
     let users = sqlx::query_scalar!(
-        r#"SELECT user_id AS "user_id!" FROM (
-            SELECT user_id FROM memberships WHERE role_id = $1 AND user_id > $2
-            UNION SELECT user_id FROM platform_grants WHERE role_id = $1 AND user_id > $2) holders
-         ORDER BY user_id LIMIT $3"#,
+        "SELECT DISTINCT user_id FROM memberships WHERE role_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3",
+        role,
+        after,
+        limit
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(users)
+}
+
+/// Users who have a platform role, after `after` by id.
+pub async fn holders_of_platform_role(tx: &mut PgConnection, role: Uuid, after: Uuid, limit: i64) -> Result<Vec<Uuid>> {
+    let users = sqlx::query_scalar!(
+        "SELECT user_id FROM platform_grants WHERE role_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3",
         role,
         after,
         limit

@@ -183,6 +183,37 @@ async fn a_given_and_a_taken_role_count_at_once() {
     assert_eq!(reason(boss.directory.clone().disable_user(disable).await), "NOT_FOUND");
 }
 
+/// A refresh that read the old rights just before they change may issue its token while the change still waits for it.
+/// That token must not outlive the change.
+#[tokio::test]
+async fn a_token_issued_while_rights_change_does_not_keep_the_old_ones() {
+    let server = TestServer::start().await;
+    let root = server.admin().await;
+    let tenant = server.tenant("north").await;
+    let user = server.user(tenant, "ann@north.example", "user").await;
+    // As a refresh does: the user's row is locked, then the rights are read, then the token is issued.
+    let mut refresh = server.sql().begin().await.unwrap();
+    sqlx::query("SELECT FROM users WHERE user_id = $1 FOR SHARE").bind(user).execute(&mut *refresh).await.unwrap();
+    let mut directory = root.directory.clone();
+    let change = tokio::spawn(async move { directory.create_membership(grant(user, Some(tenant), ADMIN)).await });
+    let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND usename = 'sidle_app' AND wait_event_type = 'Lock')";
+    while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut *refresh).await.unwrap() {
+        tokio::task::yield_now().await;
+    }
+    server.context.clock.advance(std::time::Duration::from_secs(1));
+    let issued_at = server.context.now();
+    refresh.commit().await.unwrap();
+    change.await.unwrap().unwrap();
+    let valid_from: chrono::DateTime<chrono::Utc> =
+        sqlx::query_scalar("SELECT tokens_valid_from FROM users WHERE user_id = $1")
+            .bind(user)
+            .fetch_one(server.sql())
+            .await
+            .unwrap();
+    assert!(issued_at <= valid_from, "issued at {issued_at}, refused until {valid_from}");
+}
+
 #[tokio::test]
 async fn a_role_in_use_stays_and_a_built_in_one_as_it_is() {
     let server = TestServer::start().await;

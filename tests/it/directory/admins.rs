@@ -84,6 +84,12 @@ async fn the_master_administrator_stays_whatever_others_do() {
         validate_only: false,
     };
     assert_eq!(reason(d.update_user(takeover.clone()).await), "MASTER_ADMIN");
+    let locked_out = UpdateUserRequest {
+        user: Some(User { must_change_password: true, ..user.clone() }),
+        update_mask: mask(&["must_change_password"]),
+        validate_only: false,
+    };
+    assert_eq!(reason(d.update_user(locked_out).await), "MASTER_ADMIN");
     assert_eq!(get_user(&rival, &id).await, user);
     // Not even by mistake of one's own; but the address is one's own to change.
     let master = server.client(&server.sign_in("first@example.com").await.access_token);
