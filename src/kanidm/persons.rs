@@ -169,8 +169,11 @@ impl Kanidm {
             }
         }
         for chunk in mails.chunks(TERMS) {
-            let terms = chunk.iter().map(|mail| json!({"eq": ["mail", mail]})).collect();
-            for entry in self.search(terms).await? {
+            let terms: Vec<Value> = chunk.iter().map(|mail| json!({"eq": ["mail", mail]})).collect();
+            // Not every release keeps an index of addresses, and one that does not refuses a search for them alone:
+            // 1.11 answers 500 "backend". The class is indexed everywhere.
+            let persons_only = json!({"and": [{"eq": ["class", "person"]}, {"or": terms}]});
+            for entry in self.search_for(persons_only).await? {
                 for mail in entry.attrs.get("mail").into_iter().flatten() {
                     if wanted.contains(mail.as_str()) {
                         taken.mails.insert(mail.clone(), entry.uuid()?);
@@ -185,7 +188,11 @@ impl Kanidm {
         if terms.is_empty() {
             return Ok(Vec::new());
         }
-        let query = json!({"filter": {"or": terms}});
+        self.search_for(json!({"or": terms})).await
+    }
+
+    async fn search_for(&self, filter: Value) -> Result<Vec<Entry>> {
+        let query = json!({"filter": filter});
         let found: Found = self.call(Method::POST, &["v1", "raw", "search"], Body::Json(&query)).await?;
         Ok(found.entries)
     }
