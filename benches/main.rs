@@ -1,7 +1,7 @@
 //! The benchmarks that docs/performance.md quotes: each measures a promise beside its own limit, alternately in the same
 //! run, and prints the median of the ratios. Machines are shared and noisy: nothing here fails for being slow.
 //!
-//! `./run bench [verify|login|migration]`
+//! `./run bench [verify|login|import|migration]`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,7 @@
 )]
 #![allow(clippy::print_stdout, clippy::print_stderr, missing_docs, reason = "benchmarks talk to a person")]
 
+mod import;
 mod login;
 mod migration;
 mod verify;
@@ -72,6 +73,9 @@ fn main() {
         }
         if wanted("login") {
             rows.push(login::run().await);
+        }
+        if wanted("import") {
+            rows.push(import::run().await);
         }
         if wanted("migration") {
             rows.push(migration::run().await);

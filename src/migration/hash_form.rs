@@ -4,6 +4,9 @@
 pub const HIGHEST_COST: u8 = 14;
 /// The lowest cost that bcrypt knows.
 const LOWEST_COST: u8 = 4;
+/// Where the last character of the salt stands in a well-formed hash.
+const SALT_END: usize = 28;
+const ALPHABET: &[u8; 64] = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 /// Below this a login replaces the hash by a stronger one, and an import says so.
 pub const WEAK_BELOW: u8 = 10;
 
@@ -35,7 +38,7 @@ pub fn read(hash: &str) -> Result<HashForm, HashFault> {
     let (cost, rest) = hash[kind.len()..].split_once('$').ok_or(HashFault::Broken)?;
     let is_two_digits = cost.len() == 2 && cost.bytes().all(|b| b.is_ascii_digit());
     let is_payload = rest.len() == 53 && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'/');
-    if !is_two_digits || !is_payload || !has_canonical_ends(rest) {
+    if !is_two_digits || !is_payload || !has_whole_digest(rest) {
         return Err(HashFault::Broken);
     }
     let cost: u8 = cost.parse().map_err(|_| HashFault::Broken)?;
@@ -46,13 +49,27 @@ pub fn read(hash: &str) -> Result<HashForm, HashFault> {
     }
 }
 
-/// 22 characters hold four bits more than the 16 bytes of salt, 31 hold two more than the 23 of digest. Implementations
-/// write zeros there; a digest with other bits can never match, whatever the password. Salts with other bits were
-/// written by some (PHP takes what it is given), and verify.
-fn has_canonical_ends(payload: &str) -> bool {
-    const ALPHABET: &[u8; 64] = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let last = payload.as_bytes().last().and_then(|last| ALPHABET.iter().position(|c| c == last));
-    last.is_some_and(|value| value % 4 == 0)
+/// The 31 characters of the digest hold two bits more than its 23 bytes. They are always zero; a digest with other bits
+/// was damaged, and nothing can match it.
+fn has_whole_digest(payload: &str) -> bool {
+    payload.bytes().last().and_then(value).is_some_and(|value| value % 4 == 0)
+}
+
+/// The hash as today's implementations write it. The 22 characters of the salt hold four bits more than its 16 bytes,
+/// and some old programs left something there; those bits are no part of the salt, but strict readers refuse them.
+pub fn canonical(hash: &str) -> String {
+    let mut bytes = hash.as_bytes().to_vec();
+    if let Some(end) = bytes.get_mut(SALT_END)
+        && let Some(value) = value(*end)
+    {
+        *end = ALPHABET[value & 0b11_0000];
+    }
+    // Only ASCII was put where ASCII was.
+    String::from_utf8(bytes).unwrap_or_else(|_| hash.to_owned())
+}
+
+fn value(character: u8) -> Option<usize> {
+    ALPHABET.iter().position(|known| *known == character)
 }
 
 #[cfg(test)]
@@ -99,6 +116,20 @@ mod tests {
         assert_eq!(read(&format!("{}z", &GOOD[..59])), Err(HashFault::Broken));
     }
 
+    #[test]
+    fn spare_bits_in_the_salt_do_not_lock_anybody_out() {
+        let hash = bcrypt::hash_with_salt("secret", 4, [7; 16]).unwrap().format_for_version(bcrypt::Version::TwoB);
+        let salt_end = ALPHABET.iter().position(|c| *c == hash.as_bytes()[SALT_END]).unwrap();
+        for spare in 0..16 {
+            let mut other = hash.clone().into_bytes();
+            other[SALT_END] = ALPHABET[salt_end + spare];
+            let other = String::from_utf8(other).unwrap();
+            assert!(read(&other).is_ok());
+            assert_eq!(canonical(&other), hash);
+            assert!(bcrypt::verify("secret", &canonical(&other)).unwrap());
+        }
+    }
+
     proptest! {
         #[test]
         fn real_hashes_are_accepted(password in "\\PC{1,20}", salt: [u8; 16]) {
@@ -111,6 +142,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "\\PC*|\\$2[abxy]\\$[0-9$]{0,6}.{0,60}") {
             let _ = read(&text);
+            let _ = canonical(&text);
         }
     }
 }

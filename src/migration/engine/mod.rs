@@ -78,10 +78,8 @@ impl Engine {
     /// What goes wrong is logged and tried again.
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let worked = tokio::select! {
-                worked = self.work_once(&stop) => worked,
-                () = stop.cancelled() => break,
-            };
+            // It looks at `stop` by itself, and gives the job back before it returns.
+            let worked = self.work_once(&stop).await;
             let pause = match worked {
                 Ok(true) => continue,
                 Ok(false) => self.parts.config.poll,

@@ -196,7 +196,7 @@ impl Row {
             email_key: input::key(email),
             username,
             full_name: self.full_name.trim().to_owned(),
-            password_hash: form.map(|_| hash.to_owned()),
+            password_hash: form.map(|_| hash_form::canonical(hash)),
             form,
             status,
             created_at: self.created_at.unwrap_or_default(),

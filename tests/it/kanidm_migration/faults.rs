@@ -102,3 +102,37 @@ async fn planning_with_kanidm_down_says_so() {
     stage.kanidm.heal().await.unwrap();
     assert_eq!(stage.plan().await.total, 3);
 }
+
+#[tokio::test]
+async fn a_silent_stream_shows_that_it_lives() {
+    let Some(stage) = stage("a_silent_stream_shows_that_it_lives").await else { return };
+    stage.users(3).await;
+    let plan = stage.plan().await;
+    stage.kanidm.fault(Fault::Stall, CREATE, 0, None).await.unwrap();
+    let migration = stage.start(&plan).await;
+    let interval = prost_types::Duration { seconds: 1, nanos: 0 };
+    let mut request = WatchMigrationRequest {
+        migration_id: migration.migration_id.clone(),
+        heartbeat_interval: Some(interval),
+        ..Default::default()
+    };
+    let mut seen = Vec::new();
+    let mut stream = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
+    while seen.iter().filter(|message: &&WatchMigrationResponse| message.heartbeat).count() < 2 {
+        seen.push(stream.message().await.unwrap().unwrap());
+    }
+    // A heartbeat's cursor is as good as any.
+    request.cursor = seen.last().unwrap().cursor.clone();
+    stage.kanidm.heal().await.unwrap();
+    let mut stream = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
+    while let Some(message) = stream.message().await.unwrap() {
+        seen.push(message);
+    }
+    adds_up(&seen);
+    assert_eq!(counts(seen.last().unwrap()), (3, 0, 0, 0));
+    for seconds in [0, 61] {
+        request.heartbeat_interval = Some(prost_types::Duration { seconds, nanos: 0 });
+        let refused = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap_err();
+        assert_eq!(crate::migration::reason(&refused), "INVALID_FIELD");
+    }
+}

@@ -315,12 +315,14 @@ async fn the_sample_files_give_what_they_promise() {
     let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/sample");
     let expected: serde_json::Value =
         serde_json::from_slice(&std::fs::read(samples.join("expected.json")).unwrap()).unwrap();
+    let mut low_cost = 0;
     for name in ["legacy-users.csv", "legacy-users.jsonl"] {
         let path = samples.join(name);
         let file = std::fs::File::open(&path).unwrap();
         let rows = legacy_file::read(file, Format::of(&path).unwrap()).unwrap();
         let rows: Vec<ImportRow> = rows.map(|row| row.unwrap().into()).collect();
         let imported = import(&client, ImportHeader { source: "sample".to_owned(), ..header("") }, rows).await.unwrap();
+        low_cost += imported.summary.reasons.iter().find(|c| c.reason() == ImportReason::LowCost).map_or(0, |c| c.rows);
         let totals = &expected["totals_by_file"][name];
         assert_eq!(totals["rows"], imported.summary.rows, "{name}");
         assert_eq!(totals["accepted"], imported.summary.accepted, "{name}");
@@ -338,5 +340,6 @@ async fn the_sample_files_give_what_they_promise() {
             assert_eq!(counted.map(|count| count.rows), rows.as_i64(), "{name}: {reason}");
         }
     }
+    assert_eq!(low_cost, expected["remarks"]["LOW_COST"]["count"].as_i64().unwrap());
     assert_eq!(users(&server).await, expected["totals"]["accepted"].as_i64().unwrap());
 }

@@ -14,6 +14,7 @@ use sidle_dev::postgres::Database;
 pub const NEEDS_DEV_KANIDM: &[&str] = &[
     "a_lost_reply_to_a_batch_with_guilty_entries_still_ends_right",
     "a_renewal_whose_answer_got_lost_at_kanidm_asks_for_a_new_login_at_worst",
+    "a_silent_stream_shows_that_it_lives",
     "an_outage_stops_the_logins_through_kanidm_and_no_other",
     "kanidms_keys_are_not_fetched_for_every_login",
     "killed_while_kanidm_works_nobody_is_made_twice",
