@@ -184,15 +184,20 @@ pub(super) fn configured(kanidm: Option<&Kanidm>) -> Result<&Kanidm> {
 
 /// Looks whether the group is there under its uuid, or its name is another's.
 async fn look(kanidm: &Kanidm, mut group: TenantGroup) -> Result<TenantGroup> {
-    if let Some(uuid) = group.uuid
-        && kanidm.group(&uuid.to_string()).await?.is_some()
-    {
-        group.standing = Standing::Confirmed;
-    } else if kanidm.group(&group.name).await?.is_some() {
-        group.standing = Standing::NotOurs;
-    } else {
-        group.standing = Standing::Created;
-    }
+    let by_uuid = match group.uuid {
+        Some(uuid) => kanidm.group(&uuid.to_string()).await?,
+        None => None,
+    };
+    let found = match by_uuid {
+        Some(found) => Some(found),
+        None => kanidm.group(&group.name).await?,
+    };
+    group.standing = match found {
+        // Also when it is found by name only: another replica may have made it between the two questions.
+        Some(found) if Some(found.uuid) == group.uuid => Standing::Confirmed,
+        Some(_) => Standing::NotOurs,
+        None => Standing::Created,
+    };
     Ok(group)
 }
 

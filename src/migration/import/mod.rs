@@ -4,8 +4,12 @@ mod mapping;
 mod row;
 mod run;
 mod store;
+mod summary;
+mod taken;
 
 pub use self::mapping::Header;
 pub use self::row::{Row, Verdict};
-pub use self::run::{HashCounts, Import, Summary};
-pub(super) use self::run::{hashes_from_json, hashes_to_json, hex, unreadable};
+pub use self::run::Import;
+pub(super) use self::run::unreadable;
+pub use self::summary::{HashCounts, Summary};
+pub(super) use self::summary::{hashes_from_json, hashes_to_json, hex};

@@ -1,14 +1,15 @@
 //! An import at work: one transaction from the first row to the summary.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::mapping::{Header, Mapping};
-use super::row::{Candidate, Finding, Row, Verdict, digest};
-use super::store::{self, Holder};
+use super::row::{Candidate, Row, Verdict, digest};
+use super::store;
+use super::summary::{Summary, hashes_from_json, hashes_to_json, hex, reasons_from_json, reasons_to_json};
+use super::taken::{Taken, accepted, refused};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
 use crate::context::Context;
@@ -20,36 +21,6 @@ use crate::migration::vocabulary::{ImportOutcome, ImportReason};
 const BATCH: usize = 1000;
 /// Rows collide with users who come in at the same time at most so often in a row.
 const ROUNDS: usize = 8;
-
-/// Rows by finding.
-pub type ReasonCounts = BTreeMap<ImportReason, i64>;
-/// Users by prefix and cost of their hash; `("", 0)` for none.
-pub type HashCounts = BTreeMap<(String, i32), i64>;
-
-/// What became of an import.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// The import; none when it was only validated.
-    pub import_id: Option<Uuid>,
-    /// Rows that arrived.
-    pub rows: i64,
-    /// Rows that came in.
-    pub accepted: i64,
-    /// Those of them with remarks.
-    pub with_remarks: i64,
-    /// Rows that were there already.
-    pub already_there: i64,
-    /// Rows that were refused.
-    pub refused: i64,
-    /// Rows by finding.
-    pub reasons: ReasonCounts,
-    /// Hashes that came in.
-    pub hashes: HashCounts,
-    /// Digest over mapping and rows.
-    pub digest: Vec<u8>,
-    /// Whether this repeats an earlier import's summary.
-    pub repeated: bool,
-}
 
 /// An import at work. Dropped without [`Import::finish`], it has never been.
 pub struct Import {
@@ -285,112 +256,6 @@ pub(in crate::migration) fn unreadable(text: &'static str) -> Fault {
     Fault::new(Reason::ImportUnreadable, text)
 }
 
-fn refused(line: i64, findings: Vec<Finding>) -> Verdict {
-    Verdict { line, outcome: ImportOutcome::Refused, user_id: None, findings }
-}
-
-fn accepted(row: Candidate) -> Verdict {
-    let outcome = if row.remarks.is_empty() { ImportOutcome::Accepted } else { ImportOutcome::AcceptedWithRemarks };
-    Verdict { line: row.line, outcome, user_id: Some(row.user_id), findings: row.remarks }
-}
-
-/// Who has what: users in the database, and rows of the same batch that are about to come in.
-struct Taken<'a> {
-    import_id: Uuid,
-    by_id: HashMap<Uuid, &'a Holder>,
-    by_email: HashMap<&'a str, &'a Holder>,
-    by_username: HashSet<&'a str>,
-    by_legacy_id: HashMap<&'a str, &'a Holder>,
-    source: &'a str,
-    coming_emails: HashSet<String>,
-    coming_usernames: HashSet<String>,
-    coming_legacy_ids: HashSet<String>,
-    coming_ids: HashSet<Uuid>,
-}
-
-impl<'a> Taken<'a> {
-    fn new(holders: &'a [Holder], source: &'a str, import_id: Uuid) -> Self {
-        let living = || holders.iter().filter(|holder| !holder.is_deleted);
-        let from_here = holders.iter().filter(|holder| holder.import_source.as_deref() == Some(source));
-        Self {
-            import_id,
-            by_id: holders.iter().map(|holder| (holder.user_id, holder)).collect(),
-            by_email: living().map(|holder| (holder.email_key.as_str(), holder)).collect(),
-            by_username: living().filter_map(|holder| holder.username_key.as_deref()).collect(),
-            by_legacy_id: from_here.filter_map(|holder| Some((holder.legacy_id.as_deref()?, holder))).collect(),
-            source,
-            coming_emails: HashSet::new(),
-            coming_usernames: HashSet::new(),
-            coming_legacy_ids: HashSet::new(),
-            coming_ids: HashSet::new(),
-        }
-    }
-
-    /// The verdict about a row, or none when it may come in; a username that somebody has is dropped then.
-    fn decide(&mut self, row: &mut Candidate) -> Option<Verdict> {
-        if let Some(same) = self.same_row(row)
-            && same.import_id != Some(self.import_id)
-        {
-            return Some(if same.import_digest.as_deref() == Some(&row.digest) {
-                Verdict {
-                    line: row.line,
-                    outcome: ImportOutcome::AlreadyImported,
-                    user_id: Some(same.user_id),
-                    findings: Vec::new(),
-                }
-            } else {
-                refused(row.line, vec![Finding { reason: ImportReason::RowChanged, field: "" }])
-            });
-        }
-        let findings = self.collisions(row);
-        if !findings.is_empty() {
-            return Some(refused(row.line, findings));
-        }
-        if let Some(key) = row.username_key()
-            && (self.by_username.contains(key.as_str()) || !self.coming_usernames.insert(key))
-        {
-            row.drop_username();
-        }
-        self.coming_emails.insert(row.email_key.clone());
-        self.coming_ids.insert(row.user_id);
-        self.coming_legacy_ids.extend(row.legacy_id.clone());
-        None
-    }
-
-    /// The user whom this very row of the old system has become.
-    fn same_row(&self, row: &Candidate) -> Option<&'a Holder> {
-        match &row.legacy_id {
-            Some(legacy_id) => self.by_legacy_id.get(legacy_id.as_str()).copied(),
-            // A row without an id is known by its address.
-            None => self
-                .by_email
-                .get(row.email_key.as_str())
-                .copied()
-                .filter(|holder| holder.legacy_id.is_none() && holder.import_source.as_deref() == Some(self.source)),
-        }
-    }
-
-    fn collisions(&self, row: &Candidate) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let by_email = self.by_email.get(row.email_key.as_str());
-        let of_this_import = |holder: &&Holder| holder.import_id == Some(self.import_id);
-        if self.coming_emails.contains(&row.email_key) || by_email.is_some_and(of_this_import) {
-            findings.push(Finding { reason: ImportReason::EmailDuplicate, field: "email" });
-        } else if by_email.is_some() {
-            findings.push(Finding { reason: ImportReason::EmailTaken, field: "email" });
-        }
-        let is_legacy_id_here = row.legacy_id.as_deref().is_some_and(|id| {
-            self.coming_legacy_ids.contains(id) || self.by_legacy_id.get(id).is_some_and(of_this_import)
-        });
-        if is_legacy_id_here {
-            findings.push(Finding { reason: ImportReason::LegacyIdDuplicate, field: "legacy_id" });
-        } else if row.keeps_id && (self.by_id.contains_key(&row.user_id) || self.coming_ids.contains(&row.user_id)) {
-            findings.push(Finding { reason: ImportReason::UserIdTaken, field: "legacy_id" });
-        }
-        findings
-    }
-}
-
 /// Digest over what decides how rows are read. Not over `request_id`, which may differ between two tries.
 fn header_digest(header: &Header) -> [u8; 32] {
     let mapping = |map: &BTreeMap<String, String>| digest(map.iter().flat_map(|(k, v)| [k.as_bytes(), v.as_bytes()]));
@@ -402,33 +267,4 @@ fn header_digest(header: &Header) -> [u8; 32] {
         &mapping(&header.roles),
         header.default_role.as_bytes(),
     ])
-}
-
-/// Lower-case hexadecimal.
-pub(in crate::migration) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn reasons_to_json(reasons: &ReasonCounts) -> Value {
-    reasons.iter().map(|(reason, rows)| (reason.as_str().to_owned(), Value::from(*rows))).collect()
-}
-
-fn reasons_from_json(reasons: &Value) -> ReasonCounts {
-    let entries = reasons.as_object().into_iter().flatten();
-    entries.filter_map(|(word, rows)| Some((ImportReason::parse(word)?, rows.as_i64()?))).collect()
-}
-
-/// Counts of hashes as they are kept.
-pub(in crate::migration) fn hashes_to_json(hashes: &HashCounts) -> Value {
-    hashes.iter().map(|((kind, cost), users)| json!({"kind": kind, "cost": cost, "users": users})).collect()
-}
-
-/// Counts of hashes as they were kept.
-pub(in crate::migration) fn hashes_from_json(hashes: &Value) -> HashCounts {
-    let entries = hashes.as_array().into_iter().flatten();
-    let read = |entry: &Value| {
-        let cost = i32::try_from(entry["cost"].as_i64()?).ok()?;
-        Some(((entry["kind"].as_str()?.to_owned(), cost), entry["users"].as_i64()?))
-    };
-    entries.filter_map(read).collect()
 }

@@ -1,6 +1,8 @@
 //! Several replicas on one database.
 
 use sidle::proto::*;
+use sidle_dev::kanidm::Fault;
+use uuid::Uuid;
 
 use super::{counts, stage};
 
@@ -39,17 +41,34 @@ async fn two_replicas_share_the_work_and_do_nothing_twice() {
     stage.moved(&stage.mails(200, &[])).await;
 }
 
-/// The replica that holds the job falls silent without giving it back.
 #[tokio::test]
-async fn a_lapsed_lease_is_taken_over_and_the_old_holder_can_write_no_more() {
-    let Some(stage) = stage("a_lapsed_lease_is_taken_over_and_the_old_holder_can_write_no_more").await else { return };
+async fn two_replicas_that_make_groups_at_once_make_the_same() {
+    let Some(stage) = stage("two_replicas_that_make_groups_at_once_make_the_same").await else { return };
+    let other = stage.setup.start().await.client(&stage.token);
+    let mut tenants = Vec::new();
+    for n in 0..12 {
+        tenants.push(stage.server.tenant(&format!("{}-{n}", stage.slug)).await.to_string());
+    }
+    let sync = async |client: &crate::support::Client| {
+        let request = SyncTenantGroupsRequest { tenant_ids: tenants.clone(), validate_only: false };
+        let groups = client.migration.clone().sync_tenant_groups(request).await.unwrap().into_inner().groups;
+        groups.into_iter().map(|group| (group.group_name, group.group_uuid)).collect::<Vec<_>>()
+    };
+    let (here, there) = tokio::join!(sync(&stage.client), sync(&other));
+    assert_eq!((here.len(), &here), (24, &there));
+}
+
+/// The replica that held the job fell silent in the middle and never gave it back.
+#[tokio::test]
+async fn a_lapsed_lease_is_taken_over_where_its_holder_left_it() {
+    let Some(stage) = stage("a_lapsed_lease_is_taken_over_where_its_holder_left_it").await else { return };
     stage.users(50).await;
     let plan = stage.plan().await;
     let migration = stage.start(&plan).await;
     stage.watch(&migration).await;
     // Put back to where a holder died in the middle: some done, some created, some only intended, one not begun.
-    let id = uuid::Uuid::parse_str(&migration.migration_id).unwrap();
-    let ghost = uuid::Uuid::new_v4();
+    let id = Uuid::parse_str(&migration.migration_id).unwrap();
+    let ghost = Uuid::new_v4();
     let sql = stage.server.sql();
     for statement in [
         "UPDATE users SET auth_method = 'password', kanidm_user_id = NULL, kanidm_name = NULL, kanidm_synced_at = NULL
@@ -78,4 +97,41 @@ async fn a_lapsed_lease_is_taken_over_and_the_old_holder_can_write_no_more() {
     .await
     .unwrap();
     assert_eq!(taken_over, 1);
+}
+
+/// A holder that lost its lease while Kanidm had its requests writes nothing of what comes back.
+#[tokio::test]
+async fn who_lost_the_lease_writes_no_more() {
+    let Some(stage) = stage("who_lost_the_lease_writes_no_more").await else { return };
+    stage.users(80).await;
+    let plan = stage.plan().await;
+    stage.kanidm.fault(Fault::Stall, "/v1/raw/create", 0, None).await.unwrap();
+    let migration = stage.start(&plan).await;
+    let (id, ghost, sql) = (Uuid::parse_str(&migration.migration_id).unwrap(), Uuid::new_v4(), stage.server.sql());
+    // Both batches are with Kanidm.
+    while stage.kanidm.requests("POST /v1/raw/create").await.unwrap() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let steal = "UPDATE migrations SET lease_owner = $2, lease_epoch = lease_epoch + 1,
+                     lease_until = clock_timestamp() + interval '1 hour' WHERE migration_id = $1";
+    sqlx::query(steal).bind(id).bind(ghost).execute(sql).await.unwrap();
+    stage.kanidm.heal().await.unwrap();
+    while stage.persons().await.len() < 80 {
+        tokio::task::yield_now().await;
+    }
+    let lapse = "UPDATE migrations SET lease_until = clock_timestamp() - interval '1 ms' WHERE migration_id = $1";
+    sqlx::query(lapse).bind(id).execute(sql).await.unwrap();
+    let seen = stage.watch(&migration).await;
+    assert_eq!(counts(seen.last().unwrap()), (80, 0, 0, 0));
+    stage.moved(&stage.mails(80, &[])).await;
+    // The first step after the start is the taking over, so nothing was written before it.
+    let first: String =
+        sqlx::query_scalar("SELECT event_type FROM audit_events WHERE target_id = $1 AND details ->> 'step' = '1'")
+            .bind(&migration.migration_id)
+            .fetch_one(sql)
+            .await
+            .unwrap();
+    assert_eq!(first, "migration.taken_over");
+    let items = stage.items(&migration.migration_id).await;
+    assert!(items.values().all(|item| item.attempts == 2), "every item was taken up by both");
 }

@@ -20,6 +20,7 @@ pub const NEEDS_DEV_KANIDM: &[&str] = &[
     "killed_while_kanidm_works_nobody_is_made_twice",
     "lost_replies_give_nobody_two_persons_or_none",
     "planning_with_kanidm_down_says_so",
+    "who_lost_the_lease_writes_no_more",
     "with_kanidm_down_the_job_waits_and_goes_on_by_itself",
 ];
 

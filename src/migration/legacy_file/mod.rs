@@ -2,15 +2,19 @@
 //! tool. A row that cannot be read is passed on as such, with its line; what shows that the file itself is not what it
 //! should be (binary, cut short, no such columns) is one error for the whole file.
 
-use std::cell::Cell;
+mod csv_rows;
+mod json_rows;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
-use std::rc::Rc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
-use serde_json::Value;
 
+use self::csv_rows::CsvRows;
+use self::json_rows::JsonRows;
 use super::hash_form;
 
 /// A longer row is no row of a user table.
@@ -230,219 +234,11 @@ pub fn read<'a>(
 ) -> Result<Box<dyn Iterator<Item = Result<LegacyRow, FileFault>> + 'a>, FileFault> {
     match format {
         Format::Csv => Ok(Box::new(CsvRows::new(file)?)),
-        Format::JsonLines => Ok(Box::new(JsonRows { file: BufReader::new(file), line: 0, rows: 0, ended: false })),
+        Format::JsonLines => Ok(Box::new(JsonRows::new(file))),
     }
-}
-
-/// What the reader below has seen, shared with whoever reads through it.
-#[derive(Debug, Default)]
-struct Seen {
-    since_row: Cell<u64>,
-    last_byte: Cell<u8>,
-    at_end: Cell<bool>,
-}
-
-/// Bounds the length of a row, and remembers whether the file ended with a line break.
-struct Watched<R> {
-    file: R,
-    seen: Rc<Seen>,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.seen.since_row.get() > LONGEST_ROW {
-            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
-        }
-        let length = self.file.read(buffer)?;
-        self.seen.since_row.set(self.seen.since_row.get() + length as u64);
-        match buffer[..length].last() {
-            Some(last) => self.seen.last_byte.set(*last),
-            None => self.seen.at_end.set(true),
-        }
-        Ok(length)
-    }
-}
-
-struct CsvRows<R> {
-    reader: csv::Reader<Watched<R>>,
-    seen: Rc<Seen>,
-    columns: Vec<Column>,
-    record: csv::ByteRecord,
-    rows: u64,
-    ended: bool,
-}
-
-impl<R: Read> CsvRows<R> {
-    fn new(file: R) -> Result<Self, FileFault> {
-        let seen = Rc::<Seen>::default();
-        let watched = Watched { file, seen: Rc::clone(&seen) };
-        let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(watched);
-        let mut record = csv::ByteRecord::new();
-        if !reader.read_byte_record(&mut record).map_err(|e| csv_fault(e, 1))? {
-            return Err(FileFault::Empty);
-        }
-        let header = text(&record, 1)?;
-        let mut columns = Vec::with_capacity(header.len());
-        for name in header {
-            let column = Column::of(name).ok_or_else(|| FileFault::UnknownColumn(shown(name)))?;
-            if columns.contains(&column) {
-                return Err(FileFault::RepeatedColumn(shown(name)));
-            }
-            columns.push(column);
-        }
-        if !columns.contains(&Column::Email) {
-            return Err(FileFault::MissingColumn("email"));
-        }
-        Ok(Self { reader, seen, columns, record, rows: 0, ended: false })
-    }
-
-    fn row(&mut self) -> Result<Option<LegacyRow>, FileFault> {
-        self.seen.since_row.set(0);
-        let expected = self.reader.position().line();
-        if !self.reader.read_byte_record(&mut self.record).map_err(|e| csv_fault(e, expected))? {
-            return if self.rows == 0 { Err(FileFault::Empty) } else { Ok(None) };
-        }
-        self.rows += 1;
-        let line = self.record.position().map_or(expected, csv::Position::line);
-        let fields = text(&self.record, line)?;
-        // The end of the file was reached within this row: either it has no line break after it, or its line break
-        // belongs to a quotation that is still open.
-        let is_unended = self.seen.at_end.get();
-        let is_quotation_open = is_unended && self.seen.last_byte.get() == b'\n';
-        if is_quotation_open || (is_unended && fields.len() != self.columns.len()) {
-            return Err(FileFault::Truncated(line));
-        }
-        if fields.len() != self.columns.len() {
-            let why = format!("the row has {} fields, the first line {}", fields.len(), self.columns.len());
-            return Ok(Some(LegacyRow::unreadable(line, why)));
-        }
-        let mut row = LegacyRow { line, ..LegacyRow::default() };
-        for (column, value) in self.columns.iter().zip(fields) {
-            if let Err(why) = row.set(*column, value) {
-                return Ok(Some(LegacyRow::unreadable(line, why)));
-            }
-        }
-        if is_unended && row.looks_cut() {
-            return Err(FileFault::Truncated(line));
-        }
-        Ok(Some(row))
-    }
-}
-
-impl<R: Read> Iterator for CsvRows<R> {
-    type Item = Result<LegacyRow, FileFault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let row = self.row().transpose();
-        self.ended = !matches!(row, Some(Ok(_)));
-        row
-    }
-}
-
-fn csv_fault(error: csv::Error, line: u64) -> FileFault {
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => FileFault::RowTooLong(line),
-        csv::ErrorKind::Io(error) => FileFault::Io(error),
-        _ => FileFault::NotText(line),
-    }
-}
-
-/// The fields as text. A NUL is text to UTF-8, and to nobody else.
-fn text(record: &csv::ByteRecord, line: u64) -> Result<Vec<&str>, FileFault> {
-    record
-        .iter()
-        .map(|field| std::str::from_utf8(field).ok().filter(|field| !field.contains('\0')))
-        .collect::<Option<Vec<&str>>>()
-        .ok_or(FileFault::NotText(line))
 }
 
 /// A column's name, short enough for a message and without what a terminal would obey.
 fn shown(name: &str) -> String {
     name.trim().chars().filter(|c| !c.is_control()).take(40).collect()
 }
-
-struct JsonRows<R> {
-    file: BufReader<R>,
-    line: u64,
-    rows: u64,
-    ended: bool,
-}
-
-impl<R: Read> JsonRows<R> {
-    fn row(&mut self) -> Result<Option<LegacyRow>, FileFault> {
-        loop {
-            let mut bytes = Vec::new();
-            self.line += 1;
-            (&mut self.file).take(LONGEST_ROW + 1).read_until(b'\n', &mut bytes).map_err(FileFault::Io)?;
-            if bytes.is_empty() {
-                return if self.rows == 0 { Err(FileFault::Empty) } else { Ok(None) };
-            }
-            if bytes.len() as u64 > LONGEST_ROW {
-                return Err(FileFault::RowTooLong(self.line));
-            }
-            let has_line_break = bytes.ends_with(b"\n");
-            let text = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0'));
-            let text = match text {
-                Some(text) => text.trim_start_matches('\u{feff}').trim(),
-                // A character cut in half at the very end is a cut, not another encoding.
-                None if !has_line_break && self.rows > 0 => return Err(FileFault::Truncated(self.line)),
-                None => return Err(FileFault::NotText(self.line)),
-            };
-            if text.is_empty() {
-                continue;
-            }
-            if self.rows == 0 && text.starts_with('[') {
-                return Err(FileFault::JsonArray);
-            }
-            self.rows += 1;
-            return self.parse(text, has_line_break).map(Some);
-        }
-    }
-
-    fn parse(&self, text: &str, has_line_break: bool) -> Result<LegacyRow, FileFault> {
-        let line = self.line;
-        let row = match serde_json::from_str(text) {
-            Ok(Value::Object(fields)) => json_row(line, fields).unwrap_or_else(|why| LegacyRow::unreadable(line, why)),
-            Err(_) if !has_line_break => return Err(FileFault::Truncated(line)),
-            _ => LegacyRow::unreadable(line, "the line is not a JSON object"),
-        };
-        if !has_line_break && row.looks_cut() { Err(FileFault::Truncated(line)) } else { Ok(row) }
-    }
-}
-
-fn json_row(line: u64, fields: serde_json::Map<String, Value>) -> Result<LegacyRow, String> {
-    let mut row = LegacyRow { line, ..LegacyRow::default() };
-    for (key, value) in fields {
-        let column = Column::of(&key).ok_or_else(|| format!("key `{}` is not known", shown(&key)))?;
-        match value {
-            Value::Null => {}
-            Value::String(text) => row.set(column, &text)?,
-            Value::Number(number) if matches!(column, Column::Id | Column::IsActive) => {
-                row.set(column, &number.to_string())?
-            }
-            Value::Bool(flag) if column == Column::IsActive => row.is_active = Some(flag),
-            _ => return Err(format!("key `{}` has a value of another kind than it should", shown(&key))),
-        }
-    }
-    Ok(row)
-}
-
-impl<R: Read> Iterator for JsonRows<R> {
-    type Item = Result<LegacyRow, FileFault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let row = self.row().transpose();
-        self.ended = !matches!(row, Some(Ok(_)));
-        row
-    }
-}
-
-#[cfg(test)]
-#[path = "legacy_file_tests.rs"]
-mod tests;

@@ -1,0 +1,115 @@
+//! Who has what: the decision about a row that is good by itself.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::row::{Candidate, Finding, Verdict};
+use super::store::Holder;
+use crate::migration::vocabulary::{ImportOutcome, ImportReason};
+
+pub(super) fn refused(line: i64, findings: Vec<Finding>) -> Verdict {
+    Verdict { line, outcome: ImportOutcome::Refused, user_id: None, findings }
+}
+
+pub(super) fn accepted(row: Candidate) -> Verdict {
+    let outcome = if row.remarks.is_empty() { ImportOutcome::Accepted } else { ImportOutcome::AcceptedWithRemarks };
+    Verdict { line: row.line, outcome, user_id: Some(row.user_id), findings: row.remarks }
+}
+
+/// Who has what: users in the database, and rows of the same batch that are about to come in.
+pub(super) struct Taken<'a> {
+    import_id: Uuid,
+    by_id: HashMap<Uuid, &'a Holder>,
+    by_email: HashMap<&'a str, &'a Holder>,
+    by_username: HashSet<&'a str>,
+    by_legacy_id: HashMap<&'a str, &'a Holder>,
+    source: &'a str,
+    coming_emails: HashSet<String>,
+    coming_usernames: HashSet<String>,
+    coming_legacy_ids: HashSet<String>,
+    coming_ids: HashSet<Uuid>,
+}
+
+impl<'a> Taken<'a> {
+    pub(super) fn new(holders: &'a [Holder], source: &'a str, import_id: Uuid) -> Self {
+        let living = || holders.iter().filter(|holder| !holder.is_deleted);
+        let from_here = holders.iter().filter(|holder| holder.import_source.as_deref() == Some(source));
+        Self {
+            import_id,
+            by_id: holders.iter().map(|holder| (holder.user_id, holder)).collect(),
+            by_email: living().map(|holder| (holder.email_key.as_str(), holder)).collect(),
+            by_username: living().filter_map(|holder| holder.username_key.as_deref()).collect(),
+            by_legacy_id: from_here.filter_map(|holder| Some((holder.legacy_id.as_deref()?, holder))).collect(),
+            source,
+            coming_emails: HashSet::new(),
+            coming_usernames: HashSet::new(),
+            coming_legacy_ids: HashSet::new(),
+            coming_ids: HashSet::new(),
+        }
+    }
+
+    /// The verdict about a row, or none when it may come in; a username that somebody has is dropped then.
+    pub(super) fn decide(&mut self, row: &mut Candidate) -> Option<Verdict> {
+        if let Some(same) = self.same_row(row)
+            && same.import_id != Some(self.import_id)
+        {
+            return Some(if same.import_digest.as_deref() == Some(&row.digest) {
+                Verdict {
+                    line: row.line,
+                    outcome: ImportOutcome::AlreadyImported,
+                    user_id: Some(same.user_id),
+                    findings: Vec::new(),
+                }
+            } else {
+                refused(row.line, vec![Finding { reason: ImportReason::RowChanged, field: "" }])
+            });
+        }
+        let findings = self.collisions(row);
+        if !findings.is_empty() {
+            return Some(refused(row.line, findings));
+        }
+        if let Some(key) = row.username_key()
+            && (self.by_username.contains(key.as_str()) || !self.coming_usernames.insert(key))
+        {
+            row.drop_username();
+        }
+        self.coming_emails.insert(row.email_key.clone());
+        self.coming_ids.insert(row.user_id);
+        self.coming_legacy_ids.extend(row.legacy_id.clone());
+        None
+    }
+
+    /// The user whom this very row of the old system has become.
+    fn same_row(&self, row: &Candidate) -> Option<&'a Holder> {
+        match &row.legacy_id {
+            Some(legacy_id) => self.by_legacy_id.get(legacy_id.as_str()).copied(),
+            // A row without an id is known by its address.
+            None => self
+                .by_email
+                .get(row.email_key.as_str())
+                .copied()
+                .filter(|holder| holder.legacy_id.is_none() && holder.import_source.as_deref() == Some(self.source)),
+        }
+    }
+
+    fn collisions(&self, row: &Candidate) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let by_email = self.by_email.get(row.email_key.as_str());
+        let of_this_import = |holder: &&Holder| holder.import_id == Some(self.import_id);
+        if self.coming_emails.contains(&row.email_key) || by_email.is_some_and(of_this_import) {
+            findings.push(Finding { reason: ImportReason::EmailDuplicate, field: "email" });
+        } else if by_email.is_some() {
+            findings.push(Finding { reason: ImportReason::EmailTaken, field: "email" });
+        }
+        let is_legacy_id_here = row.legacy_id.as_deref().is_some_and(|id| {
+            self.coming_legacy_ids.contains(id) || self.by_legacy_id.get(id).is_some_and(of_this_import)
+        });
+        if is_legacy_id_here {
+            findings.push(Finding { reason: ImportReason::LegacyIdDuplicate, field: "legacy_id" });
+        } else if row.keeps_id && (self.by_id.contains_key(&row.user_id) || self.coming_ids.contains(&row.user_id)) {
+            findings.push(Finding { reason: ImportReason::UserIdTaken, field: "legacy_id" });
+        }
+        findings
+    }
+}
