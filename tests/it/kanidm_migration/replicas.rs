@@ -44,7 +44,8 @@ async fn two_replicas_share_the_work_and_do_nothing_twice() {
 #[tokio::test]
 async fn two_replicas_that_make_groups_at_once_make_the_same() {
     let Some(stage) = stage("two_replicas_that_make_groups_at_once_make_the_same").await else { return };
-    let other = stage.setup.start().await.client(&stage.token);
+    let replica = stage.setup.start().await;
+    let other = replica.client(&stage.token);
     let mut tenants = Vec::new();
     for n in 0..12 {
         tenants.push(stage.server.tenant(&format!("{}-{n}", stage.slug)).await.to_string());
