@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{Authenticate, invalid_credentials, store};
+use super::store::login;
+use super::store::service_account::{self, KeyAnswer};
+use super::{Authenticate, invalid_credentials};
 use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Outcome};
 use crate::fault::Result;
@@ -46,12 +48,12 @@ impl Authenticate {
         let refused = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
         let refused = self.recorder.prepare(refused);
         let (digest, now) = (opaque::digest(key), self.context.now());
-        let answer = store::exchange_key(self.db.pool(), &digest, now, &event, &refused).await?;
+        let answer = service_account::exchange_key(self.db.pool(), &digest, now, &event, &refused).await?;
         self.recorder.nudge();
         let account = match answer {
-            store::KeyAnswer::Accepted(account) => account,
-            store::KeyAnswer::Refused => return Ok(None),
-            store::KeyAnswer::Unknown => {
+            KeyAnswer::Accepted(account) => account,
+            KeyAnswer::Refused => return Ok(None),
+            KeyAnswer::Unknown => {
                 self.refuse_unknown_key(call).await?;
                 return Ok(None);
             }
@@ -81,7 +83,7 @@ impl Authenticate {
         if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
             let event = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
             let event = self.recorder.prepare(event.reason("unknown").detail("left_out", left_out));
-            store::login_refuse(self.db.pool(), &event, None).await?;
+            login::login_refuse(self.db.pool(), &event, None).await?;
             self.recorder.nudge();
         }
         Ok(())

@@ -6,7 +6,8 @@ use subtle::ConstantTimeEq;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::store::{self, Finished, KanidmFinish, Taken};
+use super::store::kanidm::{self as store, KanidmFinish, Taken};
+use super::store::login::{self, Finished};
 use super::{Authenticate, SignedIn, invalid_credentials, tenant_required};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome};
@@ -159,7 +160,7 @@ impl Authenticate {
 
     async fn refuse_kanidm(&self, call: &Call, reason: &'static str) -> Result<()> {
         let event = self.recorder.prepare(refused(call).reason(reason));
-        store::login_refuse(self.db.pool(), &event, None).await?;
+        login::login_refuse(self.db.pool(), &event, None).await?;
         self.recorder.nudge();
         tracing::info!(event = "user_login_refused", method = "kanidm", reason);
         Ok(())

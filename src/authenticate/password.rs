@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
 use super::hashing::Ticket;
-use super::store::{self, Begun, Finished};
+use super::store::login::{self as store, Begun, Finished};
 use super::{Authenticate, SignedIn, invalid_credentials, tenant_required};
 use crate::access::{Call, input};
 use crate::audit::{Event, EventType, Outcome};

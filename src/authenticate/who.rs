@@ -1,6 +1,6 @@
 //! Telling a caller who they are.
 
-use super::store::{self, MemberTenant};
+use super::store::account::{self, MemberTenant};
 use super::{Authenticate, UserView};
 use crate::access::{Call, PrincipalKind};
 use crate::fault::{Fault, Reason, Result};
@@ -21,12 +21,12 @@ impl Authenticate {
         let gone = || Fault::new(Reason::Unauthenticated, "The account does not exist any more.");
         match principal.kind {
             PrincipalKind::User => {
-                let (account, tenants) = store::account(&self.db, principal.id).await?.ok_or_else(gone)?;
+                let (account, tenants) = account::account(&self.db, principal.id).await?.ok_or_else(gone)?;
                 let must_change_password = account.must_change_password;
                 Ok((Who::User { user: account.user, must_change_password }, tenants))
             }
             PrincipalKind::ServiceAccount => {
-                let (name, tenants) = store::service_account(&self.db, principal.id).await?.ok_or_else(gone)?;
+                let (name, tenants) = account::service_account(&self.db, principal.id).await?.ok_or_else(gone)?;
                 Ok((Who::ServiceAccount(name), tenants))
             }
         }

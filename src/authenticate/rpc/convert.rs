@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::access::{PrincipalKind, input};
-use crate::authenticate::store::MemberTenant;
+use crate::authenticate::store::account::MemberTenant;
 use crate::authenticate::who::Who;
 use crate::authenticate::{SignedIn, UserView};
 use crate::fault::{Fault, Result};

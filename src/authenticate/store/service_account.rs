@@ -1,0 +1,57 @@
+//! SQL of API keys.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::audit::Prepared;
+use crate::fault::Result;
+
+/// What became of an API key.
+pub(in crate::authenticate) enum KeyAnswer {
+    Accepted(KeyOwner),
+    Refused,
+    Unknown,
+}
+
+/// The service account behind an API key, and what the key permits.
+pub(in crate::authenticate) struct KeyOwner {
+    pub service_account_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub permissions: Vec<String>,
+    pub tokens_valid_from: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Checks an API key.
+pub(in crate::authenticate) async fn exchange_key(
+    pool: &PgPool,
+    digest: &[u8; 32],
+    now: DateTime<Utc>,
+    event: &Prepared,
+    refused: &Prepared,
+) -> Result<KeyAnswer> {
+    let row = sqlx::query!(
+        r#"SELECT outcome AS "outcome!", service_account_id, tenant_id, permissions, tokens_valid_from, expires_at
+           FROM api_key_exchange($1, $2, $3, $4, $5, $6)"#,
+        digest,
+        now,
+        event.event,
+        event.personal.as_deref(),
+        refused.event,
+        refused.personal.as_deref(),
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(match (row.outcome.as_str(), row.service_account_id) {
+        ("accepted", Some(service_account_id)) => KeyAnswer::Accepted(KeyOwner {
+            service_account_id,
+            tenant_id: row.tenant_id,
+            permissions: row.permissions.unwrap_or_default(),
+            tokens_valid_from: row.tokens_valid_from,
+            expires_at: row.expires_at,
+        }),
+        ("unknown", _) => KeyAnswer::Unknown,
+        _ => KeyAnswer::Refused,
+    })
+}

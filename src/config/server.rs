@@ -1,0 +1,46 @@
+//! `[server]`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::load;
+
+/// `[server]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address of the gRPC port.
+    pub grpc_address: SocketAddr,
+    /// Address of the HTTP port for metrics, health and keys.
+    pub ops_address: SocketAddr,
+    /// Whether to serve without TLS.
+    pub plaintext: bool,
+    /// PEM file with the certificate chain.
+    #[serde(deserialize_with = "load::optional")]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM file with the private key.
+    #[serde(deserialize_with = "load::optional")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the authorities whose client certificates are asked for and checked.
+    #[serde(deserialize_with = "load::optional")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Largest message that is read, in bytes.
+    pub max_message_bytes: usize,
+    /// Streams that one connection may have open at once.
+    pub max_streams_per_connection: u32,
+    /// Calls that may be in work at once; more are shed.
+    pub max_concurrent_calls: usize,
+    /// Longest time a call that is not a stream may take.
+    #[serde(with = "humantime_serde")]
+    pub call_timeout: Duration,
+    /// How long calls in hand are waited for on shutdown.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_grace: Duration,
+    /// Whether reflection answers callers that have not signed in.
+    pub open_reflection: bool,
+    /// Proxies whose `x-forwarded-for` is believed.
+    pub trusted_proxies: Vec<std::net::IpAddr>,
+}
