@@ -6,6 +6,7 @@ mod architecture;
 mod dependencies;
 mod pages;
 mod schema;
+mod security;
 
 use std::path::{Path, PathBuf};
 
