@@ -18,6 +18,7 @@ use crate::db::Db;
 use crate::directory::Directory;
 use crate::fault::{Fault, Result};
 use crate::kanidm::{Kanidm, Oidc};
+use crate::mail::Outbox;
 use crate::metrics::Metrics;
 use crate::migration::Engine;
 use crate::schema::{Schema, require_current};
@@ -54,6 +55,8 @@ pub struct App {
     pub feed: Feed,
     /// Reads the audit log.
     pub log: Log,
+    /// Takes messages to people.
+    pub outbox: Outbox,
     /// The way to Kanidm, where one is configured.
     pub kanidm: Option<Kanidm>,
     /// Hashes passwords.
@@ -101,6 +104,7 @@ impl App {
         let recorder = Recorder::new(context.clone(), keyring.clone());
         let feed = Feed::new(db.clone(), context.clone());
         let log = Log::new(db.clone(), feed.clone());
+        let outbox = Outbox::new(context.clone(), keyring.clone(), &config.mail);
         let kanidm = Kanidm::new(&config.kanidm, metrics.clone())?;
         let oidc = kanidm.clone().map(|kanidm| Oidc::new(kanidm, &config.kanidm, context.clone())).transpose()?;
         let hasher = Hasher::new(config.passwords.clone(), context.clone(), metrics.clone())?;
@@ -144,6 +148,7 @@ impl App {
             recorder,
             feed,
             log,
+            outbox,
             kanidm,
             hasher,
             sessions,

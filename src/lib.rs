@@ -11,6 +11,7 @@
 //! | [`audit`] | events, their order, their readers |
 //! | [`migration`] | import, plan, the engine that moves users, progress |
 //! | [`kanidm`] | the client of Kanidm, and all that speaks to it |
+//! | [`mail`] | messages to people: the outbox, the templates, SMTP |
 //! | [`access`] | who is calling and what they may do |
 //! | [`server`] | registration, layers, TLS, the HTTP port for operators |
 //! | [`db`] | the pool and the tenant scope of transactions |
@@ -31,6 +32,7 @@ pub mod db;
 pub mod directory;
 pub mod fault;
 pub mod kanidm;
+pub mod mail;
 pub mod metrics;
 pub mod migration;
 pub mod schema;

@@ -5,6 +5,7 @@ mod database;
 mod kanidm;
 mod load;
 mod log;
+mod mail;
 mod migration;
 mod passwords;
 mod seal;
@@ -19,6 +20,7 @@ pub use self::database::DatabaseConfig;
 pub use self::kanidm::KanidmConfig;
 pub use self::load::{ConfigError, DEFAULTS};
 pub use self::log::{LogConfig, LogFormat};
+pub use self::mail::{MailConfig, MailTls};
 pub use self::migration::MigrationConfig;
 pub use self::passwords::PasswordConfig;
 pub use self::seal::SealConfig;
@@ -45,6 +47,8 @@ pub struct Config {
     pub passwords: PasswordConfig,
     /// The Kanidm to move to.
     pub kanidm: KanidmConfig,
+    /// The mail server and the messages.
+    pub mail: MailConfig,
     /// The migration engine.
     pub migration: MigrationConfig,
     /// The log.

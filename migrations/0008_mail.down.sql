@@ -1,0 +1,2 @@
+DROP FUNCTION mail_enqueue(jsonb);
+DROP TABLE mail_outbox;

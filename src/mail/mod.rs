@@ -1,0 +1,9 @@
+//! Mail: messages to people, written in the transaction of the change they tell of and sent by a worker of every
+//! replica. Owns the outbox, the templates and the only way to the mail server. Knows nothing of why a message is sent.
+
+mod message;
+mod outbox;
+mod store;
+
+pub use self::message::{Kind, Message};
+pub use self::outbox::Outbox;

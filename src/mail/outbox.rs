@@ -1,0 +1,86 @@
+//! Where messages are written: in the transaction of the change, so that there is neither without the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{Message, store};
+use crate::config::MailConfig;
+use crate::context::Context;
+use crate::fault::Result;
+use crate::seal::{Keyring, Place};
+
+/// Takes messages. Without a mail server it takes none, and nobody waits for any.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    context: Context,
+    keyring: Keyring,
+    is_configured: bool,
+    give_up_after: Duration,
+    nudge: Arc<Notify>,
+}
+
+impl Outbox {
+    /// The outbox.
+    pub fn new(context: Context, keyring: Keyring, config: &MailConfig) -> Self {
+        let is_configured = !config.host.is_empty();
+        Self { context, keyring, is_configured, give_up_after: config.give_up_after, nudge: Arc::default() }
+    }
+
+    /// Whether there is a mail server.
+    pub fn is_configured(&self) -> bool {
+        self.is_configured
+    }
+
+    /// Writes a message in the transaction that `tx` is in; nothing when there is no mail server, or when the user has
+    /// gone.
+    ///
+    /// # Errors
+    /// When the database fails; the transaction must then not be committed.
+    pub async fn enqueue(&self, tx: &mut PgConnection, message: Message) -> Result<()> {
+        if let Some(mail) = self.prepare(message) {
+            store::enqueue(tx, &mail).await?;
+            self.nudge();
+        }
+        Ok(())
+    }
+
+    /// Makes a message ready for the SQL function `mail_enqueue(jsonb)`, for database functions that write it
+    /// themselves; none, which the function takes as well, when there is no mail server. Such a function may override
+    /// `user_id`. Each prepared message may be written once; then call [`Outbox::nudge`].
+    pub fn prepare(&self, message: Message) -> Option<Value> {
+        if !self.is_configured {
+            return None;
+        }
+        let mail_id = self.context.new_id();
+        let lifetime = message.lifetime.unwrap_or(self.give_up_after).min(self.give_up_after);
+        let parameters = Value::Object(message.parameters).to_string();
+        let sealed = self.keyring.seal(&self.context.entropy, place(mail_id), parameters.as_bytes());
+        Some(json!({
+            "mail_id": mail_id,
+            "kind": message.kind.as_str(),
+            "user_id": message.user,
+            "recipient": message.address,
+            "parameters": hex(&sealed),
+            "lifetime_seconds": lifetime.as_secs_f64(),
+        }))
+    }
+
+    /// Tells this replica's worker that there is, or is about to be, something to send. Not needed for correctness.
+    pub fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+}
+
+/// Where the parameters of a message lie.
+pub(super) fn place(mail_id: Uuid) -> Place {
+    Place { table: "mail_outbox", column: "parameters", row: mail_id }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
