@@ -77,12 +77,19 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         .collect();
     methods.sort_by_key(|method| method.full_name().to_owned());
     let mut out = String::from("pub(super) static POLICIES: &[(&str, Policy)] = &[\n");
+    let mut sensitive = String::from("pub(super) static STEP_UP: &[&str] = &[\n");
     for method in methods {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         let policy = extension(method.options(), pool, "sidle.v1.policy")
             .ok_or_else(|| format!("{path} declares no policy: add `option (policy) = {{ access: ... }};` to it"))?;
         let access = policy.get_field_by_name("access").and_then(|v| v.as_enum_number()).unwrap_or(0);
         let permission = text(&policy, "permission");
+        if policy.get_field_by_name("step_up").and_then(|v| v.as_bool()).unwrap_or(false) {
+            if access < 3 {
+                return Err(format!("{path} cannot ask for a step-up: its caller may be nobody in particular").into());
+            }
+            writeln!(sensitive, "    {path:?},")?;
+        }
         let policy = match (access, permission.as_str()) {
             (1, "") => "Policy::Public".to_owned(),
             (2, "") => "Policy::Authenticated".to_owned(),
@@ -92,7 +99,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         };
         writeln!(out, "    ({path:?}, {policy}),")?;
     }
-    out.push_str("];\n");
+    writeln!(out, "];\n{sensitive}];")?;
     Ok(out)
 }
 

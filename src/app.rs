@@ -11,7 +11,7 @@ use tonic_health::server::HealthService;
 use crate::access::layer::Gate;
 use crate::access::paging::Paging;
 use crate::audit::{Feed, Log, Recorder, Sequencer};
-use crate::authenticate::{Authenticate, Hasher};
+use crate::authenticate::{Authenticate, Hasher, StepUps};
 use crate::config::Config;
 use crate::context::Context;
 use crate::db::Db;
@@ -65,6 +65,8 @@ pub struct App {
     pub sessions: Sessions,
     /// The ways in.
     pub authenticate: Authenticate,
+    /// Asks sensitive calls for their proof.
+    pub step_ups: StepUps,
     /// Who there is.
     pub directory: Directory,
     /// Checks access tokens.
@@ -132,8 +134,15 @@ impl App {
             let parts = (db.clone(), context.clone(), recorder.clone(), metrics.clone());
             Engine::new(parts.0, parts.1, parts.2, parts.3, kanidm, config.migration.clone())
         });
-        let directory =
-            Directory::new(db.clone(), context.clone(), recorder.clone(), sessions.revocations.clone(), hasher.clone());
+        let step_ups = StepUps::new(context.clone(), false);
+        let directory = Directory::new(
+            db.clone(),
+            context.clone(),
+            recorder.clone(),
+            sessions.revocations.clone(),
+            hasher.clone(),
+            step_ups.clone(),
+        );
         Ok(Self {
             engine,
             verifier: sessions.verifier.clone(),
@@ -153,6 +162,7 @@ impl App {
             hasher,
             sessions,
             authenticate,
+            step_ups,
             directory,
         })
     }

@@ -115,6 +115,12 @@ impl Keyring {
     pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         expand(&self.keys[0].root, purpose)
     }
+
+    /// The keys for one purpose from every root key, the current one first: for what must be recognised long after it
+    /// was made.
+    pub fn derive_all(&self, purpose: &str) -> Vec<Zeroizing<[u8; 32]>> {
+        self.keys.iter().map(|key| expand(&key.root, purpose)).collect()
+    }
 }
 
 fn expand(root: &[u8; 32], purpose: &str) -> Zeroizing<[u8; 32]> {
@@ -180,5 +186,11 @@ mod tests {
         let keys = ring(&[(1, 9)]);
         assert_ne!(*keys.derive("page tokens"), *keys.derive("refresh"));
         assert_eq!(*keys.derive("refresh"), *keys.derive("refresh"));
+        let all = ring(&[(2, 5), (1, 9)]).derive_all("refresh");
+        assert_eq!(
+            (all.len(), *all[1]),
+            (2, *keys.derive("refresh")),
+            "what was made before a rotation is known after it"
+        );
     }
 }

@@ -11,5 +11,5 @@ pub mod replay;
 mod store;
 
 pub use self::permissions::Permissions;
-pub use self::policy::{Policy, all as policies, of as policy_of};
+pub use self::policy::{Policy, all as policies, all_sensitive, of as policy_of, sensitive};
 pub use self::principal::{Call, Principal, PrincipalKind};

@@ -28,6 +28,18 @@ pub fn all() -> &'static [(&'static str, Policy)] {
     generated::POLICIES
 }
 
+/// The RPC of this full name, such as `sidle.v1.AuthenticateService/DisableTotp`, if it asks for a fresh proof of who is
+/// calling.
+pub fn sensitive(name: &str) -> Option<&'static str> {
+    let path = generated::STEP_UP.binary_search_by_key(&name, |path| path.trim_start_matches('/')).ok();
+    path.map(|at| generated::STEP_UP[at].trim_start_matches('/'))
+}
+
+/// The full name of every RPC that asks for a fresh proof of who is calling.
+pub fn all_sensitive() -> impl Iterator<Item = &'static str> {
+    generated::STEP_UP.iter().map(|path| path.trim_start_matches('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +51,17 @@ mod tests {
             assert_eq!(of(path), Some(*policy));
         }
         assert_eq!(of("/sidle.v1.SessionService/Nothing"), None);
+    }
+
+    #[test]
+    fn a_proof_is_for_an_rpc_that_asks_for_one() {
+        assert!(all_sensitive().count() > 3);
+        for name in all_sensitive() {
+            assert_eq!(sensitive(name), Some(name));
+        }
+        for other in ["", "/", "sidle.v1.SessionService/GetSession", "/sidle.v1.AuthenticateService/DisableTotp"] {
+            assert_eq!(sensitive(other), None, "{other}");
+        }
     }
 
     /// Who may come in without credentials is a short list on purpose.

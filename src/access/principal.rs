@@ -91,6 +91,8 @@ pub struct Call {
     pub user_agent: Option<String>,
     /// Who calls; none for a public RPC.
     pub principal: Option<Arc<Principal>>,
+    /// SHA-256 of the token in `sidle-step-up`, the fresh proof that came with the call.
+    pub step_up: Option<[u8; 32]>,
 }
 
 impl Call {
@@ -108,7 +110,7 @@ impl Call {
 
     /// A call that the service makes by itself, such as a migration engine's work.
     pub fn internal(correlation_id: Uuid) -> Self {
-        Self { correlation_id, address: None, user_agent: None, principal: None }
+        Self { correlation_id, address: None, user_agent: None, principal: None, step_up: None }
     }
 
     /// Who calls.

@@ -8,6 +8,7 @@ mod hashing;
 mod kanidm;
 mod password;
 mod rpc;
+mod step_up;
 mod store;
 mod who;
 
@@ -20,6 +21,7 @@ pub use self::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
 use self::gate::Gates;
 pub use self::hashing::{Hasher, StoredHash};
 pub use self::rpc::Service;
+pub use self::step_up::StepUps;
 use crate::audit::Recorder;
 use crate::config::Config;
 use crate::context::Context;

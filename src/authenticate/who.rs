@@ -1,13 +1,13 @@
 //! Telling a caller who they are.
 
-use super::store::account::{self, MemberTenant};
-use super::{Authenticate, UserView};
+use super::Authenticate;
+use super::store::account::{self, Account, MemberTenant};
 use crate::access::{Call, PrincipalKind};
 use crate::fault::{Fault, Reason, Result};
 
 /// Who is calling.
 pub(super) enum Who {
-    User { user: UserView, must_change_password: bool },
+    User(Account),
     ServiceAccount(String),
 }
 
@@ -22,8 +22,7 @@ impl Authenticate {
         match principal.kind {
             PrincipalKind::User => {
                 let (account, tenants) = account::account(&self.db, principal.id).await?.ok_or_else(gone)?;
-                let must_change_password = account.must_change_password;
-                Ok((Who::User { user: account.user, must_change_password }, tenants))
+                Ok((Who::User(account), tenants))
             }
             PrincipalKind::ServiceAccount => {
                 let (name, tenants) = account::service_account(&self.db, principal.id).await?.ok_or_else(gone)?;

@@ -88,6 +88,9 @@ impl Config {
         if self.tokens.issuer.is_empty() || self.tokens.audience.is_empty() {
             return Err(ConfigError::new("tokens.issuer and tokens.audience must not be empty"));
         }
+        if self.mfa.issuer.is_empty() || self.mfa.issuer.contains(':') {
+            return Err(ConfigError::new("mfa.issuer must not be empty and must not contain a colon"));
+        }
         if !(1..=1000).contains(&self.migration.batch_size) {
             return Err(ConfigError::new("migration.batch_size must be from 1 to 1000"));
         }

@@ -6,12 +6,14 @@ mod kanidm;
 mod load;
 mod log;
 mod mail;
+mod mfa;
 mod migration;
 mod passwords;
 mod seal;
 mod secret;
 mod server;
 mod sessions;
+mod step_up;
 mod tokens;
 
 use serde::Deserialize;
@@ -21,12 +23,14 @@ pub use self::kanidm::KanidmConfig;
 pub use self::load::{ConfigError, DEFAULTS};
 pub use self::log::{LogConfig, LogFormat};
 pub use self::mail::{MailConfig, MailTls};
+pub use self::mfa::MfaConfig;
 pub use self::migration::MigrationConfig;
 pub use self::passwords::PasswordConfig;
 pub use self::seal::SealConfig;
 pub use self::secret::Secret;
 pub use self::server::ServerConfig;
 pub use self::sessions::SessionConfig;
+pub use self::step_up::StepUpConfig;
 pub use self::tokens::TokenConfig;
 
 /// Everything that can be set.
@@ -45,6 +49,10 @@ pub struct Config {
     pub sessions: SessionConfig,
     /// Hashing and guessing.
     pub passwords: PasswordConfig,
+    /// Second factors.
+    pub mfa: MfaConfig,
+    /// Proofs for sensitive calls.
+    pub step_up: StepUpConfig,
     /// The Kanidm to move to.
     pub kanidm: KanidmConfig,
     /// The mail server and the messages.

@@ -58,6 +58,12 @@ impl<'a> Change<'a> {
         if self.scope == Scope::Platform { Ok(()) } else { Err(elsewhere()) }
     }
 
+    /// Spends the proof that the caller brings for `method` on the resource `target`; it stays good if the change is not
+    /// committed.
+    pub async fn step_up(&mut self, method: &'static str, target: Option<Uuid>) -> Result<()> {
+        self.directory.step_ups.require(&mut self.tx, self.call, method, target).await
+    }
+
     /// Writes an event in the transaction of the change.
     pub async fn record(&mut self, event: Event) -> Result<()> {
         self.directory.recorder.record(&mut self.tx, event).await?;

@@ -21,7 +21,7 @@ use self::change::Change;
 pub use self::rpc::Service;
 use crate::access::Call;
 use crate::audit::Recorder;
-use crate::authenticate::Hasher;
+use crate::authenticate::{Hasher, StepUps};
 use crate::context::Context;
 use crate::db::{Db, Scope, Tx};
 use crate::fault::Result;
@@ -35,12 +35,20 @@ pub struct Directory {
     recorder: Recorder,
     revocations: Revocations,
     hasher: Hasher,
+    step_ups: StepUps,
 }
 
 impl Directory {
     /// The directory, from what it works with.
-    pub fn new(db: Db, context: Context, recorder: Recorder, revocations: Revocations, hasher: Hasher) -> Self {
-        Self { db, context, recorder, revocations, hasher }
+    pub fn new(
+        db: Db,
+        context: Context,
+        recorder: Recorder,
+        revocations: Revocations,
+        hasher: Hasher,
+        step_ups: StepUps,
+    ) -> Self {
+        Self { db, context, recorder, revocations, hasher, step_ups }
     }
 
     /// Begins a change as far as the caller reaches with `permission`.

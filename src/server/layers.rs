@@ -24,9 +24,13 @@ use crate::config::ServerConfig;
 use crate::context::Context;
 use crate::fault::{Fault, Reason};
 use crate::metrics::Metrics;
+use crate::session::opaque;
 
 /// Name of the header that carries the correlation id, both ways.
 pub static CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// Name of the header that carries the fresh proof for a sensitive call.
+const STEP_UP_HEADER: &str = "sidle-step-up";
 
 /// A step that every call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +129,7 @@ async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) 
         address: address(&request, &edge.inner.trusted_proxies),
         user_agent: user_agent.map(|text| text.chars().take(512).collect()),
         principal: None,
+        step_up: request.headers().get(STEP_UP_HEADER).map(|token| opaque::digest(token.as_bytes())),
     };
     request.extensions_mut().insert(call);
     let mut response = CORRELATION.scope(id, next.run(request)).await;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sidle::access::{Policy, policies};
+use sidle::access::{Policy, policies, sensitive};
 use sidle::fault::answers;
 
 use crate::root;
@@ -55,7 +55,8 @@ fn errors_page_is_current() {
 #[test]
 fn permissions_page_is_current() {
     let mut page = String::from(
-        "# Permissions\n\nGenerated from the `policy` option on every RPC in `proto/sidle/v1/`. What is not listed is denied.\n\n\
+        "# Permissions\n\nGenerated from the `policy` option on every RPC in `proto/sidle/v1/`. What is not listed is denied. \
+         Step-up: the call, or what the comment on the RPC says of it, needs a fresh proof of who is calling besides.\n\n\
          | RPC | Who may call it |\n|---|---|\n",
     );
     for (path, policy) in policies() {
@@ -69,7 +70,8 @@ fn permissions_page_is_current() {
             }
             Policy::Permission(permission) => format!("`{permission}`"),
         };
-        writeln!(page, "| {rpc} | {who} |").unwrap();
+        let step_up = sensitive(path.trim_start_matches('/')).map_or("", |_| "; step-up");
+        writeln!(page, "| {rpc} | {who}{step_up} |").unwrap();
     }
     same("docs/permissions.md", page.trim_end());
 }

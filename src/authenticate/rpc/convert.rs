@@ -108,12 +108,6 @@ pub(super) fn claims(verified: &Verified, revocation_bound: Duration) -> proto::
 }
 
 pub(super) fn who(verified: &Verified, bound: Duration, who: Who, tenants: Vec<MemberTenant>) -> proto::WhoAmIResponse {
-    let (principal, must_change_password) = match who {
-        Who::User { user: known, must_change_password } => {
-            (proto::who_am_i_response::Principal::User(user(known)), must_change_password)
-        }
-        Who::ServiceAccount(name) => (proto::who_am_i_response::Principal::ServiceAccountName(name), false),
-    };
     let tenant = |tenant: MemberTenant| proto::MemberTenant {
         tenant_id: tenant.tenant_id.to_string(),
         slug: tenant.slug,
@@ -121,12 +115,29 @@ pub(super) fn who(verified: &Verified, bound: Duration, who: Who, tenants: Vec<M
         roles: tenant.roles,
         home: tenant.home,
     };
-    proto::WhoAmIResponse {
+    let mut answer = proto::WhoAmIResponse {
         claims: Some(claims(verified, bound)),
-        principal: Some(principal),
         tenants: tenants.into_iter().map(tenant).collect(),
-        must_change_password,
+        ..Default::default()
+    };
+    match who {
+        Who::User(account) => {
+            answer.second_factors = second_factors(account.has_totp, account.recovery_codes_left > 0);
+            answer.recovery_codes_left = account.recovery_codes_left;
+            answer.must_change_password = account.must_change_password;
+            answer.principal = Some(proto::who_am_i_response::Principal::User(user(account.user)));
+        }
+        Who::ServiceAccount(name) => {
+            answer.principal = Some(proto::who_am_i_response::Principal::ServiceAccountName(name));
+        }
     }
+    answer
+}
+
+/// What somebody can show as a second factor.
+pub(super) fn second_factors(totp: bool, recovery_codes: bool) -> Vec<i32> {
+    let factors = [(totp, proto::SecondFactor::Totp), (totp && recovery_codes, proto::SecondFactor::RecoveryCode)];
+    factors.into_iter().filter(|(there, _)| *there).map(|(_, factor)| factor.into()).collect()
 }
 
 pub(super) fn jwk(key: PublicKey) -> proto::Jwk {

@@ -10,6 +10,8 @@ use crate::fault::Result;
 pub(in crate::authenticate) struct Account {
     pub user: UserView,
     pub must_change_password: bool,
+    pub has_totp: bool,
+    pub recovery_codes_left: i32,
 }
 
 /// A tenant that somebody can act in.
@@ -26,6 +28,9 @@ pub(in crate::authenticate) async fn account(db: &Db, user: Uuid) -> Result<Opti
     let mut tx = db.begin(Scope::Platform).await?;
     let rows = sqlx::query!(
         r#"SELECT u.email, u.username, u.full_name, u.auth_method, u.must_change_password, u.tenant_id AS home_id,
+               EXISTS (SELECT FROM user_totp f WHERE f.user_id = u.user_id AND f.confirmed_at IS NOT NULL) AS "has_totp!",
+               (SELECT count(*)::integer FROM recovery_codes c WHERE c.user_id = u.user_id AND c.used_at IS NULL)
+                   AS "recovery_codes_left!",
                m.tenant_id AS "member_id?", m.slug AS "slug?", m.name AS "name?", m.roles AS "roles?"
            FROM users u LEFT JOIN LATERAL (
                SELECT t.tenant_id, t.slug, t.name, array_agg(DISTINCT r.name ORDER BY r.name) AS roles
@@ -48,6 +53,8 @@ pub(in crate::authenticate) async fn account(db: &Db, user: Uuid) -> Result<Opti
             auth_method: first.auth_method.clone(),
         },
         must_change_password: first.must_change_password,
+        has_totp: first.has_totp,
+        recovery_codes_left: first.recovery_codes_left,
     };
     let tenants = rows.into_iter().filter_map(|row| {
         let tenant_id = row.member_id?;

@@ -4,3 +4,4 @@ pub(super) mod account;
 pub(super) mod kanidm;
 pub(super) mod login;
 pub(super) mod service_account;
+pub(super) mod step_up;

@@ -1,0 +1,72 @@
+//! SQL of proofs for sensitive calls.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::fault::Result;
+
+/// A proof to keep until it is spent.
+pub(in crate::authenticate) struct NewProof<'a> {
+    pub id: Uuid,
+    pub token_hash: &'a [u8; 32],
+    pub user: Uuid,
+    pub session: Uuid,
+    pub method: &'a str,
+    pub target: &'a str,
+    pub factor: &'a str,
+    pub now: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Keeps a proof.
+pub(in crate::authenticate) async fn insert(tx: &mut PgConnection, proof: &NewProof<'_>) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO step_up_tokens (step_up_token_id, token_hash, user_id, session_id, method, target, factor,
+            created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        proof.id,
+        proof.token_hash,
+        proof.user,
+        proof.session,
+        proof.method,
+        proof.target,
+        proof.factor,
+        proof.now,
+        proof.expires_at,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Spends the proof for a call; otherwise the ways in which the user can give one.
+pub(in crate::authenticate) async fn take(
+    tx: &mut PgConnection,
+    token_hash: Option<&[u8; 32]>,
+    (user, session): (Uuid, Uuid),
+    (method, target): (&str, &str),
+    now: DateTime<Utc>,
+) -> Result<std::result::Result<(), Vec<String>>> {
+    let row = sqlx::query!(
+        "SELECT factor, ways FROM step_up_take($1, $2, $3, $4, $5, $6)",
+        token_hash.map(<[u8; 32]>::as_slice),
+        user,
+        session,
+        method,
+        target,
+        now,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(match row.factor {
+        Some(_) => Ok(()),
+        None => Err(row.ways.unwrap_or_default()),
+    })
+}
+
+/// The ways in which a user can prove who they are once more. For transactions of the platform.
+pub(in crate::authenticate) async fn ways(tx: &mut PgConnection, user: Uuid) -> Result<Vec<String>> {
+    let ways = sqlx::query_scalar!("SELECT step_up_ways($1)", user).fetch_one(tx).await?;
+    Ok(ways.unwrap_or_default())
+}

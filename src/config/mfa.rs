@@ -1,0 +1,19 @@
+//! `[mfa]`
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// `[mfa]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MfaConfig {
+    /// The name under which authenticator applications show the account.
+    pub issuer: String,
+    /// How long a login waits for its second factor.
+    #[serde(with = "humantime_serde")]
+    pub challenge_lifetime: Duration,
+    /// How long an enrolment waits for its first code.
+    #[serde(with = "humantime_serde")]
+    pub enrolment_lifetime: Duration,
+}
