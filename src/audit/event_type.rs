@@ -95,6 +95,8 @@ event_types! {
     SessionTenantSwitched => "session.tenant_switched",
     /// A session was ended.
     SessionRevoked => "session.revoked",
+    /// A user began more sessions than one may have, and those used longest ago were ended.
+    SessionLimitReached => "session.limit_reached",
     /// All sessions of a user or service account were ended, and access tokens issued until then.
     SessionAllRevoked => "session.all_revoked",
 

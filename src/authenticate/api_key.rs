@@ -1,6 +1,7 @@
-//! Exchanging a service account's API key for a short access token.
+//! Exchanging a service account's API key, or its id and secret, for a short access token.
 
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::store::login;
 use super::store::service_account::{self, KeyAnswer};
@@ -12,7 +13,27 @@ use crate::metrics::{LoginMethod, LoginOutcome};
 use crate::session::{AccessToken, Grant, opaque};
 
 /// Prefix of API keys.
-const PREFIX: &str = "sidle_ak_";
+const KEY_PREFIX: &str = "sidle_ak_";
+/// Prefix of clients' secrets.
+const SECRET_PREFIX: &str = "sidle_cs_";
+
+/// What a service account shows. One kind of credential in two spellings: a key names its account by itself, a secret
+/// is good together with the account's id.
+pub(super) enum Shown {
+    Key(Zeroizing<String>),
+    Client { id: Uuid, secret: Zeroizing<String> },
+}
+
+impl Shown {
+    /// The secret, if it looks like one, and the client that it must belong to.
+    fn parts(&self) -> Option<(&str, Option<Uuid>)> {
+        let (prefix, secret, client) = match self {
+            Self::Key(key) => (KEY_PREFIX, key, None),
+            Self::Client { id, secret } => (SECRET_PREFIX, secret, Some(*id)),
+        };
+        opaque::is_plausible(prefix, secret).then_some((secret.as_str(), client))
+    }
+}
 
 /// A service account that showed its key.
 #[derive(Debug)]
@@ -28,8 +49,8 @@ impl Authenticate {
     ///
     /// # Errors
     /// `INVALID_CREDENTIALS`, the same for every cause.
-    pub(super) async fn api_key(&self, call: &Call, key: &str, audience: String) -> Result<Exchanged> {
-        let exchanged = self.exchange_key(call, key, audience).await;
+    pub(super) async fn service_account(&self, call: &Call, shown: &Shown, audience: String) -> Result<Exchanged> {
+        let exchanged = self.exchange_key(call, shown, audience).await;
         let outcome = match &exchanged {
             Ok(Some(_)) => LoginOutcome::Success,
             Ok(None) => LoginOutcome::Refused,
@@ -39,16 +60,16 @@ impl Authenticate {
         exchanged?.ok_or_else(invalid_credentials)
     }
 
-    async fn exchange_key(&self, call: &Call, key: &str, audience: String) -> Result<Option<Exchanged>> {
-        if !opaque::is_plausible(PREFIX, key) {
+    async fn exchange_key(&self, call: &Call, shown: &Shown, audience: String) -> Result<Option<Exchanged>> {
+        let Some((secret, client)) = shown.parts() else {
             self.refuse_unknown_key(call).await?;
             return Ok(None);
-        }
+        };
         let event = self.recorder.prepare(Event::new(EventType::ServiceAccountAuthenticated, call));
         let refused = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
         let refused = self.recorder.prepare(refused);
-        let (digest, now) = (opaque::digest(key), self.context.now());
-        let answer = service_account::exchange_key(self.db.pool(), &digest, now, &event, &refused).await?;
+        let (digest, now) = (opaque::digest(secret), self.context.now());
+        let answer = service_account::exchange_key(self.db.pool(), &digest, client, now, &event, &refused).await?;
         self.recorder.nudge();
         let account = match answer {
             KeyAnswer::Accepted(account) => account,

@@ -14,7 +14,7 @@ use crate::proto::*;
 /// Commands on API keys.
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Make a key for a service account and print it, this once
+    /// Make a key or a client secret for a service account and print it, this once
     Create {
         /// Name or id of the service account
         service_account: String,
@@ -24,6 +24,9 @@ pub(super) enum Command {
         /// Permissions to limit the key to, separated by commas
         #[arg(long, value_delimiter = ',')]
         scopes: Vec<String>,
+        /// Make a client secret, which is presented together with the service account's id
+        #[arg(long)]
+        client_secret: bool,
         /// Days until the key stops working; never when not given
         #[arg(long, value_parser = clap::value_parser!(i64).range(1..=36_500))]
         days: Option<i64>,
@@ -48,7 +51,7 @@ impl Command {
     pub async fn run(self, global: &Global, out: &Out) -> Result<()> {
         let caller = Caller::open(global)?;
         match self {
-            Self::Create { service_account, description, scopes, days } => {
+            Self::Create { service_account, description, scopes, client_secret, days } => {
                 let expires_at: Option<chrono::DateTime<Utc>> =
                     days.and_then(|days| caller.context.now().checked_add_signed(TimeDelta::days(days)));
                 let request = CreateApiKeyRequest {
@@ -58,6 +61,7 @@ impl Command {
                     description,
                     scopes,
                     expires_at: expires_at.map(input::to_proto),
+                    kind: if client_secret { ApiKeyKind::ClientSecret } else { ApiKeyKind::ApiKey }.into(),
                 };
                 let answer = caller.directory().await?.create_api_key(request).await?.into_inner();
                 if out.is_json() {

@@ -127,7 +127,7 @@ impl Caller {
                 if let Some(token) = &*token {
                     return Ok(token.clone());
                 }
-                let request = AuthenticateServiceAccountRequest { api_key: key.to_string(), audience: String::new() };
+                let request = AuthenticateServiceAccountRequest { api_key: key.to_string(), ..Default::default() };
                 let answer = self.anonymous().authenticate_service_account(request).await?.into_inner();
                 Ok(token.insert(Zeroizing::new(answer.access_token)).clone())
             }

@@ -31,7 +31,16 @@ pub(super) enum Command {
         /// Slug or id of the tenant to confine it to; none for the platform
         #[arg(long)]
         tenant: Option<String>,
+        /// Client certificates whose holders act as the account, each as AUTHORITY=URI
+        #[arg(long = "certificate", value_parser = certificate)]
+        certificates: Vec<ClientCertificate>,
     },
+}
+
+fn certificate(text: &str) -> std::result::Result<ClientCertificate, String> {
+    let (authority, uri) =
+        text.split_once('=').ok_or("must be AUTHORITY=URI, such as corp=spiffe://example.org/app")?;
+    Ok(ClientCertificate { authority: authority.to_owned(), uri: uri.to_owned() })
 }
 
 impl Command {
@@ -42,7 +51,7 @@ impl Command {
                 let tenant_id = lookup::optional_tenant_id(&caller, tenant.as_deref()).await?;
                 list(&caller, &tenant_id, out).await
             }
-            Self::Create { name, permissions, description, tenant } => {
+            Self::Create { name, permissions, description, tenant, certificates } => {
                 let request = CreateServiceAccountRequest {
                     request_id: random_id(&caller.context),
                     validate_only: false,
@@ -50,6 +59,7 @@ impl Command {
                     name,
                     description,
                     permissions,
+                    certificates,
                 };
                 let answer = caller.directory().await?.create_service_account(request).await?.into_inner();
                 let account = answer.service_account.unwrap_or_default();

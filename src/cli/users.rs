@@ -53,16 +53,13 @@ pub(super) enum Command {
         #[arg(long)]
         email_verified: bool,
     },
-    /// Refuse sign-ins with a password
+    /// Shut a user out and end all of their sessions
     Lock {
         /// Id, e-mail address or username
         user: String,
         /// How long, in minutes; until `unlock` when not given
         #[arg(long)]
         minutes: Option<u32>,
-        /// End all sessions too
-        #[arg(long)]
-        revoke_sessions: bool,
     },
     /// Take any lock away
     Unlock {
@@ -154,11 +151,11 @@ impl Command {
                 let status = answer.user.as_ref().map(|user| status_word(user.status)).unwrap_or_default();
                 done(answer.user, &format!("is {status}"), out)?;
             }
-            Self::Lock { user, minutes, revoke_sessions } => {
+            Self::Lock { user, minutes } => {
                 let user_id = lookup::user_id(&caller, &user).await?;
                 let duration =
                     minutes.map(|minutes| prost_types::Duration { seconds: i64::from(minutes) * 60, nanos: 0 });
-                let request = LockUserRequest { user_id, duration, revoke_sessions };
+                let request = LockUserRequest { user_id, duration, ..Default::default() };
                 let answer = caller.directory().await?.lock_user(request).await?.into_inner();
                 let ended = answer.sessions_revoked;
                 done(answer.user, &format!("is locked; {ended} sessions have ended"), out)?;

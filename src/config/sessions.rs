@@ -14,4 +14,15 @@ pub struct SessionConfig {
     /// When a session ends that is not refreshed.
     #[serde(with = "humantime_serde")]
     pub idle_lifetime: Duration,
+    /// The same as `absolute_lifetime` for a session whose user asked to be remembered.
+    #[serde(with = "humantime_serde")]
+    pub remembered_absolute_lifetime: Duration,
+    /// The same as `idle_lifetime` for a session whose user asked to be remembered.
+    #[serde(with = "humantime_serde")]
+    pub remembered_idle_lifetime: Duration,
+    /// Living sessions that a user may have; 0 for any number.
+    pub per_user: u32,
+    /// How long sessions are shown after their end.
+    #[serde(with = "humantime_serde")]
+    pub keep_ended: Duration,
 }

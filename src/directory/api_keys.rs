@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+pub(super) use super::store::KeyKind;
 pub(super) use super::store::api_keys::ApiKey;
 use super::{Change, service_accounts, store};
 use crate::access::Permissions;
@@ -11,8 +12,8 @@ use crate::audit::{Event, EventType};
 use crate::fault::{Fault, Reason, Result};
 use crate::session::opaque;
 
-/// How every key begins, so that one that leaked into a repository or a log is recognised.
-pub(super) const PREFIX: &str = "sidle_ak_";
+/// Client secrets that an account may have at once: one in use and one to replace it.
+const MOST_SECRETS: i64 = 2;
 
 /// Characters of the secret part that are kept to recognise a key by: too few to help a guess at 256 bits.
 const SHOWN: usize = 6;
@@ -20,6 +21,7 @@ const SHOWN: usize = 6;
 /// What is said about a new key.
 pub(super) struct NewKey {
     pub service_account_id: Uuid,
+    pub kind: KeyKind,
     pub description: String,
     pub scopes: Vec<String>,
     pub expires_at: Option<DateTime<Utc>>,
@@ -36,12 +38,22 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
     if new.expires_at.is_some_and(|at| at <= change.now) {
         return Err(Fault::field("expires_at", "must be in the future"));
     }
-    let secret = opaque::mint(PREFIX, &change.context().entropy);
+    if new.kind == KeyKind::ClientSecret {
+        // The account's row is locked, so the count is right whoever else makes one.
+        let live = store::api_keys::live_secrets(&mut change.tx, account.service_account_id, change.now).await?;
+        if live >= MOST_SECRETS {
+            let fault = Fault::new(Reason::TooManySecrets, "The service account has two client secrets that work.");
+            return Err(fault.with("most", MOST_SECRETS.to_string()));
+        }
+    }
+    let prefix = new.kind.prefix();
+    let secret = opaque::mint(prefix, &change.context().entropy);
     let key = ApiKey {
         api_key_id: change.context().new_id(),
         service_account_id: account.service_account_id,
         tenant_id: account.tenant_id,
-        display_prefix: secret.chars().take(PREFIX.len() + SHOWN).collect(),
+        kind: new.kind,
+        display_prefix: secret.chars().take(prefix.len() + SHOWN).collect(),
         description: new.description,
         scopes: new.scopes,
         expires_at: new.expires_at,
@@ -50,7 +62,8 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
         created_at: change.now,
     };
     store::api_keys::insert(&mut change.tx, &key, &opaque::digest(secret.as_bytes())).await?;
-    let event = about(change, EventType::ApiKeyCreated, &key).detail("scopes", &key.scopes);
+    let event =
+        about(change, EventType::ApiKeyCreated, &key).detail("scopes", &key.scopes).detail("kind", key.kind.as_str());
     change.record(event).await?;
     Ok((key, secret))
 }

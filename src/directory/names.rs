@@ -8,6 +8,8 @@ use crate::fault::{Fault, Result};
 
 /// Most permissions that a role, a service account or a key may list.
 const MOST_PERMISSIONS: usize = 100;
+/// Most client certificates that a service account may have.
+const MOST_CERTIFICATES: usize = 20;
 
 fn matches(value: &str, longest: usize, first: impl Fn(char) -> bool, rest: impl Fn(char) -> bool) -> bool {
     let mut letters = value.chars();
@@ -78,6 +80,41 @@ fn is_permission(value: &str) -> bool {
     value == "*" || (value.len() <= 128 && value.contains('.') && value.split('.').all(word))
 }
 
+/// Client certificates, each as its authority and its URI with a blank between them; sorted and each once.
+pub(super) fn certificates<'a>(
+    field: &'static str,
+    certificates: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+) -> Result<Vec<String>> {
+    if certificates.len() > MOST_CERTIFICATES {
+        return Err(Fault::field(field, format!("must be at most {MOST_CERTIFICATES}")));
+    }
+    let mut known = BTreeSet::new();
+    for (authority, uri) in certificates {
+        if !is_authority(authority) {
+            let problem = "must each have an authority of 1 to 64 of a-z, 0-9 and -, beginning with a letter";
+            return Err(Fault::field(field, problem));
+        }
+        if !is_uri(uri) {
+            let problem = "must each have a URI such as spiffe://example.org/billing, without wildcards";
+            return Err(Fault::field(field, problem));
+        }
+        known.insert(format!("{authority} {uri}"));
+    }
+    Ok(known.into_iter().collect())
+}
+
+fn is_authority(name: &str) -> bool {
+    matches(name, 64, |c| c.is_ascii_lowercase(), |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// As exact as the comparison: no wildcard, nothing that looks like something else.
+fn is_uri(uri: &str) -> bool {
+    let scheme = |scheme: &str| matches(scheme, 32, |c| c.is_ascii_alphabetic(), |c| c.is_ascii_alphanumeric());
+    uri.len() <= 2048
+        && uri.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'*')
+        && uri.split_once(':').is_some_and(|(before, after)| scheme(before) && !after.is_empty())
+}
+
 /// A description.
 pub(super) fn description(field: &'static str, value: &str) -> Result<String> {
     input::text(field, value, 500)
@@ -100,6 +137,19 @@ mod tests {
         }
         assert!(role("name", "HOTEL_ADMIN").is_ok() && role("name", "1x").is_err() && role("name", "a b").is_err());
         assert!(service_account("name", "billing.api").is_ok() && service_account("name", "Billing").is_err());
+    }
+
+    #[test]
+    fn certificates_are_exact() {
+        let read = |ca, uri| certificates("certificates", [(ca, uri)].into_iter());
+        assert_eq!(read("corp", "spiffe://example.org/billing").unwrap(), ["corp spiffe://example.org/billing"]);
+        for uri in ["", "spiffe://example.org/*", "billing", "spiffe:", "://x", "spiffe://a b", "spiffe://é", "a:\n"] {
+            assert!(read("corp", uri).is_err(), "{uri:?}");
+        }
+        for authority in ["", "Corp", "2corp", "a b", "a*"] {
+            assert!(read(authority, "spiffe://example.org/billing").is_err(), "{authority:?}");
+        }
+        assert!(certificates("certificates", vec![("corp", "a:b"); 21].into_iter()).is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(super) struct NewServiceAccount {
     pub name: String,
     pub description: String,
     pub permissions: Vec<String>,
+    pub certificates: Vec<String>,
 }
 
 /// What is changed about a service account; none leaves it as it is.
@@ -23,6 +24,7 @@ pub(super) struct NewServiceAccount {
 pub(super) struct Edit {
     pub description: Option<String>,
     pub permissions: Option<Vec<String>>,
+    pub certificates: Option<Vec<String>>,
     pub status: Option<Switch>,
 }
 
@@ -35,6 +37,9 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
         }
         None => change.platform_only()?,
     }
+    if !new.certificates.is_empty() {
+        change.platform_only()?;
+    }
     let principal = change.principal()?;
     delegation::covers(principal, new.tenant_id, &new.permissions)?;
     let account = ServiceAccount {
@@ -43,6 +48,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
         name: new.name,
         description: new.description,
         permissions: new.permissions,
+        certificates: new.certificates,
         status: Switch::Active,
         created_by: (principal.kind == PrincipalKind::User).then_some(principal.id),
         version: 1,
@@ -50,22 +56,31 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
         updated_at: change.now,
     };
     store::service_accounts::insert(&mut change.tx, &account).await?;
+    store::service_accounts::set_certificates(&mut change.tx, &account, change.now).await?;
     let event = about(change, EventType::ServiceAccountCreated, &account).detail("new", facts(&account));
     change.record(event).await?;
     Ok(account)
 }
 
-/// Changes a service account. With permissions or status its tokens end.
+/// Changes a service account. With permissions, certificates or status its tokens end.
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<ServiceAccount> {
     let before = for_change(change, id, Some(version)).await?;
     let after = ServiceAccount {
         description: edit.description.unwrap_or_else(|| before.description.clone()),
         permissions: edit.permissions.unwrap_or_else(|| before.permissions.clone()),
+        certificates: edit.certificates.unwrap_or_else(|| before.certificates.clone()),
         status: edit.status.unwrap_or(before.status),
         ..before.clone()
     };
     delegation::covers(change.principal()?, after.tenant_id, &after.permissions)?;
-    let rights_changed = before.permissions != after.permissions || before.status != after.status;
+    let certificates_changed = before.certificates != after.certificates;
+    if certificates_changed {
+        // One tenant's administrator must not claim a name that another tenant's program has.
+        change.platform_only()?;
+        store::service_accounts::set_certificates(&mut change.tx, &after, change.now).await?;
+    }
+    let rights_changed =
+        certificates_changed || before.permissions != after.permissions || before.status != after.status;
     // The row is locked, for which an exchange of a key waits: the time after that is late enough.
     let ends_at = rights_changed.then(|| change.context().now());
     store::service_accounts::update(&mut change.tx, &after, ends_at).await?;
@@ -103,7 +118,12 @@ pub(super) async fn for_change(change: &mut Change<'_>, id: Uuid, version: Optio
 }
 
 fn facts(account: &ServiceAccount) -> serde_json::Value {
-    json!({ "name": account.name, "permissions": account.permissions, "status": account.status.as_str() })
+    json!({
+        "name": account.name,
+        "permissions": account.permissions,
+        "certificates": account.certificates,
+        "status": account.status.as_str(),
+    })
 }
 
 fn about(change: &Change<'_>, event: EventType, account: &ServiceAccount) -> Event {

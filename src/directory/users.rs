@@ -123,13 +123,8 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
     Ok(sessions)
 }
 
-/// Refuses guessable secrets of a user until `duration` is over or, without one, until further notice.
-pub(super) async fn lock(
-    change: &mut Change<'_>,
-    id: Uuid,
-    duration: Option<TimeDelta>,
-    end_sessions: bool,
-) -> Result<(User, i32)> {
+/// Shuts a user out until `duration` is over or, without one, until further notice; what lives ends at once.
+pub(super) async fn lock(change: &mut Change<'_>, id: Uuid, duration: Option<TimeDelta>) -> Result<(User, i32)> {
     let guard = admins::guard(change).await?;
     let user = for_change(change, id, None).await?;
     admins::spare_master(&user)?;
@@ -137,8 +132,7 @@ pub(super) async fn lock(
     store::users::set_lock(&mut change.tx, id, until).await?;
     guard.still_has_one(change).await?;
     let event = about(change, EventType::UserLocked, &user).reason("administrator").detail("locked_until", until);
-    let (sessions, event) =
-        if end_sessions { change.end_sessions(id, "administrator", event).await? } else { (0, event) };
+    let (sessions, event) = change.end_sessions(id, "administrator", event).await?;
     change.record(event).await?;
     Ok((read(change, id).await?, sessions))
 }

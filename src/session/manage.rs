@@ -51,6 +51,7 @@ pub struct SessionView {
     pub device_type: Option<String>,
     pub device_platform: Option<String>,
     pub device_location: Option<String>,
+    pub device_fingerprint: Option<String>,
     pub ip_address: Option<String>,
     pub user_agent: Option<String>,
     pub created_at: DateTime<Utc>,

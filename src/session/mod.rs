@@ -85,6 +85,7 @@ impl Sessions {
             context: context.clone(),
             keyring: keyring.clone(),
             issuer: issuer.clone(),
+            recorder: recorder.clone(),
             config: Arc::clone(&config),
         };
         let successor_key = Arc::new(keyring.derive("refresh token successors"));
@@ -147,7 +148,7 @@ impl Sessions {
     async fn housekeep(self, metrics: Metrics, stop: CancellationToken) {
         loop {
             let done = async {
-                store::sessions::expire(self.db.pool()).await?;
+                store::sessions::expire(self.db.pool(), self.context.now(), self.config.sessions.keep_ended).await?;
                 store::sessions::count_active(&mut *self.db.begin(Scope::Platform).await?).await
             };
             match done.await {

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::issuer::{AccessToken, Grant, Issuer};
 use super::opaque;
 use crate::access::{Call, Permissions, PrincipalKind};
+use crate::audit::{Event, EventType, Recorder};
 use crate::config::Config;
 use crate::context::Context;
 use crate::fault::Result;
@@ -45,6 +48,9 @@ pub struct Device {
     pub user_agent: Option<String>,
     /// Where it is.
     pub location: Option<String>,
+    /// What the application recognises it by. Only a keyed digest is kept.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
 }
 
 /// What the user is and may do in the tenant of the session.
@@ -93,6 +99,7 @@ pub struct Opener {
     pub(super) context: Context,
     pub(super) keyring: Keyring,
     pub(super) issuer: Issuer,
+    pub(super) recorder: Recorder,
     pub(super) config: Arc<Config>,
 }
 
@@ -103,10 +110,12 @@ impl Opener {
         let (session_id, access_jti) = (self.context.new_id(), self.context.new_id());
         let refresh_token = opaque::mint(REFRESH_PREFIX, &self.context.entropy);
         let sessions = &self.config.sessions;
-        let lifetime = if wish.persistent { sessions.absolute_lifetime } else { sessions.idle_lifetime };
+        let lifetime = if wish.persistent { sessions.remembered_absolute_lifetime } else { sessions.absolute_lifetime };
         let expires_at = now + TimeDelta::from_std(lifetime).unwrap_or_default();
-        let refresh_expires_at = expires_at.min(now + self.idle());
+        let refresh_expires_at = expires_at.min(now + self.idle(wish.persistent));
         let device = &wish.device;
+        let user_agent = device.user_agent.as_ref().or(call.user_agent.as_ref());
+        let over_the_limit = Event::by_system(EventType::SessionLimitReached, call.correlation_id);
         let record = json!({
             "session_id": session_id,
             "audience": wish.audience,
@@ -118,8 +127,11 @@ impl Opener {
             "device_type": device.kind,
             "device_platform": device.platform,
             "device_location": device.location,
+            "device_fingerprint": self.fingerprint(device, user_agent),
             "ip_address": call.address,
-            "user_agent": device.user_agent.as_ref().or(call.user_agent.as_ref()),
+            "user_agent": user_agent,
+            "limit": sessions.per_user,
+            "limit_event": self.recorder.prepare(over_the_limit).event,
             "idle_expires_at": refresh_expires_at,
             "expires_at": expires_at,
         });
@@ -142,9 +154,29 @@ impl Opener {
     }
 
     /// How long a session goes on without being refreshed.
-    pub(super) fn idle(&self) -> TimeDelta {
-        let idle = self.config.sessions.idle_lifetime.min(self.config.tokens.refresh_lifetime);
-        TimeDelta::from_std(idle).unwrap_or_default()
+    pub(super) fn idle(&self, persistent: bool) -> TimeDelta {
+        let sessions = &self.config.sessions;
+        let idle = if persistent { sessions.remembered_idle_lifetime } else { sessions.idle_lifetime };
+        TimeDelta::from_std(idle.min(self.config.tokens.refresh_lifetime)).unwrap_or_default()
+    }
+
+    /// A digest by which a person can tell two devices apart: of what the application recognises the device by or, when
+    /// it says nothing, of what the device says of itself. Keyed, so that it cannot be computed for a guess. Shown,
+    /// never trusted.
+    fn fingerprint(&self, device: &Device, user_agent: Option<&String>) -> String {
+        let key = self.keyring.derive("device fingerprints");
+        // HMAC takes keys of any length, so this cannot fail.
+        #[expect(clippy::expect_used, reason = "HMAC accepts keys of every length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(&*key).expect("HMAC takes any key");
+        let told = [device.kind.as_ref(), device.platform.as_ref(), user_agent];
+        let parts = if device.fingerprint.is_some() { [device.fingerprint.as_ref(), None, None] } else { told };
+        mac.update(&[u8::from(device.fingerprint.is_some())]);
+        for part in parts {
+            let part = part.map(String::as_bytes).unwrap_or_default();
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        hex(&mac.finalize().into_bytes())
     }
 
     /// Kanidm's refresh token as it is kept with a session.

@@ -111,6 +111,7 @@ fn show(call: &Call, session: SessionView) -> proto::Session {
             platform: session.device_platform.unwrap_or_default(),
             user_agent: session.user_agent.unwrap_or_default(),
             location: session.device_location.unwrap_or_default(),
+            fingerprint: session.device_fingerprint.unwrap_or_default(),
         }),
         ip_address: session.ip_address.unwrap_or_default(),
         persistent: session.persistent,
@@ -165,6 +166,7 @@ fn revoke_reason(name: Option<&str>) -> proto::RevokeReason {
         Some("credential_changed") => proto::RevokeReason::CredentialChanged,
         Some("user_disabled") => proto::RevokeReason::UserDisabled,
         Some("rollback") => proto::RevokeReason::Rollback,
+        Some("session_limit") => proto::RevokeReason::SessionLimit,
         _ => proto::RevokeReason::Unspecified,
     }
 }

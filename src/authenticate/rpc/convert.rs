@@ -44,6 +44,7 @@ pub(super) fn device(device: Option<proto::Device>) -> Result<Device> {
         platform: text("device.platform", &device.platform, 128)?,
         user_agent: text("device.user_agent", &device.user_agent, 512)?,
         location: text("device.location", &device.location, 128)?,
+        fingerprint: text("device.fingerprint", &device.fingerprint, 512)?,
     })
 }
 

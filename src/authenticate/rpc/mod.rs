@@ -1,6 +1,7 @@
 //! `sidle.v1.AuthenticateService` on the wire.
 
 mod convert;
+mod service_account;
 
 use std::sync::Arc;
 
@@ -111,17 +112,10 @@ impl AuthenticateService for Service {
     ) -> Answer<proto::AuthenticateServiceAccountResponse> {
         let call = Call::of(&request)?;
         let request = request.into_inner();
-        let key = Zeroizing::new(request.api_key);
-        convert::secret("api_key", &key, 256)?;
+        let shown = service_account::shown(request.api_key, request.client_credentials)?;
         let audience = self.room.sessions.issuer.audience(&request.audience)?;
-        let exchanged = self.room.api_key(&call, &key, audience).await?;
-        Ok(Response::new(proto::AuthenticateServiceAccountResponse {
-            access_token: exchanged.token.token,
-            access_token_expires_at: Some(input::to_proto(exchanged.token.expires_at)),
-            service_account_id: exchanged.service_account_id.to_string(),
-            tenant_id: convert::id(exchanged.tenant_id),
-            permissions: exchanged.permissions.names(),
-        }))
+        let exchanged = self.room.service_account(&call, &shown, audience).await?;
+        Ok(Response::new(service_account::exchanged(exchanged)))
     }
 
     async fn refresh_token(&self, request: Request<proto::RefreshTokenRequest>) -> Answer<proto::RefreshTokenResponse> {

@@ -23,18 +23,21 @@ pub(in crate::authenticate) struct KeyOwner {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Checks an API key.
+/// Checks an API key or, with the id of its client, a client's secret.
 pub(in crate::authenticate) async fn exchange_key(
     pool: &PgPool,
     digest: &[u8; 32],
+    client: Option<Uuid>,
     now: DateTime<Utc>,
     event: &Prepared,
     refused: &Prepared,
 ) -> Result<KeyAnswer> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", service_account_id, tenant_id, permissions, tokens_valid_from, expires_at
-           FROM api_key_exchange($1, $2, $3, $4, $5, $6)"#,
+           FROM api_key_exchange($1, $2, $3, $4, $5, $6, $7, $8)"#,
         digest,
+        if client.is_some() { "client_secret" } else { "api_key" },
+        client,
         now,
         event.event,
         event.personal.as_deref(),

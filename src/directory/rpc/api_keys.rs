@@ -1,8 +1,8 @@
 //! API keys on the wire.
 
-use super::super::api_keys::{self, NewKey};
+use super::super::api_keys::{self, KeyKind, NewKey};
 use super::super::{names, store};
-use super::convert::time;
+use super::convert::{choice, time};
 use super::{BEGINNING, Service, finish, page, repeated};
 use crate::access::{Call, input, paging};
 use crate::fault::{Fault, Result};
@@ -37,6 +37,7 @@ pub(super) async fn create(
 ) -> Result<CreateApiKeyResponse> {
     let new = NewKey {
         service_account_id: input::uuid("service_account_id", &request.service_account_id)?,
+        kind: choice("kind", request.kind, read_kind)?.unwrap_or(KeyKind::ApiKey),
         description: names::description("description", &request.description)?,
         scopes: names::permissions("scopes", &request.scopes)?,
         expires_at: request.expires_at.as_ref().map(|at| input::from_proto("expires_at", at)).transpose()?,
@@ -66,8 +67,21 @@ pub(super) async fn delete(
     Ok(DeleteApiKeyResponse {})
 }
 
+fn read_kind(kind: ApiKeyKind) -> Option<KeyKind> {
+    match kind {
+        ApiKeyKind::Unspecified => None,
+        ApiKeyKind::ApiKey => Some(KeyKind::ApiKey),
+        ApiKeyKind::ClientSecret => Some(KeyKind::ClientSecret),
+    }
+}
+
 fn write(key: api_keys::ApiKey) -> ApiKey {
+    let kind = match key.kind {
+        KeyKind::ApiKey => ApiKeyKind::ApiKey,
+        KeyKind::ClientSecret => ApiKeyKind::ClientSecret,
+    };
     ApiKey {
+        kind: kind.into(),
         api_key_id: key.api_key_id.to_string(),
         service_account_id: key.service_account_id.to_string(),
         tenant_id: key.tenant_id.map(|id| id.to_string()).unwrap_or_default(),

@@ -57,6 +57,7 @@ pub(super) async fn create(
         name: names::service_account("name", &request.name)?,
         description: names::description("description", &request.description)?,
         permissions: names::permissions("permissions", &request.permissions)?,
+        certificates: read_certificates("certificates", &request.certificates)?,
     };
     let mut change = service.directory.change(call, "service_accounts.write").await?;
     let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
@@ -77,13 +78,17 @@ pub(super) async fn update(
     let account = resource("service_account", request.service_account)?;
     let id = input::uuid("service_account.service_account_id", &account.service_account_id)?;
     let mut edit = Edit::default();
-    for field in fields(request.update_mask, &["description", "permissions", "status"])? {
+    for field in fields(request.update_mask, &["description", "permissions", "certificates", "status"])? {
         match field {
             "description" => {
                 edit.description = Some(names::description("service_account.description", &account.description)?);
             }
             "permissions" => {
                 edit.permissions = Some(names::permissions("service_account.permissions", &account.permissions)?);
+            }
+            "certificates" => {
+                let field = "service_account.certificates";
+                edit.certificates = Some(read_certificates(field, &account.certificates)?);
             }
             _ => {
                 let status = choice("service_account.status", account.status, read_status)?;
@@ -120,6 +125,10 @@ fn read_status(status: ServiceAccountStatus) -> Option<Switch> {
     }
 }
 
+fn read_certificates(field: &'static str, certificates: &[ClientCertificate]) -> Result<Vec<String>> {
+    names::certificates(field, certificates.iter().map(|known| (known.authority.as_str(), known.uri.as_str())))
+}
+
 fn write(account: service_accounts::ServiceAccount) -> ServiceAccount {
     let status = match account.status {
         Switch::Active => ServiceAccountStatus::Active,
@@ -131,10 +140,15 @@ fn write(account: service_accounts::ServiceAccount) -> ServiceAccount {
         name: account.name,
         description: account.description,
         permissions: account.permissions,
+        certificates: account.certificates.iter().filter_map(|known| known.split_once(' ')).map(certificate).collect(),
         status: status.into(),
         created_by: account.created_by.map(|id| id.to_string()).unwrap_or_default(),
         created_at: time(Some(account.created_at)),
         updated_at: time(Some(account.updated_at)),
         etag: etag::encode(account.version),
     }
+}
+
+fn certificate((authority, uri): (&str, &str)) -> ClientCertificate {
+    ClientCertificate { authority: authority.to_owned(), uri: uri.to_owned() }
 }

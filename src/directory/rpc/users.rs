@@ -126,7 +126,7 @@ pub(super) async fn lock(service: &Service, call: &Call, request: LockUserReques
     let id = input::uuid("user_id", &request.user_id)?;
     let duration = request.duration.map(|duration| read_duration(&duration)).transpose()?;
     let mut change = service.directory.change(call, "users.write").await?;
-    let (user, sessions_revoked) = users::lock(&mut change, id, duration, request.revoke_sessions).await?;
+    let (user, sessions_revoked) = users::lock(&mut change, id, duration).await?;
     change.commit().await?;
     Ok(LockUserResponse { user: Some(write(user)), sessions_revoked })
 }

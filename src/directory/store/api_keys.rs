@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::KeyKind;
 use crate::fault::Result;
 
 /// A key of a service account, without its secret.
@@ -12,6 +13,7 @@ pub struct ApiKey {
     pub api_key_id: Uuid,
     pub service_account_id: Uuid,
     pub tenant_id: Option<Uuid>,
+    pub kind: KeyKind,
     pub display_prefix: String,
     pub description: String,
     pub scopes: Vec<String>,
@@ -25,9 +27,9 @@ macro_rules! api_keys {
     ($tail:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             ApiKey,
-            "SELECT api_key_id, service_account_id, tenant_id, display_prefix, description, scopes, expires_at,
-                last_used_at, revoked_at, created_at
-             FROM api_keys " + $tail
+            r#"SELECT api_key_id, service_account_id, tenant_id, kind AS "kind: KeyKind", display_prefix, description,
+                scopes, expires_at, last_used_at, revoked_at, created_at
+             FROM api_keys "# + $tail
             $(, $argument)*
         )
     };
@@ -61,8 +63,8 @@ pub async fn list(
 pub async fn insert(tx: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> Result<()> {
     sqlx::query!(
         "INSERT INTO api_keys (api_key_id, service_account_id, tenant_id, display_prefix, key_hash, description, scopes,
-            expires_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            expires_at, created_at, kind)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         key.api_key_id,
         key.service_account_id,
         key.tenant_id,
@@ -72,10 +74,22 @@ pub async fn insert(tx: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> R
         &key.scopes,
         key.expires_at,
         key.created_at,
+        key.kind.as_str(),
     )
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// How many client secrets of a service account work.
+pub async fn live_secrets(tx: &mut PgConnection, service_account: Uuid, now: DateTime<Utc>) -> Result<i64> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM api_keys WHERE service_account_id = $1 AND kind = 'client_secret'
+            AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)"#,
+        service_account,
+        now
+    );
+    Ok(count.fetch_one(tx).await?)
 }
 
 /// Revokes a key; false when it was revoked already.

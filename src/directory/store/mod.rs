@@ -10,7 +10,7 @@ pub(super) mod tokens;
 pub(super) mod users;
 mod words;
 
-pub use self::words::{AuthMethod, GrantSource, LockReason, Switch, UserStatus};
+pub use self::words::{AuthMethod, GrantSource, KeyKind, LockReason, Switch, UserStatus};
 
 use crate::db;
 use crate::fault::{Fault, Reason};

@@ -15,6 +15,8 @@ pub struct ServiceAccount {
     pub name: String,
     pub description: String,
     pub permissions: Vec<String>,
+    /// Authority and URI of each, with a blank between them.
+    pub certificates: Vec<String>,
     pub status: Switch,
     pub created_by: Option<Uuid>,
     pub version: i64,
@@ -26,8 +28,10 @@ macro_rules! service_accounts {
     ($tail:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             ServiceAccount,
-            r#"SELECT service_account_id, tenant_id, name, description, permissions, status AS "status: Switch",
-                created_by, version, created_at, updated_at
+            r#"SELECT service_account_id, tenant_id, name, description, permissions,
+                ARRAY(SELECT c.ca_name || ' ' || c.uri FROM service_account_certificates c
+                    WHERE c.service_account_id = service_accounts.service_account_id ORDER BY 1) AS "certificates!",
+                status AS "status: Switch", created_by, version, created_at, updated_at
                FROM service_accounts WHERE deleted_at IS NULL AND "# + $tail
             $(, $argument)*
         )
@@ -101,6 +105,30 @@ pub async fn update(
     Ok(())
 }
 
+/// Makes these the client certificates of an account.
+pub async fn set_certificates(tx: &mut PgConnection, account: &ServiceAccount, now: DateTime<Utc>) -> Result<()> {
+    let id = account.service_account_id;
+    sqlx::query!("DELETE FROM service_account_certificates WHERE service_account_id = $1", id)
+        .execute(&mut *tx)
+        .await?;
+    let split = account.certificates.iter().filter_map(|certificate| certificate.split_once(' '));
+    let (authorities, uris): (Vec<String>, Vec<String>) =
+        split.map(|(ca, uri)| (ca.to_owned(), uri.to_owned())).unzip();
+    sqlx::query!(
+        "INSERT INTO service_account_certificates (ca_name, uri, service_account_id, tenant_id, created_at)
+         SELECT ca, uri, $3, $4, $5 FROM unnest($1::text[], $2::text[]) AS given (ca, uri)",
+        &authorities,
+        &uris,
+        id,
+        account.tenant_id,
+        now
+    )
+    .execute(tx)
+    .await
+    .map_err(|error| taken(error, &[("service_account_certificates_pkey", "certificates")]))?;
+    Ok(())
+}
+
 /// Refuses tokens issued before `at`.
 pub async fn end_tokens(tx: &mut PgConnection, id: Uuid, at: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
@@ -134,8 +162,11 @@ pub async fn end_tokens_of_tenant(tx: &mut PgConnection, tenant: Uuid, at: DateT
     Ok(ids)
 }
 
-/// Marks a service account as deleted.
+/// Marks a service account as deleted; its certificates may be another's from then on.
 pub async fn delete(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("DELETE FROM service_account_certificates WHERE service_account_id = $1", id)
+        .execute(&mut *tx)
+        .await?;
     sqlx::query!(
         "UPDATE service_accounts SET deleted_at = $2, status = 'disabled',
             tokens_valid_from = greatest(tokens_valid_from, $2)

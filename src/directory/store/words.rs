@@ -76,6 +76,34 @@ impl Switch {
     }
 }
 
+/// What a service account's key is presented as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum KeyKind {
+    /// By itself: it names its account.
+    ApiKey,
+    /// Together with the account's id.
+    ClientSecret,
+}
+
+impl KeyKind {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::ClientSecret => "client_secret",
+        }
+    }
+
+    /// How every such secret begins, so that one that leaked into a repository or a log is recognised.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::ApiKey => "sidle_ak_",
+            Self::ClientSecret => "sidle_cs_",
+        }
+    }
+}
+
 /// Where a membership comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]

@@ -1,5 +1,7 @@
 //! SQL of sessions.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
@@ -29,7 +31,7 @@ pub(in crate::session) async fn get(
         r#"SELECT session_id, user_id, tenant_id, auth_method,
                CASE WHEN status = 'active' AND least(expires_at, idle_expires_at) <= $2 THEN 'expired' ELSE status END
                    AS "status!", audience, persistent, device_id, device_type, device_platform, device_location,
-               host(ip_address) AS ip_address, user_agent, created_at, last_activity_at, idle_expires_at, expires_at,
+               device_fingerprint, host(ip_address) AS ip_address, user_agent, created_at, last_activity_at, idle_expires_at, expires_at,
                revoked_at, revoke_reason, kanidm_session_id
            FROM sessions WHERE session_id = $1"#,
         session,
@@ -56,7 +58,7 @@ pub(in crate::session) async fn list(
                 r#"SELECT session_id, user_id, tenant_id, auth_method,
                        CASE WHEN status = 'active' AND least(expires_at, idle_expires_at) <= $5 THEN 'expired'
                            ELSE status END AS "status!", audience, persistent, device_id, device_type,
-                       device_platform, device_location, host(ip_address) AS ip_address, user_agent, created_at,
+                       device_platform, device_location, device_fingerprint, host(ip_address) AS ip_address, user_agent, created_at,
                        last_activity_at, idle_expires_at, expires_at, revoked_at, revoke_reason, kanidm_session_id
                    FROM sessions
                    WHERE user_id = $1 AND ($2::uuid IS NULL OR session_id < $2)
@@ -78,7 +80,7 @@ pub(in crate::session) async fn list(
                 r#"SELECT session_id, user_id, tenant_id, auth_method,
                        CASE WHEN status = 'active' AND least(expires_at, idle_expires_at) <= $4 THEN 'expired'
                            ELSE status END AS "status!", audience, persistent, device_id, device_type,
-                       device_platform, device_location, host(ip_address) AS ip_address, user_agent, created_at,
+                       device_platform, device_location, device_fingerprint, host(ip_address) AS ip_address, user_agent, created_at,
                        last_activity_at, idle_expires_at, expires_at, revoked_at, revoke_reason, kanidm_session_id
                    FROM sessions
                    WHERE ($1::uuid IS NULL OR session_id < $1)
@@ -140,9 +142,14 @@ pub(in crate::session) async fn knows_user(tx: &mut PgConnection, user: Uuid) ->
     Ok(known)
 }
 
-/// Marks what has lapsed and removes what nobody can use any more; says how many sessions it marked.
-pub(in crate::session) async fn expire(pool: &PgPool) -> Result<i64> {
-    Ok(sqlx::query_scalar!(r#"SELECT expire_old_sessions() AS "expired!""#).fetch_one(pool).await?)
+/// Marks what has lapsed and removes what nobody can use or see any more; says how many sessions it marked.
+pub(in crate::session) async fn expire(pool: &PgPool, now: DateTime<Utc>, keep: Duration) -> Result<i64> {
+    let expired = sqlx::query_scalar!(
+        r#"SELECT expire_old_sessions($1, make_interval(secs => $2)) AS "expired!""#,
+        now,
+        keep.as_secs_f64()
+    );
+    Ok(expired.fetch_one(pool).await?)
 }
 
 /// How many sessions live: counted up to 100,000, beyond that as the planner estimates them, so that asking every

@@ -5,7 +5,7 @@ use sidle::proto;
 
 use super::{api_key, exchange};
 use crate::look::{event, reason, reasons};
-use crate::support::TestServer;
+use crate::support::{Client, TestServer};
 
 #[tokio::test]
 async fn a_key_permits_what_its_scopes_leave_of_the_accounts_rights() {
@@ -87,4 +87,184 @@ async fn a_token_does_not_outlive_its_key() {
     sqlx::query("UPDATE api_keys SET expires_at = now() + interval '1 minute'").execute(server.sql()).await.unwrap();
     let ends = exchange(&server, &key).await.unwrap().access_token_expires_at.unwrap().seconds;
     assert!(ends <= server.context.now().timestamp() + 60);
+}
+
+fn secret_of(account: &str) -> proto::CreateApiKeyRequest {
+    proto::CreateApiKeyRequest {
+        service_account_id: account.to_owned(),
+        kind: proto::ApiKeyKind::ClientSecret.into(),
+        ..Default::default()
+    }
+}
+
+async fn by_secret(
+    server: &TestServer,
+    id: &str,
+    secret: &str,
+) -> Result<proto::AuthenticateServiceAccountResponse, tonic::Status> {
+    let credentials = proto::ClientCredentials { client_id: id.to_owned(), client_secret: secret.to_owned() };
+    let request =
+        proto::AuthenticateServiceAccountRequest { client_credentials: Some(credentials), ..Default::default() };
+    Ok(server.client("").authenticate.authenticate_service_account(request).await?.into_inner())
+}
+
+async fn account(admin: &Client, name: &str) -> String {
+    let request = proto::CreateServiceAccountRequest {
+        name: name.to_owned(),
+        permissions: vec!["tokens.verify".to_owned(), "users.read".to_owned()],
+        ..Default::default()
+    };
+    let created = admin.directory.clone().create_service_account(request).await.unwrap().into_inner();
+    created.service_account.unwrap().service_account_id
+}
+
+#[tokio::test]
+async fn a_clients_secret_is_good_with_its_id_only_and_can_be_rotated_without_a_gap() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    let (billing, other) = (account(&admin, "billing").await, account(&admin, "other").await);
+    let create = async |request| admin.directory.clone().create_api_key(request).await.map(|r| r.into_inner());
+    let first = create(secret_of(&billing)).await.unwrap();
+    assert!(first.secret.starts_with("sidle_cs_") && first.secret.len() == 52);
+    let answer = by_secret(&server, &billing, &first.secret).await.unwrap();
+    assert_eq!((answer.service_account_id.as_str(), answer.permissions.len()), (billing.as_str(), 2));
+
+    // The secret with another client's id, a secret as a key, a key as a secret, and what never was one.
+    let key = create(proto::CreateApiKeyRequest { kind: 0, ..secret_of(&billing) }).await.unwrap().secret;
+    let unknown = sidle::session::opaque::mint("sidle_cs_", &server.context.entropy);
+    for (id, secret) in [(&other, &first.secret[..]), (&billing, &key), (&billing, &unknown), (&billing, "x")] {
+        let refused = by_secret(&server, id, secret).await.unwrap_err();
+        assert_eq!(
+            (reason(&refused).as_str(), refused.message()),
+            ("INVALID_CREDENTIALS", "The credentials are not accepted.")
+        );
+    }
+    assert_eq!(reason(&exchange(&server, &first.secret).await.unwrap_err()), "INVALID_CREDENTIALS");
+    let both = proto::AuthenticateServiceAccountRequest {
+        api_key: key.clone(),
+        client_credentials: Some(proto::ClientCredentials { client_id: billing.clone(), client_secret: key }),
+        ..Default::default()
+    };
+    let refused = server.client("").authenticate.authenticate_service_account(both).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_FIELD");
+
+    let second = create(secret_of(&billing)).await.unwrap();
+    for secret in [&first.secret, &second.secret] {
+        by_secret(&server, &billing, secret).await.expect("both work");
+    }
+    assert_eq!(reason(&create(secret_of(&billing)).await.unwrap_err()), "TOO_MANY_SECRETS");
+    let api_key_id = first.api_key.unwrap().api_key_id;
+    admin.directory.clone().delete_api_key(proto::DeleteApiKeyRequest { api_key_id }).await.unwrap();
+    by_secret(&server, &billing, &first.secret).await.expect_err("gone");
+    by_secret(&server, &billing, &second.secret).await.expect("goes on");
+    create(secret_of(&billing)).await.expect("there is room again");
+}
+
+/// CVE-2026-94000: whoever may only administer service accounts does not come to more through them.
+#[tokio::test]
+async fn a_delegated_administrator_gains_nothing_through_keys() {
+    let server = TestServer::start().await;
+    let root = server.admin().await;
+    let tenant = server.tenant("north").await;
+    let delegated = proto::CreateRoleRequest {
+        tenant_id: tenant.to_string(),
+        name: "delegate".to_owned(),
+        permissions: vec!["service_accounts.read".to_owned(), "service_accounts.write".to_owned()],
+        ..Default::default()
+    };
+    let role = root.directory.clone().create_role(delegated).await.unwrap().into_inner().role.unwrap().role_id;
+    let user = server.user(tenant, "del@north.example", "user").await;
+    let grant = proto::CreateMembershipRequest {
+        user_id: user.to_string(),
+        tenant_id: tenant.to_string(),
+        role_id: role,
+        ..Default::default()
+    };
+    root.directory.clone().create_membership(grant).await.unwrap();
+    let del = server.client(&server.sign_in("del@north.example").await.access_token);
+    let new = |permissions: &[&str], tenant: &str, name: &str| proto::CreateServiceAccountRequest {
+        tenant_id: tenant.to_owned(),
+        name: name.to_owned(),
+        permissions: permissions.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    };
+    let here = tenant.to_string();
+    for (permissions, place) in [
+        (&["users.write"][..], here.as_str()),
+        (&["*"], &here),
+        (&["service_accounts.write"], ""),
+        (&["service_accounts.write"], &server.tenant("south").await.to_string()),
+    ] {
+        let refused = del.directory.clone().create_service_account(new(permissions, place, "more")).await.unwrap_err();
+        assert!(["PERMISSION_DENIED", "NOT_FOUND"].contains(&reason(&refused).as_str()), "{permissions:?} {refused:?}");
+    }
+    let mut own = del
+        .directory
+        .clone()
+        .create_service_account(new(&["service_accounts.read"], &here, "mine"))
+        .await
+        .unwrap()
+        .into_inner()
+        .service_account
+        .unwrap();
+    let id = own.service_account_id.clone();
+    let widen = |account: proto::ServiceAccount, path: &str| proto::UpdateServiceAccountRequest {
+        service_account: Some(account),
+        update_mask: Some(prost_types::FieldMask { paths: vec![path.to_owned()] }),
+        validate_only: false,
+    };
+    own.permissions = vec!["*".to_owned()];
+    let refused = del.directory.clone().update_service_account(widen(own.clone(), "permissions")).await.unwrap_err();
+    assert_eq!(reason(&refused), "PERMISSION_DENIED");
+    // A certificate of the operator's authority is not a tenant's to hand out.
+    own.certificates =
+        vec![proto::ClientCertificate { authority: "corp".to_owned(), uri: "spiffe://corp/payments".to_owned() }];
+    let refused = del.directory.clone().update_service_account(widen(own.clone(), "certificates")).await.unwrap_err();
+    assert_eq!(reason(&refused), "PERMISSION_DENIED");
+    for scopes in [&["users.write"][..], &["*"]] {
+        for kind in [proto::ApiKeyKind::ApiKey, proto::ApiKeyKind::ClientSecret] {
+            let scopes = scopes.iter().map(|name| (*name).to_owned()).collect();
+            let wide = proto::CreateApiKeyRequest { scopes, kind: kind.into(), ..secret_of(&id) };
+            let refused = del.directory.clone().create_api_key(wide).await.unwrap_err();
+            assert_eq!(reason(&refused), "PERMISSION_DENIED");
+        }
+    }
+    // An account that somebody else gave more to is out of reach from then on, for keys and for changes.
+    let get = proto::GetServiceAccountRequest {
+        identifier: Some(proto::get_service_account_request::Identifier::ServiceAccountId(id.clone())),
+    };
+    let mut account =
+        root.directory.clone().get_service_account(get).await.unwrap().into_inner().service_account.unwrap();
+    account.permissions.push("users.write".to_owned());
+    root.directory.clone().update_service_account(widen(account.clone(), "permissions")).await.unwrap();
+    let refused = del.directory.clone().create_api_key(secret_of(&id)).await.unwrap_err();
+    assert_eq!(reason(&refused), "PERMISSION_DENIED");
+}
+
+/// A key's rights are its scopes within its owner's present rights, at the moment of the exchange and after it.
+#[tokio::test]
+async fn a_key_shrinks_with_its_account() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    let id = account(&admin, "billing").await;
+    let request = proto::CreateApiKeyRequest { kind: 0, scopes: vec!["users.read".to_owned()], ..secret_of(&id) };
+    let key = admin.directory.clone().create_api_key(request).await.unwrap().into_inner().secret;
+    let before = exchange(&server, &key).await.unwrap();
+    assert_eq!(before.permissions, ["users.read"]);
+    let get = proto::GetServiceAccountRequest {
+        identifier: Some(proto::get_service_account_request::Identifier::ServiceAccountId(id)),
+    };
+    let mut account =
+        admin.directory.clone().get_service_account(get).await.unwrap().into_inner().service_account.unwrap();
+    account.permissions = vec!["tokens.verify".to_owned()];
+    let update = proto::UpdateServiceAccountRequest {
+        service_account: Some(account),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] }),
+        validate_only: false,
+    };
+    admin.directory.clone().update_service_account(update).await.unwrap();
+    let list = proto::ListUsersRequest::default();
+    let refused = server.client(&before.access_token).directory.list_users(list).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated, "the token from before is refused at once");
+    assert!(exchange(&server, &key).await.unwrap().permissions.is_empty());
 }

@@ -29,7 +29,7 @@ fn key_of(account: &ServiceAccount) -> CreateApiKeyRequest {
 }
 
 async fn exchange(server: &TestServer, key: &str) -> Result<AuthenticateServiceAccountResponse, tonic::Status> {
-    let request = AuthenticateServiceAccountRequest { api_key: key.to_owned(), audience: String::new() };
+    let request = AuthenticateServiceAccountRequest { api_key: key.to_owned(), ..Default::default() };
     Ok(server.client("").authenticate.clone().authenticate_service_account(request).await?.into_inner())
 }
 

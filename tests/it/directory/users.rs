@@ -312,27 +312,29 @@ async fn another_replica_refuses_a_disabled_user_too() {
 }
 
 #[tokio::test]
-async fn a_lock_refuses_the_password_and_leaves_the_session() {
+async fn a_lock_by_an_administrator_refuses_the_password_and_ends_what_lives() {
     let server = TestServer::start().await;
     let admin = server.admin().await;
     let tenant = server.tenant("north").await;
     let id = server.user(tenant, "ann@example.com", "user").await;
     let tokens = server.sign_in("ann@example.com").await;
     let minute = Some(prost_types::Duration { seconds: 60, nanos: 0 });
-    let lock = LockUserRequest { user_id: id.to_string(), duration: minute, revoke_sessions: false };
+    let lock = LockUserRequest { user_id: id.to_string(), duration: minute, ..Default::default() };
     let locked = admin.directory.clone().lock_user(lock).await.unwrap().into_inner().user.unwrap();
     assert_eq!(locked.lock_reason, i32::from(LockReason::Administrator));
     let client = server.client("");
     let login = || client.authenticate.clone();
     assert_eq!(reason(login().authenticate_password(password_login("ann@example.com")).await), "INVALID_CREDENTIALS");
-    server.client(&tokens.access_token).authenticate.who_am_i(WhoAmIRequest {}).await.expect("the session lives");
+    server.client(&tokens.access_token).authenticate.who_am_i(WhoAmIRequest {}).await.expect_err("at once");
+    let request = RefreshTokenRequest { refresh_token: tokens.refresh_token, ..Default::default() };
+    assert_eq!(reason(login().refresh_token(request).await), "INVALID_REFRESH_TOKEN");
     server.context.clock.advance(std::time::Duration::from_secs(61));
     server.sign_in("ann@example.com").await;
 
     let admin = server.client(&server.sign_in("root@platform.example").await.access_token);
-    let lock = LockUserRequest { user_id: id.to_string(), duration: None, revoke_sessions: true };
+    let lock = LockUserRequest { user_id: id.to_string(), duration: None, ..Default::default() };
     let answer = admin.directory.clone().lock_user(lock).await.unwrap().into_inner();
-    assert_eq!(answer.sessions_revoked, 2);
+    assert_eq!(answer.sessions_revoked, 1);
     server.context.clock.advance(std::time::Duration::from_secs(3600));
     assert_eq!(reason(login().authenticate_password(password_login("ann@example.com")).await), "INVALID_CREDENTIALS");
     let admin = server.client(&server.sign_in("root@platform.example").await.access_token);
@@ -405,7 +407,7 @@ async fn what_makes_no_sense_is_refused_by_field() {
     assert_eq!(field(admin.directory.clone().update_user(no_etag).await), "etag");
     for seconds in [0, -1, i64::MAX] {
         let duration = Some(prost_types::Duration { seconds, nanos: 0 });
-        let request = LockUserRequest { user_id: user.user_id.clone(), duration, revoke_sessions: false };
+        let request = LockUserRequest { user_id: user.user_id.clone(), duration, ..Default::default() };
         assert_eq!(field(admin.directory.clone().lock_user(request).await), "duration");
     }
     let nobody = GetUserRequest::default();

@@ -30,6 +30,7 @@ async fn a_session_shows_where_it_came_from() {
             platform: "Android 16".to_owned(),
             user_agent: "Shop/3".to_owned(),
             location: "Bern".to_owned(),
+            fingerprint: "canvas:ab12".to_owned(),
         }),
         ..Default::default()
     };
@@ -37,7 +38,15 @@ async fn a_session_shows_where_it_came_from() {
     let mut client = server.client(&signed_in.tokens.unwrap().access_token);
     let session = session_of(&mut client).await;
     assert_eq!((&session.session_id, &session.user_id), (&signed_in.session_id, &user.to_string()));
-    assert_eq!(session.device, request.device);
+    let mut told = request.device.clone().unwrap();
+    let shown = session.device.clone().unwrap();
+    // What recognises the device is shown as a digest under a key of ours, never as it was told.
+    told.fingerprint.clone_from(&shown.fingerprint);
+    assert_eq!(shown, told);
+    assert!(
+        shown.fingerprint.len() == 64
+            && shown.fingerprint != sidle::session::hex(&sidle::session::opaque::digest("canvas:ab12"))
+    );
     assert!(session.current && session.persistent && session.ip_address == "127.0.0.1");
     assert_eq!(session.status(), proto::SessionStatus::Active);
     assert_eq!(session.auth_method(), proto::SessionAuthMethod::Jwt);

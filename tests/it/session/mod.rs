@@ -1,5 +1,6 @@
 //! Sessions, their renewal and their end.
 
+mod limits;
 mod manage;
 mod refresh;
 mod revocation;

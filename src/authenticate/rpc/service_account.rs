@@ -1,0 +1,38 @@
+//! Between the messages of `AuthenticateServiceAccount` and this room's own types.
+
+use zeroize::Zeroizing;
+
+use super::convert;
+use crate::access::input;
+use crate::authenticate::api_key::{Exchanged, Shown};
+use crate::fault::{Fault, Result};
+use crate::proto;
+
+/// What a service account shows: exactly one of the two spellings.
+pub(super) fn shown(api_key: String, credentials: Option<proto::ClientCredentials>) -> Result<Shown> {
+    let key = Zeroizing::new(api_key);
+    match credentials {
+        None => {
+            convert::secret("api_key", &key, 256)?;
+            Ok(Shown::Key(key))
+        }
+        Some(_) if !key.is_empty() => Err(Fault::field("api_key", "must be empty when client_credentials are given")),
+        Some(credentials) => {
+            let secret = Zeroizing::new(credentials.client_secret);
+            convert::secret("client_credentials.client_secret", &secret, 256)?;
+            let id = input::uuid("client_credentials.client_id", &credentials.client_id)?;
+            Ok(Shown::Client { id, secret })
+        }
+    }
+}
+
+/// The answer.
+pub(super) fn exchanged(exchanged: Exchanged) -> proto::AuthenticateServiceAccountResponse {
+    proto::AuthenticateServiceAccountResponse {
+        access_token: exchanged.token.token,
+        access_token_expires_at: Some(input::to_proto(exchanged.token.expires_at)),
+        service_account_id: exchanged.service_account_id.to_string(),
+        tenant_id: convert::id(exchanged.tenant_id),
+        permissions: exchanged.permissions.names(),
+    }
+}
