@@ -31,6 +31,9 @@ pub mod context;
 pub mod db;
 pub mod directory;
 pub mod fault;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kanidm;
 pub mod mail;
 pub mod metrics;

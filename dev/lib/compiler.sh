@@ -28,6 +28,16 @@ need_compiler() {
         "Install them by hand (apt-get install ${COMPILER_PACKAGES[*]}) and repeat the command."
 }
 
+# C++ as well, which only libFuzzer is built with.
+need_cxx() {
+    ! have c++ || return 0
+    need_debian "A C++ compiler"
+    am_root || die "there is no C++ compiler, which the fuzz targets need." \
+        "Ask an administrator for it (apt-get install g++) and repeat the command."
+    say "compiler: installing g++ with apt-get"
+    apt_install g++
+}
+
 unpack_compiler() {
     local root="$DEV/debs/cc" names libc=() others=() name tool real
     rm -rf "$root"

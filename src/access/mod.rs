@@ -1,6 +1,8 @@
 //! Who is calling and what they may do: the call, the principal, the policy of every RPC. Knows no service.
 
 pub mod etag;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod input;
 pub mod layer;
 pub mod paging;

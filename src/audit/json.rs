@@ -80,7 +80,13 @@ pub(super) fn storable(value: Value) -> Value {
         Value::Number(number) if !is_exact(&number) => Value::String(number.to_string()),
         Value::String(text) if text.contains('\0') => Value::String(text.replace('\0', "\u{fffd}")),
         Value::Array(values) => Value::Array(values.into_iter().map(storable).collect()),
-        Value::Object(object) => Value::Object(object.into_iter().map(|(key, value)| (key, storable(value))).collect()),
+        Value::Object(object) => {
+            let stored = |(key, value): (String, Value)| {
+                let key = if key.contains('\0') { key.replace('\0', "\u{fffd}") } else { key };
+                (key, storable(value))
+            };
+            Value::Object(object.into_iter().map(stored).collect())
+        }
         other => other,
     }
 }
@@ -112,6 +118,7 @@ mod tests {
             r#"{"a":"1.5","b":"9007199254740993","c":7}"#
         );
         assert_eq!(storable(json!({"a": "x\u{0}y"})), json!({"a": "x\u{fffd}y"}));
+        assert_eq!(storable(json!([{"a\u{0}": 1}])), json!([{"a\u{fffd}": 1}]), "in names as well");
     }
 
     proptest! {

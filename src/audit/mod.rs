@@ -6,6 +6,8 @@ mod event;
 mod event_type;
 mod feed;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod json;
 mod leaf;
 mod log;

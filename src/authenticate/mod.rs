@@ -3,6 +3,8 @@
 
 mod api_key;
 mod bcrypt_hash;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod hashing;
 mod kanidm;

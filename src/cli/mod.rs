@@ -8,6 +8,8 @@ mod config;
 mod connect;
 mod credentials;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod import;
 mod jwks;
 mod keygen;

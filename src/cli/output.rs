@@ -142,7 +142,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// JSON with what a terminal obeys spelled out, which JSON itself asks of a few only.
-fn escape(json: &str) -> String {
+pub(super) fn escape(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         if is_obeyed(c) && c != '\n' {
@@ -174,6 +174,16 @@ impl Serialize for Json {
             .skip_default_fields(false)
             .stringify_64_bit_integers(false);
         self.0.serialize_with_options(serializer, &options)
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing {
+    use super::*;
+
+    /// A message as it is printed, before what a terminal obeys is spelled out.
+    pub(in crate::cli) fn as_json<M: Message + Name>(message: &M) -> Result<String> {
+        serde_json::to_string(&Json::of(message)?).map_err(|e| Failure::new(e.to_string()))
     }
 }
 

@@ -39,17 +39,27 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
+        let Some(path) = file else { return Self::read(None, environment) };
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::new(format!("cannot read {name}: {e}")))?;
+        Self::read(Some((&name, &text)), environment)
+    }
+
+    /// As [`Config::load`], with the name and the text of the file.
+    pub(super) fn read(
+        file: Option<(&str, &str)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let defaults: Table = DEFAULTS.parse().map_err(|e: toml::de::Error| ConfigError::new(e.message()))?;
         let mut merged = defaults.clone();
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| ConfigError::new(format!("cannot read {}: {e}", path.display())))?;
+        if let Some((name, text)) = file {
             let table: Table = text.parse().map_err(|e: toml::de::Error| {
                 // Not the library's own rendering: that quotes the line, which may hold a secret.
-                let line = e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-                ConfigError::new(format!("{}, line {line}: {}", path.display(), e.message()))
+                let before = e.span().and_then(|span| text.get(..span.start));
+                let line = before.map_or(0, |before| before.matches('\n').count() + 1);
+                ConfigError::new(format!("{name}, line {line}: {}", e.message()))
             })?;
-            overlay(&mut merged, table, &defaults, "", &format!("in {}", path.display()))?;
+            overlay(&mut merged, table, &defaults, "", &format!("in {name}"))?;
         }
         let table = from_environment(environment, &defaults)?;
         overlay(&mut merged, table, &defaults, "", "in the environment")?;

@@ -2,6 +2,8 @@
 //! and a comment in `defaults.toml`.
 
 mod database;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod kanidm;
 mod load;
 mod log;

@@ -7,6 +7,8 @@ mod api_keys;
 mod bootstrap;
 mod change;
 mod delegation;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod memberships;
 mod names;
 mod roles;

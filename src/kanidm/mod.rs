@@ -3,6 +3,8 @@
 
 mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod groups;
 mod id_token;
 mod oidc;

@@ -254,6 +254,19 @@ fn challenge(verifier: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(verifier))
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing {
+    use super::super::client::Answer;
+    use super::*;
+
+    /// Reads an answer as everything that it could be here; what it is not, it is not for these reasons.
+    pub(in crate::kanidm) fn answers(answer: &Answer) -> Vec<KanidmError> {
+        let (discovery, tokens) = (answer.json::<Discovery>().err(), answer.json::<TokenAnswer>().err());
+        let refusal = answer.json::<TokenRefusal>().err();
+        discovery.into_iter().chain(tokens).chain(refusal).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -198,6 +198,23 @@ impl Kanidm {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing {
+    use super::super::client::Answer;
+    use super::*;
+
+    /// Reads an answer as entries and as a list of credentials; what it is not, it is not for these reasons.
+    pub(in crate::kanidm) fn answers(answer: &Answer) -> Vec<KanidmError> {
+        let found = answer.json::<Found>().map(|found| found.entries);
+        let entry = answer.json::<Option<Entry>>().map(|entry| entry.into_iter().collect());
+        let read = |entries: Vec<Entry>| entries.iter().filter_map(|entry| entry.person().err()).collect::<Vec<_>>();
+        let mut errors: Vec<KanidmError> =
+            [found, entry].into_iter().flat_map(|e| e.map_or_else(|e| vec![e], read)).collect();
+        errors.extend(answer.json::<Credentials>().err());
+        errors
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

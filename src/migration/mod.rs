@@ -2,6 +2,8 @@
 //! [`crate::kanidm`] gives it, and of the other rooms only the audit log.
 
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod groups;
 pub mod hash_form;
 mod import;

@@ -140,7 +140,7 @@ async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) 
 }
 
 /// The peer of the connection; behind a configured proxy, the last address in `x-forwarded-for` that is not a proxy.
-fn address(request: &Request, proxies: &[std::net::IpAddr]) -> Option<std::net::IpAddr> {
+pub(super) fn address(request: &Request, proxies: &[std::net::IpAddr]) -> Option<std::net::IpAddr> {
     let extensions = request.extensions();
     let peer = extensions
         .get::<TcpConnectInfo>()

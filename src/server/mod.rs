@@ -1,6 +1,8 @@
 //! The edge: registration of every service, the layers and their order, TLS, shutdown, the HTTP port for operators.
 
 pub mod codec;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod grpc;
 mod layers;
 mod ops;

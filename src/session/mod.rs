@@ -3,6 +3,8 @@
 //! nothing of how people sign in.
 
 mod claims;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod issuer;
 mod keys;
 mod manage;

@@ -220,7 +220,7 @@ impl Revocations {
     }
 
     /// Declares the picture complete now.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn confirm_now(&self) {
         self.freshness().confirmed = Some(self.inner.context.clock.instant());
     }

@@ -30,7 +30,7 @@ fn problem(name: &str) -> Option<String> {
     };
     let is_there = text
         .match_indices(&format!("fn {function}"))
-        .any(|(at, found)| text[at + found.len()..].starts_with(|after: char| after == '(' || after == '<'));
+        .any(|(at, found)| text[at + found.len()..].starts_with(['(', '<']));
     (!is_there).then(|| format!("{file} has no function {function}"))
 }
 

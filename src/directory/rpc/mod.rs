@@ -2,6 +2,8 @@
 
 mod api_keys;
 mod convert;
+#[cfg(any(test, fuzzing))]
+pub(in crate::directory) mod fuzzing;
 mod memberships;
 mod roles;
 mod service_accounts;

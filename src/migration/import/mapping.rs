@@ -95,6 +95,21 @@ impl Mapping {
         })
     }
 
+    /// The mapping of a header where there is a tenant `harbour` and two roles.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of(header: &Header) -> Self {
+        let (tenant, roles) = (Uuid::from_u128(1), ["user", "admin"].into_iter().zip(10..));
+        let mut tenants = HashMap::from([("harbour".to_owned(), tenant)]);
+        tenants.extend(header.tenants.keys().map(|value| (value.clone(), tenant)));
+        Self {
+            tenants,
+            default_tenant: None,
+            roles: roles.map(|(name, id)| ((None, name.to_owned()), Uuid::from_u128(id))).collect(),
+            role_names: header.roles.clone(),
+            default_role: header.default_role.clone(),
+        }
+    }
+
     pub(super) fn tenant(&self, value: &str) -> Found {
         if value.is_empty() {
             return self.default_tenant.map_or(Found::Missing, Found::Id);

@@ -1,5 +1,7 @@
 //! Importing legacy users: each row is judged by rules, and all that are accepted come in with one commit.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod mapping;
 mod row;
 mod run;

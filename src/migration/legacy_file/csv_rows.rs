@@ -1,6 +1,7 @@
 //! Rows of a CSV file.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::rc::Rc;
 
@@ -12,6 +13,9 @@ struct Seen {
     since_row: Cell<u64>,
     last_byte: Cell<u8>,
     at_end: Cell<bool>,
+    length: Cell<u64>,
+    /// Carriage returns and line feeds that no row's line has been counted by yet, with where they stand.
+    breaks: RefCell<VecDeque<(u64, u8)>>,
 }
 
 /// Bounds the length of a row, and remembers whether the file ended with a line break.
@@ -27,6 +31,10 @@ impl<R: Read> Read for Watched<R> {
         }
         let length = self.file.read(buffer)?;
         self.seen.since_row.set(self.seen.since_row.get() + length as u64);
+        let before = self.seen.length.get();
+        let breaks = (before..).zip(&buffer[..length]).filter(|(_, byte)| matches!(byte, b'\r' | b'\n'));
+        self.seen.breaks.borrow_mut().extend(breaks.map(|(at, byte)| (at, *byte)));
+        self.seen.length.set(before + length as u64);
         match buffer[..length].last() {
             Some(last) => self.seen.last_byte.set(*last),
             None => self.seen.at_end.set(true),
@@ -35,9 +43,36 @@ impl<R: Read> Read for Watched<R> {
     }
 }
 
+/// Where in the file a row begins. The reader's own count of lines is behind by one where lines end in CR LF, since it
+/// ends a row at the CR, and does not count the blank lines before a row.
+#[derive(Debug)]
+struct Lines {
+    line: u64,
+    last_cr: Option<u64>,
+}
+
+impl Lines {
+    /// The line of the row that the reader found from byte `start` on.
+    fn of(&mut self, seen: &Seen, mut start: u64) -> u64 {
+        let mut breaks = seen.breaks.borrow_mut();
+        while let Some((at, byte)) = breaks.front().copied()
+            && at <= start
+        {
+            breaks.pop_front();
+            // A break where the row should begin belongs to the one before, or to a blank line.
+            start += u64::from(at == start);
+            let is_counted = byte == b'\n' && self.last_cr.is_some_and(|cr| cr + 1 == at);
+            self.line += u64::from(!is_counted);
+            self.last_cr = (byte == b'\r').then_some(at);
+        }
+        self.line
+    }
+}
+
 pub(super) struct CsvRows<R> {
     reader: csv::Reader<Watched<R>>,
     seen: Rc<Seen>,
+    lines: Lines,
     columns: Vec<Column>,
     record: csv::ByteRecord,
     rows: u64,
@@ -65,17 +100,19 @@ impl<R: Read> CsvRows<R> {
         if !columns.contains(&Column::Email) {
             return Err(FileFault::MissingColumn("email"));
         }
-        Ok(Self { reader, seen, columns, record, rows: 0, ended: false })
+        let lines = Lines { line: 1, last_cr: None };
+        Ok(Self { reader, seen, lines, columns, record, rows: 0, ended: false })
     }
 
     fn row(&mut self) -> Result<Option<LegacyRow>, FileFault> {
         self.seen.since_row.set(0);
-        let expected = self.reader.position().line();
-        if !self.reader.read_byte_record(&mut self.record).map_err(|e| csv_fault(e, expected))? {
+        let start = self.reader.position().byte();
+        let is_row = self.reader.read_byte_record(&mut self.record);
+        let line = self.lines.of(&self.seen, start);
+        if !is_row.map_err(|e| csv_fault(e, line))? {
             return if self.rows == 0 { Err(FileFault::Empty) } else { Ok(None) };
         }
         self.rows += 1;
-        let line = self.record.position().map_or(expected, csv::Position::line);
         let fields = text(&self.record, line)?;
         // The end of the file was reached within this row: either it has no line break after it, or its line break
         // belongs to a quotation that is still open.

@@ -47,6 +47,18 @@ fn lines_are_those_of_the_file_also_after_quoted_line_breaks() {
 }
 
 #[test]
+fn lines_are_those_of_the_file_also_when_written_on_windows_or_with_blank_lines() {
+    let lines = |text: &str| csv(text).unwrap().iter().map(|row| row.line).collect::<Vec<_>>();
+    assert_eq!(lines("email\r\na@a.example\r\nb@a.example\r\n"), [2, 3]);
+    assert_eq!(lines("email\r\n\r\n\r\na@a.example\r\n\r\nb@a.example"), [4, 6]);
+    assert_eq!(lines("\u{feff}email\n\na@a.example\n\n\nb@a.example\n"), [3, 6]);
+    assert_eq!(lines("email,full_name\r\na@a.example,\"Ann\r\nLee\"\r\nb@a.example,Bob\r\n"), [2, 4]);
+    assert_eq!(lines("email\ra@a.example\rb@a.example\r"), [2, 3]);
+    let long = format!("email\r\n{}", "a@a.example\r\n".repeat(5000));
+    assert_eq!(lines(&long), (2..=5001).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_row_that_cannot_be_read_does_not_hide_the_others() {
     let rows = csv("email,is_active\na@a.example,maybe\nb@a.example\nc@a.example,1\n").unwrap();
     assert!(rows[0].unreadable.as_ref().unwrap().contains("is_active"));

@@ -1,0 +1,169 @@
+//! Fuzz targets of the edge: whole calls, from the bytes of the request to the bytes of the refusal, through every layer,
+//! the codec and the validation of every RPC. Where a call would ask the database, its fuzzed part is over: there is none.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Request};
+use axum::response::Response;
+use tokio::runtime::Runtime;
+use tonic::Code;
+use tonic::transport::server::TcpConnectInfo;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+use super::layers::{CORRELATION_HEADER, address};
+use super::{Edge, services};
+use crate::access::layer::Gate;
+use crate::access::{Permissions, PrincipalKind, policies};
+use crate::app::App;
+use crate::config::Config;
+use crate::context::Context;
+use crate::fuzzing::Input;
+use crate::session::{Grant, fuzzing::make_ready};
+
+const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+struct Service {
+    runtime: Runtime,
+    router: Router,
+    app: App,
+    /// Of an administrator of everything, and of a user who may do nothing.
+    tokens: [String; 2],
+}
+
+fn service() -> &'static Mutex<Service> {
+    static SERVICE: OnceLock<Mutex<Service>> = OnceLock::new();
+    SERVICE.get_or_init(|| Mutex::new(Service::new()))
+}
+
+impl Service {
+    fn new() -> Self {
+        let settings = [
+            ("SERVER__PLAINTEXT", "true"),
+            // Streams and other long calls are over soon.
+            ("SERVER__CALL_TIMEOUT", "20ms"),
+            ("SERVER__TRUSTED_PROXIES", "192.0.2.1,192.0.2.2"),
+            ("DATABASE__URL", "postgres://nobody@127.0.0.1:1/nothing"),
+            ("SEAL__KEYS", "1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="),
+            ("TOKENS__ACCESS_LIFETIME", "365d"),
+            ("TOKENS__MAX_REVOCATION_AGE", "365d"),
+            ("PASSWORDS__COST", "4"),
+            ("PASSWORDS__THREADS", "1"),
+        ];
+        let settings = settings.map(|(name, value)| (format!("SIDLE_{name}"), value.to_owned()));
+        let config = Config::load(None, settings).expect("the settings are good");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (app, router) = runtime.block_on(async {
+            let app = App::new(config, Context::system()).await.expect("an app needs no database to be made");
+            // Calls that ask for a connection are refused one at once.
+            app.db.close().await;
+            make_ready(&app.sessions);
+            let gate = Gate {
+                verifier: app.verifier.clone(),
+                audience: app.config.tokens.audience.as_str().into(),
+                open_reflection: false,
+            };
+            let edge = Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate);
+            let router = edge.wrap(services::register(&app).expect("every service can be registered"));
+            (app, router)
+        });
+        let tokens = [("", "*"), ("", "")].map(|(own, platform)| token(&app, own, platform));
+        Self { runtime, router, app, tokens }
+    }
+
+    /// Answers a call and checks the answer: whatever came in, nothing of ours failed.
+    fn answer(&self, request: Request<Body>) -> Response {
+        let path = request.uri().path().to_owned();
+        let Ok(response) = self.runtime.block_on(self.router.clone().oneshot(request));
+        assert_eq!(self.app.metrics.panics.get(), 0, "{path} panicked");
+        let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+        let is_ours = matches!(code, Code::Internal | Code::Unknown | Code::DataLoss);
+        assert!(!is_ours, "{path} answers {code:?}: {:?}", response.headers());
+        let size: usize = response.headers().values().map(HeaderValue::len).sum();
+        assert!(size < 16 * 1024, "{path} answers with {size} bytes of headers");
+        let id = response.headers().get(&CORRELATION_HEADER).and_then(|id| id.to_str().ok());
+        assert!(id.is_some_and(|id| Uuid::try_parse(id).is_ok()), "{path} answers without a correlation id");
+        response
+    }
+}
+
+fn token(app: &App, own: &str, platform: &str) -> String {
+    let grant = Grant {
+        kind: PrincipalKind::User,
+        subject: Uuid::from_u128(1),
+        session_id: Some(Uuid::from_u128(2)),
+        tenant_id: Some(Uuid::from_u128(3)),
+        audience: app.config.tokens.audience.clone(),
+        roles: Vec::new(),
+        permissions: Permissions::parse(own),
+        platform_permissions: Permissions::parse(platform),
+        tokens_valid_from: None,
+        not_after: None,
+    };
+    app.sessions.issuer.issue(app.context.new_id(), &grant).expect("a key signs").token
+}
+
+fn request(path: &str) -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = axum::http::Method::POST;
+    *request.uri_mut() = path.parse().expect("the path of an RPC is a URI");
+    let headers = request.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("te", HeaderValue::from_static("trailers"));
+    let remote_addr = Some(SocketAddr::from((PROXY, 4711)));
+    request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+    request
+}
+
+/// The path of the RPC that a line names by its end; another line stands for any of them.
+fn method(line: &[u8]) -> &'static str {
+    let named = policies().iter().find(|(path, _)| line.len() > 8 && path.as_bytes().ends_with(line));
+    let any = line.iter().map(|byte| usize::from(*byte)).sum::<usize>() % policies().len();
+    named.map_or(policies()[any].0, |(path, _)| path)
+}
+
+/// A line that names the RPC, a byte that chooses the caller and the framing, then the message.
+pub(crate) fn calls(data: &[u8]) {
+    let service = service().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut input = Input::new(data);
+    let mut request = request(method(input.line()));
+    let how = input.byte();
+    let message = input.rest();
+    if let Some(token) = service.tokens.get(usize::from(how % 4)) {
+        let value = HeaderValue::try_from(format!("Bearer {token}")).expect("a token is text");
+        request.headers_mut().insert("authorization", value);
+    }
+    *request.body_mut() = if how & 0x80 == 0 {
+        let length = u32::try_from(message.len()).unwrap_or_default();
+        Body::from([&[0], length.to_be_bytes().as_slice(), message].concat())
+    } else {
+        // The fuzzer's own frames: several of them, cut ones, lengths that lie.
+        Body::from(message.to_vec())
+    };
+    service.answer(request);
+}
+
+/// A line that names the RPC, then lines of `name: value`.
+pub(crate) fn metadata(data: &[u8]) {
+    let service = service().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut input = Input::new(data);
+    let mut request = request(method(input.line()));
+    for line in input.rest().split(|byte| *byte == b'\n').take(32) {
+        let at = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let (name, value) = line.split_at(at);
+        let name = HeaderName::from_bytes(name);
+        let value = HeaderValue::from_bytes(value.get(1..).unwrap_or_default().trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            request.headers_mut().append(name, value);
+        }
+    }
+    let proxies = &service.app.config.server.trusted_proxies;
+    let from = address(&request, proxies).expect("a connection has a peer");
+    assert!(from == PROXY || !proxies.contains(&from), "a proxy passes for the caller: {from}");
+    // Behind nobody that is trusted the header says nothing.
+    assert_eq!(address(&request, &[]), Some(PROXY));
+    service.answer(request);
+}
