@@ -11,7 +11,7 @@ use tonic_health::server::HealthService;
 use crate::access::layer::Gate;
 use crate::access::paging::Paging;
 use crate::audit::{Feed, Log, Recorder, Sequencer};
-use crate::authenticate::{Authenticate, Hasher, StepUps};
+use crate::authenticate::{Authenticate, Hasher, Policy, StepUps};
 use crate::config::Config;
 use crate::context::Context;
 use crate::db::Db;
@@ -110,6 +110,7 @@ impl App {
         let kanidm = Kanidm::new(&config.kanidm, metrics.clone())?;
         let oidc = kanidm.clone().map(|kanidm| Oidc::new(kanidm, &config.kanidm, context.clone())).transpose()?;
         let hasher = Hasher::new(config.passwords.clone(), context.clone(), metrics.clone())?;
+        let policy = Policy::new(&config.passwords)?;
         let sessions = Sessions::new(
             Arc::clone(&config),
             context.clone(),
@@ -128,6 +129,7 @@ impl App {
             metrics.clone(),
             sessions.clone(),
             hasher.clone(),
+            policy.clone(),
             oidc,
         );
         let engine = kanidm.clone().map(|kanidm| {
@@ -142,6 +144,7 @@ impl App {
             sessions.revocations.clone(),
             hasher.clone(),
             step_ups.clone(),
+            policy,
         );
         Ok(Self {
             engine,
@@ -208,6 +211,7 @@ impl App {
         tasks.spawn(finish(self.feed.clone().run(self.stop.clone())));
         let kept = self.sessions.start(&self.feed, &self.log, self.metrics.clone(), self.stop.clone()).await?;
         tasks.spawn(finish(kept));
+        tasks.spawn(finish(self.authenticate.clone().tidy(self.stop.clone())));
         if let Some(engine) = self.engine.clone() {
             tasks.spawn(finish(engine.run(self.stop.clone())));
         }

@@ -24,6 +24,10 @@ pub enum LoginOutcome {
     Refused,
     /// Turned away for lack of room.
     Shed,
+    /// Turned away because its address asked too often.
+    Throttled,
+    /// The password was right, and a second factor is asked for.
+    SecondFactor,
     /// Something did not answer.
     Failed,
 }

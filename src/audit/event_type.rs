@@ -36,6 +36,12 @@ event_types! {
     UserLoginRefused => "user.login_refused",
     /// A user was locked out from guessing, by too many failures or by an administrator.
     UserLocked => "user.locked",
+    /// A known device of a user was locked out from guessing, by too many failures.
+    UserDeviceLocked => "user.device_locked",
+    /// The password was right, and the login waits for a second factor.
+    UserSecondFactorRequired => "user.second_factor_required",
+    /// Somebody who is signed in failed to show a secret of theirs once more.
+    UserProofRefused => "user.proof_refused",
     /// A lock was taken off a user.
     UserUnlocked => "user.unlocked",
     /// Somebody registered as a user.

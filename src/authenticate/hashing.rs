@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::bcrypt_hash::{self, BcryptHash, MAX_COST, MAX_PASSWORD};
+use super::pepper::Peppers;
 use crate::config::PasswordConfig;
 use crate::context::Context;
 use crate::fault::{Fault, Reason, Result};
@@ -33,6 +34,7 @@ struct Shared {
     context: Context,
     metrics: Metrics,
     threads: usize,
+    peppers: Peppers,
     line: Mutex<Line>,
     arrived: Condvar,
     admitted: AtomicUsize,
@@ -83,7 +85,7 @@ pub struct StoredHash {
     pub hash: String,
     /// Its cost.
     pub cost: i16,
-    /// Which pepper was mixed in; none.
+    /// Which pepper was mixed in.
     pub pepper_id: Option<i16>,
 }
 
@@ -97,11 +99,13 @@ impl Hasher {
     /// Starts the threads.
     ///
     /// # Errors
-    /// When the system gives none.
+    /// When the system gives none, or a pepper cannot be read.
     pub fn new(config: PasswordConfig, context: Context, metrics: Metrics) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.threads == 0 { cores } else { config.threads };
+        let peppers = Peppers::new(config.peppers().map_err(Fault::internal)?);
         let shared = Arc::new(Shared {
+            peppers,
             config,
             context,
             metrics,
@@ -145,23 +149,28 @@ impl Hasher {
         self.inner.shared.config.cost
     }
 
-    /// Hashes a new password, on the threads, at the configured cost.
+    /// The peppers.
+    pub(super) fn peppers(&self) -> &Peppers {
+        &self.inner.shared.peppers
+    }
+
+    /// Hashes a new password, on the threads, at the configured cost. That it obeys the policy is for the caller to check.
     ///
     /// # Errors
-    /// `INVALID_FIELD` for `field` when the password breaks the rules; `OVERLOADED`.
+    /// `INVALID_FIELD` for `field` when bcrypt would not read all of the password; `OVERLOADED`.
     pub async fn hash(&self, field: &'static str, password: &Zeroizing<String>) -> Result<StoredHash> {
-        check_new(field, password)?;
-        self.rehash(password.clone()).await
+        check_storable(field, password, self.peppers().current().is_some())?;
+        self.rehash(password).await
     }
 
     /// Hashes a password that was in use before anew.
-    pub(super) async fn rehash(&self, password: Zeroizing<String>) -> Result<StoredHash> {
-        let cost = self.cost();
+    pub(super) async fn rehash(&self, password: &Zeroizing<String>) -> Result<StoredHash> {
+        let (cost, pepper_id) = (self.cost(), self.peppers().current());
+        let mixed = self.peppers().mix(pepper_id, password);
+        let password = mixed.ok_or_else(|| Fault::internal("the current pepper is not there"))?;
         let salt = self.inner.shared.context.entropy.array();
         match self.admit(cost)?.run(Work::Hash { password, cost, salt }).await? {
-            Done::Hashed(hash) => {
-                Ok(StoredHash { hash, cost: i16::try_from(cost).unwrap_or_default(), pepper_id: None })
-            }
+            Done::Hashed(hash) => Ok(StoredHash { hash, cost: i16::try_from(cost).unwrap_or_default(), pepper_id }),
             Done::Verified(_) => Err(Fault::internal("a hash was answered with a verdict")),
         }
     }
@@ -283,15 +292,14 @@ fn units(cost: u32) -> u64 {
     1 << cost
 }
 
-/// The rules that a new password must obey.
-fn check_new(field: &'static str, password: &str) -> Result<()> {
-    /// Fewer characters are too easily guessed.
-    const SHORTEST: usize = 8;
-    if password.chars().count() < SHORTEST {
-        Err(Fault::field(field, format!("must be at least {SHORTEST} characters long")))
-    } else if password.len() > MAX_PASSWORD {
-        // bcrypt would cut it, and two passwords that begin alike would be one.
-        Err(Fault::field(field, format!("must be at most {MAX_PASSWORD} bytes long")))
+/// Whether a hash of `password` would be of all of it.
+pub(super) fn check_storable(field: &'static str, password: &str, peppered: bool) -> Result<()> {
+    /// With a pepper there is no limit of bcrypt's; this one is that of a login.
+    const LONGEST: usize = 1024;
+    // Without, bcrypt would cut it, and two passwords that begin alike would be one.
+    let most = if peppered { LONGEST } else { MAX_PASSWORD };
+    if password.len() > most {
+        Err(Fault::field(field, format!("must be at most {most} bytes long")))
     } else if password.contains('\0') {
         Err(Fault::field(field, "must not contain the character NUL"))
     } else {
@@ -302,17 +310,11 @@ fn check_new(field: &'static str, password: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn config(threads: usize, queue: usize) -> PasswordConfig {
-        PasswordConfig {
-            cost: 4,
-            threads,
-            queue,
-            max_wait: Duration::from_secs(60),
-            max_attempts: 5,
-            lock_duration: Duration::from_secs(900),
-            refusal_grid: Duration::ZERO,
-        }
+        let passwords = Config::load(None, []).unwrap().passwords;
+        PasswordConfig { cost: 4, threads, queue, max_wait: Duration::from_secs(60), ..passwords }
     }
 
     fn hasher(threads: usize, queue: usize) -> (Hasher, Metrics) {
@@ -371,9 +373,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn new_passwords_obey_the_rules_and_are_hashed_at_todays_cost() {
+    async fn what_bcrypt_would_not_read_entirely_is_not_hashed() {
         let (hasher, _) = hasher(1, 10);
-        for bad in ["short", &"x".repeat(73), "with a \0 in it", &"é".repeat(37)] {
+        for bad in [&*"x".repeat(73), "with a \0 in it", &"é".repeat(37)] {
             assert_eq!(
                 hasher.hash("password", &password(bad)).await.unwrap_err().reason(),
                 Reason::InvalidField,

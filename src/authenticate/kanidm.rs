@@ -143,8 +143,8 @@ impl Authenticate {
         let finished = store::finish_kanidm(self.db.pool(), &finish).await?;
         self.recorder.nudge();
         let (rights, user) = match finished {
-            Some(Finished::SignedIn { rights, user }) => (rights, user),
-            Some(Finished::Refused) => return Err(invalid_credentials()),
+            Some(Finished::SignedIn { rights, user, .. }) => (rights, user),
+            Some(Finished::Refused | Finished::MfaRequired { .. }) => return Err(invalid_credentials()),
             Some(Finished::NoTenant) => return Err(no_tenant()),
             Some(Finished::TenantRequired(choices)) => return Err(tenant_required(&choices)),
             None => {
@@ -155,7 +155,7 @@ impl Authenticate {
         let tokens = self.sessions.opener.tokens(opening, user.user_id, &rights)?;
         tracing::info!(event = "user_authenticated", method = "kanidm", user_id = %user.user_id, %session_id);
         let (tenant_id, must_change_password) = (rights.tenant_id, rights.must_change_password);
-        Ok(SignedIn { tokens, session_id, tenant_id, user, must_change_password })
+        Ok(SignedIn { tokens, session_id, tenant_id, user, must_change_password, known_device_token: None })
     }
 
     async fn refuse_kanidm(&self, call: &Call, reason: &'static str) -> Result<()> {

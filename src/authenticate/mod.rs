@@ -3,27 +3,39 @@
 
 mod api_key;
 mod bcrypt_hash;
+mod breached;
+mod devices;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod gate;
 mod hashing;
 mod kanidm;
 mod password;
+mod pepper;
+pub mod policy;
+mod proof;
 mod rpc;
 mod step_up;
 mod store;
+mod throttle;
 mod who;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 pub use self::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
 use self::gate::Gates;
 pub use self::hashing::{Hasher, StoredHash};
+pub use self::policy::Policy;
 pub use self::rpc::Service;
 pub use self::step_up::StepUps;
+pub use self::throttle::Lane;
 use crate::audit::Recorder;
 use crate::config::Config;
 use crate::context::Context;
@@ -33,6 +45,9 @@ use crate::kanidm::Oidc;
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
 use crate::session::{Sessions, Tokens};
+
+/// How often what has lapsed is removed.
+const TIDYING: Duration = Duration::from_secs(60);
 
 /// Everything this room offers.
 #[derive(Clone)]
@@ -45,6 +60,7 @@ pub struct Authenticate {
     metrics: Metrics,
     sessions: Sessions,
     hasher: Hasher,
+    policy: Policy,
     kanidm: Option<Oidc>,
     gates: Gates,
     sampled: Arc<Sampler>,
@@ -63,6 +79,37 @@ pub struct SignedIn {
     pub user: UserView,
     /// Whether a new password must be set before anything else.
     pub must_change_password: bool,
+    /// The secret of a device that was not known yet.
+    pub known_device_token: Option<Zeroizing<String>>,
+}
+
+/// What the right password led to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The login is complete.
+    SignedIn(Box<SignedIn>),
+    /// A second factor is needed.
+    MfaRequired(Challenge),
+}
+
+/// A second factor that a login asks for.
+#[derive(Debug)]
+pub struct Challenge {
+    /// The secret that the login is completed with.
+    pub token: Zeroizing<String>,
+    /// When it stops being accepted.
+    pub expires_at: DateTime<Utc>,
+    /// What the user can answer with.
+    pub factors: Vec<Factor>,
+}
+
+/// A second factor that Sidle itself checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factor {
+    /// A code of an authenticator application.
+    Totp,
+    /// One of the recovery codes.
+    RecoveryCode,
 }
 
 /// A user as a login shows them.
@@ -98,11 +145,25 @@ impl Authenticate {
         metrics: Metrics,
         sessions: Sessions,
         hasher: Hasher,
+        policy: Policy,
         kanidm: Option<Oidc>,
     ) -> Self {
         let gates = Gates::new(config.passwords.max_attempts, config.passwords.queue);
         let sampled = Arc::default();
-        Self { config, context, db, keyring, recorder, metrics, sessions, hasher, kanidm, gates, sampled }
+        Self { config, context, db, keyring, recorder, metrics, sessions, hasher, policy, kanidm, gates, sampled }
+    }
+
+    /// Removes what has lapsed, until `stop`.
+    pub async fn tidy(self, stop: CancellationToken) {
+        loop {
+            if let Err(fault) = store::throttle::tidy(self.db.pool(), self.context.now()).await {
+                tracing::warn!(event = "guessing_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.context.entropy.jitter(TIDYING)) => {}
+            }
+        }
     }
 }
 

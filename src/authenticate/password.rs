@@ -1,24 +1,31 @@
 //! Signing in with e-mail address or username and password.
 //!
 //! Two round trips with the hash between them: the first finds the user and reserves the attempt, before anything is
-//! computed; the second begins the session, or writes down the refusal. A refusal costs the same and says the same
-//! whatever its reason, and is answered at fixed intervals, so that neither text nor work nor time tells one from
-//! another.
+//! computed; the second begins the session, asks for the second factor, or writes down the refusal. A refusal costs the
+//! same and says the same whatever its reason, and is answered at fixed intervals, so that neither text nor work nor
+//! time tells one from another.
 
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
+use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
+use super::bcrypt_hash::MAX_PASSWORD;
 use super::hashing::Ticket;
-use super::store::login::{self as store, Begun, Finished};
-use super::{Authenticate, SignedIn, invalid_credentials, tenant_required};
+use super::proof::Compared;
+use super::store::login::{self as store, Begin, Begun, Finish, Finished};
+use super::throttle::{Lane, network};
+use super::{Authenticate, Challenge, Factor, Outcome, SignedIn, invalid_credentials, tenant_required};
 use crate::access::{Call, input};
-use crate::audit::{Event, EventType, Outcome};
+use crate::audit::{self, Event, EventType};
 use crate::fault::{Fault, Reason, Result};
 use crate::metrics::{LoginMethod, LoginOutcome};
-use crate::session::{Wish, no_tenant};
+use crate::session::{Opening, Wish, hex, no_tenant, opaque};
+
+/// Prefix of the secrets that a login is completed with.
+pub(super) const CHALLENGE_PREFIX: &str = "sidle_mc_";
 
 /// A call of `AuthenticatePassword`.
 pub(super) struct Attempt {
@@ -26,39 +33,40 @@ pub(super) struct Attempt {
     pub identifier: String,
     /// The password.
     pub password: Zeroizing<String>,
+    /// What the known device is looked up by that the call says it comes from.
+    pub known_device: Option<[u8; 32]>,
     /// What else is asked for.
     pub wish: Wish,
 }
 
 impl Authenticate {
-    /// Signs a user in.
+    /// Signs a user in, or asks for the second factor.
     ///
     /// # Errors
     /// `INVALID_CREDENTIALS` for every reason that would help somebody who guesses; after the right password also
-    /// `NO_TENANT` and `TENANT_REQUIRED`; `OVERLOADED` before anything is done.
-    pub(super) async fn password(&self, call: &Call, attempt: Attempt) -> Result<SignedIn> {
+    /// `NO_TENANT` and `TENANT_REQUIRED`; `OVERLOADED` and `THROTTLED` before anything is done.
+    pub(super) async fn password(&self, call: &Call, attempt: Attempt) -> Result<Outcome> {
         let came_in = self.context.clock.instant();
         let answer = self.take_turn(call, attempt).await;
-        let outcome = match &answer {
-            Ok(_) => LoginOutcome::Success,
-            Err(fault) => match fault.reason() {
-                Reason::InvalidCredentials | Reason::NoTenant | Reason::TenantRequired => LoginOutcome::Refused,
-                Reason::Overloaded => LoginOutcome::Shed,
-                _ => LoginOutcome::Failed,
-            },
+        let outcome = match answer.as_ref().map_err(Fault::reason) {
+            Ok(Outcome::SignedIn(_)) => LoginOutcome::Success,
+            Ok(Outcome::MfaRequired(_)) => LoginOutcome::SecondFactor,
+            Err(Reason::InvalidCredentials | Reason::NoTenant | Reason::TenantRequired) => LoginOutcome::Refused,
+            Err(Reason::Overloaded) => LoginOutcome::Shed,
+            Err(Reason::Throttled) => LoginOutcome::Throttled,
+            Err(_) => LoginOutcome::Failed,
         };
         self.metrics.login(LoginMethod::Password, outcome);
-        if answer.as_ref().is_err_and(|fault| fault.reason() == Reason::InvalidCredentials) {
-            self.wait_for_release(came_in).await;
-        }
-        answer
+        self.on_the_grid(came_in, answer).await
     }
 
     /// Waits for a turn, which the caller may leave; from then on the attempt is made to its end in any case, so that
     /// nobody guesses without its being counted and recorded.
-    async fn take_turn(&self, call: &Call, attempt: Attempt) -> Result<SignedIn> {
+    async fn take_turn(&self, call: &Call, attempt: Attempt) -> Result<Outcome> {
         let key = input::key(&attempt.identifier);
-        let place = self.gates.enter(&key).await?;
+        // A known device has a line of its own: whoever guesses at its user must not keep it waiting.
+        let device = attempt.known_device.map(|device| hex(&device)).unwrap_or_default();
+        let place = self.gates.enter(&format!("{key} {device}")).await?;
         let ticket = self.hasher.admit(self.hasher.cost())?;
         let (room, call) = (self.clone(), call.clone());
         let made = tokio::spawn(async move {
@@ -69,84 +77,130 @@ impl Authenticate {
         made.await.map_err(Fault::internal)?
     }
 
-    async fn attempt(&self, call: &Call, key: &str, attempt: Attempt, ticket: Ticket) -> Result<SignedIn> {
-        let limits = &self.config.passwords;
-        let begun =
-            store::login_begin(self.db.pool(), key, self.context.now(), limits.max_attempts, limits.lock_duration)
-                .await?;
-        let (hash, refusal) = usable(&begun);
-        // The highest cost anybody has: less work would tell that somebody is not among those who have it.
-        let fill_to = self.hasher.cost().max(begun.highest_cost).min(MAX_COST);
-        let matches = ticket.verify(attempt.password.clone(), hash.clone(), fill_to).await?;
-        match (begun.user_id, begun.password_hash.as_deref(), hash) {
-            (Some(user), Some(stored), Some(hash)) if matches => {
-                let signed_in = self.finish(call, &attempt, user, stored).await?;
-                self.rehash_later(call, user, stored, &hash, attempt.password);
-                Ok(signed_in)
+    async fn attempt(&self, call: &Call, key: &str, attempt: Attempt, ticket: Ticket) -> Result<Outcome> {
+        let begin = Begin {
+            key,
+            now: self.context.now(),
+            passwords: &self.config.passwords,
+            known_device: attempt.known_device.as_ref(),
+            network: call.address.map(network),
+            limit: Lane::Password.limit(&self.config.throttle),
+        };
+        let reserved = match store::login_begin(self.db.pool(), begin).await? {
+            Begun::Reserved(reserved) => reserved,
+            Begun::Throttled(wait) => return Err(self.throttled(wait)),
+        };
+        let compared = self.compare(ticket, &reserved, &attempt.password).await?;
+        match (reserved.user_id, reserved.password_hash.as_deref()) {
+            (Some(user), Some(stored)) if compared.matches => {
+                let outcome = self.finish(call, &attempt, user, stored, &compared).await?;
+                self.rehash_later(call, user, stored, &compared, attempt.password);
+                Ok(outcome)
             }
             _ => {
-                self.refuse(call, &attempt.identifier, &begun, refusal.unwrap_or("wrong_password")).await?;
+                let reason = compared.refusal.unwrap_or("wrong_password");
+                let event = refused(call).reason(reason).personal("identifier", &attempt.identifier);
+                self.refuse(call, event, &reserved).await?;
+                tracing::info!(event = "user_login_refused", method = "password", reason);
                 Err(invalid_credentials())
             }
         }
     }
 
-    async fn finish(&self, call: &Call, attempt: &Attempt, user: Uuid, stored: &str) -> Result<SignedIn> {
+    async fn finish(
+        &self,
+        call: &Call,
+        attempt: &Attempt,
+        user: Uuid,
+        stored: &str,
+        compared: &Compared,
+    ) -> Result<Outcome> {
         let opening = self.sessions.opener.open(call, &attempt.wish);
-        let session_id = opening.session_id;
-        let event =
-            Event::new(EventType::UserAuthenticated, call).by_user(user).session(session_id).target("user", user);
-        let event = self.recorder.prepare(event.detail("method", "password"));
-        let refused =
-            self.recorder.prepare(refused(call).target("user", user).personal("identifier", &attempt.identifier));
-        let now = self.context.now();
-        let tenant = attempt.wish.tenant_id;
-        let finished =
-            store::login_finish(self.db.pool(), user, stored, tenant, now, &opening.record(), &event, &refused).await?;
+        let device = self.new_device();
+        let (challenge, record) = self.new_challenge(attempt);
+        let by_user = |event| Event::new(event, call).by_user(user).target("user", user).detail("method", "password");
+        let event = by_user(EventType::UserAuthenticated).session(opening.session_id);
+        let event = if compared.overlong { event.detail("overlong", true) } else { event };
+        let finish = Finish {
+            user,
+            password_hash: stored,
+            tenant: attempt.wish.tenant_id,
+            now: self.context.now(),
+            session: opening.record(),
+            event: self.recorder.prepare(event),
+            refused: self
+                .recorder
+                .prepare(refused(call).target("user", user).personal("identifier", &attempt.identifier)),
+            known_device: attempt.known_device.as_ref(),
+            new_device: device.record,
+            overlong: compared.overlong,
+            challenge: record,
+            challenged: self.recorder.prepare(by_user(EventType::UserSecondFactorRequired)),
+        };
+        let finished = store::login_finish(self.db.pool(), finish).await?;
         self.recorder.nudge();
-        let (rights, user) = match finished {
-            Finished::SignedIn { rights, user } => (rights, user),
-            Finished::Refused => return Err(invalid_credentials()),
+        if let Finished::MfaRequired { recovery_codes } = finished {
+            let factors = [Factor::Totp].into_iter().chain(recovery_codes.then_some(Factor::RecoveryCode)).collect();
+            return Ok(Outcome::MfaRequired(Challenge { factors, ..challenge }));
+        }
+        let signed_in = self.signed_in(opening, finished, device.token)?;
+        let (user_id, session_id) = (signed_in.user.user_id, signed_in.session_id);
+        tracing::info!(event = "user_authenticated", method = "password", %user_id, %session_id);
+        Ok(Outcome::SignedIn(Box::new(signed_in)))
+    }
+
+    /// The tokens of a login that the database completed, with the secret of a device that was not known yet.
+    ///
+    /// # Errors
+    /// Why the database did not complete it.
+    pub(super) fn signed_in(
+        &self,
+        opening: Opening,
+        finished: Finished,
+        new_device: Zeroizing<String>,
+    ) -> Result<SignedIn> {
+        let (rights, user, known_device) = match finished {
+            Finished::SignedIn { rights, user, known_device } => (rights, user, known_device),
+            Finished::Refused | Finished::MfaRequired { .. } => return Err(invalid_credentials()),
             Finished::NoTenant => return Err(no_tenant()),
             Finished::TenantRequired(choices) => return Err(tenant_required(&choices)),
         };
+        let session_id = opening.session_id;
         let tokens = self.sessions.opener.tokens(opening, user.user_id, &rights)?;
-        tracing::info!(event = "user_authenticated", method = "password", user_id = %user.user_id, %session_id);
         let (tenant_id, must_change_password) = (rights.tenant_id, rights.must_change_password);
-        Ok(SignedIn { tokens, session_id, tenant_id, user, must_change_password })
+        let known_device_token = (!known_device).then_some(new_device);
+        Ok(SignedIn { tokens, session_id, tenant_id, user, must_change_password, known_device_token })
     }
 
-    /// Writes the refusal down before it is answered, and the lock that this attempt led to.
-    async fn refuse(&self, call: &Call, identifier: &str, begun: &Begun, reason: &'static str) -> Result<()> {
-        let mut event = refused(call).reason(reason).tenant(begun.tenant_id).personal("identifier", identifier);
-        if let Some(user) = begun.user_id {
-            event = event.target("user", user);
-        }
-        let is_last = begun.attempt.is_some_and(|attempt| attempt >= self.config.passwords.max_attempts);
-        let locked = begun.user_id.filter(|_| is_last).map(|user| {
-            let event = Event::by_system(EventType::UserLocked, call.correlation_id).target("user", user);
-            tracing::warn!(event = "user_locked", user_id = %user, "too many failures");
-            self.recorder.prepare(event.tenant(begun.tenant_id).reason("too_many_failures"))
+    /// A challenge, should the user have a second factor, and what the database is to keep of it: what was asked for, to
+    /// go on with, and the known device, whose failures the guesses at the second factor are then counted with.
+    fn new_challenge(&self, attempt: &Attempt) -> (Challenge, serde_json::Value) {
+        let token = opaque::mint(CHALLENGE_PREFIX, &self.context.entropy);
+        let lifetime = TimeDelta::from_std(self.config.mfa.challenge_lifetime).unwrap_or_default();
+        let expires_at = self.context.now() + lifetime;
+        let record = json!({
+            "challenge_id": self.context.new_id(),
+            "challenge_hash": hex(&opaque::digest(token.as_bytes())),
+            "expires_at": expires_at,
+            "request": { "wish": attempt.wish, "known_device": attempt.known_device.map(|device| hex(&device)) },
         });
-        let event = self.recorder.prepare(event);
-        store::login_refuse(self.db.pool(), &event, locked.as_ref()).await?;
-        self.recorder.nudge();
-        tracing::info!(event = "user_login_refused", method = "password", reason);
-        Ok(())
+        (Challenge { token, expires_at, factors: Vec::new() }, record)
     }
 
-    /// Hashes anew what is weaker than today, once the answer is on its way.
-    fn rehash_later(&self, call: &Call, user: Uuid, stored: &str, hash: &BcryptHash, password: Zeroizing<String>) {
-        // A longer password was cut when it was hashed; whether it may stay is decided elsewhere.
-        if !hash.is_weaker_than(self.hasher.cost()) || password.len() > MAX_PASSWORD {
+    /// Hashes anew what is weaker than today or has another pepper, once the answer is on its way.
+    fn rehash_later(&self, call: &Call, user: Uuid, stored: &str, compared: &Compared, password: Zeroizing<String>) {
+        let pepper = self.hasher.peppers().current();
+        let is_of_today = !compared.is_weaker_than(self.hasher.cost()) && compared.pepper_id == pepper;
+        // What is beyond 72 bytes of a hash without pepper was never compared, and must not become part of the password.
+        if is_of_today || compared.overlong || (pepper.is_none() && password.len() > MAX_PASSWORD) {
             return;
         }
         let (room, call, stored) = (self.clone(), call.clone(), stored.to_owned());
         tokio::spawn(async move {
             let renewed = async {
-                let new = room.hasher.rehash(password).await?;
+                let new = room.hasher.rehash(&password).await?;
                 let event = Event::by_system(EventType::UserPasswordRehashed, call.correlation_id);
-                let event = event.target("user", user).detail("cost", new.cost);
+                let event = event.target("user", user).detail("cost", new.cost).detail("pepper_id", new.pepper_id);
                 store::replace_hash(&room.db, &room.recorder, user, &stored, &new, event).await
             };
             // There will be another login.
@@ -156,25 +210,18 @@ impl Authenticate {
         });
     }
 
-    /// Waits for the next multiple of the grid since the call came in.
-    async fn wait_for_release(&self, came_in: Instant) {
-        let passed = self.context.clock.instant().saturating_duration_since(came_in);
-        tokio::time::sleep(until_release(passed, self.config.passwords.refusal_grid)).await;
-    }
-}
-
-/// The hash to compare with, or why there is none.
-fn usable(begun: &Begun) -> (Option<BcryptHash>, Option<&'static str>) {
-    match begun.password_hash.as_deref().map(BcryptHash::parse) {
-        Some(Ok(hash)) => (Some(hash), begun.refusal),
-        Some(Err(Unusable::TooCostly)) => (None, Some("hash_too_costly")),
-        Some(Err(Unusable::Malformed)) => (None, Some("hash_malformed")),
-        None => (None, begun.refusal.or(Some("no_password"))),
+    /// Holds a refusal of credentials back until the next multiple of the grid since the call came in.
+    pub(super) async fn on_the_grid<T>(&self, came_in: Instant, answer: Result<T>) -> Result<T> {
+        if answer.as_ref().is_err_and(|fault| fault.reason() == Reason::InvalidCredentials) {
+            let passed = self.context.clock.instant().saturating_duration_since(came_in);
+            tokio::time::sleep(until_release(passed, self.config.passwords.refusal_grid)).await;
+        }
+        answer
     }
 }
 
 fn refused(call: &Call) -> Event {
-    Event::new(EventType::UserLoginRefused, call).outcome(Outcome::Refused).detail("method", "password")
+    Event::new(EventType::UserLoginRefused, call).outcome(audit::Outcome::Refused).detail("method", "password")
 }
 
 fn until_release(passed: Duration, grid: Duration) -> Duration {
@@ -194,22 +241,5 @@ mod tests {
             assert_eq!(until_release(Duration::from_millis(passed), grid), Duration::from_millis(wait), "{passed}");
         }
         assert_eq!(until_release(Duration::from_millis(7), Duration::ZERO), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_stored_hash_that_must_not_be_computed_is_refused_like_any_other() {
-        let begun = |hash: Option<&str>, refusal| Begun {
-            user_id: Some(Uuid::nil()),
-            tenant_id: None,
-            password_hash: hash.map(str::to_owned),
-            attempt: Some(1),
-            refusal,
-            highest_cost: 4,
-        };
-        let costly = "$2b$31$abcdefghijklmnopqrstuu9e8nLPmmFoAJChRsFWf8OPekU0X1g4y";
-        assert_eq!(usable(&begun(Some(costly), None)).1, Some("hash_too_costly"));
-        assert_eq!(usable(&begun(Some("!"), None)).1, Some("hash_malformed"));
-        assert_eq!(usable(&begun(None, Some("kanidm_only"))).1, Some("kanidm_only"));
-        assert_eq!(usable(&begun(None, None)).1, Some("no_password"));
     }
 }

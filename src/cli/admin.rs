@@ -9,7 +9,7 @@ use super::failure::Result;
 use super::output::Out;
 use super::{ConfigFile, config, login};
 use crate::audit::Recorder;
-use crate::authenticate::Hasher;
+use crate::authenticate::{Hasher, Policy};
 use crate::context::Context;
 use crate::db::Db;
 use crate::directory::{FirstAdmin, bootstrap};
@@ -59,6 +59,11 @@ impl Bootstrap {
             true => Zeroizing::new(URL_SAFE_NO_PAD.encode(*Zeroizing::new(context.entropy.array::<18>()))),
             false => login::password("Password of the administrator: ")?,
         };
+        Policy::new(&config.passwords)?.check(
+            "password",
+            &password,
+            &[&self.email, &self.full_name, &self.tenant_slug],
+        )?;
         let hasher = Hasher::new(config.passwords.clone(), context.clone(), Metrics::new())?;
         let first = FirstAdmin {
             tenant_slug: self.tenant_slug,

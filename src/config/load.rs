@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
-use super::{Config, KanidmConfig, SealConfig, Secret};
+use super::{Config, KanidmConfig, PasswordConfig, SealConfig, Secret};
 use crate::seal::Keyring;
 
 /// The commented defaults: the documentation of every key.
@@ -94,6 +94,15 @@ impl Config {
         }
         if self.passwords.max_attempts == 0 {
             return Err(ConfigError::new("passwords.max_attempts must be at least 1"));
+        }
+        if self.passwords.min_strength > 4 {
+            return Err(ConfigError::new("passwords.min_strength must be from 0 to 4"));
+        }
+        if self.passwords.min_length > 72 {
+            return Err(ConfigError::new("passwords.min_length must be at most 72"));
+        }
+        if self.passwords.known_devices == 0 {
+            return Err(ConfigError::new("passwords.known_devices must be at least 1"));
         }
         if self.tokens.issuer.is_empty() || self.tokens.audience.is_empty() {
             return Err(ConfigError::new("tokens.issuer and tokens.audience must not be empty"));
@@ -215,22 +224,60 @@ impl SealConfig {
     /// # Errors
     /// When there is no key, or one cannot be read.
     pub fn keyring(&self) -> Result<Keyring, ConfigError> {
-        use base64::Engine as _;
         let text = secret_or_file(&self.keys, self.key_file.as_ref(), "the sealing keys")?;
-        let mut keys = Vec::new();
-        for entry in text.expose().split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty()) {
-            let key = entry.split_once(':').and_then(|(id, key)| {
-                let bytes = Zeroizing::new(base64::engine::general_purpose::STANDARD.decode(key.trim()).ok()?);
-                let root: [u8; 32] = bytes.as_slice().try_into().ok()?;
-                Some((id.trim().parse::<u32>().ok()?, Zeroizing::new(root)))
-            });
-            keys.push(key.ok_or_else(|| {
-                ConfigError::new("a key in seal.keys is not ID:BASE64 of 32 bytes; make one with `sidle keygen`")
-            })?);
-        }
+        let keys = numbered_keys::<u32>(&text).ok_or_else(|| {
+            ConfigError::new("a key in seal.keys is not ID:BASE64 of 32 bytes; make one with `sidle keygen`")
+        })?;
         Keyring::new(keys).ok_or_else(|| {
             ConfigError::new("seal.keys is not set: make a key with `sidle keygen` and keep it outside the database")
         })
+    }
+}
+
+/// A key of 32 bytes under a number of its own.
+type NumberedKey<N> = (N, Zeroizing<[u8; 32]>);
+
+/// Keys as `ID:BASE64`, by comma or line; none when one of them is something else.
+fn numbered_keys<N: std::str::FromStr>(text: &Secret) -> Option<Vec<NumberedKey<N>>> {
+    use base64::Engine as _;
+    let entries = text.expose().split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
+    let key = |entry: &str| {
+        let (id, key) = entry.split_once(':')?;
+        let bytes = Zeroizing::new(base64::engine::general_purpose::STANDARD.decode(key.trim()).ok()?);
+        Some((id.trim().parse().ok()?, Zeroizing::new(bytes.as_slice().try_into().ok()?)))
+    };
+    entries.map(key).collect()
+}
+
+impl PasswordConfig {
+    /// The peppers, the current one first; none when passwords are hashed without.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a key in it.
+    pub fn peppers(&self) -> Result<Vec<NumberedKey<i16>>, ConfigError> {
+        let text = secret_or_file(&self.peppers, self.pepper_file.as_ref(), "the peppers")?;
+        let mut seen = std::collections::HashSet::new();
+        numbered_keys::<i16>(&text).filter(|keys| keys.iter().all(|(id, _)| *id > 0 && seen.insert(*id))).ok_or_else(
+            || {
+                ConfigError::new(
+                    "passwords.peppers must be ID:BASE64 of 32 bytes each, with IDs of their own from 1 to 32767; \
+                     `sidle keygen` makes such a key",
+                )
+            },
+        )
+    }
+
+    /// The file of breached passwords, where there is one.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_breached(&self) -> Result<Option<std::fs::File>, ConfigError> {
+        let open = |path: &PathBuf| {
+            std::fs::File::open(path).map_err(|error| {
+                ConfigError::new(format!("cannot read passwords.breached_file {}: {error}", path.display()))
+            })
+        };
+        self.breached_file.as_ref().map(open).transpose()
     }
 }
 
@@ -291,6 +338,21 @@ mod tests {
         let config =
             load("[database]\nurl = \"postgres://a:hunter2@b/c\"\n", &[("SIDLE_SERVER__PLAINTEXT", "true")]).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn peppers_are_none_or_each_has_a_number_of_its_own() {
+        let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [7; 32]);
+        let peppers = |text: &str| {
+            let mut passwords = Config::load(None, []).unwrap().passwords;
+            passwords.peppers = text.to_owned().into();
+            passwords.peppers().map(|keys| keys.into_iter().map(|(id, _)| id).collect::<Vec<_>>())
+        };
+        assert_eq!(peppers("").unwrap(), [0i16; 0]);
+        assert_eq!(peppers(&format!("2:{key}, 1:{key}")).unwrap(), [2, 1]);
+        for broken in [format!("0:{key}"), format!("1:{key},1:{key}"), format!("40000:{key}"), "1:AAAA".to_owned()] {
+            assert!(peppers(&broken).unwrap_err().to_string().contains("passwords.peppers"), "{broken}");
+        }
     }
 
     #[test]

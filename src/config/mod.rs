@@ -16,6 +16,7 @@ mod secret;
 mod server;
 mod sessions;
 mod step_up;
+mod throttle;
 mod tokens;
 
 use serde::Deserialize;
@@ -33,6 +34,7 @@ pub use self::secret::Secret;
 pub use self::server::ServerConfig;
 pub use self::sessions::SessionConfig;
 pub use self::step_up::StepUpConfig;
+pub use self::throttle::ThrottleConfig;
 pub use self::tokens::TokenConfig;
 
 /// Everything that can be set.
@@ -55,6 +57,8 @@ pub struct Config {
     pub mfa: MfaConfig,
     /// Proofs for sensitive calls.
     pub step_up: StepUpConfig,
+    /// How much a client address may ask for.
+    pub throttle: ThrottleConfig,
     /// The Kanidm to move to.
     pub kanidm: KanidmConfig,
     /// The mail server and the messages.

@@ -1,8 +1,11 @@
 //! `[passwords]`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use super::{Secret, load};
 
 /// `[passwords]`
 #[derive(Clone, Debug, Deserialize)]
@@ -17,11 +20,28 @@ pub struct PasswordConfig {
     /// Longest time a hash may have to wait by estimate before the call is shed.
     #[serde(with = "humantime_serde")]
     pub max_wait: Duration,
+    /// Fewest characters of a new password.
+    pub min_length: usize,
+    /// Least strength of a new password as zxcvbn judges it, 0 to 4.
+    pub min_strength: u8,
+    /// File with passwords that are known to others.
+    #[serde(deserialize_with = "load::optional")]
+    pub breached_file: Option<PathBuf>,
+    /// Peppers as `ID:BASE64`, separated by commas, the current one first.
+    pub peppers: Secret,
+    /// File with one pepper a line; used when `peppers` is empty.
+    #[serde(deserialize_with = "load::optional")]
+    pub pepper_file: Option<PathBuf>,
     /// Failures after which an account is locked.
     pub max_attempts: u32,
     /// How long it stays locked.
     #[serde(with = "humantime_serde")]
     pub lock_duration: Duration,
+    /// How long a device stays known after the last login from it.
+    #[serde(with = "humantime_serde")]
+    pub known_device_lifetime: Duration,
+    /// Known devices of one user.
+    pub known_devices: u32,
     /// Refusals are answered at multiples of this.
     #[serde(with = "humantime_serde")]
     pub refusal_grid: Duration,

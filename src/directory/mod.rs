@@ -23,7 +23,7 @@ use self::change::Change;
 pub use self::rpc::Service;
 use crate::access::Call;
 use crate::audit::Recorder;
-use crate::authenticate::{Hasher, StepUps};
+use crate::authenticate::{Hasher, Policy, StepUps};
 use crate::context::Context;
 use crate::db::{Db, Scope, Tx};
 use crate::fault::Result;
@@ -38,6 +38,7 @@ pub struct Directory {
     revocations: Revocations,
     hasher: Hasher,
     step_ups: StepUps,
+    policy: Policy,
 }
 
 impl Directory {
@@ -49,8 +50,9 @@ impl Directory {
         revocations: Revocations,
         hasher: Hasher,
         step_ups: StepUps,
+        policy: Policy,
     ) -> Self {
-        Self { db, context, recorder, revocations, hasher, step_ups }
+        Self { db, context, recorder, revocations, hasher, step_ups, policy }
     }
 
     /// Begins a change as far as the caller reaches with `permission`.

@@ -1,6 +1,7 @@
 //! `sidle.v1.AuthenticateService` on the wire.
 
 mod convert;
+mod password;
 mod service_account;
 
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use zeroize::Zeroizing;
 
 use super::Authenticate;
 use super::kanidm::Return;
-use super::password::Attempt;
 use crate::access::{Call, input};
 use crate::fault::{Fault, Reason, Result};
 use crate::proto;
@@ -65,14 +65,8 @@ impl AuthenticateService for Service {
         request: Request<proto::AuthenticatePasswordRequest>,
     ) -> Answer<proto::AuthenticatePasswordResponse> {
         let call = Call::of(&request)?;
-        let request = request.into_inner();
-        let password = Zeroizing::new(request.password);
-        convert::secret("password", &password, 1024)?;
-        let identifier = input::required("identifier", &request.identifier, 254)?;
-        let wish = self.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
-        let signed_in = self.room.password(&call, Attempt { identifier, password, wish }).await?;
-        let outcome = proto::authenticate_password_response::Outcome::SignedIn(convert::signed_in(signed_in));
-        Ok(Response::new(proto::AuthenticatePasswordResponse { outcome: Some(outcome) }))
+        let attempt = password::attempt(self, request.into_inner())?;
+        Ok(Response::new(password::answer(self.room.password(&call, attempt).await?)))
     }
 
     async fn start_kanidm_login(

@@ -108,6 +108,7 @@ pub(in crate::authenticate) async fn finish_kanidm(
                 full_name: row.full_name.unwrap_or_default(),
                 auth_method: row.auth_method.unwrap_or_default(),
             },
+            known_device: true,
         }),
         ("not_linked", _) => None,
         ("no_tenant", _) => Some(Finished::NoTenant),

@@ -7,20 +7,48 @@ use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::throttle::seconds;
 use crate::audit::{Event, Prepared, Recorder};
 use crate::authenticate::UserView;
 use crate::authenticate::hashing::StoredHash;
+use crate::authenticate::throttle::Limit;
+use crate::config::PasswordConfig;
 use crate::db::{Db, Scope};
 use crate::fault::Result;
 use crate::session::Rights;
 
-/// A login that was begun: the user and the hash to compare with, or why there is none.
-pub(in crate::authenticate) struct Begun {
+/// What a login begins with.
+pub(in crate::authenticate) struct Begin<'a> {
+    /// E-mail address or username, in lower case.
+    pub key: &'a str,
+    pub now: DateTime<Utc>,
+    pub passwords: &'a PasswordConfig,
+    /// What the known device is found by.
+    pub known_device: Option<&'a [u8; 32]>,
+    /// The client's address as it is counted, and what it may do; not counted when either is missing.
+    pub network: Option<String>,
+    pub limit: Option<Limit>,
+}
+
+/// A login that was begun.
+pub(in crate::authenticate) enum Begun {
+    Reserved(Reserved),
+    /// The client's address asked too often; how long it is to wait.
+    Throttled(Duration),
+}
+
+/// An attempt that was reserved: the user and the hash to compare with, or why there is none.
+pub(in crate::authenticate) struct Reserved {
     pub user_id: Option<Uuid>,
     pub tenant_id: Option<Uuid>,
     pub password_hash: Option<String>,
+    pub pepper_id: Option<i16>,
+    /// Whether the password was set here, and thus is no longer than bcrypt reads.
+    pub set_here: bool,
     /// Number of the attempt since the last success.
     pub attempt: Option<u32>,
+    /// Whether it was counted for a known device instead of for the account.
+    pub known_device: bool,
     pub refusal: Option<&'static str>,
     /// The highest cost of any user's hash.
     pub highest_cost: u32,
@@ -28,46 +56,66 @@ pub(in crate::authenticate) struct Begun {
 
 /// How a login ended once somebody was found to be who they say.
 pub(in crate::authenticate) enum Finished {
-    SignedIn { rights: Rights, user: UserView },
+    SignedIn {
+        rights: Rights,
+        user: UserView,
+        /// Whether the device was known already.
+        known_device: bool,
+    },
+    MfaRequired {
+        /// Whether the user has recovery codes left.
+        recovery_codes: bool,
+    },
     Refused,
     NoTenant,
     TenantRequired(Vec<Uuid>),
 }
 
 /// Finds the user and reserves the attempt.
-pub(in crate::authenticate) async fn login_begin(
-    pool: &PgPool,
-    key: &str,
-    now: DateTime<Utc>,
-    max_attempts: u32,
-    lock: Duration,
-) -> Result<Begun> {
+pub(in crate::authenticate) async fn login_begin(pool: &PgPool, begin: Begin<'_>) -> Result<Begun> {
+    let limit = begin.limit.as_ref();
     let row = sqlx::query!(
-        "SELECT user_id, tenant_id, password_hash, attempt, refusal, highest_cost
-         FROM login_begin($1, $2, $3, make_interval(secs => $4))",
-        key,
-        now,
-        i32::try_from(max_attempts).unwrap_or(i32::MAX),
-        lock.as_secs_f64(),
+        r#"SELECT user_id, tenant_id, password_hash, password_pepper_id, set_here, attempt, known_device, refusal,
+               highest_cost, extract(epoch FROM wait)::double precision AS wait
+           FROM login_begin($1, $2, $3, make_interval(secs => $4), $5, $6, make_interval(secs => $7),
+               make_interval(secs => $8))"#,
+        begin.key,
+        begin.now,
+        i32::try_from(begin.passwords.max_attempts).unwrap_or(i32::MAX),
+        begin.passwords.lock_duration.as_secs_f64(),
+        begin.known_device.map(|device| &device[..]) as Option<&[u8]>,
+        begin.network.filter(|_| limit.is_some()),
+        limit.map_or(0.0, |limit| limit.spacing.as_secs_f64()),
+        limit.map_or(0.0, |limit| limit.burst.as_secs_f64()),
     )
     .fetch_one(pool)
     .await?;
-    let refusal = row.refusal.as_deref().map(|reason| match reason {
+    if let Some(wait) = row.wait {
+        return Ok(Begun::Throttled(seconds(wait)));
+    }
+    Ok(Begun::Reserved(Reserved {
+        user_id: row.user_id,
+        tenant_id: row.tenant_id,
+        password_hash: row.password_hash,
+        pepper_id: row.password_pepper_id,
+        set_here: row.set_here.unwrap_or_default(),
+        attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
+        known_device: row.known_device.unwrap_or_default(),
+        refusal: row.refusal.as_deref().map(refusal),
+        highest_cost: row.highest_cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or_default(),
+    }))
+}
+
+/// Why the database reserved nothing, as a word that lasts.
+pub(in crate::authenticate) fn refusal(reason: &str) -> &'static str {
+    match reason {
         "unknown" => "unknown",
         "locked" => "locked",
         "disabled" => "disabled",
         "unverified" => "unverified",
         "kanidm_only" => "kanidm_only",
         _ => "no_password",
-    });
-    Ok(Begun {
-        user_id: row.user_id,
-        tenant_id: row.tenant_id,
-        password_hash: row.password_hash,
-        attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
-        refusal,
-        highest_cost: row.highest_cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or_default(),
-    })
+    }
 }
 
 /// Records a refused login, and the lock that it led to.
@@ -87,31 +135,46 @@ pub(in crate::authenticate) async fn login_refuse(
     Ok(())
 }
 
-/// After the right password: begins the session.
-#[expect(clippy::too_many_arguments, reason = "the arguments of one database function")]
-pub(in crate::authenticate) async fn login_finish(
-    pool: &PgPool,
-    user: Uuid,
-    password_hash: &str,
-    tenant: Option<Uuid>,
-    now: DateTime<Utc>,
-    session: &Value,
-    event: &Prepared,
-    refused: &Prepared,
-) -> Result<Finished> {
+/// What a login ends with.
+pub(in crate::authenticate) struct Finish<'a> {
+    pub user: Uuid,
+    /// The hash that the password was right for.
+    pub password_hash: &'a str,
+    pub tenant: Option<Uuid>,
+    pub now: DateTime<Utc>,
+    pub session: Value,
+    pub event: Prepared,
+    pub refused: Prepared,
+    pub known_device: Option<&'a [u8; 32]>,
+    pub new_device: Value,
+    /// Whether more was typed than the hash was made of.
+    pub overlong: bool,
+    pub challenge: Value,
+    pub challenged: Prepared,
+}
+
+/// After the right password: begins the session, or asks for the second factor.
+pub(in crate::authenticate) async fn login_finish(pool: &PgPool, finish: Finish<'_>) -> Result<Finished> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", tenant_id, choices, roles, permissions, platform_permissions,
-               tokens_valid_from, must_change_password, email, username, full_name, auth_method
-           FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9)"#,
-        user,
-        password_hash,
-        tenant,
-        now,
-        session,
-        event.event,
-        event.personal.as_deref(),
-        refused.event,
-        refused.personal.as_deref(),
+               tokens_valid_from, must_change_password, email, username, full_name, auth_method, known_device,
+               recovery_codes
+           FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
+        finish.user,
+        finish.password_hash,
+        finish.tenant,
+        finish.now,
+        finish.session,
+        finish.event.event,
+        finish.event.personal.as_deref(),
+        finish.refused.event,
+        finish.refused.personal.as_deref(),
+        finish.known_device.map(|device| &device[..]) as Option<&[u8]>,
+        finish.new_device,
+        finish.overlong,
+        finish.challenge,
+        finish.challenged.event,
+        finish.challenged.personal.as_deref(),
     )
     .fetch_one(pool)
     .await?;
@@ -126,13 +189,15 @@ pub(in crate::authenticate) async fn login_finish(
                 must_change_password: row.must_change_password.unwrap_or(true),
             },
             user: UserView {
-                user_id: user,
+                user_id: finish.user,
                 email: row.email.unwrap_or_default(),
                 username: row.username,
                 full_name: row.full_name.unwrap_or_default(),
                 auth_method: row.auth_method.unwrap_or_default(),
             },
+            known_device: row.known_device.unwrap_or_default(),
         },
+        "mfa_required" => Finished::MfaRequired { recovery_codes: row.recovery_codes.unwrap_or_default() },
         "no_tenant" => Finished::NoTenant,
         "tenant_required" => Finished::TenantRequired(row.choices.unwrap_or_default()),
         _ => Finished::Refused,
@@ -161,6 +226,15 @@ pub(in crate::authenticate) async fn replace_hash(
     .execute(&mut *tx)
     .await?;
     if done.rows_affected() == 1 {
+        // Logins that wait for a second factor had the same password right.
+        sqlx::query!(
+            "UPDATE mfa_challenges SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2",
+            user,
+            old,
+            new.hash
+        )
+        .execute(&mut *tx)
+        .await?;
         recorder.record(&mut tx, event).await?;
         tx.commit().await?;
     }

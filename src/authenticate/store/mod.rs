@@ -3,5 +3,7 @@
 pub(super) mod account;
 pub(super) mod kanidm;
 pub(super) mod login;
+pub(super) mod password;
 pub(super) mod service_account;
 pub(super) mod step_up;
+pub(super) mod throttle;

@@ -75,7 +75,11 @@ pub(super) async fn create(
     // Before the transaction: a hash takes long, and connections are few.
     let hash = match password.is_empty() {
         true => None,
-        false => Some(service.directory.hasher.hash("initial_password", &password).await?),
+        false => {
+            let about = [new.email.as_str(), new.username.as_deref().unwrap_or_default(), &new.full_name];
+            service.directory.policy.check("initial_password", &password, &about)?;
+            Some(service.directory.hasher.hash("initial_password", &password).await?)
+        }
     };
     let mut change = service.directory.change(call, "users.write").await?;
     let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;

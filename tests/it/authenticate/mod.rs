@@ -3,6 +3,7 @@
 mod api_key;
 mod guessing;
 mod password;
+mod second_factor;
 mod tokens;
 
 use sidle::proto;

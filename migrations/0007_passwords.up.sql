@@ -1,0 +1,455 @@
+-- Guessing: attempts that are counted before anything is computed, devices that are known, addresses that ask too often,
+-- and password logins that may ask for a second factor.
+
+CREATE TABLE known_devices (
+    known_device_id uuid PRIMARY KEY,
+    user_id         uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    token_hash      bytea NOT NULL,
+    failed_attempts integer NOT NULL DEFAULT 0,
+    locked_until    timestamptz,
+    created_at      timestamptz NOT NULL,
+    last_used_at    timestamptz,
+    expires_at      timestamptz NOT NULL,
+    CONSTRAINT known_devices_token_hash_check CHECK (octet_length(token_hash) = 32)
+);
+CREATE UNIQUE INDEX known_devices_token_hash_key ON known_devices (token_hash);
+CREATE INDEX idx_known_devices_user ON known_devices (user_id);
+CREATE INDEX idx_known_devices_expires_at ON known_devices (expires_at);
+COMMENT ON TABLE known_devices IS 'Devices that a complete login was made from: their attempts are counted apart from everybody else''s, so that guessing by others locks nobody out of them.';
+COMMENT ON COLUMN known_devices.known_device_id IS 'UUIDv7 of the device''s secret.';
+COMMENT ON COLUMN known_devices.user_id IS 'For whom the device is known.';
+COMMENT ON COLUMN known_devices.token_hash IS 'SHA-256 of the secret that the device keeps, which has 256 random bits.';
+COMMENT ON COLUMN known_devices.failed_attempts IS 'Attempts reserved from the device since its last success.';
+COMMENT ON COLUMN known_devices.locked_until IS 'Sign-in from the device is refused until then.';
+COMMENT ON COLUMN known_devices.created_at IS 'When the secret was handed out.';
+COMMENT ON COLUMN known_devices.last_used_at IS 'When somebody last signed in with it; null if nobody ever has, and then it is the first to be forgotten.';
+COMMENT ON COLUMN known_devices.expires_at IS 'When the device is forgotten unless somebody signs in from it.';
+
+-- Not logged: what a crash loses here is a few seconds of counting.
+CREATE UNLOGGED TABLE address_attempts (
+    lane    text NOT NULL,
+    network text NOT NULL,
+    free_at timestamptz NOT NULL,
+    PRIMARY KEY (network, lane)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE address_attempts IS 'How much each client address has asked for lately, over every replica.';
+COMMENT ON COLUMN address_attempts.lane IS 'Which ways in are counted together.';
+COMMENT ON COLUMN address_attempts.network IS 'The address; of IPv6 the first 64 bits.';
+COMMENT ON COLUMN address_attempts.free_at IS 'When all that was asked for would be paid off at the permitted rate; each call adds its share.';
+CREATE INDEX idx_address_attempts_free_at ON address_attempts (free_at);
+
+ALTER TABLE known_devices ENABLE ROW LEVEL SECURITY;
+ALTER TABLE known_devices FORCE ROW LEVEL SECURITY;
+CREATE POLICY known_devices_scope ON known_devices USING ((SELECT sidle_platform()));
+ALTER TABLE address_attempts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE address_attempts FORCE ROW LEVEL SECURITY;
+CREATE POLICY address_attempts_scope ON address_attempts USING ((SELECT sidle_platform()));
+-- Both change through the functions below and in no other way.
+GRANT SELECT ON known_devices TO sidle_app;
+
+-- Whatever takes a password away, or its worth, takes the devices along that it made known.
+CREATE FUNCTION known_devices_forget() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    DELETE FROM known_devices d WHERE d.user_id = NEW.user_id;
+    PERFORM session_narrow(v_scope);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION known_devices_forget() IS 'Trigger: forgets the known devices of a user.';
+CREATE TRIGGER users_known_devices_forget
+    AFTER UPDATE OF password_changed_at, password_hash, auth_method, status, deleted_at ON users FOR EACH ROW
+    WHEN (OLD.password_changed_at IS DISTINCT FROM NEW.password_changed_at OR NEW.password_hash IS NULL
+        OR OLD.auth_method IS DISTINCT FROM NEW.auth_method AND OLD.auth_method <> 'password'
+        OR NEW.status = 'disabled' OR NEW.deleted_at IS NOT NULL)
+    EXECUTE FUNCTION known_devices_forget();
+
+CREATE FUNCTION known_devices_unlock(p_user uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    UPDATE known_devices d SET failed_attempts = 0, locked_until = NULL FROM users u
+        WHERE d.user_id = p_user AND u.user_id = d.user_id AND (v_scope = 'on' OR u.tenant_id = sidle_tenant());
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION known_devices_unlock(uuid) IS 'Forgets the failures from a user''s known devices; in a tenant''s transaction only of its own users.';
+
+CREATE FUNCTION throttle_take(p_lane text, p_network text, p_now timestamptz, p_spacing interval, p_burst interval)
+    RETURNS interval
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    v_wait interval;
+BEGIN
+    INSERT INTO address_attempts AS a (lane, network, free_at) VALUES (p_lane, p_network, p_now + p_spacing)
+        ON CONFLICT (network, lane) DO UPDATE SET free_at = greatest(a.free_at, p_now) + p_spacing
+            WHERE greatest(a.free_at, p_now) + p_spacing <= p_now + p_burst;
+    IF NOT FOUND THEN
+        SELECT a.free_at + p_spacing - p_burst - p_now INTO v_wait FROM address_attempts a
+            WHERE a.network = p_network AND a.lane = p_lane;
+        v_wait := greatest(v_wait, p_spacing);
+    END IF;
+    PERFORM session_narrow(v_scope);
+    RETURN v_wait;
+END
+$$;
+COMMENT ON FUNCTION throttle_take(text, text, timestamptz, interval, interval) IS 'Takes one call out of what an address may ask for, which fills up at one each spacing to as many as the burst is long; null, or how long to wait for the next.';
+
+-- The attempts. Whoever checks a guessable secret reserves an attempt before, in its own transaction; gives it back when
+-- the secret was right and more is to come; and forgets the failures only when somebody has signed in entirely.
+
+CREATE FUNCTION attempt_reserve(p_user uuid, p_now timestamptz, p_max integer, p_lock interval, p_device_hash bytea,
+    OUT refusal text, OUT attempt integer, OUT known_device boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    u users%ROWTYPE;
+    d known_devices%ROWTYPE;
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT * INTO u FROM users x WHERE x.user_id = p_user AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        SELECT * INTO d FROM known_devices x WHERE x.token_hash = p_device_hash AND x.user_id = p_user
+            AND x.expires_at > p_now FOR UPDATE;
+        known_device := d.known_device_id IS NOT NULL;
+        refusal := CASE
+            WHEN u.user_id IS NULL THEN 'unknown'
+            -- Only the automatic lock is for everybody else; an administrator's is for the device as well.
+            WHEN u.locked_until > p_now AND NOT (known_device AND u.lock_reason = 'too_many_failures') THEN 'locked'
+            WHEN d.locked_until > p_now THEN 'locked'
+            WHEN u.status = 'disabled' THEN 'disabled'
+            WHEN u.status <> 'active' THEN 'unverified'
+        END;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        -- A lock that has run out begins a new count; the row is locked, so attempts that come together count one by one.
+        IF known_device THEN
+            attempt := CASE WHEN d.locked_until IS NULL THEN d.failed_attempts ELSE 0 END + 1;
+            UPDATE known_devices x SET failed_attempts = attempt,
+                    locked_until = CASE WHEN attempt >= p_max THEN p_now + p_lock END
+                WHERE x.known_device_id = d.known_device_id;
+        ELSE
+            attempt := CASE WHEN u.locked_until IS NULL THEN u.failed_login_attempts ELSE 0 END + 1;
+            UPDATE users x SET failed_login_attempts = attempt,
+                    locked_until = CASE WHEN attempt >= p_max THEN p_now + p_lock END,
+                    lock_reason = CASE WHEN attempt >= p_max THEN 'too_many_failures' END
+                WHERE x.user_id = u.user_id;
+        END IF;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION attempt_reserve(uuid, timestamptz, integer, interval, bytea) IS 'Reserves an attempt at any guessable secret of a user, or says why not; the last attempt locks until it is known to be right. From a known device the count is the device''s own.';
+
+CREATE FUNCTION attempt_refund(p_user uuid, p_device_hash bytea) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    UPDATE known_devices x SET failed_attempts = greatest(x.failed_attempts - 1, 0), locked_until = NULL
+        WHERE x.token_hash = p_device_hash AND x.user_id = p_user;
+    IF NOT FOUND THEN
+        UPDATE users x SET failed_login_attempts = greatest(x.failed_login_attempts - 1, 0),
+                locked_until = CASE WHEN x.lock_reason = 'administrator' THEN x.locked_until END,
+                lock_reason = CASE WHEN x.lock_reason = 'administrator' THEN x.lock_reason END
+            WHERE x.user_id = p_user;
+    END IF;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION attempt_refund(uuid, bytea) IS 'Gives one reserved attempt back, with the lock it may have led to: the secret was right, but the failures before stay counted.';
+
+CREATE FUNCTION attempt_succeeded(p_user uuid, p_device_hash bytea) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    UPDATE known_devices x SET failed_attempts = 0, locked_until = NULL
+        WHERE x.token_hash = p_device_hash AND x.user_id = p_user;
+    -- A success from a known device gives those who guess from elsewhere no new attempts.
+    IF NOT FOUND THEN
+        UPDATE users x SET failed_login_attempts = 0, locked_until = NULL, lock_reason = NULL WHERE x.user_id = p_user;
+    END IF;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION attempt_succeeded(uuid, bytea) IS 'Forgets the failures, of the known device or of the account, once somebody has signed in entirely.';
+
+-- Password login: begin before the hash, finish or refuse after it.
+
+DROP FUNCTION login_begin(text, timestamptz, integer, interval);
+DROP FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea);
+
+CREATE FUNCTION login_begin(p_identifier text, p_now timestamptz, p_max integer, p_lock interval, p_device_hash bytea,
+    p_network text, p_spacing interval, p_burst interval,
+    OUT user_id uuid, OUT tenant_id uuid, OUT password_hash text, OUT password_pepper_id smallint, OUT set_here boolean,
+    OUT attempt integer, OUT known_device boolean, OUT refusal text, OUT highest_cost smallint, OUT wait interval)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    u users%ROWTYPE;
+    v_reserved record;
+BEGIN
+    <<body>>
+    BEGIN
+        -- What is reserved here reaches the disk with the refusal or the session, before anybody is answered.
+        PERFORM set_config('synchronous_commit', 'off', true);
+        IF p_network IS NOT NULL THEN
+            wait := throttle_take('password', p_network, p_now, p_spacing, p_burst);
+            IF wait IS NOT NULL THEN
+                refusal := 'throttled';
+                EXIT body;
+            END IF;
+        END IF;
+        SELECT max(x.password_cost) INTO highest_cost FROM users x;
+        IF position('@' IN p_identifier) > 0 THEN
+            SELECT * INTO u FROM users x WHERE x.email_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        ELSE
+            SELECT * INTO u FROM users x WHERE x.username_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        END IF;
+        user_id := u.user_id;
+        tenant_id := u.tenant_id;
+        refusal := CASE
+            WHEN u.user_id IS NULL THEN 'unknown'
+            WHEN u.locked_until > p_now AND p_device_hash IS NULL THEN 'locked'
+            WHEN u.status = 'disabled' THEN 'disabled'
+            WHEN u.status <> 'active' THEN 'unverified'
+            WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
+            WHEN u.password_hash IS NULL THEN 'no_password'
+        END;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        SELECT * INTO v_reserved FROM attempt_reserve(u.user_id, p_now, p_max, p_lock, p_device_hash);
+        known_device := v_reserved.known_device;
+        attempt := v_reserved.attempt;
+        refusal := v_reserved.refusal;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        password_hash := u.password_hash;
+        password_pepper_id := u.password_pepper_id;
+        set_here := u.password_changed_at IS NOT NULL;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval) IS 'Takes the call out of what the client''s address may ask for, finds a user by e-mail address or username and reserves an attempt, or says why not.';
+
+CREATE FUNCTION password_proof_begin(p_user uuid, p_now timestamptz, p_max integer, p_lock interval,
+    OUT tenant_id uuid, OUT password_hash text, OUT password_pepper_id smallint, OUT set_here boolean,
+    OUT attempt integer, OUT refusal text, OUT highest_cost smallint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    u users%ROWTYPE;
+    v_reserved record;
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT max(x.password_cost) INTO highest_cost FROM users x;
+        SELECT * INTO u FROM users x WHERE x.user_id = p_user AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        tenant_id := u.tenant_id;
+        refusal := CASE
+            WHEN u.user_id IS NULL THEN 'unknown'
+            WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
+            WHEN u.password_hash IS NULL THEN 'no_password'
+        END;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        SELECT * INTO v_reserved FROM attempt_reserve(p_user, p_now, p_max, p_lock, NULL);
+        attempt := v_reserved.attempt;
+        refusal := v_reserved.refusal;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        password_hash := u.password_hash;
+        password_pepper_id := u.password_pepper_id;
+        set_here := u.password_changed_at IS NOT NULL;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval) IS 'Reserves an attempt of somebody known to show their password once more, or says why not.';
+
+CREATE FUNCTION login_complete(p_user uuid, p_asked_tenant uuid, p_now timestamptz, p_session jsonb, p_event jsonb,
+    p_personal bytea, p_refused jsonb, p_refused_personal bytea, p_device_hash bytea, p_new_device jsonb,
+    OUT outcome text, OUT tenant_id uuid, OUT choices uuid[], OUT roles text[], OUT permissions text[],
+    OUT platform_permissions text[], OUT tokens_valid_from timestamptz, OUT must_change_password boolean,
+    OUT email text, OUT username text, OUT full_name text, OUT auth_method text, OUT known_device boolean)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    u users%ROWTYPE;
+    v_tenant record;
+    v_rights record;
+BEGIN
+    SELECT * INTO u FROM users x WHERE x.user_id = p_user FOR NO KEY UPDATE;
+    -- Between begin and end the user may have been disabled, locked or moved to Kanidm.
+    IF u.user_id IS NULL OR u.deleted_at IS NOT NULL OR u.status <> 'active' OR u.auth_method = 'kanidm'
+            OR (u.locked_until > p_now AND u.lock_reason = 'administrator') THEN
+        PERFORM audit_record(p_refused || '{"reason": "changed_meanwhile"}', p_refused_personal);
+        outcome := 'refused';
+        RETURN;
+    END IF;
+    PERFORM attempt_succeeded(p_user, p_device_hash);
+    SELECT * INTO v_tenant FROM session_tenant(p_user, u.tenant_id, p_asked_tenant);
+    choices := v_tenant.choices;
+    IF v_tenant.outcome <> 'found' THEN
+        PERFORM audit_record(p_refused || jsonb_build_object('reason', v_tenant.outcome), p_refused_personal);
+        outcome := v_tenant.outcome;
+        RETURN;
+    END IF;
+    UPDATE users x SET last_login_at = p_now WHERE x.user_id = p_user;
+    PERFORM session_open(p_user, v_tenant.tenant_id, 'jwt', p_now, p_session);
+    UPDATE known_devices x SET last_used_at = p_now, expires_at = (p_new_device ->> 'expires_at')::timestamptz
+        WHERE x.token_hash = p_device_hash AND x.user_id = p_user AND x.expires_at > p_now;
+    known_device := FOUND;
+    IF NOT known_device THEN
+        INSERT INTO known_devices (known_device_id, user_id, token_hash, created_at, expires_at)
+        VALUES ((p_new_device ->> 'known_device_id')::uuid, p_user, decode(p_new_device ->> 'token_hash', 'hex'), p_now,
+            (p_new_device ->> 'expires_at')::timestamptz);
+        -- Those go first that never came back: a program that keeps nothing pushes out no device that does.
+        DELETE FROM known_devices x WHERE x.known_device_id IN (
+            SELECT d.known_device_id FROM known_devices d
+            WHERE d.user_id = p_user AND d.token_hash <> decode(p_new_device ->> 'token_hash', 'hex')
+            ORDER BY d.expires_at > p_now DESC, d.last_used_at DESC NULLS LAST, d.created_at DESC
+            OFFSET greatest((p_new_device ->> 'most')::integer - 1, 0));
+    END IF;
+    PERFORM audit_record(p_event || jsonb_build_object('tenant_id', v_tenant.tenant_id, 'details',
+        coalesce(p_event -> 'details', '{}') || jsonb_build_object('known_device', known_device)), p_personal);
+    SELECT * INTO v_rights FROM session_rights(p_user, v_tenant.tenant_id);
+    outcome := 'signed_in';
+    tenant_id := v_tenant.tenant_id;
+    roles := v_rights.roles;
+    permissions := v_rights.permissions;
+    platform_permissions := v_rights.platform_permissions;
+    tokens_valid_from := u.tokens_valid_from;
+    must_change_password := u.must_change_password;
+    email := u.email;
+    username := u.username;
+    full_name := u.full_name;
+    auth_method := u.auth_method;
+END
+$$;
+COMMENT ON FUNCTION login_complete(uuid, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb) IS 'After every factor: forgets the failures, begins a session, makes the device known and tells what the user may do. For functions that have widened the scope.';
+
+CREATE FUNCTION login_finish(p_user uuid, p_password_hash text, p_asked_tenant uuid, p_now timestamptz, p_session jsonb,
+    p_event jsonb, p_personal bytea, p_refused jsonb, p_refused_personal bytea, p_device_hash bytea, p_new_device jsonb,
+    p_overlong boolean, p_challenge jsonb, p_challenged jsonb, p_challenged_personal bytea,
+    OUT outcome text, OUT tenant_id uuid, OUT choices uuid[], OUT roles text[], OUT permissions text[],
+    OUT platform_permissions text[], OUT tokens_valid_from timestamptz, OUT must_change_password boolean,
+    OUT email text, OUT username text, OUT full_name text, OUT auth_method text, OUT known_device boolean,
+    OUT recovery_codes boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    u users%ROWTYPE;
+    v_done record;
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT * INTO u FROM users x WHERE x.user_id = p_user FOR NO KEY UPDATE;
+        -- While the hash was computed the user may have been disabled, moved to Kanidm or given another password.
+        IF u.deleted_at IS NOT NULL OR u.status <> 'active' OR u.auth_method = 'kanidm'
+                OR u.password_hash IS DISTINCT FROM p_password_hash
+                OR (u.locked_until > p_now AND u.lock_reason = 'administrator') THEN
+            PERFORM audit_record(p_refused || '{"reason": "changed_meanwhile"}', p_refused_personal);
+            outcome := 'refused';
+            EXIT body;
+        END IF;
+        -- Only the first 72 bytes were ever compared; what is beyond them protects nothing.
+        IF p_overlong THEN
+            UPDATE users x SET must_change_password = true WHERE x.user_id = p_user;
+        END IF;
+        IF EXISTS (SELECT FROM user_totp t WHERE t.user_id = p_user AND t.confirmed_at IS NOT NULL) THEN
+            -- Given back, not forgotten: a right password alone must not make room for more guesses at the code.
+            PERFORM attempt_refund(p_user, p_device_hash);
+            DELETE FROM mfa_challenges c WHERE c.user_id = p_user AND c.expires_at <= p_now;
+            INSERT INTO mfa_challenges (challenge_id, challenge_hash, user_id, password_hash, request, created_at,
+                expires_at)
+            VALUES ((p_challenge ->> 'challenge_id')::uuid, decode(p_challenge ->> 'challenge_hash', 'hex'), p_user,
+                p_password_hash, p_challenge -> 'request', p_now, (p_challenge ->> 'expires_at')::timestamptz);
+            PERFORM audit_record(p_challenged || jsonb_build_object('tenant_id', u.tenant_id), p_challenged_personal);
+            recovery_codes := EXISTS (SELECT FROM recovery_codes r WHERE r.user_id = p_user AND r.used_at IS NULL);
+            outcome := 'mfa_required';
+            EXIT body;
+        END IF;
+        SELECT * INTO v_done FROM login_complete(p_user, p_asked_tenant, p_now, p_session, p_event, p_personal, p_refused,
+            p_refused_personal, p_device_hash, p_new_device);
+        outcome := v_done.outcome;
+        tenant_id := v_done.tenant_id;
+        choices := v_done.choices;
+        roles := v_done.roles;
+        permissions := v_done.permissions;
+        platform_permissions := v_done.platform_permissions;
+        tokens_valid_from := v_done.tokens_valid_from;
+        must_change_password := v_done.must_change_password;
+        email := v_done.email;
+        username := v_done.username;
+        full_name := v_done.full_name;
+        auth_method := v_done.auth_method;
+        known_device := v_done.known_device;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea) IS 'After the right password: completes the login, or asks for the second factor of a user who has one.';
+
+CREATE FUNCTION guessing_tidy(p_now timestamptz) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    DELETE FROM address_attempts a WHERE (a.network, a.lane) IN (
+        SELECT x.network, x.lane FROM address_attempts x WHERE x.free_at <= p_now LIMIT 10000 FOR UPDATE SKIP LOCKED);
+    DELETE FROM known_devices d WHERE d.known_device_id IN (
+        SELECT x.known_device_id FROM known_devices x WHERE x.expires_at <= p_now LIMIT 10000);
+    DELETE FROM mfa_challenges c WHERE c.challenge_id IN (
+        SELECT x.challenge_id FROM mfa_challenges x WHERE x.expires_at <= p_now LIMIT 10000);
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION guessing_tidy(timestamptz) IS 'Removes what has lapsed: counts of addresses, known devices, logins that wait for a second factor; at most 10,000 of each.';
+
+REVOKE ALL ON FUNCTION known_devices_forget(), known_devices_unlock(uuid),
+    throttle_take(text, text, timestamptz, interval, interval),
+    attempt_reserve(uuid, timestamptz, integer, interval, bytea), attempt_refund(uuid, bytea), attempt_succeeded(uuid, bytea),
+    login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval),
+    password_proof_begin(uuid, timestamptz, integer, interval),
+    login_complete(uuid, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb),
+    login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea),
+    guessing_tidy(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION known_devices_unlock(uuid), throttle_take(text, text, timestamptz, interval, interval),
+    attempt_reserve(uuid, timestamptz, integer, interval, bytea), attempt_refund(uuid, bytea), attempt_succeeded(uuid, bytea),
+    login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval),
+    password_proof_begin(uuid, timestamptz, integer, interval),
+    login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea),
+    guessing_tidy(timestamptz) TO sidle_app;

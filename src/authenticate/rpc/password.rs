@@ -1,0 +1,42 @@
+//! Password logins on the wire.
+
+use zeroize::Zeroizing;
+
+use super::{Service, convert};
+use crate::access::input;
+use crate::authenticate::password::Attempt;
+use crate::authenticate::{Factor, Outcome};
+use crate::fault::Result;
+use crate::proto;
+use crate::proto::authenticate_password_response::Outcome as Sent;
+
+/// Bytes that a password may have as it is typed.
+pub(super) const LONGEST_TYPED: usize = 1024;
+
+pub(super) fn attempt(service: &Service, request: proto::AuthenticatePasswordRequest) -> Result<Attempt> {
+    let (password, token) = (Zeroizing::new(request.password), Zeroizing::new(request.known_device_token));
+    convert::secret("password", &password, LONGEST_TYPED)?;
+    let identifier = input::required("identifier", &request.identifier, 254)?;
+    let wish = service.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+    Ok(Attempt { identifier, password, known_device: crate::authenticate::devices::digest(&token), wish })
+}
+
+pub(super) fn answer(outcome: Outcome) -> proto::AuthenticatePasswordResponse {
+    let outcome = match outcome {
+        Outcome::SignedIn(signed_in) => Sent::SignedIn(convert::signed_in(*signed_in)),
+        Outcome::MfaRequired(challenge) => Sent::MfaChallenge(proto::MfaChallenge {
+            challenge_token: challenge.token.to_string(),
+            expires_at: Some(input::to_proto(challenge.expires_at)),
+            factors: challenge.factors.into_iter().map(factor).collect(),
+        }),
+    };
+    proto::AuthenticatePasswordResponse { outcome: Some(outcome) }
+}
+
+fn factor(factor: Factor) -> i32 {
+    match factor {
+        Factor::Totp => proto::SecondFactor::Totp,
+        Factor::RecoveryCode => proto::SecondFactor::RecoveryCode,
+    }
+    .into()
+}
