@@ -19,8 +19,8 @@ CREATE TABLE mail_outbox (
     begun_at        timestamptz,
     failure         text,
     finished_at     timestamptz,
-    CONSTRAINT mail_outbox_state_check CHECK (state IN ('asked', 'waiting', 'sent', 'failed', 'expired', 'dropped')),
-    CONSTRAINT mail_outbox_finished_check CHECK ((state IN ('asked', 'waiting')) = (finished_at IS NULL)),
+    CONSTRAINT mail_outbox_state_check CHECK (state IN ('waiting', 'sent', 'failed', 'expired')),
+    CONSTRAINT mail_outbox_finished_check CHECK ((state = 'waiting') = (finished_at IS NULL)),
     -- Once nothing more is to be done, neither the address nor what the message said is kept.
     CONSTRAINT mail_outbox_personal_check CHECK (
         (finished_at IS NULL AND recipient IS NOT NULL) OR (recipient IS NULL AND parameters IS NULL)),
@@ -33,7 +33,7 @@ CREATE INDEX idx_mail_outbox_finished_at ON mail_outbox (finished_at) WHERE fini
 COMMENT ON TABLE mail_outbox IS 'Messages to send, and for a day those that were sent or given up.';
 COMMENT ON COLUMN mail_outbox.mail_id IS 'UUIDv7 of the message, and the left part of its Message-ID, the same at every attempt.';
 COMMENT ON COLUMN mail_outbox.kind IS 'Which template it is made from.';
-COMMENT ON COLUMN mail_outbox.state IS 'asked (somebody asked for it; whether anything is sent is not decided yet), waiting, sent, failed, expired or dropped.';
+COMMENT ON COLUMN mail_outbox.state IS 'waiting, sent, failed (refused for good) or expired (given up).';
 COMMENT ON COLUMN mail_outbox.user_id IS 'The user it is about; null when there is none.';
 COMMENT ON COLUMN mail_outbox.recipient IS 'Address it goes to; null once nothing more is to be done.';
 COMMENT ON COLUMN mail_outbox.recipient_hash IS 'SHA-256 of the address in lower case, by which messages to one address are counted.';
@@ -73,10 +73,10 @@ BEGIN
         SELECT u.email INTO v_recipient FROM users u WHERE u.user_id = v_user AND u.deleted_at IS NULL;
     END IF;
     IF v_recipient IS NOT NULL THEN
-        INSERT INTO mail_outbox (mail_id, kind, state, user_id, recipient, recipient_hash, parameters, created_at,
+        INSERT INTO mail_outbox (mail_id, kind, user_id, recipient, recipient_hash, parameters, created_at,
             expires_at, next_attempt_at)
-        VALUES ((p_mail ->> 'mail_id')::uuid, p_mail ->> 'kind', coalesce(p_mail ->> 'state', 'waiting'), v_user,
-            v_recipient, sha256(convert_to(lower(v_recipient), 'UTF8')), decode(p_mail ->> 'parameters', 'hex'), v_now,
+        VALUES ((p_mail ->> 'mail_id')::uuid, p_mail ->> 'kind', v_user, v_recipient,
+            sha256(convert_to(lower(v_recipient), 'UTF8')), decode(p_mail ->> 'parameters', 'hex'), v_now,
             v_now + make_interval(secs => (p_mail ->> 'lifetime_seconds')::double precision), v_now);
     END IF;
     PERFORM session_narrow(v_scope);

@@ -18,7 +18,7 @@ use crate::db::Db;
 use crate::directory::Directory;
 use crate::fault::{Fault, Result};
 use crate::kanidm::{Kanidm, Oidc};
-use crate::mail::Outbox;
+use crate::mail::{Mailer, Outbox, Worker};
 use crate::metrics::Metrics;
 use crate::migration::Engine;
 use crate::schema::{Schema, require_current};
@@ -212,6 +212,19 @@ impl App {
         let kept = self.sessions.start(&self.feed, &self.log, self.metrics.clone(), self.stop.clone()).await?;
         tasks.spawn(finish(kept));
         tasks.spawn(finish(self.authenticate.clone().tidy(self.stop.clone())));
+        let mail = &self.config.mail;
+        match Mailer::new(mail).map_err(|error| Fault::field("mail", error.to_string()))? {
+            Some(mailer) => {
+                let (db, context, keyring) = (self.db.clone(), self.context.clone(), self.keyring.clone());
+                let worker =
+                    Worker::new(db, context, keyring, self.metrics.clone(), &self.outbox, mailer, mail.clone());
+                tasks.spawn(finish(worker.run(self.stop.clone())));
+            }
+            None => tracing::warn!(
+                event = "mail_not_configured",
+                "there is no mail server: nobody is told of changes to their credentials, and nobody can register"
+            ),
+        }
         if let Some(engine) = self.engine.clone() {
             tasks.spawn(finish(engine.run(self.stop.clone())));
         }

@@ -92,6 +92,15 @@ pub struct Metrics {
     pub users_not_migrated: Counter,
     /// Calls to Kanidm that found it down, slow or answering nonsense.
     pub kanidm_failures: Counter,
+    /// Messages that wait in the outbox, as seen last.
+    pub mail_waiting: Gauge,
+    /// Messages that the mail server has taken.
+    pub mail_sent: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabels {
+    class: &'static str,
 }
 
 struct Inner {
@@ -102,6 +111,8 @@ struct Inner {
     logins: Family<LoginLabels, Counter>,
     connections: Family<StateLabels, Gauge>,
     revocation_age: Gauge<f64, AtomicU64>,
+    mail_oldest: Gauge<f64, AtomicU64>,
+    mail_failures: Family<ClassLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -138,6 +149,15 @@ impl Metrics {
             Unit::Seconds,
             revocation_age.clone(),
         );
+        let mail_oldest = Gauge::default();
+        registry.register_with_unit(
+            "mail_oldest_age",
+            "Age of the oldest message that waits in the outbox",
+            Unit::Seconds,
+            mail_oldest.clone(),
+        );
+        let mail_failures = Family::default();
+        registry.register("mail_failures", "Messages that could not be sent, by class", mail_failures.clone());
 
         let panics = counter(&mut registry, "panics", "Calls that panicked");
         let hash_units = counter(&mut registry, "hash_units", "Hash work done, in units of 2^cost");
@@ -150,8 +170,21 @@ impl Metrics {
         let hash_queue = gauge(&mut registry, "hash_queue", "Hashes that wait for a thread");
         let sessions_active = gauge(&mut registry, "user_sessions_active", "Sessions that can be refreshed");
         let audit_unsequenced = gauge(&mut registry, "audit_unsequenced", "Committed events without a position yet");
+        let mail_waiting = gauge(&mut registry, "mail_waiting", "Messages that wait in the outbox");
+        let mail_sent = counter(&mut registry, "mail_sent", "Messages that the mail server has taken");
+        let inner = Inner {
+            registry,
+            calls,
+            call_seconds,
+            denied,
+            logins,
+            connections,
+            revocation_age,
+            mail_oldest,
+            mail_failures,
+        };
         Self {
-            inner: Arc::new(Inner { registry, calls, call_seconds, denied, logins, connections, revocation_age }),
+            inner: Arc::new(inner),
             panics,
             hash_units,
             hash_queue,
@@ -161,6 +194,8 @@ impl Metrics {
             users_migrated,
             users_not_migrated,
             kanidm_failures,
+            mail_waiting,
+            mail_sent,
         }
     }
 
@@ -192,6 +227,16 @@ impl Metrics {
     /// The picture of revocations was looked at.
     pub fn revocation_age(&self, age: Option<Duration>) {
         self.inner.revocation_age.set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+    }
+
+    /// The outbox was looked at.
+    pub fn mail_oldest(&self, seconds: f64) {
+        self.inner.mail_oldest.set(seconds);
+    }
+
+    /// A message could not be sent, or the mail server not be used.
+    pub fn mail_failed(&self, class: &'static str) {
+        self.inner.mail_failures.get_or_create(&ClassLabels { class }).inc();
     }
 
     /// Everything in the OpenMetrics text format.

@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
-use super::{Config, KanidmConfig, PasswordConfig, SealConfig, Secret};
+use super::{Config, KanidmConfig, MailConfig, PasswordConfig, SealConfig, Secret};
 use crate::seal::Keyring;
 
 /// The commented defaults: the documentation of every key.
@@ -17,7 +17,8 @@ pub const DEFAULTS: &str = include_str!("defaults.toml");
 pub struct ConfigError(String);
 
 impl ConfigError {
-    fn new(message: impl Into<String>) -> Self {
+    /// A problem, in words that name the setting.
+    pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }
@@ -215,6 +216,16 @@ impl KanidmConfig {
     /// When the file cannot be read.
     pub fn client_secret(&self) -> Result<Secret, ConfigError> {
         secret_or_file(&self.client_secret, self.client_secret_file.as_ref(), "the OAuth2 client's secret")
+    }
+}
+
+impl MailConfig {
+    /// The mail server's password, from the setting or its file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn password(&self) -> Result<Secret, ConfigError> {
+        secret_or_file(&self.password, self.password_file.as_ref(), "the mail server's password")
     }
 }
 

@@ -54,6 +54,8 @@ pub struct MailConfig {
     pub verify_path: String,
     /// Page for `ResetPassword`; the token follows as `#token=`.
     pub reset_path: String,
+    /// Page for an invitation to Kanidm; the token follows as `#token=`.
+    pub enrol_path: String,
     /// Page to sign in at.
     pub sign_in_path: String,
     /// Folder whose files replace the templates of the same name.
@@ -88,4 +90,11 @@ pub struct MailConfig {
     /// How long the token that sets a new password is good for.
     #[serde(with = "humantime_serde")]
     pub reset_lifetime: Duration,
+}
+
+impl MailConfig {
+    /// Whether there is a mail server.
+    pub fn is_configured(&self) -> bool {
+        !self.host.is_empty()
+    }
 }

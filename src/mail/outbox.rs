@@ -27,8 +27,13 @@ pub struct Outbox {
 impl Outbox {
     /// The outbox.
     pub fn new(context: Context, keyring: Keyring, config: &MailConfig) -> Self {
-        let is_configured = !config.host.is_empty();
-        Self { context, keyring, is_configured, give_up_after: config.give_up_after, nudge: Arc::default() }
+        Self {
+            context,
+            keyring,
+            is_configured: config.is_configured(),
+            give_up_after: config.give_up_after,
+            nudge: Arc::default(),
+        }
     }
 
     /// Whether there is a mail server.
@@ -73,6 +78,10 @@ impl Outbox {
     /// Tells this replica's worker that there is, or is about to be, something to send. Not needed for correctness.
     pub fn nudge(&self) {
         self.nudge.notify_one();
+    }
+
+    pub(super) fn nudges(&self) -> Arc<Notify> {
+        Arc::clone(&self.nudge)
     }
 }
 

@@ -1,12 +1,171 @@
-//! SQL of the outbox.
+//! SQL of the outbox. Every time is the database's.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
+use sqlx::postgres::types::PgInterval;
+use uuid::Uuid;
 
+use crate::db::{Db, Scope};
 use crate::fault::Result;
 
 /// Writes a message.
 pub(super) async fn enqueue(tx: &mut PgConnection, mail: &Value) -> Result<()> {
     sqlx::query!("SELECT mail_enqueue($1)", mail).execute(tx).await?;
     Ok(())
+}
+
+/// A message whose turn it is.
+pub(super) struct Due {
+    pub mail_id: Uuid,
+    pub kind: String,
+    pub recipient: String,
+    pub name: String,
+    pub parameters: Option<Vec<u8>>,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Takes messages whose turn it is, under a lease.
+pub(super) async fn claim(db: &Db, lease_id: Uuid, lease: Duration, limit: i64) -> Result<Vec<Due>> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let due = sqlx::query_as!(
+        Due,
+        r#"UPDATE mail_outbox m SET lease_id = $1, lease_until = clock_timestamp() + $2
+           FROM (SELECT o.mail_id, o.user_id FROM mail_outbox o
+                 WHERE o.finished_at IS NULL AND o.next_attempt_at <= clock_timestamp()
+                    AND o.expires_at > clock_timestamp()
+                    AND (o.lease_until IS NULL OR o.lease_until < clock_timestamp())
+                 ORDER BY o.next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED) due
+                LEFT JOIN users u ON u.user_id = due.user_id
+           WHERE m.mail_id = due.mail_id
+           RETURNING m.mail_id, m.kind, m.recipient AS "recipient!", coalesce(u.full_name, '') AS "name!", m.parameters,
+                m.created_at"#,
+        lease_id,
+        interval(lease),
+        limit,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(due)
+}
+
+/// Writes down that an attempt begins, before the mail server hears of it; false when the lease has been lost.
+pub(super) async fn begin(db: &Db, lease_id: Uuid, mail_id: Uuid, lease: Duration) -> Result<bool> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let begun = sqlx::query!(
+        "UPDATE mail_outbox SET attempts = attempts + 1, begun_at = clock_timestamp(), lease_until = clock_timestamp() + $3
+         WHERE mail_id = $1 AND lease_id = $2 AND finished_at IS NULL AND lease_until > clock_timestamp()",
+        mail_id,
+        lease_id,
+        interval(lease),
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(begun.rows_affected() == 1)
+}
+
+/// Writes down that nothing more is to be done, and forgets what the message said and to whom.
+pub(super) async fn finish(db: &Db, lease_id: Uuid, mail_id: Uuid, state: &str, failure: Option<&str>) -> Result<()> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    sqlx::query!(
+        "UPDATE mail_outbox SET state = $3, failure = coalesce($4, failure), finished_at = clock_timestamp(),
+            recipient = NULL, parameters = NULL, lease_id = NULL, lease_until = NULL
+         WHERE mail_id = $1 AND lease_id = $2 AND finished_at IS NULL",
+        mail_id,
+        lease_id,
+        state,
+        failure,
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// Puts a message off: each time for twice as long as the time before.
+pub(super) async fn put_off(
+    db: &Db,
+    lease_id: Uuid,
+    mail_id: Uuid,
+    failure: &str,
+    first: Duration,
+    longest: Duration,
+) -> Result<()> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    sqlx::query!(
+        "UPDATE mail_outbox SET failure = $3, lease_id = NULL, lease_until = NULL,
+            next_attempt_at = clock_timestamp() + least($4::interval * (2 ^ least(attempts - 1, 20)), $5::interval)
+         WHERE mail_id = $1 AND lease_id = $2 AND finished_at IS NULL",
+        mail_id,
+        lease_id,
+        failure,
+        interval(first),
+        interval(longest),
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// Gives back what was taken and not begun.
+pub(super) async fn give_back(db: &Db, lease_id: Uuid, failure: Option<&str>) -> Result<()> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    sqlx::query!(
+        "UPDATE mail_outbox SET lease_id = NULL, lease_until = NULL, failure = coalesce($2, failure)
+         WHERE lease_id = $1 AND finished_at IS NULL",
+        lease_id,
+        failure,
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// How the outbox stands.
+#[derive(Debug)]
+pub(super) struct Figures {
+    /// Messages that wait.
+    pub waiting: i64,
+    /// Seconds for which the oldest of them has.
+    pub oldest_seconds: f64,
+    /// Messages that were given up just now.
+    pub expired: i64,
+}
+
+/// Gives up what is of no use any more, forgets what was finished long ago, and counts the rest.
+pub(super) async fn tidy(db: &Db, keep: Duration) -> Result<Figures> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let expired = sqlx::query!(
+        "UPDATE mail_outbox SET state = 'expired', finished_at = clock_timestamp(), recipient = NULL, parameters = NULL,
+            lease_id = NULL, lease_until = NULL
+         WHERE mail_id IN (SELECT o.mail_id FROM mail_outbox o WHERE o.finished_at IS NULL
+            AND o.expires_at <= clock_timestamp() AND (o.lease_until IS NULL OR o.lease_until < clock_timestamp())
+            ORDER BY o.next_attempt_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM mail_outbox WHERE mail_id IN (SELECT o.mail_id FROM mail_outbox o
+            WHERE o.finished_at < clock_timestamp() - $1::interval LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+        interval(keep),
+    )
+    .execute(&mut *tx)
+    .await?;
+    let waiting = sqlx::query!(
+        r#"SELECT count(*) AS "waiting!",
+            coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS "oldest_seconds!"
+           FROM mail_outbox WHERE finished_at IS NULL"#
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    let expired = i64::try_from(expired.rows_affected()).unwrap_or(i64::MAX);
+    Ok(Figures { waiting: waiting.waiting, oldest_seconds: waiting.oldest_seconds, expired })
+}
+
+fn interval(duration: Duration) -> PgInterval {
+    PgInterval { months: 0, days: 0, microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX) }
 }

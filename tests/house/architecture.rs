@@ -84,6 +84,12 @@ fn http_to_kanidm_stays_in_its_room() {
 }
 
 #[test]
+fn the_mail_server_is_known_to_mail_only() {
+    only_in("lettre", |file| room(file) == "mail");
+    only_in("minijinja", |file| room(file) == "mail");
+}
+
+#[test]
 fn a_room_is_entered_by_its_door() {
     for (file, text) in files("src", ".rs") {
         let code = code(&text);
@@ -106,7 +112,7 @@ fn the_ground_floor_knows_no_room() {
         if !ground {
             continue;
         }
-        for other in ROOMS.into_iter().chain(["kanidm", "server", "app", "cli"]) {
+        for other in ROOMS.into_iter().chain(["kanidm", "mail", "server", "app", "cli"]) {
             assert!(!mentions(&code(&text), &format!("crate::{other}")), "{file} knows {other}");
         }
     }

@@ -12,6 +12,7 @@ mod kanidm_cli;
 mod kanidm_login;
 mod kanidm_migration;
 mod look;
+mod mail;
 mod migration;
 mod schema;
 mod session;

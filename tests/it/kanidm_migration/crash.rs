@@ -1,59 +1,11 @@
 //! The server is killed in the middle, again and again. Run as the real program, since only a process can be killed.
 
-use std::process::Stdio;
-use std::time::Duration;
-
-use serde_json::Value;
 use sidle::proto::*;
 use sidle_dev::kanidm::Fault;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
-use tonic::transport::{Channel, Endpoint};
 
 use super::{Stage, adds_up, counts, stage};
+use crate::support::process::Process;
 use crate::support::{Client, Setup};
-
-/// A `sidle serve` of its own.
-struct Server {
-    process: Child,
-    channel: Channel,
-}
-
-impl Server {
-    async fn start(setup: &Setup) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sidle"))
-            .arg("serve")
-            .envs(setup.environment())
-            .env("SIDLE_LOG__LEVEL", "info")
-            .env("SIDLE_LOG__FORMAT", "json")
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = loop {
-            let line = lines.next_line().await.unwrap().expect("the server starts");
-            let line: Value = serde_json::from_str(&line).unwrap_or_default();
-            if line["event"] == "database_initialized" {
-                break line["grpc_address"].as_str().unwrap().to_owned();
-            }
-        };
-        // A pipe that nobody reads would stop the server before anything else does.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await.unwrap();
-        Self { process, channel }
-    }
-
-    fn client(&self, token: &str) -> Client {
-        Client::new(self.channel.clone(), token)
-    }
-
-    /// SIGKILL: nothing is given back, nothing is finished.
-    async fn kill(mut self) {
-        self.process.kill().await.unwrap();
-    }
-}
 
 /// The stage, with its own server left without work: users are imported and planned there, and moved by processes.
 async fn quiet(test: &str, users: i64) -> Option<(Stage, Setup, Plan)> {
@@ -79,7 +31,7 @@ async fn killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing() {
     let test = "killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing";
     let Some((mut stage, setup, plan)) = quiet(test, 240).await else { return };
     stage.rest().await;
-    let mut server = Server::start(&setup).await;
+    let mut server = Process::start(&setup).await;
     let migration = start(&server.client(&stage.token), &plan).await;
     let mut request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
     let mut seen: Vec<WatchMigrationResponse> = Vec::new();
@@ -98,7 +50,7 @@ async fn killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing() {
         if !ended(&seen) {
             server.kill().await;
             kills += 1;
-            server = Server::start(&setup).await;
+            server = Process::start(&setup).await;
         }
     }
     assert!(kills >= 5, "only killed {kills} times");
@@ -115,7 +67,7 @@ async fn killed_while_kanidm_works_nobody_is_made_twice() {
         return;
     };
     stage.rest().await;
-    let server = Server::start(&setup).await;
+    let server = Process::start(&setup).await;
     const CREATE: &str = "POST /v1/raw/create";
     let before = stage.kanidm.requests(CREATE).await.unwrap();
     stage.kanidm.fault(Fault::Stall, "/v1/raw/create", 1, None).await.unwrap();
