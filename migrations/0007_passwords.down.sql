@@ -1,4 +1,5 @@
 DROP FUNCTION guessing_tidy(timestamptz);
+DROP FUNCTION password_change(uuid, uuid, jsonb, jsonb, timestamptz, interval, interval, jsonb, bytea);
 DROP FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea);
 DROP FUNCTION login_complete(uuid, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb);
 DROP FUNCTION password_proof_begin(uuid, timestamptz, integer, interval);

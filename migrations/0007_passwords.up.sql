@@ -421,6 +421,59 @@ END
 $$;
 COMMENT ON FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea) IS 'After the right password: completes the login, or asks for the second factor of a user who has one.';
 
+CREATE FUNCTION password_change(p_user uuid, p_session uuid, p_password jsonb, p_tokens jsonb, p_now timestamptz,
+    p_idle interval, p_persistent_idle interval, p_event jsonb, p_personal bytea,
+    OUT outcome text, OUT tenant_id uuid, OUT audience text, OUT roles text[], OUT permissions text[],
+    OUT platform_permissions text[], OUT expires_at timestamptz, OUT refresh_expires_at timestamptz,
+    OUT ended_sessions uuid[])
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    s sessions%ROWTYPE;
+    v_rights record;
+    v_hash bytea := decode(p_tokens ->> 'refresh_token_hash', 'hex');
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT * INTO s FROM sessions x WHERE x.session_id = p_session AND x.user_id = p_user FOR NO KEY UPDATE;
+        IF s.status IS DISTINCT FROM 'active' OR s.expires_at <= p_now THEN
+            outcome := 'session_ended';
+            EXIT body;
+        END IF;
+        UPDATE users u SET password_hash = p_password ->> 'hash', password_cost = (p_password ->> 'cost')::smallint,
+                password_pepper_id = (p_password ->> 'pepper_id')::smallint, password_changed_at = p_now,
+                must_change_password = false, tokens_valid_from = greatest(u.tokens_valid_from, p_now)
+            WHERE u.user_id = p_user;
+        ended_sessions := session_end_all(p_user, p_session, 'credential_changed', p_now);
+        -- The session goes on with tokens that nobody has seen yet: whoever has a copy of the old ones is out.
+        refresh_expires_at := least(p_now + CASE WHEN s.persistent THEN p_persistent_idle ELSE p_idle END, s.expires_at);
+        UPDATE refresh_tokens t SET revoked_at = p_now
+            WHERE t.token_family = p_session AND t.used_at IS NULL AND t.revoked_at IS NULL;
+        INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, created_at, expires_at)
+            VALUES ((p_tokens ->> 'refresh_token_id')::uuid, p_session, p_session, v_hash, p_now, refresh_expires_at);
+        UPDATE sessions x SET last_activity_at = p_now, idle_expires_at = refresh_expires_at,
+                refresh_token_jti = (p_tokens ->> 'refresh_token_id')::uuid, refresh_token_hash = v_hash,
+                access_token_jti = (p_tokens ->> 'access_token_jti')::uuid
+            WHERE x.session_id = p_session;
+        PERFORM audit_record(p_event || jsonb_build_object('details', coalesce(p_event -> 'details', '{}')
+            || jsonb_build_object('sessions', ended_sessions,
+                'tokens_valid_from', (extract(epoch FROM p_now) * 1000000)::bigint)), p_personal);
+        SELECT * INTO v_rights FROM session_rights(p_user, s.tenant_id);
+        outcome := 'changed';
+        tenant_id := s.tenant_id;
+        audience := s.audience;
+        roles := v_rights.roles;
+        permissions := v_rights.permissions;
+        platform_permissions := v_rights.platform_permissions;
+        expires_at := s.expires_at;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION password_change(uuid, uuid, jsonb, jsonb, timestamptz, interval, interval, jsonb, bytea) IS 'Sets a password from within a session of the user, whose row the caller has locked: every other session ends, this one gets new tokens.';
+
 CREATE FUNCTION guessing_tidy(p_now timestamptz) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
@@ -446,10 +499,12 @@ REVOKE ALL ON FUNCTION known_devices_forget(), known_devices_unlock(uuid),
     password_proof_begin(uuid, timestamptz, integer, interval),
     login_complete(uuid, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb),
     login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea),
+    password_change(uuid, uuid, jsonb, jsonb, timestamptz, interval, interval, jsonb, bytea),
     guessing_tidy(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION known_devices_unlock(uuid), throttle_take(text, text, timestamptz, interval, interval),
     attempt_reserve(uuid, timestamptz, integer, interval, bytea), attempt_refund(uuid, bytea), attempt_succeeded(uuid, bytea),
     login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval),
     password_proof_begin(uuid, timestamptz, integer, interval),
     login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea),
+    password_change(uuid, uuid, jsonb, jsonb, timestamptz, interval, interval, jsonb, bytea),
     guessing_tidy(timestamptz) TO sidle_app;

@@ -130,6 +130,7 @@ impl App {
             sessions.clone(),
             hasher.clone(),
             policy.clone(),
+            outbox.clone(),
             oidc,
         );
         let engine = kanidm.clone().map(|kanidm| {

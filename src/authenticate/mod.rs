@@ -4,6 +4,7 @@
 mod api_key;
 mod bcrypt_hash;
 mod breached;
+mod change_password;
 mod devices;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -42,6 +43,7 @@ use crate::context::Context;
 use crate::db::Db;
 use crate::fault::{Fault, Reason};
 use crate::kanidm::Oidc;
+use crate::mail::Outbox;
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
 use crate::session::{Sessions, Tokens};
@@ -61,6 +63,7 @@ pub struct Authenticate {
     sessions: Sessions,
     hasher: Hasher,
     policy: Policy,
+    outbox: Outbox,
     kanidm: Option<Oidc>,
     gates: Gates,
     sampled: Arc<Sampler>,
@@ -146,11 +149,26 @@ impl Authenticate {
         sessions: Sessions,
         hasher: Hasher,
         policy: Policy,
+        outbox: Outbox,
         kanidm: Option<Oidc>,
     ) -> Self {
         let gates = Gates::new(config.passwords.max_attempts, config.passwords.queue);
         let sampled = Arc::default();
-        Self { config, context, db, keyring, recorder, metrics, sessions, hasher, policy, kanidm, gates, sampled }
+        Self {
+            config,
+            context,
+            db,
+            keyring,
+            recorder,
+            metrics,
+            sessions,
+            hasher,
+            policy,
+            outbox,
+            kanidm,
+            gates,
+            sampled,
+        }
     }
 
     /// Removes what has lapsed, until `stop`.

@@ -18,7 +18,6 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "AuditService/GetConsistencyProof",
     "AuditService/GetInclusionProof",
     "AuditService/RecordEvents",
-    "AuthenticateService/ChangePassword",
     "AuthenticateService/CompleteMfa",
     "AuthenticateService/ConfirmTotp",
     "AuthenticateService/DisableTotp",

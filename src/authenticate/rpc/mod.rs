@@ -191,8 +191,17 @@ impl AuthenticateService for Service {
         Err(Fault::not_implemented("StepUp").into())
     }
 
-    async fn change_password(&self, _: Request<proto::ChangePasswordRequest>) -> Answer<proto::ChangePasswordResponse> {
-        Err(Fault::not_implemented("ChangePassword").into())
+    async fn change_password(
+        &self,
+        request: Request<proto::ChangePasswordRequest>,
+    ) -> Answer<proto::ChangePasswordResponse> {
+        let call = Call::of(&request)?;
+        let (current, new) = password::change(request.into_inner())?;
+        let changed = self.room.change_password(&call, current, new).await?;
+        Ok(Response::new(proto::ChangePasswordResponse {
+            tokens: Some(convert::tokens(changed.tokens)),
+            sessions_revoked: i32::try_from(changed.sessions_revoked).unwrap_or(i32::MAX),
+        }))
     }
 
     async fn request_password_reset(

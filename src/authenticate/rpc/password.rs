@@ -33,6 +33,14 @@ pub(super) fn answer(outcome: Outcome) -> proto::AuthenticatePasswordResponse {
     proto::AuthenticatePasswordResponse { outcome: Some(outcome) }
 }
 
+/// The present and the new password.
+pub(super) fn change(request: proto::ChangePasswordRequest) -> Result<(Zeroizing<String>, Zeroizing<String>)> {
+    let (current, new) = (Zeroizing::new(request.current_password), Zeroizing::new(request.new_password));
+    convert::secret("current_password", &current, LONGEST_TYPED)?;
+    convert::secret("new_password", &new, LONGEST_TYPED)?;
+    Ok((current, new))
+}
+
 fn factor(factor: Factor) -> i32 {
     match factor {
         Factor::Totp => proto::SecondFactor::Totp,

@@ -1,13 +1,16 @@
 //! SQL of passwords of those who are known: showing one once more, and setting one.
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::login::{Reserved, refusal};
+use crate::audit::Prepared;
 use crate::authenticate::hashing::StoredHash;
 use crate::config::PasswordConfig;
-use crate::fault::Result;
+use crate::fault::{Fault, Result};
+use crate::session::{Renewal, Renewed, Rights};
 
 /// Reserves an attempt of somebody known to show their password once more.
 pub(in crate::authenticate) async fn proof_begin(
@@ -43,6 +46,73 @@ pub(in crate::authenticate) async fn proof_begin(
 pub(in crate::authenticate) async fn refund(pool: &PgPool, user: Uuid) -> Result<()> {
     sqlx::query!("SELECT attempt_refund($1, NULL)", user).fetch_one(pool).await?;
     Ok(())
+}
+
+/// Locks a user, and tells the hash that is kept then.
+pub(in crate::authenticate) async fn lock(connection: &mut PgConnection, user: Uuid) -> Result<Option<String>> {
+    let hash = sqlx::query_scalar!(
+        "SELECT password_hash FROM users
+         WHERE user_id = $1 AND deleted_at IS NULL AND status = 'active' AND auth_method <> 'kanidm' FOR NO KEY UPDATE",
+        user,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(hash.flatten())
+}
+
+/// What the function `password_change` takes.
+pub(in crate::authenticate) struct Change<'a> {
+    pub user: Uuid,
+    pub session: Uuid,
+    pub hash: &'a StoredHash,
+    pub renewal: &'a Renewal,
+    pub now: DateTime<Utc>,
+    pub event: Prepared,
+}
+
+/// Sets a password from within a session, and tells how that goes on and which others ended; none when it has ended
+/// itself. For a transaction that has locked the user.
+pub(in crate::authenticate) async fn change(
+    connection: &mut PgConnection,
+    change: &Change<'_>,
+) -> Result<Option<(Renewed, Vec<Uuid>)>> {
+    let hash = change.hash;
+    let row = sqlx::query!(
+        r#"SELECT outcome AS "outcome!", tenant_id, audience, roles, permissions, platform_permissions, expires_at,
+               refresh_expires_at, ended_sessions
+           FROM password_change($1, $2, $3, $4, $5, make_interval(secs => $6), make_interval(secs => $7), $8, $9)"#,
+        change.user,
+        change.session,
+        json!({ "hash": hash.hash, "cost": hash.cost, "pepper_id": hash.pepper_id }),
+        change.renewal.record,
+        change.now,
+        change.renewal.idle.as_seconds_f64(),
+        change.renewal.persistent_idle.as_seconds_f64(),
+        change.event.event,
+        change.event.personal.as_deref(),
+    )
+    .fetch_one(connection)
+    .await?;
+    if row.outcome != "changed" {
+        return Ok(None);
+    }
+    let missing = || Fault::internal("password_change left out what its outcome needs");
+    let renewed = Renewed {
+        user_id: change.user,
+        session_id: change.session,
+        audience: row.audience.ok_or_else(missing)?,
+        rights: Rights {
+            tenant_id: row.tenant_id,
+            roles: row.roles.unwrap_or_default(),
+            permissions: row.permissions.unwrap_or_default(),
+            platform_permissions: row.platform_permissions.unwrap_or_default(),
+            tokens_valid_from: Some(change.now),
+            must_change_password: false,
+        },
+        expires_at: row.expires_at.ok_or_else(missing)?,
+        refresh_expires_at: row.refresh_expires_at.ok_or_else(missing)?,
+    };
+    Ok(Some((renewed, row.ended_sessions.unwrap_or_default())))
 }
 
 /// Gives a user a new password, which they need not change again, and takes the failures at the old one away with an

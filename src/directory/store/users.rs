@@ -228,8 +228,9 @@ pub async fn clear_lock(tx: &mut PgConnection, id: Uuid) -> Result<()> {
         "UPDATE users SET locked_until = NULL, lock_reason = NULL, failed_login_attempts = 0 WHERE user_id = $1",
         id
     )
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
+    sqlx::query!("SELECT known_devices_unlock($1)", id).fetch_one(tx).await?;
     Ok(())
 }
 

@@ -43,6 +43,81 @@ async fn fifty_guesses_at_once_get_five_answers_over_all_replicas_and_names() {
     assert_eq!(left, 0, "a success begins a new count");
 }
 
+/// CVE-2025-24806 counted for each alias, CVE-2025-64102, CVE-2026-9798 and CVE-2026-16103 not on every path.
+#[tokio::test]
+async fn every_alias_and_every_path_share_one_count() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "Ann@example.com", "user").await;
+    set(&server, user, "username = 'Ann', username_key = 'ann'").await;
+    let mut session = server.client(&server.sign_in("ann@example.com").await.access_token).authenticate;
+    let mut change = async |current: &str| {
+        let request = proto::ChangePasswordRequest {
+            current_password: current.to_owned(),
+            new_password: "nine lives of a grey cat".to_owned(),
+        };
+        session.change_password(request).await
+    };
+    for alias in ["ann@example.com", " ANN@Example.COM ", "aNN"] {
+        assert_eq!(reason(&attempt(&server, alias, "a guess").await.unwrap_err()), "INVALID_CREDENTIALS", "{alias}");
+    }
+    for _ in 0..2 {
+        assert_eq!(reason(&change("a guess").await.unwrap_err()), "INVALID_CREDENTIALS");
+    }
+    assert_eq!(event(&server, "user.locked").await.target_id, Some(user.to_string()));
+    for alias in ["ann@example.com", "ann"] {
+        attempt(&server, alias, ADMIN_PASSWORD).await.expect_err("locked by way of every alias and path");
+    }
+    assert_eq!(reason(&change(ADMIN_PASSWORD).await.unwrap_err()), "INVALID_CREDENTIALS", "and on every path");
+    let compared = reasons(&server, "user.proof_refused", "refused").await;
+    assert_eq!(compared, ["wrong_password", "wrong_password", "locked"]);
+}
+
+/// A right password shown on another path gives back its own attempt and no other.
+#[tokio::test]
+async fn a_password_shown_in_a_session_makes_no_room_for_guesses() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    for _ in 0..4 {
+        attempt(&server, "ann@example.com", "a guess").await.unwrap_err();
+    }
+    let call = sidle::access::Call::internal(server.context.new_id());
+    for _ in 0..3 {
+        let password = zeroize::Zeroizing::new(ADMIN_PASSWORD.to_owned());
+        server.app().authenticate.check_password(&call, user, password).await.unwrap();
+    }
+    attempt(&server, "ann@example.com", "a guess").await.unwrap_err();
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.expect_err("that was the fifth");
+}
+
+/// CVE-2026-119128: an account without any credential was given to whoever asked first.
+#[tokio::test]
+async fn an_account_without_a_password_is_nobodys_to_claim() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    let tokens = server.sign_in("ann@example.com").await;
+    set(&server, user, "password_hash = NULL, password_cost = NULL").await;
+    for password in [ADMIN_PASSWORD, " ", "null", "NULL"] {
+        let refused = attempt(&server, "ann@example.com", password).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_CREDENTIALS", "{password:?}");
+        // Not even from within a session that lives on.
+        let request = proto::ChangePasswordRequest {
+            current_password: password.to_owned(),
+            new_password: "nine lives of a grey cat".to_owned(),
+        };
+        let refused = server.client(&tokens.access_token).authenticate.change_password(request).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_CREDENTIALS", "{password:?}");
+    }
+    let kept: Option<String> = sqlx::query_scalar("SELECT password_hash FROM users WHERE user_id = $1")
+        .bind(user)
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    assert_eq!(kept, None);
+}
+
 #[tokio::test]
 async fn the_fifth_attempt_still_counts_and_the_sixth_does_not() {
     let server = TestServer::start().await;

@@ -1,9 +1,16 @@
 //! The ways in.
 
 mod api_key;
+mod change_password;
+mod equal_work;
 mod guessing;
+mod known_device;
+mod long_password;
 mod password;
+mod pepper;
 mod second_factor;
+mod storm;
+mod throttle;
 mod tokens;
 
 use sidle::proto;

@@ -1,0 +1,77 @@
+//! Changing one's own password, with the present one: also the way out of having to.
+
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::step_up::person;
+use super::store::{account, password as store};
+use super::{Authenticate, invalid_credentials};
+use crate::access::Call;
+use crate::audit::{Event, EventType};
+use crate::db::Scope;
+use crate::fault::{Fault, Reason, Result};
+use crate::mail::{Kind, Message};
+use crate::session::Tokens;
+
+/// A password that was changed.
+pub(super) struct Changed {
+    /// New tokens of the caller's session.
+    pub tokens: Tokens,
+    /// How many other sessions ended.
+    pub sessions_revoked: usize,
+}
+
+impl Authenticate {
+    /// Sets a new password. Every other session of the user ends, and so does every token of this one.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` when the new password breaks the policy or is the present one; `INVALID_CREDENTIALS` when the
+    /// present one is not right; `PERSON_REQUIRED`, `OVERLOADED`, `UNAUTHENTICATED` when the session ended meanwhile.
+    pub(super) async fn change_password(
+        &self,
+        call: &Call,
+        current: Zeroizing<String>,
+        new: Zeroizing<String>,
+    ) -> Result<Changed> {
+        let (user, session) = person(call)?;
+        // Before the proof: whoever mistypes a new password has not guessed at the old one.
+        self.check_own_policy(user, "new_password", &new).await?;
+        if *current == *new {
+            return Err(Fault::field("new_password", "must be another than the present one"));
+        }
+        let shown = self.show_password(call, user, current).await?;
+        let hash = self.hasher.hash("new_password", &new).await?;
+
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        // Of two changes with the same old password one comes too late.
+        if store::lock(&mut tx, user).await?.is_none_or(|kept| kept != shown.password_hash) {
+            return Err(invalid_credentials());
+        }
+        let (renewal, now) = (self.sessions.opener.renewal(), self.context.now());
+        let event = self.recorder.prepare(Event::new(EventType::UserPasswordChanged, call).target("user", user));
+        let change = store::Change { user, session, hash: &hash, renewal: &renewal, now, event };
+        let Some((renewed, ended)) = store::change(&mut tx, &change).await? else {
+            return Err(Fault::new(Reason::Unauthenticated, "The session has ended."));
+        };
+        self.outbox.enqueue(&mut tx, Message::to_user(Kind::PasswordChanged, user)).await?;
+        tx.commit().await?;
+        self.recorder.nudge();
+        self.sessions.revocations.end_tokens(user, now);
+        for ended in &ended {
+            self.sessions.revocations.end_session(*ended);
+        }
+        let tokens = self.sessions.opener.renewed_tokens(renewal, renewed)?;
+        tracing::info!(event = "password_changed", user_id = %user, sessions_revoked = ended.len());
+        Ok(Changed { tokens, sessions_revoked: ended.len() })
+    }
+
+    /// Whether a user may set this password.
+    async fn check_own_policy(&self, user: Uuid, field: &'static str, password: &str) -> Result<()> {
+        let gone = || Fault::new(Reason::Unauthenticated, "The account does not exist any more.");
+        let (account, tenants) = account::account(&self.db, user).await?.ok_or_else(gone)?;
+        let who = account.user;
+        let mut about = vec![who.email.as_str(), &who.full_name, who.username.as_deref().unwrap_or_default()];
+        about.extend(tenants.iter().flat_map(|tenant| [tenant.slug.as_str(), &tenant.name]).take(20));
+        self.policy.check(field, password, &about)
+    }
+}

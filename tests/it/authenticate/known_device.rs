@@ -1,0 +1,193 @@
+//! Guessing that is turned on the victim: an account that others lock still opens from its own device, and nobody gets
+//! more guesses by that.
+
+use std::time::Duration;
+
+use sidle::proto;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{ask, set};
+use crate::look::{event, reason};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+
+const ANN: &str = "ann@example.com";
+
+async fn from(server: &TestServer, device: &str, password: &str) -> Result<proto::SignedIn, Status> {
+    let request = proto::AuthenticatePasswordRequest {
+        identifier: ANN.to_owned(),
+        password: password.to_owned(),
+        known_device_token: device.to_owned(),
+        ..Default::default()
+    };
+    ask(server, request).await
+}
+
+/// Ann, and a device that is known for her.
+async fn ann(server: &TestServer) -> (Uuid, String) {
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, ANN, "user").await;
+    let device = from(server, "", ADMIN_PASSWORD).await.unwrap().known_device_token;
+    assert!(device.starts_with("sidle_kd_"));
+    (user, device)
+}
+
+async fn guess(server: &TestServer, device: &str, times: usize) {
+    for _ in 0..times {
+        assert_eq!(reason(&from(server, device, "a guess").await.unwrap_err()), "INVALID_CREDENTIALS");
+    }
+}
+
+async fn refused(server: &TestServer, device: &str, why: &str) {
+    let answer = from(server, device, ADMIN_PASSWORD).await;
+    assert_eq!(reason(&answer.err().unwrap_or_else(|| panic!("let in: {why}"))), "INVALID_CREDENTIALS", "{why}");
+}
+
+#[tokio::test]
+async fn an_account_under_attack_still_opens_from_its_known_device() {
+    let server = TestServer::start().await;
+    let (_, device) = ann(&server).await;
+    guess(&server, "", 7).await;
+    refused(&server, "", "from anywhere else it is locked").await;
+    let signed_in = from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+    assert_eq!(signed_in.known_device_token, "", "the secret it has stays good");
+    assert!(event(&server, "user.authenticated").await.details.contains_key("known_device"));
+    refused(&server, "", "its success opens the account to nobody else").await;
+    from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_known_device_gets_no_more_guesses_than_anybody() {
+    let server = TestServer::start().await;
+    let (user, device) = ann(&server).await;
+    guess(&server, &device, 4).await;
+    from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+    guess(&server, &device, 5).await;
+    refused(&server, &device, "its own failures lock it").await;
+    let locked = event(&server, "user.device_locked").await;
+    assert_eq!(locked.target_id, Some(user.to_string()));
+    // Not even a lock of the account came of it: elsewhere there is a count of its own.
+    from(&server, "", ADMIN_PASSWORD).await.unwrap();
+    server.context.clock.advance(Duration::from_secs(15 * 60 + 1));
+    from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+}
+
+/// Whoever has a device of his own that is known for somebody else, or makes secrets up, is anybody.
+#[tokio::test]
+async fn only_the_users_own_secret_makes_a_device_known() {
+    let server = TestServer::start().await;
+    let (_, device) = ann(&server).await;
+    let tenant = server.tenant("b").await;
+    server.user(tenant, "eve@example.com", "user").await;
+    let eve = proto::AuthenticatePasswordRequest {
+        identifier: "eve@example.com".to_owned(),
+        password: ADMIN_PASSWORD.to_owned(),
+        known_device_token: device.clone(),
+        ..Default::default()
+    };
+    let eves = ask(&server, eve).await.unwrap().known_device_token;
+    assert_ne!((eves.as_str(), eves.as_str()), ("", device.as_str()), "eve's device is new");
+    let made_up = sidle::session::opaque::mint("sidle_kd_", &server.context.entropy).to_string();
+    guess(&server, &eves, 2).await;
+    guess(&server, &made_up, 2).await;
+    guess(&server, "nonsense", 1).await;
+    for secret in ["", &eves, &made_up, "nonsense"] {
+        refused(&server, secret, "all five were counted for the account").await;
+    }
+    from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_known_device_opens_nothing_that_an_administrator_has_shut() {
+    let server = TestServer::start().await;
+    let (user, device) = ann(&server).await;
+    let lock = "locked_until = now() + interval '1 hour', lock_reason = 'administrator'";
+    set(&server, user, lock).await;
+    refused(&server, &device, "locked by an administrator").await;
+    set(&server, user, "locked_until = NULL, lock_reason = NULL, auth_method = 'kanidm', kanidm_user_id = user_id")
+        .await;
+    refused(&server, &device, "signs in through Kanidm").await;
+    set(&server, user, "auth_method = 'password', status = 'pending_verification'").await;
+    refused(&server, &device, "never verified").await;
+}
+
+#[tokio::test]
+async fn a_device_is_forgotten_with_the_password_or_the_access() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, ANN, "user").await;
+    let known = async || -> i64 {
+        let count = "SELECT count(*) FROM known_devices WHERE user_id = $1";
+        sqlx::query_scalar(count).bind(user).fetch_one(server.sql()).await.unwrap()
+    };
+    for (change, back) in [
+        ("password_changed_at = now()", "password_changed_at = NULL"),
+        ("status = 'disabled'", "status = 'active'"),
+        ("auth_method = 'password'", ""),
+        ("deleted_at = now()", "deleted_at = NULL"),
+    ] {
+        set(&server, user, "auth_method = 'dual', kanidm_user_id = gen_random_uuid()").await;
+        from(&server, "", ADMIN_PASSWORD).await.unwrap();
+        assert_eq!(known().await, 1, "known before: {change}");
+        set(&server, user, change).await;
+        assert_eq!(known().await, 0, "{change}");
+        if !back.is_empty() {
+            set(&server, user, back).await;
+        }
+    }
+    // What is no change of the password leaves them alone.
+    from(&server, "", ADMIN_PASSWORD).await.unwrap();
+    set(&server, user, "password_hash = password_hash, full_name = 'Ann', auth_method = 'dual'").await;
+    assert_eq!(known().await, 1);
+}
+
+#[tokio::test]
+async fn a_device_that_did_not_come_back_for_long_is_forgotten() {
+    let server = Setup::new().await.with("PASSWORDS__KNOWN_DEVICE_LIFETIME", "10d").start().await;
+    let (_, device) = ann(&server).await;
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    server.context.clock.advance(days(9));
+    assert_eq!(from(&server, &device, ADMIN_PASSWORD).await.unwrap().known_device_token, "");
+    server.context.clock.advance(days(9));
+    assert_eq!(from(&server, &device, ADMIN_PASSWORD).await.unwrap().known_device_token, "", "each login prolongs it");
+    server.context.clock.advance(days(11));
+    let renewed = from(&server, &device, ADMIN_PASSWORD).await.unwrap().known_device_token;
+    assert!(renewed.starts_with("sidle_kd_") && renewed != device, "a stranger now");
+}
+
+#[tokio::test]
+async fn those_that_come_back_are_kept_before_those_that_never_did() {
+    let server = Setup::new().await.with("PASSWORDS__KNOWN_DEVICES", "3").start().await;
+    let (user, device) = ann(&server).await;
+    from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+    for _ in 0..6 {
+        // A program that keeps nothing.
+        assert_ne!(from(&server, "", ADMIN_PASSWORD).await.unwrap().known_device_token, "");
+    }
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM known_devices WHERE user_id = $1")
+        .bind(user)
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    assert_eq!(count, 3);
+    guess(&server, "", 5).await;
+    from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+}
+
+#[tokio::test]
+async fn unlocking_opens_the_account_and_its_devices_at_once() {
+    let server = TestServer::start().await;
+    let mut admin = server.admin().await;
+    let (user, device) = ann(&server).await;
+    guess(&server, "", 5).await;
+    guess(&server, &device, 5).await;
+    refused(&server, "", "locked").await;
+    refused(&server, &device, "locked").await;
+    admin
+        .directory
+        .unlock_user(proto::UnlockUserRequest { user_id: user.to_string(), ..Default::default() })
+        .await
+        .unwrap();
+    from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+    from(&server, "", ADMIN_PASSWORD).await.unwrap();
+}
