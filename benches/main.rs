@@ -1,7 +1,7 @@
 //! The benchmarks that docs/performance.md quotes: each measures a promise beside its own limit, alternately in the same
 //! run, and prints the median of the ratios. Machines are shared and noisy: nothing here fails for being slow.
 //!
-//! `./run bench [verify|login|import|migration]`
+//! `./run bench [verify|login|refresh|import|migration]`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,6 +13,7 @@
 mod import;
 mod login;
 mod migration;
+mod refresh;
 mod verify;
 
 #[path = "../tests/it/support/mod.rs"]
@@ -73,6 +74,9 @@ fn main() {
         }
         if wanted("login") {
             rows.push(login::run().await);
+        }
+        if wanted("refresh") {
+            rows.push(refresh::run().await);
         }
         if wanted("import") {
             rows.push(import::run().await);

@@ -5,11 +5,12 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
 use futures_util::future::{BoxFuture, join_all};
+use sidle::access::certificates::Certificates;
 use sidle::access::layer::Gate;
 use sidle::proto;
 use sidle::proto::authenticate_service_client::AuthenticateServiceClient;
 use sidle::server::codec::Codec;
-use sidle::server::{Edge, bind, serve};
+use sidle::server::{Authorities, Edge, bind, serve};
 use tonic::codegen::http;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::service::Routes;
@@ -91,8 +92,11 @@ pub async fn run() -> Vec<Row> {
     let request = proto::VerifyTokenRequest { token: caller.clone(), audience: audience.clone() };
     let answer = ours.clone().verify_token(request).await.expect("verified").into_inner();
     let app = server.app().clone();
-    let gate = Gate { verifier: app.verifier.clone(), audience: audience.as_str().into(), open_reflection: false };
-    let edge = Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate);
+    let certificates = Certificates::new(app.db.clone(), app.context.clone(), app.config.tokens.access_lifetime);
+    let audience_here = audience.as_str().into();
+    let gate = Gate { verifier: app.verifier.clone(), certificates, audience: audience_here, open_reflection: false };
+    let authorities = Authorities::load(&app.config.server).await.unwrap();
+    let edge = Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate, authorities);
     let router = edge.wrap(Routes::new(Nothing { answer }).into_axum_router());
     let bound = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}", bound.address);

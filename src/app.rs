@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
+use crate::access::certificates::Certificates;
 use crate::access::layer::Gate;
 use crate::access::paging::Paging;
 use crate::audit::{Feed, Log, Recorder, Sequencer};
@@ -23,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::migration::Engine;
 use crate::schema::{Schema, require_current};
 use crate::seal::Keyring;
-use crate::server::{self, Edge, Ops, services};
+use crate::server::{self, Authorities, Edge, Ops, services};
 use crate::session::{Sessions, Verifier};
 
 /// Health as `grpc.health.v1` tells it.
@@ -59,8 +60,6 @@ pub struct App {
     pub outbox: Outbox,
     /// The way to Kanidm, where one is configured.
     pub kanidm: Option<Kanidm>,
-    /// Kanidm as the place to sign in at.
-    pub oidc: Option<Oidc>,
     /// Hashes passwords.
     pub hasher: Hasher,
     /// Sessions and their tokens.
@@ -87,6 +86,8 @@ pub struct Running {
     pub grpc_address: SocketAddr,
     /// Address of the HTTP port for operators.
     pub ops_address: SocketAddr,
+    /// Address of the HTTP port for everybody, where there is one.
+    pub public_address: Option<SocketAddr>,
     /// What it was made of.
     pub app: App,
     tasks: JoinSet<Result<()>>,
@@ -109,7 +110,7 @@ impl App {
         let feed = Feed::new(db.clone(), context.clone());
         let log = Log::new(db.clone(), feed.clone());
         let outbox = Outbox::new(context.clone(), keyring.clone(), &config.mail);
-        let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), metrics.clone())?;
+        let kanidm = Kanidm::new(&config.kanidm, metrics.clone())?;
         let oidc = kanidm.clone().map(|kanidm| Oidc::new(kanidm, &config.kanidm, context.clone())).transpose()?;
         let hasher = Hasher::new(config.passwords.clone(), context.clone(), metrics.clone())?;
         let policy = Policy::new(&config.passwords)?;
@@ -133,13 +134,13 @@ impl App {
             hasher.clone(),
             policy.clone(),
             outbox.clone(),
-            oidc.clone(),
+            oidc,
         );
         let engine = kanidm.clone().map(|kanidm| {
             let parts = (db.clone(), context.clone(), recorder.clone(), metrics.clone());
-            Engine::new(parts.0, parts.1, parts.2, parts.3, kanidm.patient(), config.migration.clone())
+            Engine::new(parts.0, parts.1, parts.2, parts.3, kanidm, config.migration.clone())
         });
-        let step_ups = StepUps::new(context.clone(), oidc.clone());
+        let step_ups = StepUps::new(context.clone(), false);
         let directory = Directory::new(
             db.clone(),
             context.clone(),
@@ -148,8 +149,6 @@ impl App {
             hasher.clone(),
             step_ups.clone(),
             policy,
-            kanidm.clone(),
-            outbox.clone(),
         );
         Ok(Self {
             engine,
@@ -167,7 +166,6 @@ impl App {
             log,
             outbox,
             kanidm,
-            oidc,
             hasher,
             sessions,
             authenticate,
@@ -184,7 +182,14 @@ impl App {
         let grpc = server::bind(self.config.server.grpc_address).await?;
         let ops = server::bind(self.config.server.ops_address).await?;
         let (grpc_address, ops_address) = (grpc.address, ops.address);
+        let authorities = Authorities::load(&self.config.server).await?;
         let mut tasks = JoinSet::new();
+        let mut public_address = None;
+        if let Some(address) = self.config.server.public_address {
+            let public = server::bind(address).await?;
+            public_address = Some(public.address);
+            tasks.spawn(server::serve_public(public, Ops::new(self.clone()), self.stop.clone()));
+        }
         tasks.spawn(server::serve_ops(ops, Ops::new(self.clone()), self.stop.clone()));
 
         if self.config.database.migrate_on_start {
@@ -197,16 +202,17 @@ impl App {
 
         let gate = Gate {
             verifier: self.verifier.clone(),
+            certificates: Certificates::new(self.db.clone(), self.context.clone(), self.config.tokens.access_lifetime),
             audience: self.config.tokens.audience.as_str().into(),
             open_reflection: self.config.server.open_reflection,
         };
-        let edge = Edge::new(&self.config.server, self.context.clone(), self.metrics.clone(), gate);
+        let edge = Edge::new(&self.config.server, self.context.clone(), self.metrics.clone(), gate, authorities);
         let router = edge.wrap(services::register(&self).map_err(Fault::internal)?);
         self.health.serving().await;
         let (config, stop) = (Arc::clone(&self.config), self.stop.clone());
         tasks.spawn(async move { server::serve(grpc, &config.server, router, stop).await });
         tracing::info!(event = "database_initialized", %grpc_address, %ops_address, "serving");
-        Ok(Running { grpc_address, ops_address, app: self, tasks })
+        Ok(Running { grpc_address, ops_address, public_address, app: self, tasks })
     }
 
     /// What runs beside the calls: each ends when `stop` is cancelled.
@@ -230,9 +236,6 @@ impl App {
                 event = "mail_not_configured",
                 "there is no mail server: nobody is told of changes to their credentials, and nobody can register"
             ),
-        }
-        if let Some(oidc) = self.oidc.clone() {
-            tasks.spawn(finish(oidc.keep_current(self.stop.clone())));
         }
         if let Some(engine) = self.engine.clone() {
             tasks.spawn(finish(engine.run(self.stop.clone())));

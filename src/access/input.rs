@@ -107,6 +107,14 @@ pub fn from_proto(field: &'static str, time: &Timestamp) -> Result<DateTime<Utc>
         .ok_or_else(|| Fault::field(field, "must be a time between the years 0001 and 9999"))
 }
 
+/// A length of time from a request; none for a negative one and for one that is none. The library's own conversion does
+/// not survive the least of all numbers.
+pub fn duration(duration: &prost_types::Duration) -> Option<std::time::Duration> {
+    let seconds = u64::try_from(duration.seconds).ok()?;
+    let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(std::time::Duration::new(seconds, nanos))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +166,14 @@ mod tests {
         #[test]
         fn no_timestamp_panics(seconds: i64, nanos: i32) {
             let _ = from_proto("at", &Timestamp { seconds, nanos });
+        }
+
+        #[test]
+        fn no_length_of_time_panics(seconds: i64, nanos: i32) {
+            for (seconds, nanos) in [(seconds, nanos), (i64::MIN, nanos), (seconds, i32::MIN), (i64::MAX, i32::MAX)] {
+                let read = duration(&prost_types::Duration { seconds, nanos });
+                prop_assert_eq!(read.is_some(), seconds >= 0 && (0..1_000_000_000).contains(&nanos));
+            }
         }
 
         #[test]

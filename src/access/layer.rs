@@ -3,6 +3,7 @@
 use http::{Request, header};
 use std::sync::Arc;
 
+use super::certificates::{CertificateIdentity, Certificates, narrowed};
 use super::principal::denied;
 use super::{Call, Policy, Principal, policy_of};
 use crate::fault::{Fault, Reason, Result};
@@ -13,17 +14,24 @@ use crate::session::Verifier;
 pub struct Gate {
     /// Checks access tokens.
     pub verifier: Verifier,
+    /// Knows which accounts client certificates act as.
+    pub certificates: Certificates,
     /// The audience of Sidle's own RPCs.
     pub audience: Arc<str>,
     /// Whether reflection answers callers that have not signed in.
     pub open_reflection: bool,
 }
 
-/// Lets `request` in, with its principal noted in its [`Call`], or says why not.
+/// Lets `request` in, with its principal noted in its [`Call`], or says why not. `holder` is what the client certificate
+/// of its connection says, where one came that says anything.
 ///
 /// # Errors
 /// `UNAUTHENTICATED`, `PERMISSION_DENIED`, or `REVOCATIONS_STALE`.
-pub fn admit<B>(gate: &Gate, request: &mut Request<B>) -> Result<()> {
+pub async fn admit<B>(
+    gate: &Gate,
+    request: &mut Request<B>,
+    holder: Result<Option<CertificateIdentity>>,
+) -> Result<()> {
     let path = request.uri().path();
     let policy = match policy_of(path) {
         Some(policy) => policy,
@@ -35,7 +43,15 @@ pub fn admit<B>(gate: &Gate, request: &mut Request<B>) -> Result<()> {
     if policy == Policy::Public {
         return Ok(());
     }
-    let principal = principal(gate, request)?;
+    let principal = match (holder?, request.headers().contains_key(header::AUTHORIZATION)) {
+        (None, _) => principal(gate, request)?,
+        (Some(holder), false) => gate.certificates.principal(&gate.verifier, &holder).await?,
+        (Some(holder), true) => {
+            let token = principal(gate, request)?;
+            let certificate = gate.certificates.principal(&gate.verifier, &holder).await?;
+            Arc::new(narrowed(&token, &certificate))
+        }
+    };
     if let Policy::Permission(permission) = policy
         && !principal.may(permission)
     {

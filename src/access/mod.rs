@@ -1,5 +1,6 @@
 //! Who is calling and what they may do: the call, the principal, the policy of every RPC. Knows no service.
 
+pub mod certificates;
 pub mod etag;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

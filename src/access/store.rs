@@ -1,6 +1,7 @@
-//! SQL of stored answers.
+//! SQL of stored answers, and of the accounts behind client certificates.
 
-use sqlx::PgConnection;
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::fault::Result;
@@ -66,4 +67,33 @@ pub(super) async fn keep_answer(
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// The service account behind a client certificate.
+pub(super) struct CertificateAccount {
+    pub service_account_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub permissions: Vec<String>,
+    pub tokens_valid_from: Option<DateTime<Utc>>,
+}
+
+/// The account that certificates of this authority with this URI act as, if it can be used.
+pub(super) async fn certificate_account(
+    pool: &PgPool,
+    authority: &str,
+    uri: &str,
+) -> Result<Option<CertificateAccount>> {
+    let row = sqlx::query!(
+        "SELECT service_account_id, tenant_id, permissions, tokens_valid_from FROM certificate_account($1, $2)",
+        authority,
+        uri
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(row.service_account_id.map(|service_account_id| CertificateAccount {
+        service_account_id,
+        tenant_id: row.tenant_id,
+        permissions: row.permissions.unwrap_or_default(),
+        tokens_valid_from: row.tokens_valid_from,
+    }))
 }

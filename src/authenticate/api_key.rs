@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::store::login;
 use super::store::service_account::{self, KeyAnswer};
-use super::{Authenticate, invalid_credentials};
+use super::{Authenticate, Lane, invalid_credentials};
 use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Outcome};
 use crate::fault::Result;
@@ -50,6 +50,7 @@ impl Authenticate {
     /// # Errors
     /// `INVALID_CREDENTIALS`, the same for every cause.
     pub(super) async fn service_account(&self, call: &Call, shown: &Shown, audience: String) -> Result<Exchanged> {
+        self.throttle(call, Lane::ServiceAccount).await?;
         let exchanged = self.exchange_key(call, shown, audience).await;
         let outcome = match &exchanged {
             Ok(Some(_)) => LoginOutcome::Success,

@@ -12,7 +12,6 @@ mod failure;
 pub(crate) mod fuzzing;
 mod import;
 mod jwks;
-mod kanidm;
 mod keygen;
 mod login;
 mod lookup;

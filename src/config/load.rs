@@ -111,6 +111,10 @@ impl Config {
         if self.mfa.issuer.is_empty() || self.mfa.issuer.contains(':') {
             return Err(ConfigError::new("mfa.issuer must not be empty and must not contain a colon"));
         }
+        if self.sessions.keep_ended < std::time::Duration::from_secs(24 * 3600) {
+            return Err(ConfigError::new("sessions.keep_ended must be at least 1d"));
+        }
+        self.server.client_authorities().map_err(ConfigError::new)?;
         if !(1..=1000).contains(&self.migration.batch_size) {
             return Err(ConfigError::new("migration.batch_size must be from 1 to 1000"));
         }
@@ -188,6 +192,16 @@ fn from_environment(
 pub(super) fn optional<'de, T: From<String>, D: serde::Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(value)?;
     Ok((!text.is_empty()).then(|| T::from(text)))
+}
+
+/// An address and port, or none for the empty string.
+pub(super) fn optional_address<'de, D>(value: D) -> Result<Option<std::net::SocketAddr>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = String::deserialize(value)?;
+    let problem = |_| serde::de::Error::custom(format!("`{text}` must be an address and a port such as 0.0.0.0:9465"));
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(problem) }
 }
 
 fn secret_or_file(secret: &Secret, file: Option<&PathBuf>, what: &str) -> Result<Secret, ConfigError> {

@@ -27,6 +27,11 @@ pub struct ServerConfig {
     /// PEM file with the authorities whose client certificates are asked for and checked.
     #[serde(deserialize_with = "load::optional")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Authorities whose client certificates act as service accounts, each as NAME=FILE with PEM certificates.
+    pub client_cas: Vec<String>,
+    /// Address of the HTTP port for everybody: published keys and health.
+    #[serde(deserialize_with = "load::optional_address")]
+    pub public_address: Option<SocketAddr>,
     /// Largest message that is read, in bytes.
     pub max_message_bytes: usize,
     /// Streams that one connection may have open at once.
@@ -43,4 +48,30 @@ pub struct ServerConfig {
     pub open_reflection: bool,
     /// Proxies whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<std::net::IpAddr>,
+}
+
+impl ServerConfig {
+    /// Name and file of each authority in `client_cas`.
+    ///
+    /// # Errors
+    /// Says what is wrong with the setting.
+    pub fn client_authorities(&self) -> Result<Vec<(String, PathBuf)>, String> {
+        let mut authorities: Vec<(String, PathBuf)> = Vec::new();
+        for entry in &self.client_cas {
+            let (name, path) = entry.split_once('=').unwrap_or_default();
+            let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            let named =
+                name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 64 && name.chars().all(fine);
+            if !named || path.is_empty() {
+                return Err(format!(
+                    "server.client_cas: `{entry}` must be NAME=FILE, the name of a-z, 0-9 and -, beginning with a letter"
+                ));
+            }
+            if authorities.iter().any(|(known, _)| known == name) {
+                return Err(format!("server.client_cas: the name `{name}` stands there twice"));
+            }
+            authorities.push((name.to_owned(), PathBuf::from(path)));
+        }
+        Ok(authorities)
+    }
 }

@@ -96,7 +96,11 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     after.must_change_password = edit.must_change_password.unwrap_or(after.must_change_password);
     let username_key = after.username.as_deref().map(input::key);
     store::users::update(&mut change.tx, &after, &input::key(&after.email), username_key.as_deref()).await?;
-    let event = about(change, EventType::UserUpdated, &after).old_new(editable(&before), editable(&after));
+    let mut event = about(change, EventType::UserUpdated, &after).old_new(editable(&before), editable(&after));
+    if after.must_change_password && !before.must_change_password {
+        // Until the new password is set nothing is permitted: neither is what older tokens say.
+        event = change.end_tokens(&[id], event).await?;
+    }
     change.record(event).await?;
     read(change, id).await
 }
@@ -177,9 +181,7 @@ pub(super) async fn enable(
         return Ok(user);
     }
     let verified_at = user.verified_at.or(email_verified.then_some(change.now));
-    // Who was born in Kanidm never has to show the address here.
-    let counts = verified_at.is_some() || user.auth_method == store::AuthMethod::Kanidm;
-    let status = if counts { UserStatus::Active } else { UserStatus::PendingVerification };
+    let status = if verified_at.is_some() { UserStatus::Active } else { UserStatus::PendingVerification };
     store::users::set_status(&mut change.tx, id, status, verified_at).await?;
     let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
     change.record(event).await?;
@@ -188,7 +190,7 @@ pub(super) async fn enable(
 
 /// The user as the caller may change it, kept from other writers: found in the caller's scope, unchanged since
 /// `version`, and without rights that the caller lacks.
-pub(super) async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<User> {
+async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<User> {
     let user = store::users::lock(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("user"))?;
     let rights = store::users::rights(&mut change.tx, id).await?;
     delegation::covers_user(change.principal()?, id, &rights)?;
@@ -198,10 +200,10 @@ pub(super) async fn for_change(change: &mut Change<'_>, id: Uuid, version: Optio
     Ok(user)
 }
 
-pub(super) fn about(change: &Change<'_>, event: EventType, user: &User) -> Event {
+fn about(change: &Change<'_>, event: EventType, user: &User) -> Event {
     Event::new(event, change.call).tenant(user.tenant_id).target("user", user.user_id)
 }
 
-pub(super) async fn read(change: &mut Change<'_>, id: Uuid) -> Result<User> {
+async fn read(change: &mut Change<'_>, id: Uuid) -> Result<User> {
     store::users::by_id(&mut change.tx, id, true).await?.ok_or_else(|| Fault::not_found("user"))
 }

@@ -15,7 +15,8 @@ use tower::ServiceExt as _;
 use uuid::Uuid;
 
 use super::layers::{CORRELATION_HEADER, address};
-use super::{Edge, services};
+use super::{Authorities, Edge, services};
+use crate::access::certificates::Certificates;
 use crate::access::layer::Gate;
 use crate::access::{Permissions, PrincipalKind, policies};
 use crate::app::App;
@@ -61,12 +62,16 @@ impl Service {
             // Calls that ask for a connection are refused one at once.
             app.db.close().await;
             make_ready(&app.sessions);
+            let certificates =
+                Certificates::new(app.db.clone(), app.context.clone(), app.config.tokens.access_lifetime);
             let gate = Gate {
+                certificates,
                 verifier: app.verifier.clone(),
                 audience: app.config.tokens.audience.as_str().into(),
                 open_reflection: false,
             };
-            let edge = Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate);
+            let edge =
+                Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate, Authorities::default());
             let router = edge.wrap(services::register(&app).expect("every service can be registered"));
             (app, router)
         });

@@ -13,6 +13,9 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use crate::config::ServerConfig;
 use crate::fault::{Fault, Result};
 
+/// A client that has not finished its TLS handshake by then is let go.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// A port that is ours already: calls queue up from here on.
 #[derive(Debug)]
 pub struct Bound {
@@ -78,9 +81,17 @@ async fn tls(config: &ServerConfig) -> Result<Option<ServerTlsConfig>> {
         tokio::fs::read(&path).await.map_err(|e| Fault::internal(format!("cannot read {}: {e}", path.display())))
     };
     let identity = Identity::from_pem(read(certificate.clone()).await?, read(key.clone()).await?);
-    let mut tls = ServerTlsConfig::new().identity(identity);
-    if let Some(authority) = &config.tls_client_ca {
-        tls = tls.client_ca_root(Certificate::from_pem(read(authority.clone()).await?));
+    let mut tls = ServerTlsConfig::new().identity(identity).timeout(HANDSHAKE);
+    let mut authorities = Vec::new();
+    let named = config.client_authorities().map_err(Fault::internal)?.into_iter().map(|(_, path)| path);
+    for path in config.tls_client_ca.clone().into_iter().chain(named) {
+        authorities.extend(read(path).await?);
+        authorities.push(b'\n');
+    }
+    if !authorities.is_empty() {
+        // A named authority tells who calls; that every caller must have a certificate is said by the other setting.
+        let optional = config.tls_client_ca.is_none();
+        tls = tls.client_ca_root(Certificate::from_pem(authorities)).client_auth_optional(optional);
     }
     Ok(Some(tls))
 }

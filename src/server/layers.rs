@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use super::Authorities;
 use super::status::CORRELATION;
 use crate::access::layer::Gate;
 use crate::access::{Call, layer};
@@ -75,6 +76,7 @@ struct Inner {
     context: Context,
     metrics: Metrics,
     gate: Gate,
+    authorities: Authorities,
     places: Semaphore,
     call_timeout: Duration,
     trusted_proxies: Vec<std::net::IpAddr>,
@@ -82,15 +84,22 @@ struct Inner {
 
 impl Edge {
     /// The edge of a service.
-    pub fn new(config: &ServerConfig, context: Context, metrics: Metrics, gate: Gate) -> Self {
+    pub fn new(
+        config: &ServerConfig,
+        context: Context,
+        metrics: Metrics,
+        gate: Gate,
+        authorities: Authorities,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 context,
                 metrics,
                 gate,
+                authorities,
                 places: Semaphore::new(config.max_concurrent_calls),
                 call_timeout: config.call_timeout,
-                trusted_proxies: config.trusted_proxies.clone(),
+                trusted_proxies: config.trusted_proxies.iter().map(std::net::IpAddr::to_canonical).collect(),
             }),
         }
     }
@@ -153,9 +162,9 @@ pub(super) fn address(request: &Request, proxies: &[std::net::IpAddr]) -> Option
     let forwarded = request.headers().get_all("x-forwarded-for");
     let hops: Vec<&str> = forwarded.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
     for hop in hops.into_iter().rev() {
-        match hop.trim().parse::<std::net::IpAddr>() {
+        match hop.trim().parse::<std::net::IpAddr>().map(|hop| hop.to_canonical()) {
             Ok(hop) if proxies.contains(&hop) => {}
-            Ok(hop) => return Some(hop.to_canonical()),
+            Ok(hop) => return Some(hop),
             // Whatever stands before something unreadable was not written by a proxy we know.
             Err(_) => break,
         }
@@ -256,7 +265,12 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
 }
 
 async fn authentication(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
-    match layer::admit(&edge.inner.gate, &mut request) {
+    let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+    let holder = match connection.and_then(TlsConnectInfo::peer_certs) {
+        Some(chain) => edge.inner.authorities.holder(&chain, edge.inner.context.now()),
+        None => Ok(None),
+    };
+    match layer::admit(&edge.inner.gate, &mut request, holder).await {
         Ok(()) => next.run(request).await,
         Err(fault) => {
             edge.inner.metrics.denied(fault.reason());

@@ -1,4 +1,5 @@
-//! The HTTP port for operators: `/metrics`, `/healthz`, `/readyz`, and the published keys. Holds nothing personal.
+//! The HTTP port for operators: `/metrics`, `/healthz`, `/readyz`, and the published keys; and the one for everybody,
+//! which has the keys and whether the service lives, and nothing else. Neither holds anything personal.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -32,6 +33,14 @@ impl Ops {
             .route("/.well-known/jwks.json", get(jwks))
             .with_state(self)
     }
+
+    /// What may be shown to anybody: no figures, no versions.
+    fn public_router(self) -> Router {
+        Router::new()
+            .route("/healthz", get(async || Json(json!({ "status": "healthy" }))))
+            .route("/.well-known/jwks.json", get(jwks))
+            .with_state(self)
+    }
 }
 
 /// Serves the pages until `stop`.
@@ -43,13 +52,20 @@ pub async fn serve(bound: Bound, ops: Ops, stop: CancellationToken) -> Result<()
     serving.await.map_err(Fault::internal)
 }
 
+/// Serves what is for everybody until `stop`.
+///
+/// # Errors
+/// When the transport fails.
+pub async fn serve_public(bound: Bound, ops: Ops, stop: CancellationToken) -> Result<()> {
+    let serving =
+        axum::serve(bound.into_listener(), ops.public_router()).with_graceful_shutdown(stop.cancelled_owned());
+    serving.await.map_err(Fault::internal)
+}
+
 async fn metrics(State(ops): State<Ops>) -> Response {
     let app = &ops.app;
     app.metrics.database(app.db.figures());
     app.metrics.revocation_age(app.verifier.revocation_age());
-    if let Some(kanidm) = &app.kanidm {
-        app.metrics.kanidm_circuit(kanidm.circuit().0);
-    }
     match app.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
             .into_response(),
@@ -74,8 +90,6 @@ async fn readyz(State(ops): State<Ops>) -> Response {
         "status": if ready { "ready" } else { "not ready" },
         "database": database,
         "revocations": { "status": if revocations_ready { "current" } else { "stale" }, "age_seconds": age.map(|age| age.as_secs_f64()) },
-        // Told, and no reason to send calls elsewhere: whoever has a password signs in with it.
-        "kanidm": app.kanidm.as_ref().map(|kanidm| json!({ "circuit": kanidm.circuit().0.as_str() })),
     });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()

@@ -6,8 +6,6 @@ mod claims;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod issuer;
-mod kanidm_token;
-mod kanidm_watch;
 mod keys;
 mod manage;
 pub mod opaque;
@@ -27,7 +25,6 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use self::issuer::{AccessToken, Grant, Issuer};
-pub use self::kanidm_token::{KanidmTokens, KanidmVerified, TokenUser};
 pub use self::keys::{KeyRoom, KeyState, Keys, PublicKey, SigningKey};
 pub use self::manage::{Listing, SessionView, Status, Whose};
 pub use self::opening::{Device, Opener, Opening, REFRESH_PREFIX, Rights, Tokens, Wish, hex};
@@ -62,8 +59,6 @@ pub struct Sessions {
     pub opener: Opener,
     /// The picture of revocations.
     pub revocations: Revocations,
-    /// Checks access tokens of Kanidm's own, where there is one.
-    pub kanidm_tokens: Option<KanidmTokens>,
     keys: KeyRoom,
     db: Db,
     context: Context,
@@ -97,16 +92,12 @@ impl Sessions {
             recorder: recorder.clone(),
             config: Arc::clone(&config),
         };
-        let kanidm_tokens = kanidm.clone().map(|kanidm| {
-            KanidmTokens::new(kanidm, db.clone(), revocations.clone(), context.clone(), Arc::clone(&config))
-        });
         let successor_key = Arc::new(keyring.derive("refresh token successors"));
         Self {
             issuer,
             verifier,
             opener,
             revocations,
-            kanidm_tokens,
             keys,
             db,
             context,
@@ -135,9 +126,8 @@ impl Sessions {
         let keys = self.keys.clone().run(stop.clone());
         let revocations = self.revocations.clone().follow(log.clone(), position, self.keys.keys.clone(), stop.clone());
         let housekeeping = self.clone().housekeep(metrics, stop.clone());
-        let kanidm = self.clone().watch_kanidm(stop.clone());
         let work = tokio::spawn(async move {
-            tokio::join!(keys, revocations, housekeeping, kanidm);
+            tokio::join!(keys, revocations, housekeeping);
         });
         // Loaded is not enough: nothing can be vouched for before it is known that nothing is missing.
         while self.revocations.age().is_none() && !stop.is_cancelled() {

@@ -60,6 +60,20 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
+impl Verified {
+    /// The same token in the hands of a caller who has no more rights than these.
+    #[must_use]
+    pub fn held_by(&self, principal: Arc<Principal>) -> Self {
+        Self { principal, ..self.clone() }
+    }
+
+    /// What there is to say of a caller who came without a token.
+    pub fn without_token(principal: Arc<Principal>, issuer: String, audience: String) -> Self {
+        let not_before = principal.issued_at.timestamp();
+        Self { principal, token_id: Uuid::nil(), issuer, audience, roles: Vec::new(), not_before, kid: Uuid::nil() }
+    }
+}
+
 impl Verifier {
     /// A verifier of tokens that `keys` sign, against `revocations`.
     pub fn new(keys: Keys, revocations: Revocations, clock: Clock, config: Arc<TokenConfig>) -> Self {

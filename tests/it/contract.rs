@@ -29,6 +29,7 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "AuthenticateService/ResetPassword",
     "AuthenticateService/StepUp",
     "AuthenticateService/VerifyEmail",
+    "DirectoryService/LinkKanidmPerson",
     "DirectoryService/ListSigningKeys",
     "DirectoryService/RestoreUser",
     "DirectoryService/RotateSigningKeys",

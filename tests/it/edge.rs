@@ -190,6 +190,87 @@ async fn reflection_asks_for_a_login_unless_it_is_open() {
     assert_eq!(refused.code(), Code::Unauthenticated);
 }
 
+/// With a login reflection answers, on both versions; a token that is no good is not one.
+#[tokio::test]
+async fn reflection_answers_who_has_signed_in() {
+    use tonic_reflection::pb::{v1, v1alpha};
+    let server = Setup::new().await.with("SERVER__OPEN_REFLECTION", "false").start().await;
+    let tenant = server.tenant("harbour").await;
+    server.user(tenant, "ann@harbour.example", "user").await;
+    let token = server.sign_in("ann@harbour.example").await.access_token;
+    for (token, answers) in [(token.as_str(), true), ("not.a.token", false), ("", false)] {
+        let bearer = crate::support::server::Bearer::new(token);
+        let channel = tonic::service::interceptor::InterceptedService::new(server.channel.clone(), bearer);
+        let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+        let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
+        let ask = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+        assert_eq!(client.server_reflection_info(tokio_stream::iter([ask])).await.is_ok(), answers, "{token}");
+        let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+        let list = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
+        let ask = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+        assert_eq!(client.server_reflection_info(tokio_stream::iter([ask])).await.is_ok(), answers, "{token}");
+    }
+}
+
+/// What anybody may see is on a port that has nothing else.
+#[tokio::test]
+async fn keys_can_be_published_apart_from_the_metrics() {
+    let setup = Setup::new().await.with("SERVER__PUBLIC_ADDRESS", "127.0.0.1:0");
+    let config = sidle::config::Config::load(None, setup.environment().clone()).unwrap();
+    let app = sidle::app::App::new(config, sidle::context::Context::system()).await.unwrap();
+    let running = app.start().await.unwrap();
+    let public = format!("http://{}", running.public_address.expect("it was asked for"));
+    let (status, keys) = get(&format!("{public}/.well-known/jwks.json")).await;
+    let keys: serde_json::Value = serde_json::from_str(&keys).unwrap();
+    assert_eq!(status, 200);
+    assert!(!keys["keys"].as_array().unwrap().is_empty() && !keys.to_string().contains("\"d\""), "{keys}");
+    let (status, health) = get(&format!("{public}/healthz")).await;
+    assert_eq!((status, health.as_str()), (200, r#"{"status":"healthy"}"#), "no figures, no version");
+    for page in ["metrics", "readyz", "", "debug", ".well-known/", "metrics/../metrics", "%6detrics"] {
+        assert_eq!(get(&format!("{public}/{page}")).await.0, 404, "{page}");
+    }
+    running.stop().await.unwrap();
+    assert!(TestServer::start().await.app().config.server.public_address.is_none(), "off unless asked for");
+}
+
+/// The address that a session is noted with, as somebody would have it who writes headers: (proxies, headers, noted).
+#[tokio::test]
+async fn the_address_of_a_client_is_not_what_it_says() {
+    for (proxies, headers, noted) in [
+        ("", &["198.51.100.7"][..], "127.0.0.1"),
+        ("192.0.2.1", &["198.51.100.7"], "127.0.0.1"),
+        // Behind a proxy: what the proxy added last counts, not what the client had put there before.
+        ("127.0.0.1", &["203.0.113.66, 198.51.100.7"], "198.51.100.7"),
+        ("127.0.0.1", &["203.0.113.66", "198.51.100.7"], "198.51.100.7"),
+        ("127.0.0.1,192.0.2.1", &["203.0.113.66, 198.51.100.7, 192.0.2.1"], "198.51.100.7"),
+        ("127.0.0.1,192.0.2.1", &["198.51.100.7, ::ffff:192.0.2.1"], "198.51.100.7"),
+        ("127.0.0.1", &["198.51.100.7, unknown"], "127.0.0.1"),
+        ("127.0.0.1", &["198.51.100.7, 203.0.113.66:99"], "127.0.0.1"),
+        ("127.0.0.1", &[""], "127.0.0.1"),
+        ("127.0.0.1", &["127.0.0.1"], "127.0.0.1"),
+    ] {
+        let server = Setup::new().await.with("SERVER__TRUSTED_PROXIES", proxies).start().await;
+        let tenant = server.tenant("harbour").await;
+        server.user(tenant, "ann@harbour.example", "user").await;
+        let mut request = Request::new(proto::AuthenticatePasswordRequest {
+            identifier: "ann@harbour.example".to_owned(),
+            password: crate::support::ADMIN_PASSWORD.to_owned(),
+            ..Default::default()
+        });
+        for value in headers {
+            request.metadata_mut().append("x-forwarded-for", value.parse().unwrap());
+        }
+        // Other headers that some programs believe.
+        for name in ["x-real-ip", "forwarded", "x-client-ip", "true-client-ip"] {
+            request.metadata_mut().insert(name, "203.0.113.99".parse().unwrap());
+        }
+        server.client("").authenticate.authenticate_password(request).await.unwrap();
+        let stored: String =
+            sqlx::query_scalar("SELECT host(ip_address) FROM sessions").fetch_one(server.sql()).await.unwrap();
+        assert_eq!(stored, noted, "{proxies}: {headers:?}");
+    }
+}
+
 /// A plain HTTP/1.1 GET: status and body.
 async fn get(url: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

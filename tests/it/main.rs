@@ -4,16 +4,22 @@
 
 mod audit;
 mod authenticate;
+mod bounds;
+mod certificates;
 mod cli;
 mod contract;
 mod directory;
+mod dynamic;
 mod edge;
+mod flows;
+mod hostile;
 mod kanidm_cli;
 mod kanidm_login;
 mod kanidm_migration;
 mod look;
 mod mail;
 mod migration;
+mod pages;
 mod schema;
 mod session;
 mod support;

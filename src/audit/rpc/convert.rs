@@ -87,8 +87,7 @@ pub(super) fn newest_first(order: i32) -> Result<bool> {
 /// How long a stream is silent at most.
 pub(super) fn heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration> {
     let Some(interval) = interval else { return Ok(Duration::from_secs(15)) };
-    Duration::try_from(interval)
-        .ok()
+    input::duration(&interval)
         .filter(|interval| (Duration::from_secs(1)..=Duration::from_secs(300)).contains(interval))
         .ok_or_else(|| Fault::field("heartbeat_interval", "must be from 1 second to 5 minutes"))
 }

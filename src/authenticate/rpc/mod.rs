@@ -1,7 +1,6 @@
 //! `sidle.v1.AuthenticateService` on the wire.
 
 mod convert;
-mod kanidm;
 mod password;
 mod service_account;
 
@@ -11,6 +10,7 @@ use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
 use super::Authenticate;
+use super::kanidm::Return;
 use crate::access::{Call, input};
 use crate::fault::{Fault, Reason, Result};
 use crate::proto;
@@ -49,18 +49,6 @@ impl Service {
         self.room.sessions.verifier.verify(token, audience)
     }
 
-    /// What a token says that is good now: one of Sidle's, or of Kanidm's own, which is looked at only after it was found
-    /// not to be one of Sidle's.
-    async fn token_claims(&self, token: &str, audience: &str) -> Result<proto::TokenClaims> {
-        match (self.verify(token, audience), &self.room.sessions.kanidm_tokens) {
-            (Ok(verified), _) => Ok(self.claims(&verified)),
-            (Err(fault), Some(theirs)) if fault.reason() == Reason::InvalidToken && theirs.claims_to_be(token) => {
-                Ok(kanidm::claims(theirs.verify(token, audience).await?, audience))
-            }
-            (Err(fault), _) => Err(fault),
-        }
-    }
-
     fn claims(&self, verified: &Verified) -> proto::TokenClaims {
         convert::claims(verified, self.room.sessions.verifier.revocation_bound())
     }
@@ -85,14 +73,31 @@ impl AuthenticateService for Service {
         &self,
         request: Request<proto::StartKanidmLoginRequest>,
     ) -> Answer<proto::StartKanidmLoginResponse> {
-        Ok(Response::new(kanidm::start(self, request).await?))
+        let request = request.into_inner();
+        let wish = self.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+        let begun = self.room.start_kanidm(&request.redirect_uri, &wish).await?;
+        Ok(Response::new(proto::StartKanidmLoginResponse {
+            authorization_url: begun.authorization_url,
+            state: begun.state.to_string(),
+            login_secret: begun.secret.to_string(),
+            expires_at: Some(input::to_proto(begun.expires_at)),
+        }))
     }
 
     async fn complete_kanidm_login(
         &self,
         request: Request<proto::CompleteKanidmLoginRequest>,
     ) -> Answer<proto::CompleteKanidmLoginResponse> {
-        Ok(Response::new(kanidm::complete(self, request).await?))
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let (state, code) = (Zeroizing::new(request.state), Zeroizing::new(request.code));
+        let secret = Zeroizing::new(request.login_secret);
+        convert::secret("state", &state, 256)?;
+        convert::secret("code", &code, 4096)?;
+        convert::secret("login_secret", &secret, 256)?;
+        let signed_in = self.room.complete_kanidm(&call, Return { state, code, secret }).await?;
+        let signed_in = Some(convert::signed_in(signed_in));
+        Ok(Response::new(proto::CompleteKanidmLoginResponse { signed_in }))
     }
 
     async fn authenticate_service_account(
@@ -131,7 +136,8 @@ impl AuthenticateService for Service {
     async fn verify_token(&self, request: Request<proto::VerifyTokenRequest>) -> Answer<proto::VerifyTokenResponse> {
         let request = request.into_inner();
         required_audience(&request.audience)?;
-        let claims = Some(self.token_claims(&request.token, &request.audience).await?);
+        let verified = self.verify(&request.token, &request.audience)?;
+        let claims = Some(self.claims(&verified));
         Ok(Response::new(proto::VerifyTokenResponse { claims, revocations_age: self.revocations_age() }))
     }
 
@@ -141,23 +147,23 @@ impl AuthenticateService for Service {
         if request.tokens.is_empty() || request.tokens.len() > MOST_TOKENS {
             return Err(Fault::field("tokens", format!("must hold from 1 to {MOST_TOKENS} tokens")).into());
         }
-        let mut verdicts = Vec::with_capacity(request.tokens.len());
-        for token in &request.tokens {
-            let verdict = match self.token_claims(token, &request.audience).await {
-                Ok(claims) => proto::token_verdict::Verdict::Claims(claims),
-                Err(fault) if matches!(fault.reason(), Reason::InvalidToken | Reason::KanidmUnavailable) => {
-                    proto::token_verdict::Verdict::Refused(fault.reason().into())
+        let verdict = |token: &String| {
+            let verdict = match self.verify(token, &request.audience) {
+                Ok(verified) => proto::token_verdict::Verdict::Claims(self.claims(&verified)),
+                Err(fault) if fault.reason() == Reason::InvalidToken => {
+                    proto::token_verdict::Verdict::Refused(Reason::InvalidToken.into())
                 }
-                Err(fault) => return Err(fault.into()),
+                Err(fault) => return Err(fault),
             };
-            verdicts.push(proto::TokenVerdict { verdict: Some(verdict) });
-        }
+            Ok(proto::TokenVerdict { verdict: Some(verdict) })
+        };
+        let verdicts = request.tokens.iter().map(verdict).collect::<Result<_>>()?;
         Ok(Response::new(proto::VerifyTokensResponse { verdicts, revocations_age: self.revocations_age() }))
     }
 
     async fn who_am_i(&self, request: Request<proto::WhoAmIRequest>) -> Answer<proto::WhoAmIResponse> {
         let call = Call::of(&request)?;
-        let verified = self.presented(&request)?;
+        let verified = self.presented(&call, &request)?;
         let (who, tenants) = self.room.who_am_i(&call).await?;
         let bound = self.room.sessions.verifier.revocation_bound();
         Ok(Response::new(convert::who(&verified, bound, who, tenants)))
@@ -237,12 +243,17 @@ impl AuthenticateService for Service {
 }
 
 impl Service {
-    /// What the access token of the call says; the edge has let it in already.
-    fn presented<T>(&self, request: &Request<T>) -> Result<Arc<Verified>> {
+    /// What the access token of the call says, as far as its caller may use it; the edge has let it in already.
+    fn presented<T>(&self, call: &Call, request: &Request<T>) -> Result<Verified> {
         let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
-        let value = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let (_, token) = value.and_then(|value| value.split_once(' ')).ok_or_else(unauthenticated)?;
-        self.verify(token.trim(), &self.room.config.tokens.audience)
+        let principal = Arc::clone(call.principal.as_ref().ok_or_else(unauthenticated)?);
+        let config = &self.room.config.tokens;
+        let Some(value) = request.metadata().get("authorization") else {
+            // Known by a client certificate.
+            return Ok(Verified::without_token(principal, config.issuer.clone(), config.audience.clone()));
+        };
+        let (_, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(unauthenticated)?;
+        Ok(self.verify(token.trim(), &config.audience)?.held_by(principal))
     }
 }
 

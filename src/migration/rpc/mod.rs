@@ -252,8 +252,7 @@ fn cut<T>(entries: &mut Vec<T>, size: i64) -> Option<&T> {
 /// How long a stream may be silent.
 fn heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration> {
     let Some(interval) = interval else { return Ok(Duration::from_secs(15)) };
-    let interval = Duration::try_from(interval).ok();
-    interval
+    input::duration(&interval)
         .filter(|interval| (Duration::from_secs(1)..=Duration::from_secs(60)).contains(interval))
         .ok_or_else(|| Fault::field("heartbeat_interval", "must be from 1 s to 60 s"))
 }

@@ -140,6 +140,12 @@ async fn a_clients_secret_is_good_with_its_id_only_and_can_be_rotated_without_a_
         );
     }
     assert_eq!(reason(&exchange(&server, &first.secret).await.unwrap_err()), "INVALID_CREDENTIALS");
+    // The prefix tells the kinds apart before the database is asked; it does not rely on that.
+    let as_key = "SELECT outcome FROM api_key_exchange($1, 'api_key', NULL, now(), '{}', NULL, '{}', NULL)";
+    let digest = sidle::session::opaque::digest(&first.secret).to_vec();
+    let outcome: String =
+        sqlx::query_scalar(as_key).bind(digest).fetch_one(server.app().db.pool()).await.expect("an answer");
+    assert_eq!(outcome, "unknown");
     let both = proto::AuthenticateServiceAccountRequest {
         api_key: key.clone(),
         client_credentials: Some(proto::ClientCredentials { client_id: billing.clone(), client_secret: key }),
@@ -267,4 +273,25 @@ async fn a_key_shrinks_with_its_account() {
     let refused = server.client(&before.access_token).directory.list_users(list).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated, "the token from before is refused at once");
     assert!(exchange(&server, &key).await.unwrap().permissions.is_empty());
+}
+
+#[tokio::test]
+async fn an_address_that_tries_keys_is_slowed_down_whatever_it_tries() {
+    let setup = crate::support::Setup::new().await.with("THROTTLE__PER_MINUTE", "1").with("THROTTLE__BURST", "4");
+    let server = setup.start().await;
+    let unknown = sidle::session::opaque::mint("sidle_ak_", &server.context.entropy);
+    let id = uuid::Uuid::from_u128(1).to_string();
+    for n in 0..4 {
+        let refused = match n % 2 {
+            0 => exchange(&server, &unknown).await,
+            _ => by_secret(&server, &id, &unknown).await,
+        };
+        assert_eq!(reason(&refused.unwrap_err()), "INVALID_CREDENTIALS");
+    }
+    let key = api_key(&server, None, &["tokens.verify"], &[]).await;
+    assert_eq!(reason(&exchange(&server, &key).await.unwrap_err()), "THROTTLED");
+    let replica = setup.start().await;
+    assert_eq!(reason(&exchange(&replica, &key).await.unwrap_err()), "THROTTLED", "counted over all replicas");
+    server.context.clock.advance(std::time::Duration::from_secs(61));
+    exchange(&server, &key).await.expect("after a while");
 }

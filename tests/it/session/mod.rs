@@ -2,7 +2,9 @@
 
 mod limits;
 mod manage;
+mod model;
 mod refresh;
+mod rescope;
 mod revocation;
 
 use sidle::proto;

@@ -93,6 +93,53 @@ async fn a_second_use_that_is_no_repeat_ends_the_session() {
     }
 }
 
+/// The two guards of a repeat apart from one another: here the successor was never used, and only time passes.
+#[tokio::test]
+async fn an_unused_successor_is_given_again_for_less_than_sixty_seconds() {
+    let server = TestServer::start().await;
+    let (_, _, first) = signed_in(&server).await;
+    let id = Some(Uuid::from_u128(0x5151));
+    let second = pair(refresh(&server, &first.refresh_token, id).await.unwrap());
+    // Well before the limit, for a machine that is slow itself.
+    server.context.clock.advance(Duration::from_secs(45));
+    let again = pair(refresh(&server, &first.refresh_token, id).await.unwrap());
+    assert_eq!(again.refresh_token, second.refresh_token);
+    // The limit counts from the first call: a repeat does not push it out.
+    server.context.clock.advance(Duration::from_secs(15));
+    assert_eq!(reason(&refresh(&server, &first.refresh_token, id).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+    assert_eq!(live_branches(&server).await, 0, "and ends the family");
+}
+
+/// Here no time passes, and only the successor was used.
+#[tokio::test]
+async fn a_used_successor_is_not_given_again_however_soon() {
+    let server = TestServer::start().await;
+    let (_, _, first) = signed_in(&server).await;
+    let id = Some(Uuid::from_u128(0x5151));
+    let second = pair(refresh(&server, &first.refresh_token, id).await.unwrap());
+    let third = pair(refresh(&server, &second.refresh_token, Some(Uuid::from_u128(0x5252))).await.unwrap());
+    assert_eq!(reason(&refresh(&server, &first.refresh_token, id).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+    assert_eq!(live_branches(&server).await, 0);
+    assert_eq!(reason(&refresh(&server, &third.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+}
+
+/// CVE-2026-1035: two replicas that refresh one token at the same instant, without ids, as two thieves would.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_race_for_one_token_at_most_one_gets_a_branch_and_the_family_ends() {
+    let setup = Setup::new().await;
+    let (one, two) = (setup.start().await, setup.start().await);
+    let (_, _, mut first) = signed_in(&one).await;
+    for _ in 0..8 {
+        let (a, b) = tokio::join!(refresh(&one, &first.refresh_token, None), refresh(&two, &first.refresh_token, None));
+        let won: Vec<_> = [a, b].into_iter().flatten().collect();
+        assert_eq!(won.len(), 1, "one exchanges it, the other is a second use");
+        assert_eq!(live_branches(&one).await, 0, "which ends the family, the winner's token too");
+        let winner = won.into_iter().next().unwrap().tokens.unwrap();
+        assert_eq!(reason(&refresh(&one, &winner.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+        first = one.sign_in("ann@example.com").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_repeats_at_once_come_to_one_branch() {
     let setup = Setup::new().await;

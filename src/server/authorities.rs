@@ -1,0 +1,126 @@
+//! Named authorities of client certificates: which one vouches for a certificate, and the one URI that stands in it. The
+//! handshake has shown that the client holds the key; under which authority, and whether still, is looked at here.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use quick_cache::sync::Cache;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use sha2::{Digest as _, Sha256};
+
+use crate::access::certificates::{CertificateIdentity, refused};
+use crate::config::ServerConfig;
+use crate::fault::{Fault, Result};
+
+/// A certificate is looked at anew after so long, since a connection may outlive it.
+const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(30);
+/// Certificates that are remembered meanwhile.
+const REMEMBERED: usize = 4096;
+
+/// The authorities. Clones share what they remember.
+#[derive(Clone)]
+pub struct Authorities {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    authorities: Vec<Authority>,
+    seen: Cache<[u8; 32], (DateTime<Utc>, Said)>,
+}
+
+struct Authority {
+    name: Arc<str>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// What a certificate says.
+#[derive(Clone)]
+enum Said {
+    /// Nothing: no named authority vouches for it.
+    Nothing,
+    /// Who holds it.
+    Holder(CertificateIdentity),
+    /// Not clearly one thing.
+    Unclear,
+}
+
+impl Default for Authorities {
+    /// None: certificates tell nothing.
+    fn default() -> Self {
+        Self { inner: Arc::new(Inner { authorities: Vec::new(), seen: Cache::new(1) }) }
+    }
+}
+
+impl Authorities {
+    /// The authorities of the configuration, with their certificates from files.
+    ///
+    /// # Errors
+    /// When a name is unusable or a file holds no certificate.
+    pub async fn load(config: &ServerConfig) -> Result<Self> {
+        let mut authorities = Vec::new();
+        for (name, path) in config.client_authorities().map_err(Fault::internal)? {
+            let unusable =
+                |why: String| Fault::internal(format!("server.client_cas, {name}, {}: {why}", path.display()));
+            let pem = tokio::fs::read(&path).await.map_err(|e| unusable(e.to_string()))?;
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let certificate = certificate.map_err(|e| unusable(e.to_string()))?;
+                roots.add(certificate).map_err(|e| unusable(e.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
+            let verifier = verifier.build().map_err(|e| unusable(e.to_string()))?;
+            authorities.push(Authority { name: name.into(), verifier });
+        }
+        Ok(Self { inner: Arc::new(Inner { authorities, seen: Cache::new(REMEMBERED) }) })
+    }
+
+    /// What the certificates of a connection say now; nothing when no named authority vouches for them.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` when they are not clearly one holder's: no URI, several, or several authorities.
+    pub fn holder(&self, chain: &[CertificateDer<'_>], now: DateTime<Utc>) -> Result<Option<CertificateIdentity>> {
+        if self.inner.authorities.is_empty() || chain.is_empty() {
+            return Ok(None);
+        }
+        let mut digest = Sha256::new();
+        for certificate in chain {
+            digest.update((certificate.len() as u64).to_be_bytes());
+            digest.update(certificate);
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let said = match self.inner.seen.get(&digest) {
+            Some((at, said)) if now - at < LOOK_AGAIN && at <= now => said,
+            _ => {
+                let said = self.read(chain, now);
+                self.inner.seen.insert(digest, (now, said.clone()));
+                said
+            }
+        };
+        match said {
+            Said::Nothing => Ok(None),
+            Said::Holder(holder) => Ok(Some(holder)),
+            Said::Unclear => Err(refused()),
+        }
+    }
+
+    fn read(&self, chain: &[CertificateDer<'_>], now: DateTime<Utc>) -> Said {
+        let Some((leaf, intermediates)) = chain.split_first() else { return Said::Nothing };
+        let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let vouches = |authority: &&Authority| authority.verifier.verify_client_cert(leaf, intermediates, now).is_ok();
+        let mut vouching = self.inner.authorities.iter().filter(vouches);
+        let Some(authority) = vouching.next() else { return Said::Nothing };
+        let Ok(certificate) = webpki::EndEntityCert::try_from(leaf) else { return Said::Unclear };
+        let mut uris = certificate.valid_uri_names();
+        match (uris.next(), uris.next(), vouching.next()) {
+            (Some(uri), None, None) => {
+                Said::Holder(CertificateIdentity { authority: Arc::clone(&authority.name), uri: uri.into() })
+            }
+            _ => Said::Unclear,
+        }
+    }
+}
