@@ -60,6 +60,8 @@ pub struct App {
     pub outbox: Outbox,
     /// The way to Kanidm, where one is configured.
     pub kanidm: Option<Kanidm>,
+    /// Kanidm as the place to sign in at.
+    pub oidc: Option<Oidc>,
     /// Hashes passwords.
     pub hasher: Hasher,
     /// Sessions and their tokens.
@@ -110,7 +112,7 @@ impl App {
         let feed = Feed::new(db.clone(), context.clone());
         let log = Log::new(db.clone(), feed.clone());
         let outbox = Outbox::new(context.clone(), keyring.clone(), &config.mail);
-        let kanidm = Kanidm::new(&config.kanidm, metrics.clone())?;
+        let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), metrics.clone())?;
         let oidc = kanidm.clone().map(|kanidm| Oidc::new(kanidm, &config.kanidm, context.clone())).transpose()?;
         let hasher = Hasher::new(config.passwords.clone(), context.clone(), metrics.clone())?;
         let policy = Policy::new(&config.passwords)?;
@@ -134,13 +136,13 @@ impl App {
             hasher.clone(),
             policy.clone(),
             outbox.clone(),
-            oidc,
+            oidc.clone(),
         );
         let engine = kanidm.clone().map(|kanidm| {
             let parts = (db.clone(), context.clone(), recorder.clone(), metrics.clone());
-            Engine::new(parts.0, parts.1, parts.2, parts.3, kanidm, config.migration.clone())
+            Engine::new(parts.0, parts.1, parts.2, parts.3, kanidm.patient(), config.migration.clone())
         });
-        let step_ups = StepUps::new(context.clone(), false);
+        let step_ups = StepUps::new(context.clone(), oidc.clone());
         let directory = Directory::new(
             db.clone(),
             context.clone(),
@@ -149,6 +151,8 @@ impl App {
             hasher.clone(),
             step_ups.clone(),
             policy,
+            kanidm.clone(),
+            outbox.clone(),
         );
         Ok(Self {
             engine,
@@ -166,6 +170,7 @@ impl App {
             log,
             outbox,
             kanidm,
+            oidc,
             hasher,
             sessions,
             authenticate,
@@ -236,6 +241,9 @@ impl App {
                 event = "mail_not_configured",
                 "there is no mail server: nobody is told of changes to their credentials, and nobody can register"
             ),
+        }
+        if let Some(oidc) = self.oidc.clone() {
+            tasks.spawn(finish(oidc.keep_current(self.stop.clone())));
         }
         if let Some(engine) = self.engine.clone() {
             tasks.spawn(finish(engine.run(self.stop.clone())));

@@ -14,6 +14,7 @@ use tonic::Code;
 
 use crate::db::PoolFigures;
 use crate::fault::{Reason, answer};
+use crate::kanidm::Circuit;
 
 /// How a login ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -113,6 +114,7 @@ struct Inner {
     revocation_age: Gauge<f64, AtomicU64>,
     mail_oldest: Gauge<f64, AtomicU64>,
     mail_failures: Family<ClassLabels, Counter>,
+    kanidm_circuit: Family<StateLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -159,6 +161,9 @@ impl Metrics {
         let mail_failures = Family::default();
         registry.register("mail_failures", "Messages that could not be sent, by class", mail_failures.clone());
 
+        let kanidm_circuit = Family::default();
+        registry.register("kanidm_circuit", "1 for what the circuit to Kanidm is", kanidm_circuit.clone());
+
         let panics = counter(&mut registry, "panics", "Calls that panicked");
         let hash_units = counter(&mut registry, "hash_units", "Hash work done, in units of 2^cost");
         let audit_personal_lost =
@@ -180,6 +185,7 @@ impl Metrics {
             logins,
             connections,
             revocation_age,
+            kanidm_circuit,
             mail_oldest,
             mail_failures,
         };
@@ -237,6 +243,14 @@ impl Metrics {
     /// A message could not be sent, or the mail server not be used.
     pub fn mail_failed(&self, class: &'static str) {
         self.inner.mail_failures.get_or_create(&ClassLabels { class }).inc();
+    }
+
+    /// The circuit to Kanidm was looked at.
+    pub fn kanidm_circuit(&self, is: Circuit) {
+        for circuit in [Circuit::Closed, Circuit::HalfOpen, Circuit::Open] {
+            let state = circuit.as_str();
+            self.inner.kanidm_circuit.get_or_create(&StateLabels { state }).set(i64::from(circuit == is));
+        }
     }
 
     /// Everything in the OpenMetrics text format.

@@ -8,18 +8,19 @@ use super::store::step_up as store;
 use crate::access::{Call, PrincipalKind};
 use crate::context::Context;
 use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::Oidc;
 
 /// Asks sensitive calls for their proof.
 #[derive(Clone, Debug)]
 pub struct StepUps {
     context: Context,
-    /// Whether a proof through Kanidm can be given here.
-    kanidm: bool,
+    /// Where a proof through Kanidm is given, as far as it says when a person authenticated.
+    kanidm: Option<Oidc>,
 }
 
 impl StepUps {
     /// The gatekeeper of sensitive calls.
-    pub fn new(context: Context, kanidm: bool) -> Self {
+    pub fn new(context: Context, kanidm: Option<Oidc>) -> Self {
         Self { context, kanidm }
     }
 
@@ -51,7 +52,8 @@ impl StepUps {
 
     /// Of the ways that a user has, those that can be gone here.
     fn offered(&self, mut ways: Vec<String>) -> Vec<String> {
-        ways.retain(|way| way != "kanidm" || self.kanidm);
+        let proves = self.kanidm.as_ref().is_some_and(Oidc::tells_auth_time);
+        ways.retain(|way| way != "kanidm" || proves);
         ways
     }
 }

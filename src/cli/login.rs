@@ -23,11 +23,19 @@ pub(super) struct Login {
     /// Slug or id of the tenant to act in, when it is not the home tenant
     #[arg(long)]
     tenant: Option<String>,
+    /// Sign in through Kanidm in a browser, which returns to this address; it has to be among those that the service has
+    /// configured (kanidm.redirect_uris)
+    #[arg(long, value_name = "REDIRECT_URI", conflicts_with = "email")]
+    kanidm: Option<String>,
 }
 
 impl Login {
     pub async fn run(self, global: &Global, out: &Out) -> Result<()> {
         let caller = Caller::open(global)?;
+        if let Some(redirect_uri) = self.kanidm {
+            let signed_in = super::kanidm::sign_in(&caller, redirect_uri, self.tenant.unwrap_or_default()).await?;
+            return keep(&caller, signed_in, out);
+        }
         let identifier = match self.email {
             Some(email) => email,
             None => ask("E-mail address: ")?,

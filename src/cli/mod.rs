@@ -12,6 +12,7 @@ mod failure;
 pub(crate) mod fuzzing;
 mod import;
 mod jwks;
+mod kanidm;
 mod keygen;
 mod login;
 mod lookup;

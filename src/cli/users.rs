@@ -66,6 +66,17 @@ pub(super) enum Command {
         /// Id, e-mail address or username
         user: String,
     },
+    /// Link a user to a person that exists in Kanidm already; the user's sessions end
+    Link {
+        /// Id, e-mail address or username
+        user: String,
+        /// uuid of the person in Kanidm
+        #[arg(long, value_name = "UUID")]
+        person: String,
+        /// Only check
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Import legacy users from a CSV or JSON lines file
     Import(Import),
 }
@@ -165,10 +176,25 @@ impl Command {
                 let answer = caller.directory().await?.unlock_user(request).await?.into_inner();
                 done(answer.user, "is not locked", out)?;
             }
+            Self::Link { user, person, dry_run } => link(&caller, &user, person, dry_run, out).await?,
             Self::Import(_) => {}
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+async fn link(caller: &Caller, user: &str, kanidm_user_id: String, dry_run: bool, out: &Out) -> Result<()> {
+    let user = lookup::user(caller, user).await?;
+    let request = LinkKanidmPersonRequest {
+        request_id: random_id(&caller.context),
+        validate_only: dry_run,
+        user_id: user.user_id,
+        etag: user.etag,
+        kanidm_user_id,
+    };
+    let answer = caller.directory().await?.link_kanidm_person(request).await?.into_inner();
+    let what = if dry_run { "could be linked" } else { "is linked, and may sign in either way" };
+    done(answer.user, what, out)
 }
 
 fn status_number(status: Status) -> i32 {

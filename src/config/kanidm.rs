@@ -37,4 +37,25 @@ pub struct KanidmConfig {
     /// How long a started login may take.
     #[serde(with = "humantime_serde")]
     pub login_lifetime: Duration,
+    /// Difference between Kanidm's clock and ours that is tolerated, either way.
+    #[serde(with = "humantime_serde")]
+    pub leeway: Duration,
+    /// How often discovery and keys are read again.
+    #[serde(with = "humantime_serde")]
+    pub metadata_refresh: Duration,
+    /// How often Kanidm is asked in the background whether it still vouches for a session; never for 0.
+    #[serde(with = "humantime_serde")]
+    pub recheck_interval: Duration,
+    /// Sessions that one replica asks about at once.
+    pub recheck_at_once: usize,
+    /// Failures in a row after which Kanidm is not asked for a while; 0 for never.
+    pub breaker_failures: u32,
+    /// How long it is not asked then, before one call finds out.
+    #[serde(with = "humantime_serde")]
+    pub breaker_pause: Duration,
+    /// How old a login with the password may be that a link to a person is proven with.
+    #[serde(with = "humantime_serde")]
+    pub link_within: Duration,
+    /// Audiences, besides the client's own name, for which `VerifyToken` accepts Kanidm's own access tokens.
+    pub token_audiences: Vec<String>,
 }

@@ -10,6 +10,7 @@ use crate::audit::Event;
 use crate::context::Context;
 use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
+use crate::mail::Message;
 
 /// How many users one event names when the tokens of many end.
 pub(super) const CHUNK: i64 = 500;
@@ -68,6 +69,11 @@ impl<'a> Change<'a> {
     pub async fn record(&mut self, event: Event) -> Result<()> {
         self.directory.recorder.record(&mut self.tx, event).await?;
         Ok(())
+    }
+
+    /// Tells somebody of the change, if it is committed.
+    pub async fn notify(&mut self, message: Message) -> Result<()> {
+        self.directory.outbox.enqueue(&mut self.tx, message).await
     }
 
     /// Refuses the access tokens that these users have now; `event` is to tell of it. Their rows are locked before the

@@ -9,6 +9,7 @@ mod change;
 mod delegation;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod kanidm;
 mod memberships;
 mod names;
 mod roles;
@@ -27,6 +28,8 @@ use crate::authenticate::{Hasher, Policy, StepUps};
 use crate::context::Context;
 use crate::db::{Db, Scope, Tx};
 use crate::fault::Result;
+use crate::kanidm::Kanidm;
+use crate::mail::Outbox;
 use crate::session::Revocations;
 
 /// The directory.
@@ -39,10 +42,13 @@ pub struct Directory {
     hasher: Hasher,
     step_ups: StepUps,
     policy: Policy,
+    kanidm: Option<Kanidm>,
+    outbox: Outbox,
 }
 
 impl Directory {
     /// The directory, from what it works with.
+    #[expect(clippy::too_many_arguments, reason = "the one place where it gets all it works with")]
     pub fn new(
         db: Db,
         context: Context,
@@ -51,8 +57,10 @@ impl Directory {
         hasher: Hasher,
         step_ups: StepUps,
         policy: Policy,
+        kanidm: Option<Kanidm>,
+        outbox: Outbox,
     ) -> Self {
-        Self { db, context, recorder, revocations, hasher, step_ups, policy }
+        Self { db, context, recorder, revocations, hasher, step_ups, policy, kanidm, outbox }
     }
 
     /// Begins a change as far as the caller reaches with `permission`.

@@ -181,7 +181,9 @@ pub(super) async fn enable(
         return Ok(user);
     }
     let verified_at = user.verified_at.or(email_verified.then_some(change.now));
-    let status = if verified_at.is_some() { UserStatus::Active } else { UserStatus::PendingVerification };
+    // Who was born in Kanidm never has to show the address here.
+    let counts = verified_at.is_some() || user.auth_method == store::AuthMethod::Kanidm;
+    let status = if counts { UserStatus::Active } else { UserStatus::PendingVerification };
     store::users::set_status(&mut change.tx, id, status, verified_at).await?;
     let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
     change.record(event).await?;
@@ -190,7 +192,7 @@ pub(super) async fn enable(
 
 /// The user as the caller may change it, kept from other writers: found in the caller's scope, unchanged since
 /// `version`, and without rights that the caller lacks.
-async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<User> {
+pub(super) async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<User> {
     let user = store::users::lock(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("user"))?;
     let rights = store::users::rights(&mut change.tx, id).await?;
     delegation::covers_user(change.principal()?, id, &rights)?;
@@ -200,10 +202,10 @@ async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> 
     Ok(user)
 }
 
-fn about(change: &Change<'_>, event: EventType, user: &User) -> Event {
+pub(super) fn about(change: &Change<'_>, event: EventType, user: &User) -> Event {
     Event::new(event, change.call).tenant(user.tenant_id).target("user", user.user_id)
 }
 
-async fn read(change: &mut Change<'_>, id: Uuid) -> Result<User> {
+pub(super) async fn read(change: &mut Change<'_>, id: Uuid) -> Result<User> {
     store::users::by_id(&mut change.tx, id, true).await?.ok_or_else(|| Fault::not_found("user"))
 }

@@ -8,8 +8,10 @@ use reqwest::{Certificate, Method, Url, redirect, retry};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::breaker::{Breaker, Circuit};
 use super::error::{KanidmError, Result};
 use crate::config::{KanidmConfig, Secret};
+use crate::context::Clock;
 use crate::fault::{Fault, Result as FaultResult};
 use crate::metrics::Metrics;
 
@@ -21,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Kanidm {
     inner: Arc<Inner>,
+    /// None for one who waits by itself when Kanidm does not answer.
+    breaker: Option<Arc<Breaker>>,
 }
 
 struct Inner {
@@ -28,6 +32,7 @@ struct Inner {
     http: reqwest::Client,
     token: Secret,
     metrics: Metrics,
+    clock: Clock,
 }
 
 impl fmt::Debug for Kanidm {
@@ -68,6 +73,8 @@ pub struct Answer {
     pub status: u16,
     /// Body, of bounded size.
     pub body: Vec<u8>,
+    /// Kanidm's release, where it tells.
+    pub version: Option<String>,
 }
 
 impl Answer {
@@ -91,7 +98,7 @@ impl Kanidm {
     ///
     /// # Errors
     /// When a setting cannot be used; the message names it.
-    pub fn new(config: &KanidmConfig, metrics: Metrics) -> FaultResult<Option<Self>> {
+    pub fn new(config: &KanidmConfig, clock: Clock, metrics: Metrics) -> FaultResult<Option<Self>> {
         if config.url.is_empty() {
             return Ok(None);
         }
@@ -119,7 +126,20 @@ impl Kanidm {
             return Err(Fault::field("kanidm.token", "must be one line of printable characters"));
         }
         let http = builder.build().map_err(Fault::internal)?;
-        Ok(Some(Self { inner: Arc::new(Inner { base, http, token, metrics }) }))
+        let breaker = Some(Arc::new(Breaker::new(config.breaker_failures, config.breaker_pause)));
+        Ok(Some(Self { inner: Arc::new(Inner { base, http, token, metrics, clock }), breaker }))
+    }
+
+    /// The same way for somebody who can wait: past the breaker, and without an effect on it.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self { breaker: None, ..self.clone() }
+    }
+
+    /// Whether calls go through, and for how much longer not.
+    pub fn circuit(&self) -> (Circuit, Duration) {
+        let now = self.inner.clock.instant();
+        self.breaker.as_ref().map_or((Circuit::Closed, Duration::ZERO), |breaker| breaker.circuit(now))
     }
 
     /// The origin, without a slash at the end.
@@ -139,13 +159,23 @@ impl Kanidm {
     /// Makes a call and reads the whole answer.
     ///
     /// # Errors
-    /// `Unavailable` or `Nonsense` when there is no answer of a readable size.
+    /// `Resting` when Kanidm did not answer of late; `Unavailable` or `Nonsense` when there is no answer of a readable
+    /// size, or no JSON where there was success.
     pub async fn send(&self, method: Method, url: Url, credential: Credential<'_>, body: Body<'_>) -> Result<Answer> {
+        let clock = &self.inner.clock;
+        if let Some(breaker) = &self.breaker {
+            breaker.admit(clock.instant()).map_err(KanidmError::Resting)?;
+        }
         let answer = self.send_uncounted(method, url, credential, body).await;
         let failed = match &answer {
             Ok(answer) => answer.status >= 500 && KanidmError::read(answer.status, &answer.body).is_outcome_unknown(),
             Err(_) => true,
         };
+        match (&self.breaker, failed) {
+            (Some(breaker), true) => breaker.failed(clock.instant()),
+            (Some(breaker), false) => breaker.succeeded(),
+            (None, _) => {}
+        }
         if failed {
             self.inner.metrics.kanidm_failures.inc();
         }
@@ -172,6 +202,8 @@ impl Kanidm {
         };
         let mut response = request.send().await.map_err(|e| unavailable(&e))?;
         let status = response.status().as_u16();
+        let version =
+            response.headers().get("x-kanidm-version").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| unavailable(&e))? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
@@ -179,7 +211,12 @@ impl Kanidm {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status, body })
+        // Something else in Kanidm's place, such as a proxy's page, must not pass for an answer.
+        let is_sensible = body.is_empty() || serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
+        if (200..300).contains(&status) && !is_sensible {
+            return Err(KanidmError::Nonsense(format!("status {status} with a body that is no JSON")));
+        }
+        Ok(Answer { status, body, version })
     }
 
     /// A call of the service account whose answer is JSON.

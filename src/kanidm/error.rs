@@ -18,6 +18,8 @@ pub enum KanidmError {
     Unavailable(String),
     /// Its answer cannot be understood. What was asked may have been done.
     Nonsense(String),
+    /// It did not answer of late, so for this long it is not asked at all. What was asked was not done.
+    Resting(Duration),
     /// It does not know our credential.
     NotAuthenticated,
     /// It knows us and does not allow this.
@@ -134,6 +136,7 @@ impl fmt::Display for KanidmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unavailable(why) => write!(f, "Kanidm is not available: {why}"),
+            Self::Resting(_) => f.write_str("Kanidm did not answer of late and is not asked for a while"),
             Self::Nonsense(why) => write!(f, "Kanidm's answer cannot be understood: {why}"),
             Self::NotAuthenticated => f.write_str("Kanidm does not accept the credential"),
             Self::AccessDenied => f.write_str("Kanidm denies access"),
@@ -158,9 +161,13 @@ impl std::error::Error for KanidmError {}
 
 impl From<KanidmError> for Fault {
     fn from(error: KanidmError) -> Self {
-        if error.is_outcome_unknown() {
+        let delay = match error {
+            KanidmError::Resting(delay) => Some(delay.max(Duration::from_secs(1))),
+            _ => error.is_outcome_unknown().then_some(Duration::from_secs(5)),
+        };
+        if let Some(delay) = delay {
             return Self::new(Reason::KanidmUnavailable, "Kanidm does not answer as it should.")
-                .retry_after(Duration::from_secs(5))
+                .retry_after(delay)
                 .because(error);
         }
         Self::new(Reason::KanidmRefused, "Kanidm refused what Sidle asked for.").with("kanidm", &error).because(error)

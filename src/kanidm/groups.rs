@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::client::{Body, Kanidm};
-use super::error::Result;
-use super::persons::Entry;
+use super::error::{KanidmError, Result};
+use super::persons::{Entry, TERMS};
 
 /// A group as Kanidm has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,5 +56,23 @@ impl Kanidm {
         let (id, members) = (group.to_string(), json!(persons));
         self.call::<Value>(Method::POST, &["v1", "group", &id, "_attr", "member"], Body::Json(&members)).await?;
         Ok(())
+    }
+
+    /// uuids of the groups that a person is in, directly or through others; empty where they may not be read.
+    ///
+    /// # Errors
+    /// As [`super::KanidmError`] says.
+    pub async fn groups_of(&self, person: Uuid) -> Result<Vec<Uuid>> {
+        let person = self.search_for(json!({"eq": ["uuid", person]})).await?;
+        let names = person.first().and_then(|entry| entry.attrs.get("memberof")).cloned().unwrap_or_default();
+        let mut groups = Vec::with_capacity(names.len());
+        for chunk in names.chunks(TERMS) {
+            let terms: Vec<Value> = chunk.iter().map(|spn| json!({"eq": ["spn", spn]})).collect();
+            for group in self.search_for(json!({"or": terms})).await? {
+                groups.push(group.uuid()?);
+            }
+        }
+        // One that cannot be found again could be any.
+        if groups.len() == names.len() { Ok(groups) } else { Err(KanidmError::AccessDenied) }
     }
 }

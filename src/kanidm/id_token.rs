@@ -1,6 +1,8 @@
-//! Whether an ID token is Kanidm's, for us, and of now. Pure: keys and time are passed in.
+//! Whether an ID token or an access token is Kanidm's, for us, and of now. Pure: keys and time are passed in.
 
-use chrono::{DateTime, Utc};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
@@ -9,8 +11,6 @@ use uuid::Uuid;
 
 use super::error::{KanidmError, Result};
 
-/// Difference between the clocks that is tolerated.
-const LEEWAY: i64 = 30;
 const LONGEST: usize = 64 * 1024;
 
 /// The keys of our client at Kanidm, those for ES256 only: what a token says about its algorithm decides nothing.
@@ -27,6 +27,8 @@ pub struct Expected<'a> {
     pub client: &'a str,
     /// The time.
     pub now: DateTime<Utc>,
+    /// Difference between the clocks that is tolerated.
+    pub leeway: TimeDelta,
 }
 
 /// What an ID token says, as far as anybody here asks.
@@ -43,21 +45,57 @@ pub struct Claims {
     /// Repeats what the login began with.
     #[serde(default)]
     pub nonce: Option<String>,
+    /// When the person authenticated, from release 1.11 on.
+    #[serde(default)]
+    pub auth_time: Option<i64>,
+    /// Address, where it was asked for.
+    #[serde(default)]
+    pub email: Option<String>,
+    /// Name shown to people, where it was asked for.
+    #[serde(default)]
+    pub name: Option<String>,
     #[serde(default)]
     groups: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 enum Audience {
     One(String),
     Many(Vec<String>),
 }
 
-#[derive(Deserialize)]
-struct AccessClaims {
+/// What an access token says, as far as anybody here asks.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AccessClaims {
+    iss: String,
+    /// uuid of the person.
+    pub sub: Uuid,
+    aud: Audience,
+    /// When it ends, in seconds.
+    pub exp: i64,
+    /// When it was issued, in seconds.
+    pub iat: i64,
+    nbf: i64,
     #[serde(default)]
-    session_id: Option<Uuid>,
+    client_id: Option<String>,
+    #[serde(default)]
+    azp: Option<String>,
+    /// Its id, from release 1.10 on.
+    #[serde(default)]
+    pub jti: Option<String>,
+    /// Kanidm's session.
+    #[serde(default)]
+    pub session_id: Option<Uuid>,
+}
+
+impl Audience {
+    fn is(&self, client: &str) -> bool {
+        match self {
+            Self::One(audience) => audience == client,
+            Self::Many(audiences) => audiences.len() == 1 && audiences[0] == client,
+        }
+    }
 }
 
 impl KeySet {
@@ -91,6 +129,16 @@ impl Claims {
     }
 }
 
+/// Who issued a token, as it says itself.
+pub fn issuer(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Issuer {
+        iss: String,
+    }
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    Some(serde_json::from_slice::<Issuer>(&claims).ok()?.iss)
+}
+
 /// Id of the key that a token says it was signed with.
 pub fn key_id(token: &str) -> Result<String> {
     if token.len() > LONGEST {
@@ -107,25 +155,36 @@ pub fn key_id(token: &str) -> Result<String> {
 pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Claims> {
     // An access token is signed with the same key; it must not pass for an ID token.
     let claims: Claims = signed(token, keys, |typ| matches!(typ, None | Some("JWT")))?;
-    let is_for_us = match &claims.aud {
-        Audience::One(audience) => audience == expected.client,
-        Audience::Many(audiences) => audiences.len() == 1 && audiences[0] == expected.client,
-    };
-    let now = expected.now.timestamp();
+    let (now, leeway) = (expected.now.timestamp(), expected.leeway.num_seconds());
     if claims.iss != expected.issuer {
         Err(nonsense("an ID token of another issuer"))
-    } else if !is_for_us || claims.azp.as_deref().is_some_and(|azp| azp != expected.client) {
+    } else if !claims.aud.is(expected.client) || claims.azp.as_deref().is_some_and(|azp| azp != expected.client) {
         Err(nonsense("an ID token for another client"))
-    } else if claims.exp.saturating_add(LEEWAY) <= now || claims.iat.saturating_sub(LEEWAY) > now {
+    } else if claims.exp.saturating_add(leeway) <= now || claims.iat.saturating_sub(leeway) > now {
         Err(nonsense("an ID token of another time"))
     } else {
         Ok(claims)
     }
 }
 
-/// Kanidm's session, as the access token names it.
-pub fn session(token: &str, keys: &KeySet) -> Option<Uuid> {
-    signed::<AccessClaims>(token, keys, |typ| typ == Some("at+jwt")).ok()?.session_id
+/// What an access token says, if it is what is expected.
+///
+/// # Errors
+/// `Nonsense` with what is wrong, never with what it says.
+pub fn verify_access(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<AccessClaims> {
+    // An ID token is signed with the same key; it says who somebody is to our client only, and opens nothing.
+    let claims: AccessClaims = signed(token, keys, |typ| typ == Some("at+jwt"))?;
+    let (now, leeway) = (expected.now.timestamp(), expected.leeway.num_seconds());
+    let others = [&claims.client_id, &claims.azp].into_iter().flatten().any(|client| client != expected.client);
+    if claims.iss != expected.issuer {
+        Err(nonsense("an access token of another issuer"))
+    } else if !claims.aud.is(expected.client) || others {
+        Err(nonsense("an access token for another client"))
+    } else if claims.exp.saturating_add(leeway) <= now || claims.iat.max(claims.nbf).saturating_sub(leeway) > now {
+        Err(nonsense("an access token of another time"))
+    } else {
+        Ok(claims)
+    }
 }
 
 fn signed<T: DeserializeOwned>(token: &str, keys: &KeySet, is_type: impl Fn(Option<&str>) -> bool) -> Result<T> {
@@ -174,6 +233,12 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000, 0).unwrap()
     }
 
+    const LEEWAY: i64 = 30;
+
+    fn expected() -> Expected<'static> {
+        Expected { issuer: ISSUER, client: "sidle", now: now(), leeway: TimeDelta::seconds(LEEWAY) }
+    }
+
     fn good() -> Value {
         json!({
             "iss": ISSUER, "sub": Uuid::from_u128(7), "aud": "sidle", "azp": "sidle", "nonce": "n",
@@ -191,7 +256,7 @@ mod tests {
         }
 
         fn verify(&self, token: &str) -> Result<Claims> {
-            verify(token, &self.keys, &Expected { issuer: ISSUER, client: "sidle", now: now() })
+            verify(token, &self.keys, &expected())
         }
     }
 
@@ -243,11 +308,65 @@ mod tests {
     }
 
     #[test]
-    fn the_session_is_read_from_an_access_token_only() {
+    fn clocks_may_differ_by_the_leeway_either_way() {
         let provider = provider();
-        let claims = json!({ "session_id": Uuid::from_u128(5) });
-        let token = provider.token(Some("k1"), Some("at+jwt"), &claims);
-        assert_eq!(session(&token, &provider.keys), Some(Uuid::from_u128(5)));
-        assert_eq!(session(&provider.token(Some("k1"), None, &claims), &provider.keys), None);
+        let at = |exp: i64, iat: i64| {
+            let mut claims = good();
+            claims["exp"] = json!(now().timestamp() + exp);
+            claims["iat"] = json!(now().timestamp() + iat);
+            claims["nbf"] = claims["iat"].clone();
+            let id = provider.verify(&provider.token(Some("k1"), None, &claims)).is_ok();
+            let access = provider.token(Some("k1"), Some("at+jwt"), &claims);
+            let access = verify_access(&access, &provider.keys, &expected()).is_ok();
+            assert_eq!(id, access);
+            id
+        };
+        assert!(at(1 - LEEWAY, -900), "Kanidm's clock is behind");
+        assert!(!at(-LEEWAY, -900));
+        assert!(at(900 + LEEWAY, LEEWAY), "Kanidm's clock is ahead");
+        assert!(!at(900 + LEEWAY, LEEWAY + 1));
+    }
+
+    fn good_access() -> Value {
+        json!({
+            "iss": ISSUER, "sub": Uuid::from_u128(7), "aud": "sidle", "client_id": "sidle", "iat": now().timestamp(),
+            "nbf": now().timestamp(), "exp": now().timestamp() + 900, "session_id": Uuid::from_u128(5),
+        })
+    }
+
+    #[test]
+    fn access_tokens_of_others_for_others_and_of_other_kinds_are_refused() {
+        let (provider, stranger) = (provider(), self::provider());
+        let read = |token: &str| verify_access(token, &provider.keys, &expected());
+        let good = provider.token(Some("k1"), Some("at+jwt"), &good_access());
+        assert_eq!(read(&good).unwrap().session_id, Some(Uuid::from_u128(5)));
+        let changed = |claim: &str, value: Value| {
+            let mut claims = good_access();
+            claims[claim] = value;
+            provider.token(Some("k1"), Some("at+jwt"), &claims)
+        };
+        for (what, token) in [
+            ("an ID token", provider.token(Some("k1"), None, &good_access())),
+            ("an ID token that says so", provider.token(Some("k1"), Some("JWT"), &good_access())),
+            ("another issuer", changed("iss", json!("https://idm.example/oauth2/openid/shop"))),
+            ("another client's", changed("aud", json!("shop"))),
+            ("ours and another client's", changed("aud", json!(["sidle", "shop"]))),
+            ("given to another client", changed("client_id", json!("shop"))),
+            ("used by another client", changed("azp", json!("shop"))),
+            ("expired", changed("exp", json!(now().timestamp() - LEEWAY))),
+            ("not yet good", changed("nbf", json!(now().timestamp() + LEEWAY + 1))),
+            ("an expiry of another type", changed("exp", json!("9999999999"))),
+            ("no expiry", changed("exp", Value::Null)),
+            ("a subject of another type", changed("sub", json!(["018f2f6e-7c1b-7c3a-9d5e-0a1b2c3d4e5f"]))),
+            ("another's signature", stranger.token(Some("k1"), Some("at+jwt"), &good_access())),
+        ] {
+            assert!(matches!(read(&token), Err(KanidmError::Nonsense(_))), "{what}");
+        }
+        let mut header = Header::new(Algorithm::HS256);
+        (header.kid, header.typ) = (Some("k1".to_owned()), Some("at+jwt".to_owned()));
+        let confused = encode(&header, &good_access(), &EncodingKey::from_secret(b"public")).unwrap();
+        assert!(read(&confused).is_err());
+        let parts: Vec<&str> = good.split('.').collect();
+        assert!(read(&format!("{}.{}.", parts[0], parts[1])).is_err(), "no signature");
     }
 }

@@ -1,6 +1,7 @@
 //! The client of Kanidm, and all that speaks to it. Knows persons, groups and OpenID Connect as Kanidm has them, and
 //! nothing of tenants, users or migrations.
 
+mod breaker;
 mod client;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -9,9 +10,11 @@ mod groups;
 mod id_token;
 mod oidc;
 mod persons;
+mod provider;
 
+pub use self::breaker::Circuit;
 pub use self::client::{Answer, Body, Credential, Kanidm};
 pub use self::error::{KanidmError, Result};
 pub use self::groups::Group;
-pub use self::oidc::{Authorization, Oidc, Renewed, SignedIn, unavailable};
+pub use self::oidc::{AccessClaims, Authorization, Oidc, Renewed, SignedIn, unavailable};
 pub use self::persons::{NewPerson, Person, Taken};

@@ -2,50 +2,43 @@
 //! whether what comes back is really about the login that was begun.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Method, Url};
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::client::{Body, Credential, Kanidm};
 use super::error::{KanidmError, Result};
-use super::id_token::{self, Expected, KeySet};
+use super::id_token::{self, Expected};
+use super::provider::Provider;
 use crate::config::{KanidmConfig, Secret};
 use crate::context::Context;
 use crate::fault::{Fault, Result as FaultResult};
 
-/// Keys are read again after this time.
-const KEYS_LAST: Duration = Duration::from_secs(600);
-/// And not more often than this, whatever key ids come along.
-const KEYS_PAUSE: Duration = Duration::from_secs(5);
-/// What Sidle asks for: who it is, and which groups. Names and addresses decide nothing here, so they stay away.
-const SCOPE: &str = "openid groups";
+pub use super::id_token::AccessClaims;
 
-/// Kanidm as an OpenID provider. Clones share the keys.
+/// What Sidle asks for: who it is, and which groups. Names and addresses decide nothing here, so they stay away ...
+const SCOPE: &str = "openid groups";
+/// ... unless the person may have to become a user.
+const SCOPE_OF_NEW: &str = "openid email profile groups";
+
+/// Kanidm as an OpenID provider. Clones share what is kept of it.
 #[derive(Clone)]
 pub struct Oidc {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    kanidm: Kanidm,
+    provider: Provider,
     context: Context,
-    client_id: String,
     client_secret: Secret,
-    keys: Mutex<Cached>,
-    /// Held while keys are read, so that many who miss a key wait for one reading.
-    reading: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct Cached {
-    keys: Arc<KeySet>,
-    read_at: Option<Instant>,
+    leeway: TimeDelta,
 }
 
 /// What a login carries to Kanidm and back.
@@ -59,10 +52,13 @@ pub struct Authorization<'a> {
     pub nonce: &'a str,
     /// What the code will be exchanged with.
     pub verifier: &'a str,
+    /// Whether the person is to authenticate anew, however recently they did.
+    pub anew: bool,
+    /// Whether address and name are asked for.
+    pub about_person: bool,
 }
 
 /// What a code was exchanged for.
-#[derive(Debug)]
 pub struct SignedIn {
     /// `sub`: uuid of the person.
     pub person: Uuid,
@@ -70,6 +66,12 @@ pub struct SignedIn {
     pub groups: Vec<Uuid>,
     /// The nonce of the ID token.
     pub nonce: Option<String>,
+    /// When the person authenticated, where Kanidm tells.
+    pub authenticated_at: Option<DateTime<Utc>>,
+    /// Address, where it was asked for. Proves nothing.
+    pub email: Option<String>,
+    /// Name shown to people, where it was asked for.
+    pub name: Option<String>,
     /// Kanidm's session.
     pub session: Option<Uuid>,
     /// Kanidm's refresh token.
@@ -77,7 +79,6 @@ pub struct SignedIn {
 }
 
 /// What a refresh token was exchanged for.
-#[derive(Debug)]
 pub struct Renewed {
     /// `sub`: uuid of the person.
     pub person: Uuid,
@@ -85,12 +86,6 @@ pub struct Renewed {
     pub groups: Vec<Uuid>,
     /// The next refresh token; the one before is spent.
     pub refresh_token: Zeroizing<String>,
-}
-
-#[derive(Deserialize)]
-struct Discovery {
-    issuer: String,
-    authorization_endpoint: String,
 }
 
 #[derive(Deserialize)]
@@ -107,7 +102,7 @@ struct TokenRefusal {
 
 impl fmt::Debug for Oidc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Oidc({:?}, {})", self.inner.kanidm, self.inner.client_id)
+        write!(f, "Oidc({:?})", self.inner.provider)
     }
 }
 
@@ -123,36 +118,49 @@ impl Oidc {
     /// When the client's secret cannot be read.
     pub fn new(kanidm: Kanidm, config: &KanidmConfig, context: Context) -> FaultResult<Self> {
         let client_secret = config.client_secret().map_err(|e| Fault::field("kanidm.client_secret", e.to_string()))?;
-        let client_id = config.client_id.clone();
-        let (keys, reading) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { kanidm, context, client_id, client_secret, keys, reading }) })
+        let leeway = TimeDelta::from_std(config.leeway).unwrap_or_default();
+        let provider = Provider::new(kanidm, context.clone(), config.client_id.clone(), config.metadata_refresh);
+        Ok(Self { inner: Arc::new(Inner { provider, context, client_secret, leeway }) })
     }
 
-    /// Where to send the browser. Asks Kanidm, so that nobody is sent to a place that is not there.
+    /// Keeps discovery and keys current until `stop`.
+    pub async fn keep_current(self, stop: CancellationToken) {
+        self.inner.provider.keep(stop).await;
+    }
+
+    /// Whether Kanidm says when a person authenticated, so that a login there can prove that somebody is there now.
+    pub fn tells_auth_time(&self) -> bool {
+        self.inner.provider.tells_auth_time()
+    }
+
+    /// `iss` of Kanidm's tokens for our client.
+    pub fn issuer(&self) -> String {
+        self.inner.provider.issuer()
+    }
+
+    /// Name of our client, which is the audience of its tokens.
+    pub fn client_id(&self) -> &str {
+        self.inner.provider.client_id()
+    }
+
+    /// Where to send the browser.
     ///
     /// # Errors
-    /// When Kanidm does not answer, or points elsewhere.
+    /// When Kanidm does not say where that is, or says a place that is not its own.
     pub async fn authorization_url(&self, login: Authorization<'_>) -> Result<Url> {
-        let kanidm = &self.inner.kanidm;
-        let path = ["oauth2", "openid", &self.inner.client_id, ".well-known", "openid-configuration"];
-        let answer = kanidm.send(Method::GET, kanidm.url(&path), Credential::None, Body::None).await?;
-        let discovery: Discovery = answer.json()?;
-        if discovery.issuer != self.issuer() {
-            return Err(KanidmError::Nonsense("discovery names another issuer".to_owned()));
-        }
-        let mut url = Url::parse(&discovery.authorization_endpoint)
-            .ok()
-            .filter(|url| url.origin().ascii_serialization() == kanidm.origin())
-            .ok_or_else(|| KanidmError::Nonsense("discovery points to another origin".to_owned()))?;
+        let mut url = self.inner.provider.authorization_endpoint().await?;
         url.query_pairs_mut()
             .append_pair("response_type", "code")
-            .append_pair("client_id", &self.inner.client_id)
+            .append_pair("client_id", self.client_id())
             .append_pair("redirect_uri", login.redirect_uri)
-            .append_pair("scope", SCOPE)
+            .append_pair("scope", if login.about_person { SCOPE_OF_NEW } else { SCOPE })
             .append_pair("state", login.state)
             .append_pair("nonce", login.nonce)
             .append_pair("code_challenge", &challenge(login.verifier))
             .append_pair("code_challenge_method", "S256");
+        if login.anew {
+            url.query_pairs_mut().append_pair("prompt", "login").append_pair("max_age", "0");
+        }
         Ok(url)
     }
 
@@ -170,10 +178,19 @@ impl Oidc {
         ];
         let answer: TokenAnswer = self.token(&fields).await?.json()?;
         let claims = self.claims(&answer.id_token).await?;
-        let session = id_token::session(&answer.access_token, &self.keys());
-        let groups = claims.groups();
-        let refresh_token = Zeroizing::new(answer.refresh_token);
-        Ok(SignedIn { person: claims.sub, groups, nonce: claims.nonce, session, refresh_token })
+        let session = self.access_claims(&answer.access_token).await.ok().and_then(|claims| claims.session_id);
+        let authenticated_at = claims.auth_time.and_then(|at| DateTime::from_timestamp(at, 0));
+        self.inner.provider.saw_auth_time(authenticated_at.is_some());
+        Ok(SignedIn {
+            person: claims.sub,
+            groups: claims.groups(),
+            authenticated_at,
+            nonce: claims.nonce,
+            email: claims.email,
+            name: claims.name,
+            session,
+            refresh_token: Zeroizing::new(answer.refresh_token),
+        })
     }
 
     /// Exchanges a refresh token; none when Kanidm does not vouch for the person any more.
@@ -196,55 +213,35 @@ impl Oidc {
     }
 
     async fn token(&self, fields: &[(&str, &str)]) -> Result<super::client::Answer> {
-        let kanidm = &self.inner.kanidm;
-        let client = Credential::Client { id: &self.inner.client_id, secret: &self.inner.client_secret };
+        let kanidm = self.inner.provider.kanidm();
+        let client = Credential::Client { id: self.client_id(), secret: &self.inner.client_secret };
         kanidm.send(Method::POST, kanidm.url(&["oauth2", "token"]), client, Body::Form(fields)).await
     }
 
     async fn claims(&self, token: &str) -> Result<id_token::Claims> {
-        let kid = id_token::key_id(token)?;
-        if !self.keys().has(&kid) || self.is_older_than(KEYS_LAST) {
-            self.read_keys(&kid).await?;
+        let keys = self.inner.provider.keys_with(&id_token::key_id(token)?).await?;
+        id_token::verify(token, &keys, &self.expected(&self.issuer()))
+    }
+
+    /// Whether a token calls itself one of Kanidm's for our client, which proves nothing.
+    pub fn is_named_in(&self, token: &str) -> bool {
+        id_token::issuer(token).is_some_and(|issuer| issuer == self.issuer())
+    }
+
+    /// What an access token of Kanidm's for our client says, if it is good now.
+    ///
+    /// # Errors
+    /// `Nonsense` for any other token; when the keys cannot be read, or were not confirmed for long.
+    pub async fn access_claims(&self, token: &str) -> Result<AccessClaims> {
+        let keys = self.inner.provider.keys_for_presented(&id_token::key_id(token)?).await?;
+        if !self.inner.provider.is_current() {
+            return Err(KanidmError::Unavailable("its keys could not be confirmed for long".to_owned()));
         }
-        let (issuer, now) = (self.issuer(), self.inner.context.now());
-        id_token::verify(token, &self.keys(), &Expected { issuer: &issuer, client: &self.inner.client_id, now })
+        id_token::verify_access(token, &keys, &self.expected(&self.issuer()))
     }
 
-    /// Reads the keys unless somebody else just did. Keys that are merely old still serve while Kanidm is away.
-    async fn read_keys(&self, kid: &str) -> Result<()> {
-        let _one_at_a_time = self.inner.reading.lock().await;
-        if !self.is_older_than(KEYS_PAUSE) {
-            return Ok(());
-        }
-        let kanidm = &self.inner.kanidm;
-        let url = kanidm.url(&["oauth2", "openid", &self.inner.client_id, "public_key.jwk"]);
-        let read = async { kanidm.send(Method::GET, url, Credential::None, Body::None).await?.json() };
-        match read.await {
-            Ok(keys) => {
-                let read_at = Some(self.inner.context.clock.instant());
-                *self.cached() = Cached { keys: Arc::new(KeySet::new(keys)), read_at };
-                Ok(())
-            }
-            Err(_) if self.keys().has(kid) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn issuer(&self) -> String {
-        format!("{}/oauth2/openid/{}", self.inner.kanidm.origin(), self.inner.client_id)
-    }
-
-    fn keys(&self) -> Arc<KeySet> {
-        Arc::clone(&self.cached().keys)
-    }
-
-    fn is_older_than(&self, age: Duration) -> bool {
-        let now = self.inner.context.clock.instant();
-        self.cached().read_at.is_none_or(|at| now.saturating_duration_since(at) >= age)
-    }
-
-    fn cached(&self) -> MutexGuard<'_, Cached> {
-        self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    fn expected<'a>(&'a self, issuer: &'a str) -> Expected<'a> {
+        Expected { issuer, client: self.client_id(), now: self.inner.context.now(), leeway: self.inner.leeway }
     }
 }
 
@@ -257,6 +254,7 @@ fn challenge(verifier: &str) -> String {
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing {
     use super::super::client::Answer;
+    use super::super::provider::Discovery;
     use super::*;
 
     /// Reads an answer as everything that it could be here; what it is not, it is not for these reasons.

@@ -11,7 +11,7 @@ use super::client::{Body, Kanidm};
 use super::error::{KanidmError, Result};
 
 /// Kanidm refuses a search with more than 32 terms; the two or three around them count as well.
-const TERMS: usize = 28;
+pub(super) const TERMS: usize = 28;
 
 /// A person to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl Kanidm {
         self.search_for(json!({"or": terms})).await
     }
 
-    async fn search_for(&self, filter: Value) -> Result<Vec<Entry>> {
+    pub(super) async fn search_for(&self, filter: Value) -> Result<Vec<Entry>> {
         let query = json!({"filter": filter});
         let found: Found = self.call(Method::POST, &["v1", "raw", "search"], Body::Json(&query)).await?;
         Ok(found.entries)

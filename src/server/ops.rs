@@ -66,6 +66,9 @@ async fn metrics(State(ops): State<Ops>) -> Response {
     let app = &ops.app;
     app.metrics.database(app.db.figures());
     app.metrics.revocation_age(app.verifier.revocation_age());
+    if let Some(kanidm) = &app.kanidm {
+        app.metrics.kanidm_circuit(kanidm.circuit().0);
+    }
     match app.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
             .into_response(),
@@ -90,6 +93,8 @@ async fn readyz(State(ops): State<Ops>) -> Response {
         "status": if ready { "ready" } else { "not ready" },
         "database": database,
         "revocations": { "status": if revocations_ready { "current" } else { "stale" }, "age_seconds": age.map(|age| age.as_secs_f64()) },
+        // Told, and no reason to send calls elsewhere: whoever has a password signs in with it.
+        "kanidm": app.kanidm.as_ref().map(|kanidm| json!({ "circuit": kanidm.circuit().0.as_str() })),
     });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()

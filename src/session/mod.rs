@@ -6,6 +6,8 @@ mod claims;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod issuer;
+mod kanidm_token;
+mod kanidm_watch;
 mod keys;
 mod manage;
 pub mod opaque;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use self::issuer::{AccessToken, Grant, Issuer};
+pub use self::kanidm_token::{KanidmTokens, KanidmVerified, TokenUser};
 pub use self::keys::{KeyRoom, KeyState, Keys, PublicKey, SigningKey};
 pub use self::manage::{Listing, SessionView, Status, Whose};
 pub use self::opening::{Device, Opener, Opening, REFRESH_PREFIX, Rights, Tokens, Wish, hex};
@@ -59,6 +62,8 @@ pub struct Sessions {
     pub opener: Opener,
     /// The picture of revocations.
     pub revocations: Revocations,
+    /// Checks access tokens of Kanidm's own, where there is one.
+    pub kanidm_tokens: Option<KanidmTokens>,
     keys: KeyRoom,
     db: Db,
     context: Context,
@@ -92,12 +97,16 @@ impl Sessions {
             recorder: recorder.clone(),
             config: Arc::clone(&config),
         };
+        let kanidm_tokens = kanidm.clone().map(|kanidm| {
+            KanidmTokens::new(kanidm, db.clone(), revocations.clone(), context.clone(), Arc::clone(&config))
+        });
         let successor_key = Arc::new(keyring.derive("refresh token successors"));
         Self {
             issuer,
             verifier,
             opener,
             revocations,
+            kanidm_tokens,
             keys,
             db,
             context,
@@ -126,8 +135,9 @@ impl Sessions {
         let keys = self.keys.clone().run(stop.clone());
         let revocations = self.revocations.clone().follow(log.clone(), position, self.keys.keys.clone(), stop.clone());
         let housekeeping = self.clone().housekeep(metrics, stop.clone());
+        let kanidm = self.clone().watch_kanidm(stop.clone());
         let work = tokio::spawn(async move {
-            tokio::join!(keys, revocations, housekeeping);
+            tokio::join!(keys, revocations, housekeeping, kanidm);
         });
         // Loaded is not enough: nothing can be vouched for before it is known that nothing is missing.
         while self.revocations.age().is_none() && !stop.is_cancelled() {

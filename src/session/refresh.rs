@@ -21,7 +21,7 @@ use crate::kanidm::Renewed;
 /// A lost answer may be asked for again for so long.
 const REPEAT: TimeDelta = TimeDelta::seconds(60);
 /// How long one replica has a session to itself while it renews it at Kanidm, beyond Kanidm's own time limit.
-const LEASE_MARGIN: Duration = Duration::from_secs(5);
+pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// Pause before looking whether somebody else has finished renewing the session.
 const BUSY_PAUSE: Duration = Duration::from_millis(40);
 
@@ -141,7 +141,7 @@ impl Sessions {
     }
 
     /// What Kanidm says about the person now; none when it does not vouch for them any more.
-    async fn ask_kanidm(&self, lease: &store::Lease) -> Result<Option<Renewed>> {
+    pub(super) async fn ask_kanidm(&self, lease: &store::Lease) -> Result<Option<Renewed>> {
         let kanidm = self.kanidm.as_ref().ok_or_else(crate::kanidm::unavailable)?;
         let Some(sealed) = &lease.refresh_token else { return Ok(None) };
         let token = self.opener.open_kanidm(lease.session_id, sealed)?;
@@ -150,7 +150,7 @@ impl Sessions {
         Ok(renewed.filter(|renewed| renewed.person == lease.kanidm_user_id))
     }
 
-    async fn keep(&self, call: &Call, id: Uuid, lease: &store::Lease, renewed: &Renewed) -> Result<()> {
+    pub(super) async fn keep(&self, call: &Call, id: Uuid, lease: &store::Lease, renewed: &Renewed) -> Result<()> {
         let sealed = self.opener.seal_kanidm(lease.session_id, &renewed.refresh_token);
         let event = Event::by_system(EventType::MembershipSynced, call.correlation_id);
         let event = self.recorder.prepare(event);
@@ -163,7 +163,7 @@ impl Sessions {
         Ok(())
     }
 
-    async fn end_for_kanidm(&self, call: &Call, session: Uuid) -> Result<()> {
+    pub(super) async fn end_for_kanidm(&self, call: &Call, session: Uuid) -> Result<()> {
         let event = Event::by_system(EventType::SessionRevoked, call.correlation_id).session(session).reason("kanidm");
         self.end(session, "kanidm", event, crate::db::Scope::Platform).await.map(|_| ())
     }

@@ -61,6 +61,27 @@ impl Operator {
         Ran { code: output.status.code().expect("ends by itself"), out: text(output.stdout), err: text(output.stderr) }
     }
 
+    /// A run that prints an address among its messages, and is given what `answer` makes of it.
+    pub async fn run_and_answer(&self, arguments: &[&str], answer: impl AsyncFnOnce(String) -> String) -> Ran {
+        let mut child = self.command(arguments).spawn().expect("sidle starts");
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut err = String::new();
+        let address = loop {
+            let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("no address in {err}"));
+            err.push_str(&line);
+            if line.trim().starts_with("http") {
+                break line.trim().to_owned();
+            }
+        };
+        let reply = answer(address).await;
+        child.stdin.take().unwrap().write_all(format!("{reply}\n").as_bytes()).await.unwrap();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            err.push_str(&line);
+        }
+        let output = child.wait_with_output().await.unwrap();
+        Ran { code: output.status.code().expect("ends by itself"), out: String::from_utf8(output.stdout).unwrap(), err }
+    }
+
     pub async fn run(&self, arguments: &[&str]) -> Ran {
         self.run_with(arguments, &[], "").await
     }

@@ -29,7 +29,6 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "AuthenticateService/ResetPassword",
     "AuthenticateService/StepUp",
     "AuthenticateService/VerifyEmail",
-    "DirectoryService/LinkKanidmPerson",
     "DirectoryService/ListSigningKeys",
     "DirectoryService/RestoreUser",
     "DirectoryService/RotateSigningKeys",

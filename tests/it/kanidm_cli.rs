@@ -60,3 +60,30 @@ async fn users_are_planned_moved_and_watched_across_a_restart() {
     assert!(moved.contains("dual"), "{moved}");
     drop(server);
 }
+
+#[tokio::test]
+async fn a_user_is_linked_and_signs_in_through_a_browser() {
+    let kanidm = kanidm("a_user_is_linked_and_signs_in_through_a_browser").await.expect("any Kanidm will do");
+    let redirect = "https://app.example/callback";
+    let access = kanidm.prepare(redirect).await.unwrap();
+    let server = Setup::new().await.with_kanidm(&kanidm, &access).start().await;
+    let tenant = server.tenant("cli").await;
+    let ann = server.user(tenant, "ann@example.com", "user").await;
+    let (person, bearer) = crate::kanidm_login::person(&kanidm, "ann").await;
+    let operator = Operator::new(&server);
+    let browser = async |url: String| {
+        let back = kanidm.authorise(&bearer, &url).await.unwrap();
+        format!("{redirect}?code={}&state={}", back.code, back.state)
+    };
+    let refused = operator.run_and_answer(&["login", "--kanidm", redirect], browser).await;
+    assert!(refused.code != 0 && refused.err.contains("PERSON_NOT_LINKED"), "{refused:?}");
+
+    server.admin().await;
+    operator.sign_in("root@platform.example").await;
+    let ran = operator.run(&["users", "link", "ann@example.com", "--person", &person.to_string()]).await;
+    assert!(ran.err.contains("STEP_UP_REQUIRED") || ran.code == 0, "{ran:?}");
+    crate::authenticate::set(&server, ann, &format!("auth_method = 'dual', kanidm_user_id = '{person}'")).await;
+    let signed_in = operator.run_and_answer(&["login", "--kanidm", redirect], browser).await;
+    assert_eq!(signed_in.code, 0, "{signed_in:?}");
+    assert!(operator.ok(&["whoami"]).await.contains("ann@example.com"));
+}

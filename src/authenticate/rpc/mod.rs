@@ -1,6 +1,7 @@
 //! `sidle.v1.AuthenticateService` on the wire.
 
 mod convert;
+mod kanidm;
 mod password;
 mod service_account;
 
@@ -10,7 +11,6 @@ use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
 use super::Authenticate;
-use super::kanidm::Return;
 use crate::access::{Call, input};
 use crate::fault::{Fault, Reason, Result};
 use crate::proto;
@@ -49,6 +49,18 @@ impl Service {
         self.room.sessions.verifier.verify(token, audience)
     }
 
+    /// What a token says that is good now: one of Sidle's, or of Kanidm's own, which is looked at only after it was found
+    /// not to be one of Sidle's.
+    async fn token_claims(&self, token: &str, audience: &str) -> Result<proto::TokenClaims> {
+        match (self.verify(token, audience), &self.room.sessions.kanidm_tokens) {
+            (Ok(verified), _) => Ok(self.claims(&verified)),
+            (Err(fault), Some(theirs)) if fault.reason() == Reason::InvalidToken && theirs.claims_to_be(token) => {
+                Ok(kanidm::claims(theirs.verify(token, audience).await?, audience))
+            }
+            (Err(fault), _) => Err(fault),
+        }
+    }
+
     fn claims(&self, verified: &Verified) -> proto::TokenClaims {
         convert::claims(verified, self.room.sessions.verifier.revocation_bound())
     }
@@ -73,31 +85,14 @@ impl AuthenticateService for Service {
         &self,
         request: Request<proto::StartKanidmLoginRequest>,
     ) -> Answer<proto::StartKanidmLoginResponse> {
-        let request = request.into_inner();
-        let wish = self.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
-        let begun = self.room.start_kanidm(&request.redirect_uri, &wish).await?;
-        Ok(Response::new(proto::StartKanidmLoginResponse {
-            authorization_url: begun.authorization_url,
-            state: begun.state.to_string(),
-            login_secret: begun.secret.to_string(),
-            expires_at: Some(input::to_proto(begun.expires_at)),
-        }))
+        Ok(Response::new(kanidm::start(self, request).await?))
     }
 
     async fn complete_kanidm_login(
         &self,
         request: Request<proto::CompleteKanidmLoginRequest>,
     ) -> Answer<proto::CompleteKanidmLoginResponse> {
-        let call = Call::of(&request)?;
-        let request = request.into_inner();
-        let (state, code) = (Zeroizing::new(request.state), Zeroizing::new(request.code));
-        let secret = Zeroizing::new(request.login_secret);
-        convert::secret("state", &state, 256)?;
-        convert::secret("code", &code, 4096)?;
-        convert::secret("login_secret", &secret, 256)?;
-        let signed_in = self.room.complete_kanidm(&call, Return { state, code, secret }).await?;
-        let signed_in = Some(convert::signed_in(signed_in));
-        Ok(Response::new(proto::CompleteKanidmLoginResponse { signed_in }))
+        Ok(Response::new(kanidm::complete(self, request).await?))
     }
 
     async fn authenticate_service_account(
@@ -136,8 +131,7 @@ impl AuthenticateService for Service {
     async fn verify_token(&self, request: Request<proto::VerifyTokenRequest>) -> Answer<proto::VerifyTokenResponse> {
         let request = request.into_inner();
         required_audience(&request.audience)?;
-        let verified = self.verify(&request.token, &request.audience)?;
-        let claims = Some(self.claims(&verified));
+        let claims = Some(self.token_claims(&request.token, &request.audience).await?);
         Ok(Response::new(proto::VerifyTokenResponse { claims, revocations_age: self.revocations_age() }))
     }
 
@@ -147,17 +141,17 @@ impl AuthenticateService for Service {
         if request.tokens.is_empty() || request.tokens.len() > MOST_TOKENS {
             return Err(Fault::field("tokens", format!("must hold from 1 to {MOST_TOKENS} tokens")).into());
         }
-        let verdict = |token: &String| {
-            let verdict = match self.verify(token, &request.audience) {
-                Ok(verified) => proto::token_verdict::Verdict::Claims(self.claims(&verified)),
-                Err(fault) if fault.reason() == Reason::InvalidToken => {
-                    proto::token_verdict::Verdict::Refused(Reason::InvalidToken.into())
+        let mut verdicts = Vec::with_capacity(request.tokens.len());
+        for token in &request.tokens {
+            let verdict = match self.token_claims(token, &request.audience).await {
+                Ok(claims) => proto::token_verdict::Verdict::Claims(claims),
+                Err(fault) if matches!(fault.reason(), Reason::InvalidToken | Reason::KanidmUnavailable) => {
+                    proto::token_verdict::Verdict::Refused(fault.reason().into())
                 }
-                Err(fault) => return Err(fault),
+                Err(fault) => return Err(fault.into()),
             };
-            Ok(proto::TokenVerdict { verdict: Some(verdict) })
-        };
-        let verdicts = request.tokens.iter().map(verdict).collect::<Result<_>>()?;
+            verdicts.push(proto::TokenVerdict { verdict: Some(verdict) });
+        }
         Ok(Response::new(proto::VerifyTokensResponse { verdicts, revocations_age: self.revocations_age() }))
     }
 

@@ -11,10 +11,30 @@ use crate::authenticate::UserView;
 use crate::fault::{Fault, Result};
 use crate::session::{Rights, Wish};
 
+/// What became of the wish to begin a login.
+pub(in crate::authenticate) struct Begun {
+    /// `begun`, or why not.
+    pub outcome: String,
+    /// Whether the person may become a user by it.
+    pub about_person: bool,
+}
+
 /// Remembers a login that goes to Kanidm.
-pub(in crate::authenticate) async fn begin_kanidm(pool: &PgPool, login: &Value, pkce_verifier: &[u8]) -> Result<()> {
-    sqlx::query!("SELECT kanidm_login_begin($1, $2)", login, pkce_verifier).fetch_one(pool).await?;
-    Ok(())
+pub(in crate::authenticate) async fn begin_kanidm(
+    pool: &PgPool,
+    login: &Value,
+    pkce_verifier: &[u8],
+    fresh_after: DateTime<Utc>,
+) -> Result<Begun> {
+    Ok(sqlx::query_as!(
+        Begun,
+        r#"SELECT outcome AS "outcome!", about_person AS "about_person!" FROM kanidm_login_begin($1, $2, $3)"#,
+        login,
+        pkce_verifier,
+        fresh_after,
+    )
+    .fetch_one(pool)
+    .await?)
 }
 
 /// A login that was at Kanidm.
@@ -24,23 +44,32 @@ pub(in crate::authenticate) struct Taken {
     pub pkce_verifier: Vec<u8>,
     pub redirect_uri: String,
     pub wish: Wish,
+    pub purpose: String,
     pub live: bool,
 }
 
-/// Takes a begun login, which can be done once, and only with its secret.
-pub(in crate::authenticate) async fn take_kanidm(
-    pool: &PgPool,
-    state: &[u8; 32],
-    secret: &[u8; 32],
-    now: DateTime<Utc>,
-) -> Result<Option<Taken>> {
+/// Who completes a login, and for what.
+pub(in crate::authenticate) struct Taker<'a> {
+    pub state: [u8; 32],
+    pub secret: [u8; 32],
+    pub purposes: &'a [String],
+    pub user_id: Option<Uuid>,
+    pub session_id: Option<Uuid>,
+    pub now: DateTime<Utc>,
+}
+
+/// Takes a begun login, which can be done once, and only with its secret and by whom it belongs to.
+pub(in crate::authenticate) async fn take_kanidm(pool: &PgPool, taker: Taker<'_>) -> Result<Option<Taken>> {
     let row = sqlx::query!(
         r#"SELECT login_id AS "login_id!", nonce_hash AS "nonce_hash!", pkce_verifier AS "pkce_verifier!",
-               redirect_uri AS "redirect_uri!", request AS "request!", live AS "live!"
-           FROM kanidm_login_take($1, $2, $3)"#,
-        state,
-        secret,
-        now,
+               redirect_uri AS "redirect_uri!", request AS "request!", purpose AS "purpose!", live AS "live!"
+           FROM kanidm_login_take($1, $2, $3, $4, $5, $6)"#,
+        &taker.state,
+        &taker.secret,
+        taker.purposes,
+        taker.user_id,
+        taker.session_id,
+        taker.now,
     )
     .fetch_optional(pool)
     .await?;
@@ -51,6 +80,7 @@ pub(in crate::authenticate) async fn take_kanidm(
         pkce_verifier: row.pkce_verifier,
         redirect_uri: row.redirect_uri,
         wish: serde_json::from_value(row.request).map_err(Fault::internal)?,
+        purpose: row.purpose,
         live: row.live,
     }))
 }
@@ -59,6 +89,8 @@ pub(in crate::authenticate) async fn take_kanidm(
 pub(in crate::authenticate) struct KanidmFinish<'a> {
     pub person: Uuid,
     pub groups: &'a [Uuid],
+    /// What a user would be made of: e-mail address with its comparable form, and name.
+    pub about: Value,
     pub tenant_id: Option<Uuid>,
     pub now: DateTime<Utc>,
     pub session: Value,
@@ -66,6 +98,7 @@ pub(in crate::authenticate) struct KanidmFinish<'a> {
     pub refused: Prepared,
     pub groups_changed: Prepared,
     pub migrated: Prepared,
+    pub created: Prepared,
 }
 
 /// Signs in the user that is linked to a person; none when nobody is.
@@ -76,9 +109,10 @@ pub(in crate::authenticate) async fn finish_kanidm(
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", user_id, tenant_id, choices, roles, permissions, platform_permissions,
                tokens_valid_from, must_change_password, email, username, full_name, auth_method
-           FROM kanidm_login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
+           FROM kanidm_login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"#,
         finish.person,
         finish.groups,
+        finish.about,
         finish.tenant_id,
         finish.now,
         finish.session,
@@ -88,6 +122,8 @@ pub(in crate::authenticate) async fn finish_kanidm(
         finish.refused.personal.as_deref(),
         finish.groups_changed.event,
         finish.migrated.event,
+        finish.created.event,
+        finish.created.personal.as_deref(),
     )
     .fetch_one(pool)
     .await?;
@@ -115,4 +151,66 @@ pub(in crate::authenticate) async fn finish_kanidm(
         ("tenant_required", _) => Some(Finished::TenantRequired(row.choices.unwrap_or_default())),
         _ => Some(Finished::Refused),
     })
+}
+
+/// What the function `kanidm_link_finish` takes.
+pub(in crate::authenticate) struct Link<'a> {
+    pub user_id: Uuid,
+    pub session_id: Uuid,
+    pub person: Uuid,
+    pub groups: &'a [Uuid],
+    /// What Kanidm gave for the session.
+    pub kanidm: Value,
+    pub fresh_after: DateTime<Utc>,
+    pub now: DateTime<Utc>,
+    pub linked: Prepared,
+    pub refused: Prepared,
+    pub groups_changed: Prepared,
+    pub migrated: Prepared,
+    /// What the user is told by mail.
+    pub notice: Option<Value>,
+}
+
+/// What became of it.
+pub(in crate::authenticate) struct Linked {
+    /// `linked`, or why not.
+    pub outcome: String,
+    /// The user's other sessions, which ended.
+    pub ended: Option<Vec<Uuid>>,
+    pub tokens_valid_from: Option<DateTime<Utc>>,
+}
+
+/// Links a person to the user of a session.
+pub(in crate::authenticate) async fn link_kanidm(pool: &PgPool, link: &Link<'_>) -> Result<Linked> {
+    Ok(sqlx::query_as!(
+        Linked,
+        r#"SELECT outcome AS "outcome!", ended, tokens_valid_from
+           FROM kanidm_link_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"#,
+        link.user_id,
+        link.session_id,
+        link.person,
+        link.groups,
+        link.kanidm,
+        link.fresh_after,
+        link.now,
+        link.linked.event,
+        link.linked.personal.as_deref(),
+        link.refused.event,
+        link.refused.personal.as_deref(),
+        link.groups_changed.event,
+        link.migrated.event,
+        link.notice,
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
+/// The person that a user is linked to and may sign in as.
+pub(in crate::authenticate) async fn linked_person(tx: &mut sqlx::PgConnection, user: Uuid) -> Result<Option<Uuid>> {
+    let person = sqlx::query_scalar!(
+        "SELECT kanidm_user_id FROM users
+         WHERE user_id = $1 AND auth_method <> 'password' AND status = 'active' AND deleted_at IS NULL",
+        user,
+    );
+    Ok(person.fetch_optional(tx).await?.flatten())
 }

@@ -109,6 +109,7 @@ rpcs! {
         unlock_user(UnlockUserRequest) -> UnlockUserResponse = users::unlock;
         disable_user(DisableUserRequest) -> DisableUserResponse = users::disable;
         enable_user(EnableUserRequest) -> EnableUserResponse = users::enable;
+        link_kanidm_person(LinkKanidmPersonRequest) -> LinkKanidmPersonResponse = users::link;
         get_tenant(GetTenantRequest) -> GetTenantResponse = tenants::get;
         list_tenants(ListTenantsRequest) -> ListTenantsResponse = tenants::list;
         create_tenant(CreateTenantRequest) -> CreateTenantResponse = tenants::create;
@@ -135,7 +136,6 @@ rpcs! {
     }
     later {
         restore_user(RestoreUserRequest) -> RestoreUserResponse = "RestoreUser";
-        link_kanidm_person(LinkKanidmPersonRequest) -> LinkKanidmPersonResponse = "LinkKanidmPerson";
         list_signing_keys(ListSigningKeysRequest) -> ListSigningKeysResponse = "ListSigningKeys";
         rotate_signing_keys(RotateSigningKeysRequest) -> RotateSigningKeysResponse = "RotateSigningKeys";
     }

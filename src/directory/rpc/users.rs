@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::super::store::{self, AuthMethod, LockReason, UserStatus};
 use super::super::users::{self, Edit, Filter, NewUser};
-use super::super::{names, tenants};
+use super::super::{kanidm, names, tenants};
 use super::convert::{choice, fields, optional_version, resource, time, version};
 use super::{BEGINNING, Service, finish, page, repeated};
 use crate::access::{Call, etag, input, paging};
@@ -170,6 +170,27 @@ pub(super) async fn enable(service: &Service, call: &Call, request: EnableUserRe
     let user = users::enable(&mut change, id, version, request.email_verified).await?;
     change.commit().await?;
     Ok(EnableUserResponse { user: Some(write(user)) })
+}
+
+pub(super) async fn link(
+    service: &Service,
+    call: &Call,
+    request: LinkKanidmPersonRequest,
+) -> Result<LinkKanidmPersonResponse> {
+    let (id, person) =
+        (input::uuid("user_id", &request.user_id)?, input::uuid("kanidm_user_id", &request.kanidm_user_id)?);
+    let (version, validate_only) = (version(&request.etag)?, request.validate_only);
+    let candidate = service.directory.candidate(call, person).await;
+    let mut change = service.directory.change(call, "users.write").await?;
+    let path = "/sidle.v1.DirectoryService/LinkKanidmPerson";
+    let (replay, earlier) = repeated(&mut change, path, &request.request_id, validate_only, &request).await?;
+    if let Some(earlier) = earlier {
+        return Ok(earlier);
+    }
+    let user = kanidm::link(&mut change, id, version, candidate?).await?;
+    let answer = LinkKanidmPersonResponse { user: Some(write(user)) };
+    finish(change, replay, validate_only, &answer).await?;
+    Ok(answer)
 }
 
 fn read_status(status: proto::UserStatus) -> Option<UserStatus> {

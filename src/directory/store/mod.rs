@@ -2,6 +2,7 @@
 //! large tables name the tenant as well, so that they find its index.
 
 pub(super) mod api_keys;
+pub(super) mod kanidm;
 pub(super) mod memberships;
 pub(super) mod roles;
 pub(super) mod service_accounts;

@@ -18,7 +18,7 @@ impl Trouble {
     /// The trouble that an error means, or the error itself where it is about what was asked.
     pub(super) fn read(error: KanidmError) -> Result<Self, KanidmError> {
         match error {
-            KanidmError::Unavailable(_) | KanidmError::Nonsense(_) => {
+            KanidmError::Unavailable(_) | KanidmError::Nonsense(_) | KanidmError::Resting(_) => {
                 Ok(Self { wait: WaitReason::KanidmUnavailable, cause: error })
             }
             KanidmError::NotAuthenticated | KanidmError::AccessDenied => {

@@ -142,3 +142,24 @@ pub(in crate::session) async fn release(pool: &PgPool, session: Uuid, lease: Uui
     sqlx::query!("SELECT session_kanidm_released($1, $2)", session, lease).fetch_one(pool).await?;
     Ok(())
 }
+
+/// Leases sessions that Kanidm was not asked about for `older_than`, the longest first.
+pub(in crate::session) async fn due(
+    pool: &PgPool,
+    older_than: Duration,
+    limit: i32,
+    lease: Uuid,
+    lease_time: Duration,
+) -> Result<Vec<Lease>> {
+    Ok(sqlx::query_as!(
+        Lease,
+        r#"SELECT session_id AS "session_id!", kanidm_user_id AS "kanidm_user_id!", kanidm_refresh_token AS refresh_token
+           FROM session_kanidm_due(make_interval(secs => $1), $2, $3, make_interval(secs => $4))"#,
+        older_than.as_secs_f64(),
+        limit,
+        lease,
+        lease_time.as_secs_f64(),
+    )
+    .fetch_all(pool)
+    .await?)
+}

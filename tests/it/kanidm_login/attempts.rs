@@ -103,3 +103,50 @@ async fn without_a_kanidm_the_calls_say_so() {
     let back = sidle_dev::persona::Returned { code: "c".to_owned(), state: "s".to_owned() };
     assert_eq!(reason(&complete(&server, &back, "x").await.unwrap_err()), "KANIDM_NOT_CONFIGURED");
 }
+
+#[tokio::test]
+async fn a_login_begun_at_one_replica_is_completed_at_another() {
+    let Some(world) = World::new("a_login_begun_at_one_replica_is_completed_at_another").await else { return };
+    let replica = world.server.setup.start().await;
+    let begun = world.start().await.unwrap();
+    let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
+    let signed_in = complete(&replica, &back, &begun.login_secret).await.expect("state, nonce and verifier are there");
+    assert_eq!(signed_in.user.unwrap().user_id, world.user.to_string());
+    let refused = complete(&world.server, &back, &begun.login_secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_LOGIN_ATTEMPT", "spent everywhere");
+}
+
+#[tokio::test]
+async fn a_nonce_that_was_exchanged_on_the_way_is_noticed() {
+    let Some(world) = World::new("a_nonce_that_was_exchanged_on_the_way_is_noticed").await else { return };
+    let begun = world.start().await.unwrap();
+    let (before, rest) = begun.authorization_url.split_once("nonce=").unwrap();
+    let (nonce, after) = rest.split_once('&').unwrap();
+    assert!(nonce.len() > 40, "{nonce}");
+    for changed in [format!("{before}nonce=another&{after}"), format!("{before}{after}")] {
+        let begun = world.start().await.unwrap();
+        let state = |url: &str| url.split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let challenge = |url: &str| url.split("code_challenge=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let url = changed
+            .replace(&state(&changed), &state(&begun.authorization_url))
+            .replace(&challenge(&changed), &challenge(&begun.authorization_url));
+        let back = world.kanidm.authorise(&world.bearer, &url).await.unwrap();
+        let refused = complete(&world.server, &back, &begun.login_secret).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_LOGIN_ATTEMPT");
+    }
+    assert_eq!(reasons(&world.server, "user.login_refused", "refused").await, ["nonce_mismatch"; 2]);
+}
+
+#[tokio::test]
+async fn a_code_that_kanidm_gave_for_another_application_is_of_no_use() {
+    let name = "a_code_that_kanidm_gave_for_another_application_is_of_no_use";
+    let Some(world) = World::new(name).await else { return };
+    // Another application, whose owner wants to get into this one as its own visitors.
+    let other = world.kanidm.prepare(REDIRECT).await.unwrap();
+    let begun = world.start().await.unwrap();
+    let own = begun.authorization_url.split("client_id=").nth(1).unwrap().split('&').next().unwrap();
+    let url = begun.authorization_url.replace(own, &other.client_id);
+    let back = world.kanidm.authorise(&world.bearer, &url).await.unwrap();
+    let refused = complete(&world.server, &back, &begun.login_secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "KANIDM_REFUSED");
+}

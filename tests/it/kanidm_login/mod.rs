@@ -1,9 +1,15 @@
 //! Signing in through Kanidm.
 
+mod admin_link;
 mod attempts;
+mod first_login;
+mod link;
 mod outage;
 mod people;
+mod provider;
 mod renewal;
+mod tokens;
+mod watch;
 
 use serde_json::json;
 use sidle::proto;
@@ -66,6 +72,20 @@ impl World {
         complete(&self.server, &back, &begun.login_secret).await
     }
 
+    /// Goes to Kanidm for a purpose, as the user of this access token.
+    async fn go(
+        &self,
+        token: &str,
+        purpose: proto::KanidmLoginPurpose,
+    ) -> Result<proto::StartKanidmLoginResponse, Status> {
+        let request = proto::StartKanidmLoginRequest {
+            redirect_uri: REDIRECT.to_owned(),
+            purpose: purpose.into(),
+            ..Default::default()
+        };
+        Ok(self.server.client(token).authenticate.start_kanidm_login(request).await?.into_inner())
+    }
+
     async fn refresh(&self, token: &str, id: u128) -> Result<proto::RefreshTokenResponse, Status> {
         let request = proto::RefreshTokenRequest {
             refresh_token: token.to_owned(),
@@ -85,7 +105,7 @@ impl World {
 }
 
 /// A person with a password who is signed in to Kanidm.
-async fn person(kanidm: &Kanidm, name: &str) -> (Uuid, String) {
+pub(crate) async fn person(kanidm: &Kanidm, name: &str) -> (Uuid, String) {
     let name = format!("{name}_{}", &Uuid::new_v4().simple().to_string()[..12]);
     let id = kanidm.create_person(&name, &name, &format!("{name}@example.com")).await.unwrap();
     let link = kanidm.reset_link(&id.to_string()).await.unwrap();
@@ -118,13 +138,21 @@ async fn start(server: &TestServer, redirect_uri: &str) -> Result<proto::StartKa
 }
 
 async fn complete(server: &TestServer, back: &Returned, secret: &str) -> Result<proto::SignedIn, Status> {
+    Ok(complete_as(server, "", back, secret).await?.signed_in.expect("a login"))
+}
+
+async fn complete_as(
+    server: &TestServer,
+    token: &str,
+    back: &Returned,
+    secret: &str,
+) -> Result<proto::CompleteKanidmLoginResponse, Status> {
     let request = proto::CompleteKanidmLoginRequest {
         state: back.state.clone(),
         code: back.code.clone(),
         login_secret: secret.to_owned(),
     };
-    let response = server.client("").authenticate.complete_kanidm_login(request).await?.into_inner();
-    Ok(response.signed_in.expect("a login"))
+    Ok(server.client(token).authenticate.complete_kanidm_login(request).await?.into_inner())
 }
 
 async fn is_good(server: &TestServer, access_token: &str) -> bool {

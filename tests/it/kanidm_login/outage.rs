@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use sidle_dev::kanidm::Fault;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use super::{World, complete};
 use crate::authenticate::{attempt, set};
 use crate::look::reason;
-use crate::support::ADMIN_PASSWORD;
+use crate::support::{ADMIN_PASSWORD, Setup};
 
 #[tokio::test]
 async fn an_outage_stops_the_logins_through_kanidm_and_no_other() {
     let name = "an_outage_stops_the_logins_through_kanidm_and_no_other";
-    let quick = |setup: crate::support::Setup| setup.with("KANIDM__TIMEOUT", "500ms");
+    let quick = |setup: Setup| setup.with("KANIDM__TIMEOUT", "500ms").with("KANIDM__BREAKER_FAILURES", "0");
     let Some(world) = World::with(name, quick).await else { return };
     let mut tokens = world.login().await.unwrap().tokens.unwrap();
     for (round, fault) in [Fault::Fail, Fault::Stall, Fault::Garbage].into_iter().enumerate() {
@@ -21,7 +22,6 @@ async fn an_outage_stops_the_logins_through_kanidm_and_no_other() {
         let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
         world.kanidm.fault(fault, "/oauth2", 0, None).await.unwrap();
         for refused in [
-            world.start().await.unwrap_err(),
             complete(&world.server, &back, &begun.login_secret).await.unwrap_err(),
             world.refresh(&tokens.refresh_token, 1).await.unwrap_err(),
         ] {
@@ -62,4 +62,96 @@ async fn kanidms_keys_are_not_fetched_for_every_login() {
     }
     let fetched = world.kanidm.requests("GET /oauth2/openid/{client}/public_key.jwk").await.unwrap();
     assert_eq!(fetched, 1);
+}
+
+/// Kanidm answers nothing until the test ends, and calls to it are waited for that long: whoever waits hangs the test.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_kanidm_holds_every_call_nobody_with_a_password_waits_for_it() {
+    let name = "while_kanidm_holds_every_call_nobody_with_a_password_waits_for_it";
+    let Some(world) = World::with(name, |setup| setup.with("KANIDM__TIMEOUT", "1h")).await else { return };
+    let tokens = world.login().await.unwrap().tokens.unwrap();
+    let begun = world.start().await.unwrap();
+    let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
+    world.kanidm.fault(Fault::Stall, "/oauth2", 0, None).await.unwrap();
+    {
+        let held = async {
+            tokio::join!(
+                complete(&world.server, &back, &begun.login_secret),
+                world.refresh(&tokens.refresh_token, 1),
+                world.refresh(&tokens.refresh_token, 2),
+            )
+        };
+        let logins = async {
+            for method in ["dual", "password"] {
+                set(&world.server, world.user, &format!("auth_method = '{method}'")).await;
+                let own = attempt(&world.server, "ann@example.com", ADMIN_PASSWORD).await.unwrap().tokens.unwrap();
+                world.refresh(&own.refresh_token, 3).await.expect("a session that Kanidm has no part in");
+            }
+            set(&world.server, world.user, "auth_method = 'kanidm'").await;
+            let refused = attempt(&world.server, "ann@example.com", ADMIN_PASSWORD).await.unwrap_err();
+            let unknown = attempt(&world.server, "nobody@example.com", ADMIN_PASSWORD).await.unwrap_err();
+            assert_eq!((refused.code(), refused.message()), (unknown.code(), unknown.message()));
+        };
+        tokio::select! {
+            _ = held => panic!("Kanidm holds these"),
+            () = logins => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_failures_in_a_row_kanidm_is_not_asked_and_callers_do_not_wait() {
+    let name = "after_failures_in_a_row_kanidm_is_not_asked_and_callers_do_not_wait";
+    let open = |setup: Setup| setup.with("KANIDM__BREAKER_FAILURES", "2").with("KANIDM__BREAKER_PAUSE", "1h");
+    let Some(world) = World::with(name, open).await else { return };
+    let tokens = world.login().await.unwrap().tokens.unwrap();
+    assert_eq!(circuit(&world.server).await, "closed");
+    world.kanidm.fault(Fault::Garbage, "/oauth2/token", 0, None).await.unwrap();
+    for id in 0..2 {
+        assert_eq!(reason(&world.refresh(&tokens.refresh_token, id).await.unwrap_err()), "KANIDM_UNAVAILABLE");
+    }
+    world.kanidm.heal().await.unwrap();
+    let before = world.kanidm.requests("POST /oauth2/token").await.unwrap();
+    for refused in [
+        world.refresh(&tokens.refresh_token, 3).await.unwrap_err(),
+        world.start().await.unwrap_err(),
+        world.refresh(&tokens.refresh_token, 4).await.unwrap_err(),
+    ] {
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "KANIDM_UNAVAILABLE"));
+        let wait = refused.get_details_retry_info().and_then(|info| info.retry_delay).expect("when to come again");
+        assert!(wait > Duration::from_secs(3000), "{wait:?}: for as long as it is not asked");
+    }
+    assert_eq!(world.kanidm.requests("POST /oauth2/token").await.unwrap(), before, "nobody asked");
+    assert_eq!(circuit(&world.server).await, "open");
+    attempt(&world.server, "ann@example.com", ADMIN_PASSWORD).await.expect("a password needs no Kanidm");
+}
+
+#[tokio::test]
+async fn one_call_finds_out_that_kanidm_is_back() {
+    let Some(world) = World::with("one_call_finds_out_that_kanidm_is_back", |setup| {
+        setup.with("KANIDM__BREAKER_FAILURES", "1").with("KANIDM__BREAKER_PAUSE", "0s")
+    })
+    .await
+    else {
+        return;
+    };
+    let tokens = world.login().await.unwrap().tokens.unwrap();
+    world.kanidm.fault(Fault::Fail, "/oauth2/token", 0, None).await.unwrap();
+    assert_eq!(reason(&world.refresh(&tokens.refresh_token, 1).await.unwrap_err()), "KANIDM_UNAVAILABLE");
+    assert_eq!(circuit(&world.server).await, "half_open");
+    world.kanidm.heal().await.unwrap();
+    world.refresh(&tokens.refresh_token, 1).await.expect("it is back");
+    assert_eq!(circuit(&world.server).await, "closed");
+}
+
+/// What readiness and metrics say about the circuit; the service is ready all the while.
+async fn circuit(server: &crate::support::TestServer) -> String {
+    let page = async |path: &str| reqwest::get(format!("{}{path}", server.ops_url())).await.unwrap();
+    let ready = page("/readyz").await;
+    assert_eq!(ready.status(), 200, "others sign in with their passwords");
+    let ready: serde_json::Value = ready.json().await.unwrap();
+    let state = ready["kanidm"]["circuit"].as_str().unwrap().to_owned();
+    let metrics = page("/metrics").await.text().await.unwrap();
+    assert!(metrics.contains(&format!("sidle_kanidm_circuit{{state=\"{state}\"}} 1")), "{metrics}");
+    state
 }

@@ -13,7 +13,7 @@ async fn connect(test: &str) -> Option<(sidle_dev::kanidm::Kanidm, Kanidm)> {
     let access = dev.prepare("https://app.example/callback").await.unwrap();
     let settings = Setup::new().await.with_kanidm(&dev, &access).environment().clone();
     let config = Config::load(None, settings).unwrap();
-    let client = Kanidm::new(&config.kanidm, Metrics::new()).unwrap().unwrap();
+    let client = Kanidm::new(&config.kanidm, sidle::context::Clock::system(), Metrics::new()).unwrap().unwrap();
     Some((dev, client))
 }
 

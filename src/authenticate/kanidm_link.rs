@@ -1,0 +1,76 @@
+//! Linking a person to one's own account by proving both sides in one sitting: a login with the password, every other
+//! factor included, a moment ago, and a login at Kanidm by the same session. Names and addresses say nothing here.
+
+use super::Authenticate;
+use super::kanidm::{Holder, refused};
+use super::store::kanidm::{self as store, Link};
+use crate::access::Call;
+use crate::audit::{Event, EventType};
+use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::SignedIn;
+use crate::mail::{Kind, Message};
+
+impl Authenticate {
+    /// Links `person` to the user of the session; from then on both vouch for it, and the user's other sessions end,
+    /// whose number this gives.
+    ///
+    /// # Errors
+    /// `FRESH_LOGIN_REQUIRED` when the password was shown too long ago; `ALREADY_EXISTS` when the user has a person or
+    /// the person a user; `MIGRATION_OVERLAP` while a migration is making a person for the user.
+    pub(super) async fn link_person(&self, call: &Call, holder: Holder, person: &SignedIn) -> Result<usize> {
+        let Holder { user_id, session_id } = holder;
+        let prepare = |event: Event| self.recorder.prepare(event);
+        let by_system = |event_type| Event::by_system(event_type, call.correlation_id);
+        let kanidm = self.sessions.opener.kanidm_record(session_id, person.session, &person.refresh_token);
+        let link = Link {
+            user_id,
+            session_id,
+            person: person.person,
+            groups: &person.groups,
+            kanidm,
+            fresh_after: self.link_fresh_after(),
+            now: self.context.now(),
+            linked: prepare(
+                Event::new(EventType::UserKanidmLinked, call)
+                    .by_user(user_id)
+                    .target("user", user_id)
+                    .detail("person", person.person)
+                    .detail("by", "user"),
+            ),
+            refused: prepare(refused(call).by_user(user_id).detail("person", person.person).detail("purpose", "link")),
+            groups_changed: prepare(by_system(EventType::MembershipSynced)),
+            migrated: prepare(by_system(EventType::UserMigrated)),
+            notice: self.outbox.prepare(Message::to_user(Kind::KanidmLinked, user_id)),
+        };
+        let linked = store::link_kanidm(self.db.pool(), &link).await?;
+        self.recorder.nudge();
+        self.outbox.nudge();
+        if linked.outcome != "linked" {
+            return Err(refusal(&linked.outcome));
+        }
+        let ended = linked.ended.unwrap_or_default();
+        ended.iter().for_each(|session| self.sessions.revocations.end_session(*session));
+        if let Some(void) = linked.tokens_valid_from.filter(|void| *void >= link.now) {
+            self.sessions.revocations.end_tokens(user_id, void);
+        }
+        tracing::info!(event = "user_kanidm_linked", %user_id, %session_id);
+        Ok(ended.len())
+    }
+}
+
+/// What a refusal of the database's is to the caller.
+pub(super) fn refusal(outcome: &str) -> Fault {
+    match outcome {
+        "stale" => Fault::new(
+            Reason::FreshLoginRequired,
+            "The session was not begun with the password, or too long ago to prove anything now.",
+        ),
+        // One text for both: whose person it is is nobody else's business.
+        "already_linked" | "person_taken" => {
+            Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")
+                .with("field", "kanidm_user_id")
+        }
+        "migrating" => Fault::new(Reason::MigrationOverlap, "A migration is at work on the user."),
+        _ => Fault::new(Reason::Unauthenticated, "The session is not accepted any more."),
+    }
+}

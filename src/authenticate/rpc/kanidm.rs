@@ -1,0 +1,104 @@
+//! Logins through Kanidm on the wire.
+
+use tonic::Request;
+use zeroize::Zeroizing;
+
+use super::{Service, convert};
+use crate::access::{Call, input};
+use crate::authenticate::kanidm::{Holder, Purpose, Return, Start};
+use crate::authenticate::kanidm_login::Completed;
+use crate::authenticate::throttle::Lane;
+use crate::fault::{Fault, Reason, Result};
+use crate::proto;
+use crate::session::KanidmVerified;
+
+pub(super) async fn start(
+    service: &Service,
+    request: Request<proto::StartKanidmLoginRequest>,
+) -> Result<proto::StartKanidmLoginResponse> {
+    let purpose = match proto::KanidmLoginPurpose::try_from(request.get_ref().purpose) {
+        Ok(proto::KanidmLoginPurpose::Unspecified | proto::KanidmLoginPurpose::Login) => Purpose::Login,
+        Ok(proto::KanidmLoginPurpose::StepUp) => Purpose::StepUp,
+        Ok(proto::KanidmLoginPurpose::Link) => Purpose::Link,
+        Err(_) => return Err(Fault::field("purpose", "must be one of the known purposes")),
+    };
+    let holder = match purpose {
+        Purpose::Login => None,
+        _ => Holder::of(&service.presented(&request).map_err(unauthenticated)?.principal),
+    };
+    service.room.throttle(&Call::of(&request)?, Lane::Kanidm).await?;
+    let request = request.into_inner();
+    let wish = service.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+    let start = Start { redirect_uri: request.redirect_uri, wish, purpose };
+    let begun = service.room.start_kanidm(&start, holder).await?;
+    Ok(proto::StartKanidmLoginResponse {
+        authorization_url: begun.authorization_url,
+        state: begun.state.to_string(),
+        login_secret: begun.secret.to_string(),
+        expires_at: Some(input::to_proto(begun.expires_at)),
+    })
+}
+
+pub(super) async fn complete(
+    service: &Service,
+    request: Request<proto::CompleteKanidmLoginRequest>,
+) -> Result<proto::CompleteKanidmLoginResponse> {
+    let call = Call::of(&request)?;
+    service.room.throttle(&call, Lane::Kanidm).await?;
+    // Nobody needs a token to sign in, so a stale one that comes along is no matter.
+    let holder = service.presented(&request).ok().and_then(|verified| Holder::of(&verified.principal));
+    let request = request.into_inner();
+    let back = returned(request.state, request.code, request.login_secret)?;
+    Ok(match service.room.complete_kanidm(&call, back, holder).await? {
+        Completed::SignedIn(signed_in) => {
+            proto::CompleteKanidmLoginResponse { signed_in: Some(convert::signed_in(signed_in)), linked: None }
+        }
+        Completed::Linked(person, ended) => {
+            let linked = proto::KanidmLink {
+                user_id: holder.map(|holder| holder.user_id.to_string()).unwrap_or_default(),
+                kanidm_user_id: person.to_string(),
+                sessions_revoked: i32::try_from(ended).unwrap_or(i32::MAX),
+            };
+            proto::CompleteKanidmLoginResponse { signed_in: None, linked: Some(linked) }
+        }
+    })
+}
+
+/// What came back from Kanidm, and what the client kept.
+pub(super) fn returned(state: String, code: String, secret: String) -> Result<Return> {
+    let (state, code, secret) = (Zeroizing::new(state), Zeroizing::new(code), Zeroizing::new(secret));
+    convert::secret("state", &state, 256)?;
+    convert::secret("code", &code, 4096)?;
+    convert::secret("login_secret", &secret, 256)?;
+    Ok(Return { state, code, secret })
+}
+
+/// What a token of Kanidm's own says, and Sidle of whom it stands for.
+pub(super) fn claims(verified: KanidmVerified, audience: &str) -> proto::TokenClaims {
+    let lifetime = (verified.expires_at - verified.issued_at).to_std().unwrap_or_default();
+    let user = verified.user;
+    proto::TokenClaims {
+        subject: user.user_id.to_string(),
+        kind: proto::PrincipalKind::User.into(),
+        tenant_id: convert::id(user.tenant_id),
+        session_id: String::new(),
+        token_id: verified.token_id,
+        issuer: verified.issuer,
+        audience: audience.to_owned(),
+        issued_at: Some(input::to_proto(verified.issued_at)),
+        expires_at: Some(input::to_proto(verified.expires_at)),
+        roles: user.roles,
+        permissions: user.permissions,
+        platform_permissions: user.platform_permissions,
+        // Kanidm tells nobody that it revoked one.
+        revocation_bound: convert::duration(lifetime),
+    }
+}
+
+/// Without a token one is told so, as everywhere.
+fn unauthenticated(fault: Fault) -> Fault {
+    match fault.reason() {
+        Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted."),
+        _ => fault,
+    }
+}

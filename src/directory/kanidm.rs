@@ -1,0 +1,83 @@
+//! Linking users to people who were in Kanidm before: the explicit choice of an administrator, who may hand out neither
+//! the user nor anything that the person's groups give.
+
+use uuid::Uuid;
+
+use super::{Change, Directory, admins, delegation, store, users};
+use crate::access::Call;
+use crate::audit::EventType;
+use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::KanidmError;
+use crate::mail::{Kind, Message};
+
+/// Name of the RPC, as proofs are made for it.
+pub(super) const METHOD: &str = "sidle.v1.DirectoryService/LinkKanidmPerson";
+
+/// A person as Kanidm has it, with the groups that it is in, directly or through others.
+pub(super) struct Candidate {
+    person: Uuid,
+    name: String,
+    groups: Vec<Uuid>,
+}
+
+impl Directory {
+    /// Asks Kanidm about a person. Outside of any transaction: Kanidm may be slow.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` without such a person; `KANIDM_UNAVAILABLE`, `KANIDM_REFUSED`, `KANIDM_NOT_CONFIGURED`.
+    pub(super) async fn candidate(&self, call: &Call, person: Uuid) -> Result<Candidate> {
+        call.principal()?.authorize("users.write", None)?;
+        let kanidm =
+            self.kanidm.as_ref().ok_or_else(|| Fault::new(Reason::KanidmNotConfigured, "No Kanidm is configured."))?;
+        let found = kanidm.person(person).await?.ok_or_else(|| Fault::not_found("person"))?;
+        // Every person is in some group, so none means that they may not be read: they could be any.
+        let groups = kanidm.groups_of(person).await?;
+        if groups.is_empty() {
+            return Err(KanidmError::AccessDenied.into());
+        }
+        Ok(Candidate { person, name: found.name, groups })
+    }
+}
+
+/// Links the person to a user, who may sign in either way from then on.
+pub(super) async fn link(change: &mut Change<'_>, id: Uuid, version: i64, candidate: Candidate) -> Result<users::User> {
+    let caller = change.principal()?;
+    if caller.id == id {
+        // With a stolen token anybody could be the administrator who decides that they are the administrator.
+        return Err(Fault::new(
+            Reason::PermissionDenied,
+            "One's own account is linked by proving both sides: see StartKanidmLogin.",
+        ));
+    }
+    change.step_up(METHOD, Some(id)).await?;
+    let user_person = store::kanidm::refusal(&mut change.tx, id, candidate.person).await?;
+    let user = users::for_change(change, id, Some(version)).await?;
+    if user.is_master_admin {
+        return Err(admins::master());
+    }
+    // Whoever knows the user's password would act with what the person's groups give, from the person's next login on.
+    for (tenant, permissions) in store::kanidm::group_rights(&mut change.tx, &candidate.groups).await? {
+        delegation::covers(caller, Some(tenant), &permissions)?;
+    }
+    match user_person.as_deref() {
+        Some("migrating") => {
+            return Err(Fault::new(Reason::MigrationOverlap, "A migration is at work on the user."));
+        }
+        _ if user.kanidm_user_id.is_some()
+            || user.auth_method != store::AuthMethod::Password
+            || user_person.is_some() =>
+        {
+            return Err(Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")
+                .with("field", "kanidm_user_id"));
+        }
+        _ => {}
+    }
+    store::kanidm::link(&mut change.tx, id, candidate.person, &candidate.name, change.now).await?;
+    let event = users::about(change, EventType::UserKanidmLinked, &user)
+        .detail("person", candidate.person)
+        .detail("by", "administrator");
+    let (_, event) = change.end_sessions(id, "credential_changed", event).await?;
+    change.record(event).await?;
+    change.notify(Message::to_user(Kind::KanidmLinked, id)).await?;
+    users::read(change, id).await
+}

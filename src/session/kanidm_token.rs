@@ -1,0 +1,154 @@
+//! Kanidm's own access tokens, presented to a service that asks `VerifyToken`: they say who somebody is, and nothing of
+//! what they may do, which is read from Sidle's tables. A token is looked up once and remembered for a while; whether its
+//! user was switched off or its rights ended is asked of the picture of revocations every time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use quick_cache::sync::Cache;
+use uuid::Uuid;
+
+use super::store::kanidm_token as store;
+use super::verifier::MAX_TOKEN_BYTES;
+use super::{Revocations, opaque};
+use crate::config::Config;
+use crate::context::Context;
+use crate::db::Db;
+use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::{AccessClaims, KanidmError, Oidc};
+
+/// How long a look-up holds: what no revocation tells of, such as a link that was taken away, is noticed after this.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Verifies tokens of Kanidm's own. Clones share what was seen.
+#[derive(Clone)]
+pub struct KanidmTokens {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kanidm: Oidc,
+    db: Db,
+    revocations: Revocations,
+    context: Context,
+    config: Arc<Config>,
+    /// By a digest of the whole token.
+    seen: Cache<[u8; 32], Arc<Seen>>,
+}
+
+struct Seen {
+    claims: AccessClaims,
+    /// None where nobody may sign in as the person.
+    user: Option<TokenUser>,
+    since: Instant,
+}
+
+/// Whom a person stands for, with the rights in the home tenant.
+#[derive(Clone, Debug)]
+pub struct TokenUser {
+    /// The user.
+    pub user_id: Uuid,
+    /// Home tenant, or the only one; none for administrators of the platform without any.
+    pub tenant_id: Option<Uuid>,
+    /// Roles there.
+    pub roles: Vec<String>,
+    /// Permissions there.
+    pub permissions: Vec<String>,
+    /// Permissions in every tenant.
+    pub platform_permissions: Vec<String>,
+    pub(super) tokens_valid_from: Option<DateTime<Utc>>,
+}
+
+/// A token of Kanidm's that is good now.
+#[derive(Clone, Debug)]
+pub struct KanidmVerified {
+    /// Whom it stands for.
+    pub user: TokenUser,
+    /// `jti`; empty where Kanidm gives none.
+    pub token_id: String,
+    /// `iss`.
+    pub issuer: String,
+    /// When it was issued.
+    pub issued_at: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+impl fmt::Debug for KanidmTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KanidmTokens({:?})", self.inner.kanidm)
+    }
+}
+
+impl KanidmTokens {
+    /// A verifier of the tokens that `kanidm` signs.
+    pub fn new(kanidm: Oidc, db: Db, revocations: Revocations, context: Context, config: Arc<Config>) -> Self {
+        let seen = Cache::new(config.tokens.cache_size.max(1));
+        Self { inner: Arc::new(Inner { kanidm, db, revocations, context, config, seen }) }
+    }
+
+    /// Whether `token` calls itself one of Kanidm's, which proves nothing.
+    pub fn claims_to_be(&self, token: &str) -> bool {
+        token.len() <= MAX_TOKEN_BYTES && self.inner.kanidm.is_named_in(token)
+    }
+
+    /// Whom `token` stands for, if it is good for `audience` now.
+    ///
+    /// # Errors
+    /// `INVALID_TOKEN`; `KANIDM_UNAVAILABLE` when its keys could not be confirmed for long; `REVOCATIONS_STALE`.
+    pub async fn verify(&self, token: &str, audience: &str) -> Result<KanidmVerified> {
+        let inner = &*self.inner;
+        // A token is for our client. Whoever else is to take it, as if it were for them, the operator names.
+        let is_for =
+            audience == inner.kanidm.client_id() || inner.config.kanidm.token_audiences.iter().any(|a| a == audience);
+        if !is_for || token.len() > MAX_TOKEN_BYTES {
+            return Err(refused());
+        }
+        let digest = opaque::digest(token);
+        let now = inner.context.clock.instant();
+        let known = inner.seen.get(&digest).filter(|seen| now.saturating_duration_since(seen.since) < REMEMBERED);
+        let seen = match known {
+            Some(seen) => seen,
+            None => {
+                let claims = inner.kanidm.access_claims(token).await.map_err(|error| match error {
+                    KanidmError::Nonsense(_) => refused(),
+                    error => error.into(),
+                })?;
+                let user = store::user(inner.db.pool(), claims.sub).await?;
+                let seen = Arc::new(Seen { claims, user, since: now });
+                inner.seen.insert(digest, Arc::clone(&seen));
+                seen
+            }
+        };
+        self.check_now(&seen)
+    }
+
+    /// Whether a token that was good is good now.
+    fn check_now(&self, seen: &Seen) -> Result<KanidmVerified> {
+        let inner = &*self.inner;
+        let user = seen.user.as_ref().ok_or_else(refused)?;
+        let time = |seconds| DateTime::from_timestamp(seconds, 0).ok_or_else(refused);
+        let (issued_at, expires_at) = (time(seen.claims.iat)?, time(seen.claims.exp)?);
+        let leeway = TimeDelta::from_std(inner.config.kanidm.leeway).unwrap_or_default();
+        if inner.context.now() >= expires_at + leeway {
+            return Err(refused());
+        }
+        if inner.revocations.age().is_none_or(|age| age > inner.config.tokens.max_revocation_age) {
+            let text = "Revocations are not known well enough to vouch for a token.";
+            return Err(Fault::new(Reason::RevocationsStale, text).retry_after(Duration::from_secs(1)));
+        }
+        let ended = user.tokens_valid_from.is_some_and(|from| issued_at < from);
+        if ended || inner.revocations.refuses(None, user.user_id, issued_at) {
+            return Err(refused());
+        }
+        let token_id = seen.claims.jti.clone().unwrap_or_default();
+        Ok(KanidmVerified { user: user.clone(), token_id, issuer: inner.kanidm.issuer(), issued_at, expires_at })
+    }
+}
+
+/// One text for every cause, the same as for Sidle's own tokens.
+fn refused() -> Fault {
+    Fault::new(Reason::InvalidToken, "The token is not accepted.")
+}

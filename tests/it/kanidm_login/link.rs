@@ -1,0 +1,168 @@
+//! Linking a person to one's own account: both sides proven in one sitting.
+
+use sidle::proto;
+use sidle::proto::KanidmLoginPurpose::Link;
+use sidle_dev::persona::Returned;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{World, complete, complete_as, is_good, person};
+use crate::authenticate::set;
+use crate::look::{event, reason, reasons};
+
+/// A user with a password who is not linked, and somebody's person who is nobody's here.
+struct Two {
+    world: World,
+    user: Uuid,
+    token: String,
+    person: Uuid,
+    bearer: String,
+}
+
+impl Two {
+    async fn new(test: &str) -> Option<Self> {
+        let world = World::new(test).await?;
+        let user = world.server.user(world.tenant, "bob@example.com", "user").await;
+        let token = world.server.sign_in("bob@example.com").await.access_token;
+        let (person, bearer) = person(&world.kanidm, "bob").await;
+        world.kanidm.add_member(&world.group.to_string(), &person.to_string()).await.unwrap();
+        Some(Self { world, user, token, person, bearer })
+    }
+
+    async fn at_kanidm(&self, token: &str, bearer: &str) -> Result<(Returned, String), Status> {
+        let begun = self.world.go(token, Link).await?;
+        Ok((self.world.kanidm.authorise(bearer, &begun.authorization_url).await.unwrap(), begun.login_secret))
+    }
+
+    async fn link(&self) -> Result<proto::KanidmLink, Status> {
+        let (back, secret) = self.at_kanidm(&self.token, &self.bearer).await?;
+        Ok(complete_as(&self.world.server, &self.token, &back, &secret).await?.linked.expect("a link"))
+    }
+
+    async fn linked(&self) -> Option<Uuid> {
+        let select = "SELECT kanidm_user_id FROM users WHERE user_id = $1";
+        sqlx::query_scalar(select).bind(self.user).fetch_one(self.world.server.sql()).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn who_proves_both_sides_in_one_sitting_is_linked() {
+    let Some(two) = Two::new("who_proves_both_sides_in_one_sitting_is_linked").await else { return };
+    let elsewhere = two.world.server.sign_in("bob@example.com").await;
+    let link = two.link().await.unwrap();
+    assert_eq!((link.user_id, link.kanidm_user_id), (two.user.to_string(), two.person.to_string()));
+    assert_eq!(link.sessions_revoked, 1);
+    assert!(!is_good(&two.world.server, &elsewhere.access_token).await, "another session may be somebody else's");
+    assert!(is_good(&two.world.server, &two.token).await, "this one goes on");
+    let mut client = two.world.server.client(&two.token);
+    let session = client.session.get_session(proto::GetSessionRequest::default()).await.unwrap().into_inner();
+    let session = session.session.unwrap();
+    assert_eq!(session.auth_method(), proto::SessionAuthMethod::Dual, "both vouch for it now");
+    assert!(!session.kanidm_session_id.is_empty());
+    let told = event(&two.world.server, "user.kanidm_linked").await;
+    assert_eq!((told.target_id.clone(), told.actor_id), (Some(two.user.to_string()), Some(two.user)));
+
+    let signed_in = two.world.login_as(&two.bearer).await.expect("the person signs in as the user");
+    assert_eq!(signed_in.user.unwrap().user_id, two.user.to_string());
+    two.world.server.sign_in("bob@example.com").await;
+    assert_eq!(reason(&two.link().await.unwrap_err()), "ALREADY_EXISTS", "once");
+}
+
+#[tokio::test]
+async fn a_session_links_nobody_when_its_password_was_shown_long_ago() {
+    let Some(two) = Two::new("a_session_links_nobody_when_its_password_was_shown_long_ago").await else { return };
+    // A stolen token of a session of this morning, and the thief's own person.
+    let age = "UPDATE sessions SET created_at = created_at - interval '5 minutes' WHERE user_id = $1";
+    let (back, secret) = two.at_kanidm(&two.token, &two.bearer).await.unwrap();
+    sqlx::query(age).bind(two.user).execute(two.world.server.sql()).await.unwrap();
+    assert_eq!(reason(&two.link().await.unwrap_err()), "FRESH_LOGIN_REQUIRED");
+    let refused = complete_as(&two.world.server, &two.token, &back, &secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "FRESH_LOGIN_REQUIRED", "nor one that was begun in time and completed later");
+    assert_eq!(two.linked().await, None);
+}
+
+#[tokio::test]
+async fn a_link_belongs_to_the_session_that_began_it() {
+    let Some(two) = Two::new("a_link_belongs_to_the_session_that_began_it").await else { return };
+    let server = &two.world.server;
+    // Somebody has a victim finish what they began: the victim's person would open the attacker's account, or theirs.
+    server.user(two.world.tenant, "eve@example.com", "user").await;
+    let eve = server.sign_in("eve@example.com").await.access_token;
+    let bobs_other = server.sign_in("bob@example.com").await.access_token;
+    let (back, secret) = two.at_kanidm(&eve, &two.bearer).await.unwrap();
+    for token in [&two.token, &bobs_other, ""] {
+        let refused = complete_as(server, token, &back, &secret).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_LOGIN_ATTEMPT");
+    }
+    let (back, secret) = two.at_kanidm(&two.token, &two.bearer).await.unwrap();
+    for token in [&eve, &bobs_other, ""] {
+        let refused = complete_as(server, token, &back, &secret).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_LOGIN_ATTEMPT");
+    }
+    assert_eq!(two.linked().await, None);
+    complete_as(server, &two.token, &back, &secret).await.expect("its own session still does");
+}
+
+#[tokio::test]
+async fn a_link_needs_a_session_and_a_session_no_link() {
+    let Some(two) = Two::new("a_link_needs_a_session_and_a_session_no_link").await else { return };
+    for token in ["", "nonsense", &crate::authenticate::verifier_token(&two.world.server).await] {
+        assert_eq!(reason(&two.world.go(token, Link).await.unwrap_err()), "UNAUTHENTICATED");
+    }
+    // One that was begun to sign in is completed with a token along: it still only signs in, here as nobody.
+    let begun = two.world.start().await.unwrap();
+    let back = two.world.kanidm.authorise(&two.bearer, &begun.authorization_url).await.unwrap();
+    let refused = complete_as(&two.world.server, &two.token, &back, &begun.login_secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "PERSON_NOT_LINKED");
+    // And one that was begun to link signs nobody in.
+    let (back, secret) = two.at_kanidm(&two.token, &two.world.bearer).await.unwrap();
+    assert_eq!(reason(&complete(&two.world.server, &back, &secret).await.unwrap_err()), "INVALID_LOGIN_ATTEMPT");
+    assert_eq!(two.linked().await, None);
+}
+
+#[tokio::test]
+async fn a_person_who_is_somebodys_is_nobody_elses() {
+    let Some(two) = Two::new("a_person_who_is_somebodys_is_nobody_elses").await else { return };
+    // Ann's person, which is linked to Ann: Bob has got hold of her Kanidm session for a moment.
+    let (back, secret) = two.at_kanidm(&two.token, &two.world.bearer).await.unwrap();
+    let refused = complete_as(&two.world.server, &two.token, &back, &secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "ALREADY_EXISTS");
+    // The person that a migration made for somebody who is not linked any more has that user's id.
+    let (twin, bearer) = person(&two.world.kanidm, "twin").await;
+    let insert =
+        "INSERT INTO users (user_id, tenant_id, email, email_key) VALUES ($1, $2, 'twin@x.example', 'twin@x.example')";
+    sqlx::query(insert).bind(twin).bind(two.world.tenant).execute(two.world.server.sql()).await.unwrap();
+    let (back, secret) = two.at_kanidm(&two.token, &bearer).await.unwrap();
+    let refused = complete_as(&two.world.server, &two.token, &back, &secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "ALREADY_EXISTS");
+    assert_eq!(reasons(&two.world.server, "user.login_refused", "refused").await, ["person_taken"; 2]);
+    assert_eq!(two.linked().await, None);
+}
+
+#[tokio::test]
+async fn neither_a_rolled_back_user_nor_one_of_kanidms_links_anew() {
+    let Some(two) = Two::new("neither_a_rolled_back_user_nor_one_of_kanidms_links_anew").await else { return };
+    set(&two.world.server, two.user, &format!("kanidm_user_id = '{}'", Uuid::new_v4())).await;
+    assert_eq!(reason(&two.link().await.unwrap_err()), "ALREADY_EXISTS", "an administrator rolled them back");
+    let kanidms = two.world.login().await.unwrap().tokens.unwrap().access_token;
+    assert_eq!(reason(&two.at_kanidm(&kanidms, &two.bearer).await.unwrap_err()), "ALREADY_EXISTS");
+}
+
+#[tokio::test]
+async fn nobody_is_linked_while_a_migration_makes_a_person_for_them() {
+    let Some(two) = Two::new("nobody_is_linked_while_a_migration_makes_a_person_for_them").await else { return };
+    let server = &two.world.server;
+    let arrange = [
+        "ALTER TABLE migration_items DROP CONSTRAINT migration_items_migration_id_fkey",
+        "INSERT INTO migration_items (item_id, migration_id, ordinal, user_id, tenant_id, user_version, kanidm_name,
+             display_name, mail, is_admin, group_names, state, intent_recorded_at)
+         SELECT gen_random_uuid(), gen_random_uuid(), 1, user_id, tenant_id, version, 'bob', 'Bob', email, false, '{}',
+             'intent_recorded', now() FROM users WHERE email = 'bob@example.com'",
+    ];
+    for statement in arrange {
+        sqlx::query(statement).execute(server.sql()).await.unwrap();
+    }
+    assert_eq!(reason(&two.link().await.unwrap_err()), "MIGRATION_OVERLAP");
+    sqlx::query("UPDATE migration_items SET state = 'pending'").execute(server.sql()).await.unwrap();
+    two.link().await.expect("it has not begun with them, and will find them linked");
+}

@@ -1,0 +1,129 @@
+//! What Kanidm publishes about itself: read from its own place, kept, read again, and never believed about others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+
+use super::{REDIRECT, World, start};
+use crate::look::reason;
+use crate::support::Setup;
+
+#[tokio::test]
+async fn discovery_is_not_read_for_every_login() {
+    let Some(world) = World::new("discovery_is_not_read_for_every_login").await else { return };
+    for _ in 0..3 {
+        world.login().await.unwrap();
+    }
+    let kind = "GET /oauth2/openid/{client}/.well-known/openid-configuration";
+    assert_eq!(world.kanidm.requests(kind).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_new_key_of_kanidms_is_taken_up_without_an_error() {
+    let Some(world) = World::new("a_new_key_of_kanidms_is_taken_up_without_an_error").await else { return };
+    world.login().await.unwrap();
+    let client = world.server.app().config.kanidm.client_id.clone();
+    let jwks = async || world.kanidm.get(&format!("/oauth2/openid/{client}/public_key.jwk")).await.unwrap().to_string();
+    let before = jwks().await;
+    let rotate = json!({
+        "filter": { "eq": ["name", client] },
+        "modlist": { "mods": [{ "present": ["key_action_rotate", "2020-01-01T00:00:00Z"] }] },
+    });
+    world.kanidm.post("/v1/raw/modify", &rotate).await.expect("Kanidm rotates the key");
+    assert_ne!(jwks().await, before);
+    world.login().await.expect("a token signed with a key that was not there before");
+    world.login().await.expect("again");
+}
+
+#[tokio::test]
+async fn clocks_may_differ_by_what_is_configured() {
+    let Some(world) = World::new("clocks_may_differ_by_what_is_configured").await else { return };
+    let tolerant = world.server.setup.clone().with("KANIDM__LEEWAY", "5m").start().await;
+    let login = async |server: &crate::support::TestServer| {
+        let begun = start(server, REDIRECT).await?;
+        let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
+        super::complete(server, &back, &begun.login_secret).await
+    };
+    world.kanidm.advance(Duration::from_secs(20)).await.unwrap();
+    login(&world.server).await.expect("Kanidm's clock is ahead by less than the leeway");
+    world.kanidm.advance(Duration::from_secs(40)).await.unwrap();
+    assert_eq!(reason(&login(&world.server).await.unwrap_err()), "KANIDM_UNAVAILABLE", "ahead by a minute");
+    login(&tolerant).await.expect("which another leeway allows");
+    // Its tokens last 15 minutes: with ours that far ahead and half a minute they are of the past.
+    tolerant.context.clock.advance(Duration::from_secs(60 + 15 * 60 + 4 * 60));
+    login(&tolerant).await.expect("Kanidm's clock is behind by less than the leeway");
+    tolerant.context.clock.advance(Duration::from_secs(2 * 60));
+    assert_eq!(reason(&login(&tolerant).await.unwrap_err()), "KANIDM_UNAVAILABLE");
+}
+
+/// What a server in Kanidm's place answers when asked for discovery.
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    Redirect,
+    OtherOrigin,
+    OtherIssuer,
+    Endless,
+    NoJson,
+    Truth,
+}
+
+#[derive(Clone)]
+struct Fake {
+    lie: Lie,
+    own: String,
+    elsewhere: String,
+}
+
+async fn answer(State(fake): State<Fake>, uri: Uri) -> Response {
+    let base = format!("{}/oauth2/openid/sidle", fake.own);
+    if uri.path().ends_with("public_key.jwk") {
+        return axum::Json(json!({ "keys": [] })).into_response();
+    }
+    let document = |issuer: &str, page: &str| {
+        axum::Json(json!({ "issuer": issuer, "authorization_endpoint": format!("{page}/ui/oauth2") })).into_response()
+    };
+    match fake.lie {
+        Lie::Redirect => (StatusCode::FOUND, [(header::LOCATION, format!("{}{uri}", fake.elsewhere))]).into_response(),
+        Lie::OtherOrigin => document(&base, &fake.elsewhere),
+        Lie::OtherIssuer => document("https://idm.example/oauth2/openid/sidle", &fake.own),
+        Lie::Endless => " ".repeat(5 << 20).into_response(),
+        Lie::NoJson => "<html>We will be back soon.</html>".into_response(),
+        Lie::Truth => document(&base, &fake.own),
+    }
+}
+
+async fn listen() -> (tokio::net::TcpListener, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+#[tokio::test]
+async fn discovery_is_believed_about_kanidms_own_place_only() {
+    let (other, elsewhere) = listen().await;
+    let visits = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&visits);
+    let count = move || async move { seen.fetch_add(1, Ordering::Relaxed).to_string() };
+    tokio::spawn(async move { axum::serve(other, Router::new().fallback(count)).await });
+    for lie in [Lie::Redirect, Lie::OtherOrigin, Lie::OtherIssuer, Lie::Endless, Lie::NoJson, Lie::Truth] {
+        let (listener, own) = listen().await;
+        let router =
+            Router::new().fallback(answer).with_state(Fake { lie, own: own.clone(), elsewhere: elsewhere.clone() });
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let setup = Setup::new().await.with("KANIDM__URL", &own).with("KANIDM__TOKEN", "t");
+        let setup = setup.with("KANIDM__CLIENT_SECRET", "s").with("KANIDM__REDIRECT_URIS", REDIRECT);
+        let server = setup.with("KANIDM__BREAKER_FAILURES", "0").start().await;
+        match (lie, start(&server, REDIRECT).await) {
+            (Lie::Truth, begun) => assert!(begun.unwrap().authorization_url.starts_with(&own)),
+            (Lie::Redirect, refused) => assert_eq!(reason(&refused.unwrap_err()), "KANIDM_UNAVAILABLE", "{lie:?}"),
+            (_, refused) => assert_eq!(reason(&refused.unwrap_err()), "KANIDM_UNAVAILABLE", "{lie:?}"),
+        }
+    }
+    assert_eq!(visits.load(Ordering::Relaxed), 0, "nobody was led elsewhere");
+}

@@ -1,0 +1,157 @@
+//! Sessions that nobody refreshes: Kanidm is asked about them all the same.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sidle::proto::KanidmLoginPurpose::Link;
+use sidle_dev::kanidm::Fault;
+
+use super::{World, complete_as, is_good, person};
+use crate::look::{event, reason};
+use crate::support::Setup;
+
+/// A server that asks all the time.
+fn watchful(setup: Setup) -> Setup {
+    setup.with("KANIDM__RECHECK_INTERVAL", "50ms")
+}
+
+/// A server that asks about nothing unless its database says that it did not for long.
+fn forgetful(setup: Setup) -> Setup {
+    setup.with("KANIDM__RECHECK_INTERVAL", "1h").with("KANIDM__RECHECK_AT_ONCE", "3")
+}
+
+async fn ended_for_kanidm(world: &World) {
+    let ended = event(&world.server, "session.revoked").await;
+    assert_eq!(
+        (ended.reason.as_deref(), ended.session_id),
+        (Some("kanidm"), ended.target_id.as_deref().map(|id| id.parse().unwrap()))
+    );
+}
+
+#[tokio::test]
+async fn an_account_that_kanidm_switched_off_loses_its_sessions_unasked() {
+    let name = "an_account_that_kanidm_switched_off_loses_its_sessions_unasked";
+    let Some(world) = World::with(name, watchful).await else { return };
+    let tokens = world.login().await.unwrap().tokens.unwrap();
+    assert!(is_good(&world.server, &tokens.access_token).await);
+    world.kanidm.expire(&world.person.to_string()).await.unwrap();
+    ended_for_kanidm(&world).await;
+    assert!(!is_good(&world.server, &tokens.access_token).await);
+    assert_eq!(reason(&world.refresh(&tokens.refresh_token, 1).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+}
+
+#[tokio::test]
+async fn a_person_whom_kanidm_deleted_loses_their_sessions_unasked() {
+    let name = "a_person_whom_kanidm_deleted_loses_their_sessions_unasked";
+    let Some(world) = World::with(name, watchful).await else { return };
+    world.login().await.unwrap();
+    world.kanidm.delete_person(&world.person.to_string()).await.unwrap();
+    ended_for_kanidm(&world).await;
+}
+
+#[tokio::test]
+async fn a_logout_in_kanidm_ends_the_session_here() {
+    let Some(world) = World::with("a_logout_in_kanidm_ends_the_session_here", watchful).await else { return };
+    world.login().await.unwrap();
+    let logout = world.kanidm.http.get(format!("{}/v1/logout", world.kanidm.url)).bearer_auth(&world.bearer);
+    assert!(logout.send().await.unwrap().status().is_success());
+    ended_for_kanidm(&world).await;
+}
+
+#[tokio::test]
+async fn a_session_that_both_sides_vouch_for_ends_with_kanidms() {
+    let name = "a_session_that_both_sides_vouch_for_ends_with_kanidms";
+    let Some(world) = World::with(name, watchful).await else { return };
+    world.server.user(world.tenant, "bob@example.com", "user").await;
+    let (bob, bearer) = person(&world.kanidm, "bob").await;
+    let tokens = world.server.sign_in("bob@example.com").await;
+    let begun = world.go(&tokens.access_token, Link).await.unwrap();
+    let back = world.kanidm.authorise(&bearer, &begun.authorization_url).await.unwrap();
+    complete_as(&world.server, &tokens.access_token, &back, &begun.login_secret).await.unwrap();
+    let tokens = world.refresh(&tokens.refresh_token, 1).await.unwrap().tokens.unwrap();
+    world.kanidm.expire(&bob.to_string()).await.unwrap();
+    ended_for_kanidm(&world).await;
+    assert!(!is_good(&world.server, &tokens.access_token).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_and_refreshes_of_one_session_never_cross() {
+    let Some(world) = World::with("checks_and_refreshes_of_one_session_never_cross", watchful).await else { return };
+    let replica = world.server.setup.start().await;
+    let mut tokens = world.login().await.unwrap().tokens.unwrap();
+    // Kanidm's own token changes hands each time: whoever used an old one would end the session there.
+    for round in 0..12 {
+        // Within the same second Kanidm would take an old one.
+        world.kanidm.advance(Duration::from_secs(2)).await.unwrap();
+        tokens = world.refresh(&tokens.refresh_token, round).await.expect("nobody was in the way").tokens.unwrap();
+    }
+    drop(replica);
+    world.refresh(&tokens.refresh_token, 100).await.expect("Kanidm's chain is whole");
+}
+
+#[tokio::test]
+async fn groups_are_followed_also_while_nobody_refreshes() {
+    let Some(world) = World::with("groups_are_followed_also_while_nobody_refreshes", watchful).await else { return };
+    sqlx::query("DELETE FROM memberships").execute(world.server.sql()).await.unwrap();
+    let tokens = world.login().await.unwrap().tokens.unwrap();
+    let before = world.server.app().log.head().await.unwrap();
+    world.kanidm.remove_member(&world.group.to_string(), &world.person.to_string()).await.unwrap();
+    let mut follow = world.server.app().log.follow(sidle::audit::Filter::new(sidle::db::Scope::Platform), before);
+    loop {
+        match follow.progress().await.unwrap() {
+            sidle::audit::Progress::Event(event)
+                if event.event_type == "membership.synced" && event.details["removed"] == json!(1) =>
+            {
+                break;
+            }
+            sidle::audit::Progress::End => panic!("the server stopped"),
+            _ => {}
+        }
+    }
+    assert!(!is_good(&world.server, &tokens.access_token).await, "what it said of roles is no longer so");
+}
+
+#[tokio::test]
+async fn an_outage_ends_no_session_and_what_was_due_is_asked_about_after_it() {
+    let name = "an_outage_ends_no_session_and_what_was_due_is_asked_about_after_it";
+    let Some(world) = World::with(name, |setup| watchful(setup).with("KANIDM__BREAKER_FAILURES", "0")).await else {
+        return;
+    };
+    let mut tokens = world.login().await.unwrap().tokens.unwrap();
+    let asked = async || world.kanidm.requests("POST /oauth2/token").await.unwrap();
+    for fault in [Fault::Fail, Fault::Garbage] {
+        // The time after which another try is made is long here: what was tried once is asked about at the refresh.
+        sqlx::query("UPDATE sessions SET kanidm_check_until = NULL").execute(world.server.sql()).await.unwrap();
+        world.kanidm.fault(fault, "/oauth2/token", 0, None).await.unwrap();
+        let before = asked().await;
+        while asked().await == before {
+            tokio::task::yield_now().await;
+        }
+        world.kanidm.heal().await.unwrap();
+        let id = u128::from(before) + 1000;
+        tokens =
+            world.refresh(&tokens.refresh_token, id).await.expect("the outage said nothing about it").tokens.unwrap();
+    }
+    assert!(is_good(&world.server, &tokens.access_token).await);
+}
+
+#[tokio::test]
+async fn sessions_that_fail_do_not_keep_the_others_from_being_asked_about() {
+    let name = "sessions_that_fail_do_not_keep_the_others_from_being_asked_about";
+    let Some(world) = World::with(name, forgetful).await else { return };
+    for _ in 0..3 {
+        world.login().await.unwrap();
+    }
+    // Sealed under a key that is lost: these can never be asked about, and they are always the first in line.
+    sqlx::query("UPDATE sessions SET kanidm_refresh_token = '\\x00', kanidm_checked_at = now() - interval '2 days'")
+        .execute(world.server.sql())
+        .await
+        .unwrap();
+    world.login().await.unwrap();
+    world.kanidm.expire(&world.person.to_string()).await.unwrap();
+    let age = "UPDATE sessions SET kanidm_checked_at = now() - interval '1 day' WHERE length(kanidm_refresh_token) > 1";
+    sqlx::query(age).execute(world.server.sql()).await.unwrap();
+    let watching = world.server.setup.clone().with("KANIDM__RECHECK_INTERVAL", "1s").start().await;
+    ended_for_kanidm(&world).await;
+    drop(watching);
+}
