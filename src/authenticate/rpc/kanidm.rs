@@ -24,7 +24,7 @@ pub(super) async fn start(
     };
     let holder = match purpose {
         Purpose::Login => None,
-        _ => Holder::of(&service.presented(&request).map_err(unauthenticated)?.principal),
+        _ => holder(service, &request)?,
     };
     service.room.throttle(&Call::of(&request)?, Lane::Kanidm).await?;
     let request = request.into_inner();
@@ -46,7 +46,7 @@ pub(super) async fn complete(
     let call = Call::of(&request)?;
     service.room.throttle(&call, Lane::Kanidm).await?;
     // Nobody needs a token to sign in, so a stale one that comes along is no matter.
-    let holder = service.presented(&request).ok().and_then(|verified| Holder::of(&verified.principal));
+    let holder = holder(service, &request).ok().flatten();
     let request = request.into_inner();
     let back = returned(request.state, request.code, request.login_secret)?;
     Ok(match service.room.complete_kanidm(&call, back, holder).await? {
@@ -95,10 +95,19 @@ pub(super) fn claims(verified: KanidmVerified, audience: &str) -> proto::TokenCl
     }
 }
 
-/// Without a token one is told so, as everywhere.
-fn unauthenticated(fault: Fault) -> Fault {
-    match fault.reason() {
+/// The user's session behind the call. Both RPCs let anybody in, so that the edge has not looked at the token.
+fn holder<T>(service: &Service, request: &Request<T>) -> Result<Option<Holder>> {
+    let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
+    let mut values = request.metadata().get_all("authorization").iter();
+    let (value, more) = (values.next().ok_or_else(unauthenticated)?, values.next());
+    let (scheme, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(unauthenticated)?;
+    if more.is_some() || !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(unauthenticated());
+    }
+    let verified = service.verify(token.trim(), &service.room.config.tokens.audience);
+    let verified = verified.map_err(|fault| match fault.reason() {
         Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted."),
         _ => fault,
-    }
+    })?;
+    Ok(Holder::of(&verified.principal))
 }
