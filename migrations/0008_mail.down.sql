@@ -1,2 +1,18 @@
+DROP FUNCTION one_time_tidy(timestamptz);
+DROP FUNCTION password_reset_finish(uuid, timestamptz);
+DROP FUNCTION password_reset_begin(bytea, timestamptz);
+DROP FUNCTION password_reset_answer(timestamptz, jsonb, jsonb, jsonb, integer, jsonb);
+DROP FUNCTION password_reset_ask(jsonb, timestamptz, jsonb, bytea);
+DROP FUNCTION email_verification_ask(uuid, jsonb, timestamptz, jsonb);
+DROP FUNCTION email_verify(bytea, bytea, timestamptz, jsonb, jsonb, bytea, jsonb, bytea);
+DROP FUNCTION registration_answer(timestamptz, jsonb, jsonb, jsonb, integer);
+DROP FUNCTION registration_ask(jsonb, timestamptz, jsonb, bytea);
+DROP FUNCTION one_time_issue(text, uuid, jsonb, timestamptz);
+DROP FUNCTION registration_close(uuid, text);
+DROP FUNCTION registration_is_open(uuid);
+DROP TABLE one_time_tokens;
+DROP TABLE password_reset_requests;
+DROP TABLE registrations;
+DROP FUNCTION mail_is_capped(text, integer);
 DROP FUNCTION mail_enqueue(jsonb);
 DROP TABLE mail_outbox;

@@ -153,6 +153,7 @@ impl App {
             policy,
             kanidm.clone(),
             outbox.clone(),
+            authenticate.verifications(),
         );
         Ok(Self {
             engine,
@@ -236,6 +237,7 @@ impl App {
                 let worker =
                     Worker::new(db, context, keyring, self.metrics.clone(), &self.outbox, mailer, mail.clone());
                 tasks.spawn(finish(worker.run(self.stop.clone())));
+                tasks.spawn(finish(self.authenticate.clone().answer_mail(self.stop.clone())));
             }
             None => tracing::warn!(
                 event = "mail_not_configured",

@@ -44,6 +44,8 @@ event_types! {
     UserProofRefused => "user.proof_refused",
     /// A lock was taken off a user.
     UserUnlocked => "user.unlocked",
+    /// Somebody asked for an account; there is none before its address is confirmed.
+    UserRegistrationRequested => "user.registration_requested",
     /// Somebody registered as a user.
     UserRegistered => "user.registered",
     /// A user was created by an administrator or by a first login through Kanidm.
@@ -68,6 +70,8 @@ event_types! {
     UserPasswordRehashed => "user.password_rehashed",
     /// Somebody asked for a link to set a new password.
     UserPasswordResetRequested => "user.password_reset_requested",
+    /// A request for a new password found its user, who was sent a link unless the reason says why not.
+    UserPasswordResetSent => "user.password_reset_sent",
     /// A password was set anew through a link.
     UserPasswordReset => "user.password_reset",
     /// A user proved themselves once more for a sensitive call.

@@ -4,6 +4,7 @@
 mod api_key;
 mod bcrypt_hash;
 mod breached;
+mod by_mail;
 mod change_password;
 mod devices;
 #[cfg(any(test, fuzzing))]
@@ -29,11 +30,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use self::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
+pub use self::by_mail::Verifications;
 use self::gate::Gates;
 pub use self::hashing::{Hasher, StoredHash};
 pub use self::policy::Policy;
@@ -68,6 +71,8 @@ pub struct Authenticate {
     policy: Policy,
     outbox: Outbox,
     kanidm: Option<Oidc>,
+    /// Wakes whoever answers what was asked for by mail.
+    asked: Arc<Notify>,
     gates: Gates,
     sampled: Arc<Sampler>,
 }
@@ -156,7 +161,7 @@ impl Authenticate {
         kanidm: Option<Oidc>,
     ) -> Self {
         let gates = Gates::new(config.passwords.max_attempts, config.passwords.queue);
-        let sampled = Arc::default();
+        let (sampled, asked) = (Arc::default(), Arc::default());
         Self {
             config,
             context,
@@ -167,8 +172,9 @@ impl Authenticate {
             sessions,
             hasher,
             policy,
-            outbox,
             kanidm,
+            outbox,
+            asked,
             gates,
             sampled,
         }

@@ -6,6 +6,7 @@ use super::ConfigFile;
 use super::failure::Result;
 use super::output::Out;
 use crate::config::{Config, DEFAULTS};
+use crate::mail::Mailer;
 
 /// Commands on the configuration.
 #[derive(Subcommand)]
@@ -26,6 +27,7 @@ impl Command {
                 let config = load(&file)?;
                 config.seal.keyring()?;
                 config.check_serving()?;
+                Mailer::new(&config.mail)?;
                 out.line("The configuration can be used.")
             }
             Self::Defaults => DEFAULTS.lines().try_for_each(|line| out.line(line)),

@@ -16,6 +16,7 @@ mod kanidm;
 mod keygen;
 mod login;
 mod lookup;
+mod mail;
 mod memberships;
 mod migrate;
 mod output;
@@ -122,6 +123,9 @@ enum Command {
     /// The first administrator; works without a service
     #[command(subcommand)]
     Admin(admin::Command),
+    /// Mail: look at messages, try the mail server; works without a service
+    #[command(subcommand)]
+    Mail(mail::Command),
     /// The configuration of the service
     #[command(subcommand)]
     Config(config::Command),
@@ -166,6 +170,7 @@ impl Command {
             Self::Migrate(command) => return command.run(global, out).await,
             Self::Schema(command) => command.run(out).await?,
             Self::Admin(command) => command.run(out).await?,
+            Self::Mail(command) => command.run(out).await?,
             Self::Config(command) => command.run(out)?,
             Self::Keygen(command) => command.run(out)?,
         }

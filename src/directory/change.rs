@@ -76,6 +76,11 @@ impl<'a> Change<'a> {
         self.directory.outbox.enqueue(&mut self.tx, message).await
     }
 
+    /// Asks a user to confirm the address they have now.
+    pub async fn ask_to_verify(&mut self, user: Uuid) -> Result<()> {
+        self.directory.verifications.ask(&mut self.tx, user).await
+    }
+
     /// Refuses the access tokens that these users have now; `event` is to tell of it. Their rows are locked before the
     /// time is taken, so that no login or refresh that read the old rights can issue a token after it.
     pub async fn end_tokens(&mut self, users: &[Uuid], event: Event) -> Result<Event> {

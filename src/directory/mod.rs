@@ -24,7 +24,7 @@ use self::change::Change;
 pub use self::rpc::Service;
 use crate::access::Call;
 use crate::audit::Recorder;
-use crate::authenticate::{Hasher, Policy, StepUps};
+use crate::authenticate::{Hasher, Policy, StepUps, Verifications};
 use crate::context::Context;
 use crate::db::{Db, Scope, Tx};
 use crate::fault::Result;
@@ -44,6 +44,7 @@ pub struct Directory {
     policy: Policy,
     kanidm: Option<Kanidm>,
     outbox: Outbox,
+    verifications: Verifications,
 }
 
 impl Directory {
@@ -59,8 +60,9 @@ impl Directory {
         policy: Policy,
         kanidm: Option<Kanidm>,
         outbox: Outbox,
+        verifications: Verifications,
     ) -> Self {
-        Self { db, context, recorder, revocations, hasher, step_ups, policy, kanidm, outbox }
+        Self { db, context, recorder, revocations, hasher, step_ups, policy, kanidm, outbox, verifications }
     }
 
     /// Begins a change as far as the caller reaches with `permission`.

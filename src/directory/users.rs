@@ -11,6 +11,7 @@ use crate::access::{etag, input};
 use crate::audit::{Event, EventType};
 use crate::authenticate::StoredHash;
 use crate::fault::{Fault, Result};
+use crate::mail::{Kind, Message};
 
 /// What an administrator says about a new user.
 pub(super) struct NewUser {
@@ -73,6 +74,9 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
         .personal("username", &new.username)
         .personal("full_name", &new.full_name);
     change.record(event).await?;
+    if !new.email_verified {
+        change.ask_to_verify(user_id).await?;
+    }
     read(change, user_id).await
 }
 
@@ -102,7 +106,19 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         event = change.end_tokens(&[id], event).await?;
     }
     change.record(event).await?;
+    if after.email != before.email {
+        tell_of_new_address(change, &before).await?;
+    }
     read(change, id).await
+}
+
+/// Tells both addresses, and asks the new one to be confirmed: until it is, no password is reset through it.
+async fn tell_of_new_address(change: &mut Change<'_>, before: &User) -> Result<()> {
+    let id = before.user_id;
+    let old = Message::to_address(Kind::EmailChanged, Some(id), &before.email);
+    change.notify(old.with("is_old", true)).await?;
+    change.notify(Message::to_user(Kind::EmailChanged, id).with("is_old", false)).await?;
+    change.ask_to_verify(id).await
 }
 
 fn editable(user: &User) -> serde_json::Value {

@@ -1,5 +1,6 @@
 //! `sidle.v1.AuthenticateService` on the wire.
 
+mod by_mail;
 mod convert;
 mod kanidm;
 mod password;
@@ -169,12 +170,14 @@ impl AuthenticateService for Service {
         Ok(Response::new(proto::GetJwksResponse { keys, max_age }))
     }
 
-    async fn register(&self, _: Request<proto::RegisterRequest>) -> Answer<proto::RegisterResponse> {
-        Err(Fault::not_implemented("Register").into())
+    async fn register(&self, request: Request<proto::RegisterRequest>) -> Answer<proto::RegisterResponse> {
+        let call = Call::of(&request)?;
+        Ok(Response::new(by_mail::register(self, &call, request.into_inner()).await?))
     }
 
-    async fn verify_email(&self, _: Request<proto::VerifyEmailRequest>) -> Answer<proto::VerifyEmailResponse> {
-        Err(Fault::not_implemented("VerifyEmail").into())
+    async fn verify_email(&self, request: Request<proto::VerifyEmailRequest>) -> Answer<proto::VerifyEmailResponse> {
+        let call = Call::of(&request)?;
+        Ok(Response::new(by_mail::verify(self, &call, request.into_inner()).await?))
     }
 
     async fn complete_mfa(&self, _: Request<proto::CompleteMfaRequest>) -> Answer<proto::CompleteMfaResponse> {
@@ -200,13 +203,18 @@ impl AuthenticateService for Service {
 
     async fn request_password_reset(
         &self,
-        _: Request<proto::RequestPasswordResetRequest>,
+        request: Request<proto::RequestPasswordResetRequest>,
     ) -> Answer<proto::RequestPasswordResetResponse> {
-        Err(Fault::not_implemented("RequestPasswordReset").into())
+        let call = Call::of(&request)?;
+        Ok(Response::new(by_mail::request_reset(self, &call, request.into_inner()).await?))
     }
 
-    async fn reset_password(&self, _: Request<proto::ResetPasswordRequest>) -> Answer<proto::ResetPasswordResponse> {
-        Err(Fault::not_implemented("ResetPassword").into())
+    async fn reset_password(
+        &self,
+        request: Request<proto::ResetPasswordRequest>,
+    ) -> Answer<proto::ResetPasswordResponse> {
+        let call = Call::of(&request)?;
+        Ok(Response::new(by_mail::reset(self, &call, request.into_inner()).await?))
     }
 
     async fn enroll_totp(&self, _: Request<proto::EnrollTotpRequest>) -> Answer<proto::EnrollTotpResponse> {

@@ -1,6 +1,7 @@
 //! SQL of this room, a file for each way in; mostly calls of functions in the schema, each of them one round trip.
 
 pub(super) mod account;
+pub(super) mod by_mail;
 pub(super) mod kanidm;
 pub(super) mod login;
 pub(super) mod password;

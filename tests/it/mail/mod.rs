@@ -2,7 +2,10 @@
 
 mod crash;
 mod delivery;
+mod notices;
 mod outbox;
+mod registration;
+mod reset;
 mod tls;
 
 use sidle::db::Scope;
@@ -11,6 +14,7 @@ use sidle_dev::smtp::{Options, Smtp};
 use sqlx::Row as _;
 use uuid::Uuid;
 
+pub(crate) use crate::look::reason as refused;
 use crate::support::{Setup, TestServer};
 
 /// A mail server without TLS.
@@ -28,6 +32,7 @@ pub(crate) fn with_mail(setup: Setup, port: u16) -> Setup {
         .with("MAIL__ORIGIN", "https://accounts.example.com")
         .with("MAIL__POLL", "50ms")
         .with("MAIL__RETRY_AFTER", "50ms")
+        .with("THROTTLE__MAIL_PER_MINUTE", "0")
 }
 
 /// A server that sends through a mail server of its own.

@@ -1,0 +1,67 @@
+//! Confirming an address with the token that was sent there.
+//!
+//! The token shows who has the mailbox. It does not show who chose the password: somebody may have registered the
+//! address of somebody else and wait for its owner to confirm it. So the password of a registration is kept only when the
+//! secret comes along that just the registering client got; otherwise it goes, and the owner sets one by mail. For a
+//! user who was there before and is confirmed for the first time, every credential and session goes.
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::store;
+use super::{REGISTRATION_PREFIX, VERIFY_PREFIX};
+use crate::access::Call;
+use crate::audit::{Event, EventType};
+use crate::authenticate::{Authenticate, Lane, invalid_credentials};
+use crate::fault::Result;
+use crate::session::opaque;
+
+/// An address that was confirmed.
+#[derive(Debug)]
+pub(in crate::authenticate) struct Verified {
+    pub user_id: Uuid,
+    pub verified_at: DateTime<Utc>,
+    /// Whether the user has a password to sign in with.
+    pub password_kept: bool,
+}
+
+impl Authenticate {
+    /// Confirms an address.
+    ///
+    /// # Errors
+    /// `INVALID_CREDENTIALS` for every reason; `THROTTLED`.
+    pub(in crate::authenticate) async fn verify_email(
+        &self,
+        call: &Call,
+        token: &str,
+        secret: &str,
+    ) -> Result<Verified> {
+        self.throttle(call, Lane::MailToken).await?;
+        let came_in = self.context.clock.instant();
+        let answer = self.confirm(call, token, secret).await;
+        self.on_the_grid(came_in, answer).await
+    }
+
+    async fn confirm(&self, call: &Call, token: &str, secret: &str) -> Result<Verified> {
+        if !opaque::is_plausible(VERIFY_PREFIX, token) {
+            return Err(invalid_credentials());
+        }
+        let secret = opaque::is_plausible(REGISTRATION_PREFIX, secret).then(|| opaque::digest(secret));
+        let user = json!({ "user_id": self.context.new_id(), "membership_id": self.context.new_id() });
+        let event = self.recorder.prepare(Event::new(EventType::UserEmailVerified, call));
+        let created = self.recorder.prepare(Event::new(EventType::UserRegistered, call));
+        let now = self.context.now();
+        let digest = opaque::digest(token);
+        let confirmed = store::verify(self.db.pool(), &digest, secret.as_ref(), now, &user, &event, &created).await?;
+        let confirmed = confirmed.ok_or_else(invalid_credentials)?;
+        self.recorder.nudge();
+        if confirmed.tokens_ended {
+            self.sessions.revocations.end_tokens(confirmed.verified.user_id, now);
+        }
+        for session in confirmed.sessions {
+            self.sessions.revocations.end_session(session);
+        }
+        Ok(confirmed.verified)
+    }
+}

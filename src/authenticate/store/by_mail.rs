@@ -1,0 +1,245 @@
+//! SQL of the ways in that go through mail.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::audit::Prepared;
+use crate::authenticate::by_mail::Verified;
+use crate::db::{Db, Scope};
+use crate::fault::{Fault, Result};
+
+/// What became of a registration.
+pub(in crate::authenticate) enum Asked {
+    /// Written down, now or before; its token is good until then.
+    Until(DateTime<Utc>),
+    /// The tenant takes none, or there is no such tenant.
+    Closed,
+    /// Another one came under this id.
+    Reused,
+}
+
+/// Writes a registration down.
+pub(in crate::authenticate) async fn ask_registration(
+    pool: &PgPool,
+    registration: &Value,
+    now: DateTime<Utc>,
+    event: &Prepared,
+) -> Result<Asked> {
+    let row = sqlx::query!(
+        r#"SELECT outcome AS "outcome!", expires_at FROM registration_ask($1, $2, $3, $4)"#,
+        registration,
+        now,
+        event.event,
+        event.personal.as_deref(),
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(match (row.outcome.as_str(), row.expires_at) {
+        ("asked" | "repeated", Some(at)) => Asked::Until(at),
+        ("reused", _) => Asked::Reused,
+        _ => Asked::Closed,
+    })
+}
+
+/// Whether there is a registration without an answer.
+pub(in crate::authenticate) async fn has_registration(db: &Db) -> Result<bool> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let found = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM registrations WHERE state = 'asked') AS "found!""#)
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(found)
+}
+
+/// Answers the oldest registration.
+pub(in crate::authenticate) async fn answer_registration(
+    pool: &PgPool,
+    now: DateTime<Utc>,
+    token: &Value,
+    verify: Option<&Value>,
+    attempt: Option<&Value>,
+    most: u32,
+) -> Result<Option<String>> {
+    let most = i32::try_from(most).unwrap_or(i32::MAX);
+    let answer =
+        sqlx::query_scalar!("SELECT registration_answer($1, $2, $3, $4, $5)", now, token, verify, attempt, most)
+            .fetch_one(pool)
+            .await?;
+    Ok(answer)
+}
+
+/// A confirmed address, and what ended with that.
+pub(in crate::authenticate) struct Confirmed {
+    pub verified: Verified,
+    pub sessions: Vec<Uuid>,
+    pub tokens_ended: bool,
+}
+
+/// Takes a token as the proof of an address; none when it is not good.
+pub(in crate::authenticate) async fn verify(
+    pool: &PgPool,
+    token: &[u8; 32],
+    secret: Option<&[u8; 32]>,
+    now: DateTime<Utc>,
+    user: &Value,
+    event: &Prepared,
+    created: &Prepared,
+) -> Result<Option<Confirmed>> {
+    let row = sqlx::query!(
+        r#"SELECT outcome AS "outcome!", user_id, verified_at, password_kept, sessions, tokens_ended
+           FROM email_verify($1, $2, $3, $4, $5, $6, $7, $8)"#,
+        token.as_slice(),
+        secret.map(<[u8; 32]>::as_slice),
+        now,
+        user,
+        event.event,
+        event.personal.as_deref(),
+        created.event,
+        created.personal.as_deref(),
+    )
+    .fetch_one(pool)
+    .await?;
+    let (Some(user_id), Some(verified_at), true) = (row.user_id, row.verified_at, row.outcome != "refused") else {
+        return Ok(None);
+    };
+    let verified = Verified { user_id, verified_at, password_kept: row.password_kept.unwrap_or_default() };
+    let (sessions, tokens_ended) = (row.sessions.unwrap_or_default(), row.tokens_ended.unwrap_or_default());
+    Ok(Some(Confirmed { verified, sessions, tokens_ended }))
+}
+
+/// Asks a user to confirm the address they have now.
+pub(in crate::authenticate) async fn ask_verification(
+    tx: &mut PgConnection,
+    user: Uuid,
+    token: &Value,
+    now: DateTime<Utc>,
+    mail: Option<&Value>,
+) -> Result<()> {
+    sqlx::query!("SELECT email_verification_ask($1, $2, $3, $4)", user, token, now, mail).execute(tx).await?;
+    Ok(())
+}
+
+/// Writes down that somebody asks for a new password.
+pub(in crate::authenticate) async fn ask_reset(
+    pool: &PgPool,
+    request: &Value,
+    now: DateTime<Utc>,
+    event: &Prepared,
+) -> Result<()> {
+    let personal = event.personal.as_deref();
+    sqlx::query!("SELECT password_reset_ask($1, $2, $3, $4)", request, now, event.event, personal)
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// Whether there is a request for a new password without an answer.
+pub(in crate::authenticate) async fn has_reset(db: &Db) -> Result<bool> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let found = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM password_reset_requests) AS "found!""#)
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(found)
+}
+
+/// Answers the oldest request for a new password.
+pub(in crate::authenticate) async fn answer_reset(
+    pool: &PgPool,
+    now: DateTime<Utc>,
+    token: &Value,
+    reset: Option<&Value>,
+    kanidm: Option<&Value>,
+    most: u32,
+    event: &Value,
+) -> Result<Option<String>> {
+    let most = i32::try_from(most).unwrap_or(i32::MAX);
+    let answer = sqlx::query_scalar!(
+        "SELECT password_reset_answer($1, $2, $3, $4, $5, $6)",
+        now,
+        token,
+        reset,
+        kanidm,
+        most,
+        event
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(answer)
+}
+
+/// Whose a reset token is.
+pub(in crate::authenticate) struct Holder {
+    pub user_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub email: String,
+    pub username: Option<String>,
+    pub full_name: String,
+    pub has_factor: bool,
+}
+
+/// A user, where the token was somebody's, and why it is not accepted.
+pub(in crate::authenticate) type Refusal = (Option<Uuid>, &'static str);
+
+/// Whose a reset token is, or why it is not accepted; holds the user until the transaction ends.
+pub(in crate::authenticate) async fn reset_holder(
+    tx: &mut PgConnection,
+    token: &[u8; 32],
+    now: DateTime<Utc>,
+) -> Result<std::result::Result<Holder, Refusal>> {
+    let row = sqlx::query!(
+        "SELECT user_id, tenant_id, email, username, full_name, has_factor, refusal FROM password_reset_begin($1, $2)",
+        token.as_slice(),
+        now,
+    )
+    .fetch_one(tx)
+    .await?;
+    if let Some(refusal) = row.refusal {
+        return Ok(Err((row.user_id, word(&refusal))));
+    }
+    let missing = || Fault::internal("a reset token without a user");
+    Ok(Ok(Holder {
+        user_id: row.user_id.ok_or_else(missing)?,
+        tenant_id: row.tenant_id,
+        email: row.email.ok_or_else(missing)?,
+        username: row.username,
+        full_name: row.full_name.unwrap_or_default(),
+        has_factor: row.has_factor.unwrap_or(true),
+    }))
+}
+
+/// As [`reset_holder`], holding nobody.
+pub(in crate::authenticate) async fn reset_holder_now(
+    db: &Db,
+    token: &[u8; 32],
+    now: DateTime<Utc>,
+) -> Result<std::result::Result<Holder, Refusal>> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let holder = reset_holder(&mut tx, token, now).await?;
+    tx.commit().await?;
+    Ok(holder)
+}
+
+fn word(refusal: &str) -> &'static str {
+    let known = ["unknown", "used", "expired", "disabled", "unverified", "other_address", "kanidm_only", "superseded"];
+    known.into_iter().find(|known| *known == refusal).unwrap_or("other")
+}
+
+/// Voids a user's tokens by mail and ends their sessions.
+pub(in crate::authenticate) async fn finish_reset(
+    tx: &mut PgConnection,
+    user: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Vec<Uuid>> {
+    let ended =
+        sqlx::query_scalar!(r#"SELECT password_reset_finish($1, $2) AS "sessions!""#, user, now).fetch_one(tx).await?;
+    Ok(ended)
+}
+
+/// Removes what has lapsed.
+pub(in crate::authenticate) async fn tidy(pool: &PgPool, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("SELECT one_time_tidy($1)", now).execute(pool).await?;
+    Ok(())
+}

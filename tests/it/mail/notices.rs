@@ -1,0 +1,111 @@
+//! Whoever changes a credential of an account, its user hears of it.
+
+use sidle::proto::*;
+use sidle_dev::smtp::Smtp;
+use uuid::Uuid;
+
+use super::{ann, refused, server};
+use crate::support::{ADMIN_PASSWORD, TestServer};
+
+const SECOND: &str = "seven otters juggle walnuts";
+const THIRD: &str = "purple tractor orbit lemonade";
+
+/// Events that tell of a change of a credential, and the message that each leads to. Both happen in one transaction.
+const CHANGES: [(&str, &str); 7] = [
+    ("user.password_changed", "password_changed"),
+    ("user.password_reset", "password_changed"),
+    ("user.totp_confirmed", "totp_enabled"),
+    ("user.totp_disabled", "totp_disabled"),
+    ("user.recovery_codes_regenerated", "recovery_codes_regenerated"),
+    ("user.kanidm_linked", "kanidm_linked"),
+    ("user.kanidm_unlinked", "kanidm_unlinked"),
+];
+
+async fn expect(smtp: &mut Smtp, to: &str, subject: &str) {
+    let message = smtp.message().await.unwrap();
+    assert_eq!((message.to.as_slice(), message.header("Subject").unwrap().as_str()), (&[to.to_owned()][..], subject));
+}
+
+/// As many messages of a kind as events that lead to it.
+async fn every_change_was_told(server: &TestServer, user: Uuid) {
+    for (event, kind) in CHANGES {
+        let others: Vec<&str> = CHANGES.iter().filter(|(_, k)| *k == kind).map(|(event, _)| *event).collect();
+        let events: i64 = sqlx::query_scalar(
+            "SELECT (SELECT count(*) FROM audit_events WHERE event_type = ANY ($1) AND target_id = $2 AND outcome = 'success')
+                  + (SELECT count(*) FROM audit_inbox WHERE event_type = ANY ($1) AND target_id = $2 AND outcome = 'success')",
+        )
+        .bind(&others)
+        .bind(user.to_string())
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+        let messages: i64 = sqlx::query_scalar("SELECT count(*) FROM mail_outbox WHERE kind = $1 AND user_id = $2")
+            .bind(kind)
+            .bind(user)
+            .fetch_one(server.sql())
+            .await
+            .unwrap();
+        assert_eq!(messages, events, "{event}");
+    }
+}
+
+#[tokio::test]
+async fn every_change_of_a_credential_tells_its_user() {
+    let (server, mut smtp) = server().await;
+    let admin = server.admin().await;
+    let user = ann(&server).await;
+    let mail = "ann@letters.example";
+
+    // By the user, with the present password.
+    let tokens = server.sign_in(mail).await;
+    let change = ChangePasswordRequest { current_password: ADMIN_PASSWORD.to_owned(), new_password: SECOND.to_owned() };
+    server.client(&tokens.access_token).authenticate.change_password(change).await.unwrap();
+    expect(&mut smtp, mail, "Your password was changed").await;
+    every_change_was_told(&server, user).await;
+
+    // By whoever has the mailbox.
+    super::reset::forgotten(&server, &mut smtp, mail, THIRD).await;
+    every_change_was_told(&server, user).await;
+
+    // By an administrator: the old address is told as well, which the new one's holder cannot keep away.
+    let get = GetUserRequest {
+        identifier: Some(get_user_request::Identifier::UserId(user.to_string())),
+        include_deleted: false,
+    };
+    let found = admin.directory.clone().get_user(get).await.unwrap().into_inner().user.unwrap();
+    let update = UpdateUserRequest {
+        user: Some(User { email: "new@letters.example".to_owned(), ..found }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["email".to_owned()] }),
+        validate_only: false,
+    };
+    admin.directory.clone().update_user(update).await.unwrap();
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let message = smtp.message().await.unwrap();
+        told.push((message.to[0].clone(), message.header("Subject").unwrap(), message.token().is_some()));
+    }
+    told.sort();
+    let changed = "The e-mail address of your account was changed".to_owned();
+    let confirm = "Confirm your e-mail address".to_owned();
+    assert_eq!(
+        told,
+        [
+            (mail.to_owned(), changed.clone(), false),
+            ("new@letters.example".to_owned(), confirm, true),
+            ("new@letters.example".to_owned(), changed, false),
+        ]
+    );
+    // Until the new address is confirmed, nothing is set through it.
+    let ask = RequestPasswordResetRequest { identifier: "new@letters.example".to_owned() };
+    server.client("").authenticate.request_password_reset(ask).await.unwrap();
+    let bad =
+        ResetPasswordRequest { reset_token: "x".to_owned(), new_password: SECOND.to_owned(), ..Default::default() };
+    let bad = server.client("").authenticate.reset_password(bad).await.unwrap_err();
+    assert_eq!(refused(&bad), "INVALID_CREDENTIALS");
+    let tokens: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM one_time_tokens WHERE purpose = 'password_reset' AND used_at IS NULL")
+            .fetch_one(server.sql())
+            .await
+            .unwrap();
+    assert_eq!(tokens, 0);
+}

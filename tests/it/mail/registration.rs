@@ -1,0 +1,319 @@
+//! Registering and confirming addresses, and those who register the address of somebody else.
+
+use std::time::Duration;
+
+use sidle::context::Context;
+use sidle::proto::*;
+use sidle_dev::smtp::Smtp;
+use uuid::Uuid;
+
+use super::{refused, server, smtp, until, with_mail};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+
+const OTHER_PASSWORD: &str = "purple tractor orbit lemonade";
+
+async fn open(server: &TestServer, slug: &str) -> Uuid {
+    let tenant = server.tenant(slug).await;
+    let open = "UPDATE tenants SET settings = '{\"allow_registration\": true}' WHERE tenant_id = $1";
+    sqlx::query(open).bind(tenant).execute(server.sql()).await.unwrap();
+    tenant
+}
+
+fn request(tenant: Uuid, email: &str, password: &str) -> RegisterRequest {
+    RegisterRequest {
+        request_id: Uuid::new_v4().to_string(),
+        tenant_id: tenant.to_string(),
+        email: email.to_owned(),
+        username: String::new(),
+        full_name: "Ann Lee".to_owned(),
+        password: password.to_owned(),
+    }
+}
+
+async fn register(server: &TestServer, request: RegisterRequest) -> RegisterResponse {
+    server.client("").authenticate.register(request).await.unwrap().into_inner()
+}
+
+async fn verify(server: &TestServer, token: &str, secret: &str) -> Result<VerifyEmailResponse, tonic::Status> {
+    let request = VerifyEmailRequest { verification_token: token.to_owned(), registration_secret: secret.to_owned() };
+    Ok(server.client("").authenticate.verify_email(request).await?.into_inner())
+}
+
+async fn signs_in(server: &TestServer, email: &str, password: &str) -> bool {
+    let request = AuthenticatePasswordRequest {
+        identifier: email.to_owned(),
+        password: password.to_owned(),
+        ..Default::default()
+    };
+    match server.client("").authenticate.authenticate_password(request).await {
+        Ok(_) => true,
+        Err(status) => {
+            assert_eq!(refused(&status), "INVALID_CREDENTIALS");
+            false
+        }
+    }
+}
+
+async fn next_token(smtp: &mut Smtp) -> String {
+    smtp.message().await.unwrap().token().expect("a link with a token")
+}
+
+#[tokio::test]
+async fn somebody_registers_confirms_the_address_and_signs_in() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    let registered = register(&server, request(tenant, "Ann@open.example", ADMIN_PASSWORD)).await;
+    let token = next_token(&mut smtp).await;
+    assert!(token.starts_with("sidle_ev_") && registered.registration_secret.starts_with("sidle_rs_"));
+    assert!(!signs_in(&server, "ann@open.example", ADMIN_PASSWORD).await, "not before the address is confirmed");
+
+    let verified = verify(&server, &token, &registered.registration_secret).await.unwrap();
+    assert!(verified.password_kept);
+    assert!(signs_in(&server, "ann@open.example", ADMIN_PASSWORD).await);
+    let again = verify(&server, &token, &registered.registration_secret).await.unwrap();
+    assert_eq!(again, verified, "repeating it is harmless");
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM registrations WHERE password_hash IS NOT NULL OR email IS NOT NULL")
+            .fetch_one(server.sql())
+            .await
+            .unwrap();
+    assert_eq!(left, 0, "nothing personal is left behind");
+}
+
+/// Pre-hijacking: the attacker registers the victim's address and waits for the victim to confirm it.
+#[tokio::test]
+async fn whoever_registers_somebody_elses_address_does_not_get_into_their_account() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    let attackers = register(&server, request(tenant, "victim@open.example", OTHER_PASSWORD)).await;
+    let token = next_token(&mut smtp).await;
+    let verified = verify(&server, &token, "").await.unwrap();
+    assert!(!verified.password_kept);
+    assert!(!signs_in(&server, "victim@open.example", OTHER_PASSWORD).await);
+    // The secret alone is worth nothing either, and comes too late.
+    assert!(!verify(&server, &token, &attackers.registration_secret).await.unwrap().password_kept);
+    assert!(!signs_in(&server, "victim@open.example", OTHER_PASSWORD).await);
+
+    super::reset::forgotten(&server, &mut smtp, "victim@open.example", ADMIN_PASSWORD).await;
+    assert!(signs_in(&server, "victim@open.example", ADMIN_PASSWORD).await);
+}
+
+/// The attacker registers the address once more, after its owner did, so that the owner confirms the wrong one.
+#[tokio::test]
+async fn the_password_is_kept_only_of_the_registration_that_is_confirmed() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    let own = register(&server, request(tenant, "victim@open.example", ADMIN_PASSWORD)).await;
+    let first = next_token(&mut smtp).await;
+    register(&server, request(tenant, "victim@open.example", OTHER_PASSWORD)).await;
+    let second = next_token(&mut smtp).await;
+    let old = verify(&server, &first, &own.registration_secret).await.unwrap_err();
+    assert_eq!(refused(&old), "INVALID_CREDENTIALS", "a newer registration supersedes it");
+    let verified = verify(&server, &second, &own.registration_secret).await.unwrap();
+    assert!(!verified.password_kept);
+    assert!(!signs_in(&server, "victim@open.example", OTHER_PASSWORD).await);
+    assert!(!signs_in(&server, "victim@open.example", ADMIN_PASSWORD).await);
+}
+
+/// Somebody got into an account before its address was ever confirmed.
+#[tokio::test]
+async fn the_first_confirmation_drops_passwords_and_sessions_from_before() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    let user = server.user(tenant, "victim@open.example", "user").await;
+    let tokens = server.sign_in("victim@open.example").await;
+    let pending = "UPDATE users SET status = 'pending_verification', verified_at = NULL WHERE user_id = $1";
+    sqlx::query(pending).bind(user).execute(server.sql()).await.unwrap();
+    assert!(!signs_in(&server, "victim@open.example", ADMIN_PASSWORD).await, "nobody signs in unconfirmed");
+
+    register(&server, request(tenant, "victim@open.example", OTHER_PASSWORD)).await;
+    let token = next_token(&mut smtp).await;
+    let verified = verify(&server, &token, "").await.unwrap();
+    assert_eq!((verified.user_id.as_str(), verified.password_kept), (user.to_string().as_str(), false));
+    for password in [ADMIN_PASSWORD, OTHER_PASSWORD] {
+        assert!(!signs_in(&server, "victim@open.example", password).await);
+    }
+    let refresh = RefreshTokenRequest { refresh_token: tokens.refresh_token, ..Default::default() };
+    let refresh = server.client("").authenticate.refresh_token(refresh).await.unwrap_err();
+    assert_eq!(refused(&refresh), "INVALID_REFRESH_TOKEN");
+    let who = server.client(&tokens.access_token).authenticate.who_am_i(WhoAmIRequest {}).await.unwrap_err();
+    assert_eq!(refused(&who), "UNAUTHENTICATED");
+}
+
+/// Whoever wants to know which addresses have accounts.
+#[tokio::test]
+async fn a_taken_address_gets_the_same_answer_and_the_same_work_and_its_owner_is_told() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    server.user(tenant, "ann@open.example", "user").await;
+    let units = || server.app().metrics.hash_units.get();
+    let (free, taken) = (
+        request(tenant, "free@open.example", OTHER_PASSWORD),
+        RegisterRequest {
+            full_name: "BUY PILLS at evil.example".into(),
+            ..request(tenant, "ann@open.example", OTHER_PASSWORD)
+        },
+    );
+    let before = units();
+    let free_answer = register(&server, free.clone()).await;
+    let for_free = units() - before;
+    let taken_answer = register(&server, taken.clone()).await;
+    assert_eq!(units() - before - for_free, for_free, "the same work");
+    assert_eq!(free_answer.registration_secret.len(), taken_answer.registration_secret.len());
+    assert!(free_answer.verification_expires_at.is_some() && taken_answer.verification_expires_at.is_some());
+
+    let (first, second) = (smtp.message().await.unwrap(), smtp.message().await.unwrap());
+    let told = if first.to == ["ann@open.example"] { &first } else { &second };
+    assert_eq!(told.header("Subject").unwrap(), "You already have an account");
+    assert!(told.token().is_none());
+    let sent = if first.to == ["ann@open.example"] { &second } else { &first };
+    for message in [told, sent] {
+        assert!(!message.body().contains("evil.example"), "what a stranger chose goes to nobody");
+    }
+
+    // A repeat tells no more: the same answer for both, and another request under the id is refused for both.
+    for (request, answer) in [(free, free_answer), (taken, taken_answer)] {
+        assert_eq!(register(&server, request.clone()).await, answer);
+        let other = RegisterRequest { password: ADMIN_PASSWORD.to_owned(), ..request };
+        let status = server.client("").authenticate.register(other).await.unwrap_err();
+        assert_eq!(refused(&status), "REQUEST_ID_REUSED");
+    }
+    assert!(signs_in(&server, "ann@open.example", ADMIN_PASSWORD).await, "nothing has changed for the owner");
+}
+
+/// The row is written whatever the address is; nothing else is done before the answer.
+#[tokio::test]
+async fn asking_writes_the_same_rows_for_a_free_and_for_a_taken_address() {
+    let smtp = smtp().await;
+    // Nobody answers, so that the rows stay as the calls left them.
+    let server = with_mail(Setup::new().await, smtp.port).with("MAIL__POLL", "1h").start().await;
+    let tenant = open(&server, "open").await;
+    server.user(tenant, "ann@open.example", "user").await;
+    let hold = "LOCK TABLE mail_outbox IN ACCESS EXCLUSIVE MODE";
+    let mut held = server.sql().begin().await.unwrap();
+    sqlx::query(hold).execute(&mut *held).await.unwrap();
+    for email in ["free@open.example", "ann@open.example"] {
+        register(&server, request(tenant, email, OTHER_PASSWORD)).await;
+        let reset = RequestPasswordResetRequest { identifier: email.to_owned() };
+        server.client("").authenticate.request_password_reset(reset).await.unwrap();
+    }
+    let rows: Vec<String> = sqlx::query_scalar("SELECT email FROM registrations ORDER BY created_at")
+        .fetch_all(server.sql())
+        .await
+        .unwrap();
+    assert_eq!(rows, ["free@open.example", "ann@open.example"], "neither call waits for the outbox");
+}
+
+#[tokio::test]
+async fn registration_is_closed_unless_the_tenant_opens_it() {
+    let (server, _smtp) = server().await;
+    let closed = server.tenant("closed").await;
+    let disabled = open(&server, "disabled").await;
+    let off = "UPDATE tenants SET status = 'disabled' WHERE tenant_id = $1";
+    sqlx::query(off).bind(disabled).execute(server.sql()).await.unwrap();
+    for tenant in [closed, disabled, Uuid::new_v4()] {
+        let status = server.client("").authenticate.register(request(tenant, "a@open.example", OTHER_PASSWORD)).await;
+        assert_eq!(refused(&status.unwrap_err()), "REGISTRATION_CLOSED");
+    }
+    let none: i64 = sqlx::query_scalar("SELECT count(*) FROM registrations").fetch_one(server.sql()).await.unwrap();
+    assert_eq!(none, 0);
+}
+
+#[tokio::test]
+async fn without_a_mail_server_the_answer_says_so_for_every_address() {
+    let server = TestServer::start().await;
+    let tenant = open(&server, "open").await;
+    server.user(tenant, "ann@open.example", "user").await;
+    for email in ["ann@open.example", "nobody@open.example"] {
+        let registered = server.client("").authenticate.register(request(tenant, email, OTHER_PASSWORD)).await;
+        let reset = RequestPasswordResetRequest { identifier: email.to_owned() };
+        let reset = server.client("").authenticate.request_password_reset(reset).await;
+        for status in [registered.unwrap_err(), reset.unwrap_err()] {
+            assert_eq!(refused(&status), "MAIL_NOT_CONFIGURED");
+            assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+        }
+    }
+}
+
+/// Somebody has the service fill the mailbox of somebody else.
+#[tokio::test]
+async fn an_address_gets_no_more_than_its_share_of_messages() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    server.user(tenant, "ann@open.example", "user").await;
+    for number in 0..9 {
+        if number % 2 == 0 {
+            register(&server, request(tenant, "ann@open.example", OTHER_PASSWORD)).await;
+        } else {
+            let reset = RequestPasswordResetRequest { identifier: "ann@open.example".to_owned() };
+            server.client("").authenticate.request_password_reset(reset).await.unwrap();
+        }
+        answered(&server).await;
+    }
+    let written: i64 = sqlx::query_scalar("SELECT count(*) FROM mail_outbox").fetch_one(server.sql()).await.unwrap();
+    assert_eq!(written, 5);
+    for _ in 0..5 {
+        smtp.message().await.unwrap();
+    }
+}
+
+async fn answered(server: &TestServer) {
+    let left = "SELECT (SELECT count(*) FROM registrations WHERE state = 'asked') + (SELECT count(*) FROM password_reset_requests)";
+    while sqlx::query_scalar::<_, i64>(left).fetch_one(server.sql()).await.unwrap() > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_of_the_network_that_asks_too_often_is_throttled() {
+    let smtp = smtp().await;
+    let setup = with_mail(Setup::new().await, smtp.port);
+    let server = setup.with("THROTTLE__MAIL_PER_MINUTE", "1").with("THROTTLE__MAIL_BURST", "2").start().await;
+    let tenant = open(&server, "open").await;
+    for _ in 0..2 {
+        register(&server, request(tenant, "ann@open.example", OTHER_PASSWORD)).await;
+    }
+    let status = server.client("").authenticate.register(request(tenant, "ann@open.example", OTHER_PASSWORD)).await;
+    assert_eq!(refused(&status.unwrap_err()), "THROTTLED");
+    let reset = RequestPasswordResetRequest { identifier: "ann@open.example".to_owned() };
+    let status = server.client("").authenticate.request_password_reset(reset).await.unwrap_err();
+    assert_eq!(refused(&status), "THROTTLED");
+}
+
+#[tokio::test]
+async fn a_token_that_has_expired_or_was_never_made_confirms_nothing() {
+    let (context, mut smtp) = (Context::system(), smtp().await);
+    let server = with_mail(Setup::new().await, smtp.port).start_with(context.clone()).await;
+    let tenant = open(&server, "open").await;
+    let registered = register(&server, request(tenant, "ann@open.example", ADMIN_PASSWORD)).await;
+    let token = next_token(&mut smtp).await;
+    let never = format!("sidle_ev_{}", "A".repeat(43));
+    for bad in [never.as_str(), &registered.registration_secret, &token[..token.len() - 1]] {
+        let status = verify(&server, bad, &registered.registration_secret).await.unwrap_err();
+        assert_eq!(refused(&status), "INVALID_CREDENTIALS");
+    }
+    context.clock.advance(Duration::from_secs(25 * 3600));
+    let status = verify(&server, &token, &registered.registration_secret).await.unwrap_err();
+    assert_eq!(refused(&status), "INVALID_CREDENTIALS");
+}
+
+/// An administrator makes the account, and its holder confirms the address.
+#[tokio::test]
+async fn a_user_whom_an_administrator_makes_is_asked_to_confirm_the_address() {
+    let (server, mut smtp) = server().await;
+    let admin = server.admin().await;
+    let tenant = server.tenant("letters").await;
+    let user = CreateUserRequest {
+        request_id: Uuid::new_v4().to_string(),
+        tenant_id: tenant.to_string(),
+        email: "ann@letters.example".to_owned(),
+        full_name: "Ann Lee".to_owned(),
+        ..Default::default()
+    };
+    admin.directory.clone().create_user(user).await.unwrap();
+    let token = next_token(&mut smtp).await;
+    until(&server, "verify_email", "sent").await;
+    assert!(!verify(&server, &token, "").await.unwrap().password_kept);
+    super::reset::forgotten(&server, &mut smtp, "ann@letters.example", ADMIN_PASSWORD).await;
+    assert!(signs_in(&server, "ann@letters.example", ADMIN_PASSWORD).await);
+}

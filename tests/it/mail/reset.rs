@@ -1,0 +1,222 @@
+//! Setting a forgotten password through a message.
+
+use std::time::Duration;
+
+use sidle::context::Context;
+use sidle::proto::*;
+use sidle_dev::smtp::Smtp;
+use uuid::Uuid;
+
+use super::{ann, refused, server, smtp, with_mail};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+
+const NEW_PASSWORD: &str = "seven otters juggle walnuts";
+
+async fn ask(server: &TestServer, identifier: &str) -> RequestPasswordResetResponse {
+    let request = RequestPasswordResetRequest { identifier: identifier.to_owned() };
+    server.client("").authenticate.request_password_reset(request).await.unwrap().into_inner()
+}
+
+async fn reset(server: &TestServer, token: &str, password: &str) -> Result<i32, tonic::Status> {
+    let request = ResetPasswordRequest {
+        reset_token: token.to_owned(),
+        new_password: password.to_owned(),
+        second_factor_code: String::new(),
+    };
+    Ok(server.client("").authenticate.reset_password(request).await?.into_inner().sessions_revoked)
+}
+
+async fn sign_in(server: &TestServer, identifier: &str, password: &str) -> Result<(), String> {
+    let request = AuthenticatePasswordRequest {
+        identifier: identifier.to_owned(),
+        password: password.to_owned(),
+        ..Default::default()
+    };
+    server.client("").authenticate.authenticate_password(request).await.map(drop).map_err(|status| refused(&status))
+}
+
+/// The token for `email`, from a message that was asked for.
+async fn token_for(server: &TestServer, smtp: &mut Smtp, email: &str) -> String {
+    ask(server, email).await;
+    loop {
+        let message = smtp.message().await.unwrap();
+        if let Some(token) = message.token().filter(|_| message.to == [email.to_owned()]) {
+            return token;
+        }
+    }
+}
+
+/// The whole way: asks, sets `password`, and reads the notice.
+pub(super) async fn forgotten(server: &TestServer, smtp: &mut Smtp, email: &str, password: &str) {
+    let token = token_for(server, smtp, email).await;
+    reset(server, &token, password).await.unwrap();
+    let notice = smtp.message().await.unwrap();
+    assert_eq!(
+        (notice.header("Subject").unwrap().as_str(), notice.to.as_slice()),
+        ("Your password was changed", &[email.to_owned()][..])
+    );
+}
+
+async fn set(server: &TestServer, user: Uuid, change: &str) {
+    let change = format!("UPDATE users SET {change} WHERE user_id = $1");
+    sqlx::query(sqlx::AssertSqlSafe(change)).bind(user).execute(server.sql()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_forgotten_password_is_set_through_a_message_and_every_session_ends() {
+    let (server, mut smtp) = server().await;
+    ann(&server).await;
+    let tokens = server.sign_in("ann@letters.example").await;
+    let token = token_for(&server, &mut smtp, "ann@letters.example").await;
+    let lines: Vec<String> =
+        sqlx::query_scalar("SELECT one_time_tokens::text FROM one_time_tokens").fetch_all(server.sql()).await.unwrap();
+    assert!(lines.len() == 1 && !lines[0].contains(&token), "{lines:?}");
+
+    assert_eq!(reset(&server, &token, NEW_PASSWORD).await.unwrap(), 1);
+    let notice = smtp.message().await.unwrap();
+    assert_eq!(notice.header("Subject").unwrap(), "Your password was changed");
+    assert_eq!(sign_in(&server, "ann@letters.example", ADMIN_PASSWORD).await.unwrap_err(), "INVALID_CREDENTIALS");
+    sign_in(&server, "ann@letters.example", NEW_PASSWORD).await.unwrap();
+    let refresh = RefreshTokenRequest { refresh_token: tokens.refresh_token, ..Default::default() };
+    let refresh = server.client("").authenticate.refresh_token(refresh).await.unwrap_err();
+    assert_eq!(refused(&refresh), "INVALID_REFRESH_TOKEN");
+    let who = server.client(&tokens.access_token).authenticate.who_am_i(WhoAmIRequest {}).await.unwrap_err();
+    assert_eq!(refused(&who), "UNAUTHENTICATED");
+    let again = reset(&server, &token, ADMIN_PASSWORD).await.unwrap_err();
+    assert_eq!(refused(&again), "INVALID_CREDENTIALS", "a token is good once");
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_nothing_once_something_newer_has_happened() {
+    let (context, mut smtp) = (Context::system(), smtp().await);
+    let server = with_mail(Setup::new().await, smtp.port).start_with(context.clone()).await;
+    let user = ann(&server).await;
+    let mail = "ann@letters.example";
+    let refusal = |token: String| {
+        let server = &server;
+        async move { refused(&reset(server, &token, NEW_PASSWORD).await.unwrap_err()) }
+    };
+
+    let older = token_for(&server, &mut smtp, mail).await;
+    let newer = token_for(&server, &mut smtp, mail).await;
+    assert_eq!(refusal(older).await, "INVALID_CREDENTIALS", "a newer token supersedes it");
+    set(&server, user, "password_changed_at = now() + interval '1 minute'").await;
+    assert_eq!(refusal(newer).await, "INVALID_CREDENTIALS", "the password was set in another way");
+    set(&server, user, "password_changed_at = NULL").await;
+
+    let token = token_for(&server, &mut smtp, mail).await;
+    for (before, after) in [
+        ("email_key = 'other@letters.example'", "email_key = 'ann@letters.example'"),
+        ("status = 'disabled'", "status = 'active'"),
+        ("verified_at = NULL", "verified_at = now()"),
+        ("auth_method = 'kanidm', kanidm_user_id = user_id", "auth_method = 'password', kanidm_user_id = NULL"),
+        ("deleted_at = now()", "deleted_at = NULL"),
+    ] {
+        set(&server, user, before).await;
+        assert_eq!(refusal(token.clone()).await, "INVALID_CREDENTIALS", "{before}");
+        set(&server, user, after).await;
+    }
+    context.clock.advance(Duration::from_secs(3601));
+    assert_eq!(refusal(token).await, "INVALID_CREDENTIALS", "it has expired");
+    sign_in(&server, mail, ADMIN_PASSWORD).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_but_an_active_user_with_a_confirmed_address_gets_a_token() {
+    let (server, mut smtp) = server().await;
+    let tenant = server.tenant("letters").await;
+    for (name, change) in [
+        ("pending", "status = 'pending_verification', verified_at = NULL"),
+        ("unverified", "verified_at = NULL"),
+        ("disabled", "status = 'disabled'"),
+        ("deleted", "deleted_at = now()"),
+    ] {
+        let user = server.user(tenant, &format!("{name}@letters.example"), "user").await;
+        set(&server, user, change).await;
+    }
+    let kanidm = server.user(tenant, "kanidm@letters.example", "user").await;
+    set(
+        &server,
+        kanidm,
+        "auth_method = 'kanidm', kanidm_user_id = user_id, password_hash = NULL, password_cost = NULL",
+    )
+    .await;
+    server.user(tenant, "last@letters.example", "user").await;
+    let mut answers = Vec::new();
+    for name in ["nobody", "pending", "unverified", "disabled", "deleted", "kanidm", "last"] {
+        answers.push(ask(&server, &format!("{name}@letters.example")).await);
+    }
+    assert!(answers.iter().all(|answer| answer.expires_at.is_some()));
+    let told = smtp.message().await.unwrap();
+    assert_eq!((told.to.as_slice(), told.token()), (&["kanidm@letters.example".to_owned()][..], None));
+    assert!(told.body().contains("Kanidm"));
+    let sent = smtp.message().await.unwrap();
+    assert!(sent.to == ["last@letters.example"] && sent.token().is_some(), "nothing came in between");
+    assert_eq!(smtp.taken().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_imported_user_without_a_password_gets_one_by_username_as_well() {
+    let (server, mut smtp) = server().await;
+    let user = ann(&server).await;
+    set(&server, user, "password_hash = NULL, password_cost = NULL, username = 'Ann', username_key = 'ann'").await;
+    assert_eq!(sign_in(&server, "ann", NEW_PASSWORD).await.unwrap_err(), "INVALID_CREDENTIALS");
+    ask(&server, "ANN").await;
+    let token = smtp.message().await.unwrap().token().unwrap();
+    reset(&server, &token, NEW_PASSWORD).await.unwrap();
+    sign_in(&server, "ann", NEW_PASSWORD).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reset_takes_an_automatic_lock_away_and_an_administrators_not() {
+    let (server, mut smtp) = server().await;
+    let user = ann(&server).await;
+    for (reason, result) in [("too_many_failures", Ok(())), ("administrator", Err("INVALID_CREDENTIALS".to_owned()))] {
+        let locked =
+            format!("failed_login_attempts = 5, locked_until = now() + interval '1 hour', lock_reason = '{reason}'");
+        set(&server, user, &locked).await;
+        let password = format!("{NEW_PASSWORD} {reason}");
+        forgotten(&server, &mut smtp, "ann@letters.example", &password).await;
+        assert_eq!(sign_in(&server, "ann@letters.example", &password).await, result, "{reason}");
+    }
+}
+
+/// Whoever has the mailbox alone does not get past a second factor.
+#[tokio::test]
+async fn a_user_with_a_second_factor_does_not_get_in_by_mail_alone() {
+    let (server, mut smtp) = server().await;
+    let user = ann(&server).await;
+    let totp = "INSERT INTO user_totp (user_id, totp_id, secret, created_at, expires_at, confirmed_at)
+        VALUES ($1, gen_random_uuid(), '\\x00', now(), now(), now())";
+    sqlx::query(totp).bind(user).execute(server.sql()).await.unwrap();
+    let token = token_for(&server, &mut smtp, "ann@letters.example").await;
+    let status = reset(&server, &token, NEW_PASSWORD).await.unwrap_err();
+    assert_eq!(refused(&status), "INVALID_CREDENTIALS");
+    let changed: bool = sqlx::query_scalar("SELECT password_changed_at IS NOT NULL FROM users WHERE user_id = $1")
+        .bind(user)
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    assert!(!changed);
+}
+
+#[tokio::test]
+async fn a_password_that_breaks_the_rules_spends_nothing() {
+    let (server, mut smtp) = server().await;
+    ann(&server).await;
+    let token = token_for(&server, &mut smtp, "ann@letters.example").await;
+    for weak in ["short", "password1", "qwertyuiop"] {
+        assert_eq!(refused(&reset(&server, &token, weak).await.unwrap_err()), "INVALID_FIELD", "{weak}");
+    }
+    reset(&server, &token, NEW_PASSWORD).await.unwrap();
+}
+
+/// Two use one token at the same time.
+#[tokio::test]
+async fn of_two_who_use_a_token_one_is_too_late() {
+    let (server, mut smtp) = server().await;
+    ann(&server).await;
+    let token = token_for(&server, &mut smtp, "ann@letters.example").await;
+    let (first, second) = tokio::join!(reset(&server, &token, NEW_PASSWORD), reset(&server, &token, ADMIN_PASSWORD));
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+}
