@@ -49,4 +49,13 @@ pub(crate) fn sealing_keys(data: &[u8]) {
         let told = error.to_string();
         assert!(told.len() < 200 && told.is_ascii(), "{told}");
     }
+    let mut passwords = Config::load(None, []).expect("the defaults can be read").passwords;
+    passwords.peppers = config.keys;
+    match passwords.peppers() {
+        Ok(peppers) => assert!(peppers.iter().all(|(id, _)| *id > 0)),
+        Err(error) => {
+            let told = error.to_string();
+            assert!(told.len() < 200 && told.is_ascii(), "{told}");
+        }
+    }
 }

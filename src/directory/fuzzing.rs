@@ -23,6 +23,11 @@ pub(crate) fn resource_names(data: &[u8]) {
     for name in others.iter().flatten().chain(&slug) {
         assert!(!name.chars().any(char::is_control) && name.chars().count() <= 500, "{name}");
     }
+    let certificates: Vec<_> = text.lines().filter_map(|line| line.split_once(' ')).collect();
+    if let Some(known) = taken(names::certificates("certificates", certificates.into_iter())) {
+        // Two columns are joined by a blank, and none of them holds another.
+        assert!(known.iter().all(|one| one.is_ascii() && one.matches(' ').count() == 1 && !one.contains('*')));
+    }
     let listed: Vec<String> = text.lines().map(str::to_owned).collect();
     if let Some(permissions) = taken(names::permissions("permissions", &listed)) {
         assert!(permissions.windows(2).all(|pair| pair[0] < pair[1]), "sorted and each once");

@@ -11,7 +11,7 @@ mod tests;
 
 pub(crate) use self::input::Input;
 use crate::fault::{Fault, Reason};
-use crate::{access, audit, authenticate, cli, config, directory, kanidm, migration, server, session};
+use crate::{access, audit, authenticate, cli, config, directory, kanidm, mail, migration, server, session};
 
 /// A parser under test.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ targets! {
     audit_details, audit::fuzzing::details, "details of audit events, and the bytes the log commits to";
     audit_personal, audit::fuzzing::personal, "sealed personal data of audit events, as the database gives it back";
     bcrypt_hash, authenticate::fuzzing::bcrypt_hash, "bcrypt hashes of the old application";
+    breached_passwords, authenticate::fuzzing::breached_passwords, "the operator's list of breached passwords";
     calls, server::fuzzing::calls, "request messages of every RPC, through codec, layers and validation";
     configuration, config::fuzzing::configuration, "configuration files and the environment";
     id_token, kanidm::fuzzing::id_token, "ID and access tokens of Kanidm";
@@ -49,14 +50,16 @@ targets! {
     kanidm_keys, kanidm::fuzzing::keys, "the key set that Kanidm publishes";
     legacy_csv, migration::fuzzing::legacy_csv, "CSV files of legacy users";
     legacy_json, migration::fuzzing::legacy_json, "JSON lines files of legacy users";
+    mail_messages, mail::fuzzing::mail_messages, "addresses, names and tokens that mail is made from";
     metadata, server::fuzzing::metadata, "headers of calls: authorization, addresses, ids, deadlines";
+    new_passwords, authenticate::fuzzing::new_passwords, "passwords that somebody wants to have";
     opaque_secrets, session::fuzzing::opaque_secrets, "refresh tokens, API keys and other opaque secrets";
     page_tokens, access::fuzzing::page_tokens, "page tokens and cursors";
     person_names, migration::fuzzing::person_names, "what names in Kanidm are derived from";
     request_fields, access::fuzzing::request_fields, "single fields of requests: ids, addresses, times, etags, rights";
     resource_names, directory::fuzzing::resource_names, "names of users, tenants, roles and permissions";
     sealed_values, sealed::sealed_values, "sealed values, as the database gives them back";
-    sealing_keys, config::fuzzing::sealing_keys, "the file with the sealing keys";
+    sealing_keys, config::fuzzing::sealing_keys, "the files with the sealing keys and the peppers";
     settings, directory::fuzzing::settings, "free settings of tenants and users";
     terminal, cli::fuzzing::terminal, "what the command line prints, whoever wrote it";
 }

@@ -38,6 +38,14 @@ pub struct Composed {
     bytes: Vec<u8>,
 }
 
+impl Composed {
+    /// The message as it goes to the server.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Makes messages and takes them to the server.
 #[derive(Debug)]
 pub struct Mailer {

@@ -1,6 +1,8 @@
 //! Mail: messages to people, written in the transaction of the change they tell of and sent by a worker of every
 //! replica. Owns the outbox, the templates and the only way to the mail server. Knows nothing of why a message is sent.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod mailer;
 mod message;
 mod outbox;

@@ -1,5 +1,7 @@
 //! Fuzz targets of the edge: whole calls, from the bytes of the request to the bytes of the refusal, through every layer,
-//! the codec and the validation of every RPC. Where a call would ask the database, its fuzzed part is over: there is none.
+//! the codec and the validation of every RPC, up to its first question to the database, of which there is none.
+
+mod stub_database;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -42,12 +44,16 @@ fn service() -> &'static Mutex<Service> {
 
 impl Service {
     fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let database = runtime.block_on(stub_database::start()).expect("a port is free");
+        let database = format!("postgres://nobody@{database}/nothing?sslmode=disable");
         let settings = [
             ("SERVER__PLAINTEXT", "true"),
             // Streams and other long calls are over soon.
             ("SERVER__CALL_TIMEOUT", "20ms"),
             ("SERVER__TRUSTED_PROXIES", "192.0.2.1,192.0.2.2"),
-            ("DATABASE__URL", "postgres://nobody@127.0.0.1:1/nothing"),
+            ("DATABASE__URL", database.as_str()),
+            ("DATABASE__ACQUIRE_TIMEOUT", "20ms"),
             ("SEAL__KEYS", "1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="),
             ("TOKENS__ACCESS_LIFETIME", "365d"),
             ("TOKENS__MAX_REVOCATION_AGE", "365d"),
@@ -56,11 +62,8 @@ impl Service {
         ];
         let settings = settings.map(|(name, value)| (format!("SIDLE_{name}"), value.to_owned()));
         let config = Config::load(None, settings).expect("the settings are good");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (app, router) = runtime.block_on(async {
             let app = App::new(config, Context::system()).await.expect("an app needs no database to be made");
-            // Calls that ask for a connection are refused one at once.
-            app.db.close().await;
             make_ready(&app.sessions);
             let certificates =
                 Certificates::new(app.db.clone(), app.context.clone(), app.config.tokens.access_lifetime);
