@@ -120,6 +120,150 @@ END
 $$;
 COMMENT ON FUNCTION factor_spend(uuid, uuid, bigint, bytea[], timestamptz) IS 'Accepts a code''s time step, or a recovery code, once. For functions that have widened the scope, and for the platform.';
 
+CREATE FUNCTION factor_begin(p_user uuid, p_pending boolean, p_now timestamptz, p_max integer, p_lock interval,
+    OUT tenant_id uuid, OUT attempt integer, OUT refusal text, OUT totp_id uuid, OUT secret bytea)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    t user_totp%ROWTYPE;
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT u.tenant_id INTO tenant_id FROM users u WHERE u.user_id = p_user AND u.deleted_at IS NULL FOR NO KEY UPDATE;
+        SELECT * INTO t FROM user_totp x WHERE x.user_id = p_user
+            AND CASE WHEN p_pending THEN x.confirmed_at IS NULL AND x.expires_at > p_now ELSE x.confirmed_at IS NOT NULL END;
+        IF t.user_id IS NULL THEN
+            refusal := 'no_second_factor';
+            EXIT body;
+        END IF;
+        SELECT r.attempt, r.refusal INTO attempt, refusal FROM attempt_reserve(p_user, p_now, p_max, p_lock, NULL) r;
+        IF refusal IS NULL THEN
+            totp_id := t.totp_id;
+            secret := t.secret;
+        END IF;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval) IS 'Reserves an attempt of somebody known to show a code, of the enrolled application or of the one that is being enrolled, or says why not.';
+
+-- Completing a login with a second factor: begin before the code is computed, finish after it.
+
+CREATE FUNCTION mfa_begin(p_challenge_hash bytea, p_now timestamptz, p_max integer, p_lock interval,
+    OUT user_id uuid, OUT tenant_id uuid, OUT attempt integer, OUT known_device boolean, OUT refusal text,
+    OUT totp_id uuid, OUT secret bytea, OUT request jsonb)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    c mfa_challenges%ROWTYPE;
+    u users%ROWTYPE;
+    t user_totp%ROWTYPE;
+    v_reserved record;
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT * INTO c FROM mfa_challenges x WHERE x.challenge_hash = p_challenge_hash;
+        IF c.challenge_id IS NULL THEN
+            refusal := 'unknown_challenge';
+            EXIT body;
+        END IF;
+        SELECT * INTO u FROM users x WHERE x.user_id = c.user_id AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        SELECT * INTO t FROM user_totp x WHERE x.user_id = u.user_id AND x.confirmed_at IS NOT NULL;
+        user_id := c.user_id;
+        tenant_id := u.tenant_id;
+        refusal := CASE
+            WHEN c.expires_at <= p_now THEN 'challenge_lapsed'
+            WHEN u.user_id IS NULL THEN 'unknown'
+            WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
+            WHEN u.password_hash IS DISTINCT FROM c.password_hash THEN 'changed_meanwhile'
+            WHEN t.user_id IS NULL THEN 'no_second_factor'
+        END;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        SELECT * INTO v_reserved
+            FROM attempt_reserve(u.user_id, p_now, p_max, p_lock, decode(c.request ->> 'known_device', 'hex'));
+        attempt := v_reserved.attempt;
+        known_device := v_reserved.known_device;
+        refusal := v_reserved.refusal;
+        IF refusal IS NULL THEN
+            totp_id := t.totp_id;
+            secret := t.secret;
+            request := c.request;
+        END IF;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION mfa_begin(bytea, timestamptz, integer, interval) IS 'Reserves an attempt to complete a login with a code, counted with those at the password, or says why not.';
+
+CREATE FUNCTION mfa_finish(p_challenge_hash bytea, p_totp uuid, p_step bigint, p_code_hashes bytea[],
+    p_asked_tenant uuid, p_now timestamptz, p_session jsonb, p_event jsonb, p_personal bytea, p_refused jsonb,
+    p_refused_personal bytea, p_new_device jsonb, p_code_event jsonb, p_code_personal bytea, p_mail jsonb,
+    OUT outcome text, OUT tenant_id uuid, OUT choices uuid[], OUT roles text[], OUT permissions text[],
+    OUT platform_permissions text[], OUT tokens_valid_from timestamptz, OUT must_change_password boolean,
+    OUT email text, OUT username text, OUT full_name text, OUT auth_method text, OUT known_device boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    v_user uuid;
+    c mfa_challenges%ROWTYPE;
+    u users%ROWTYPE;
+    v_refusal text;
+    v_done record;
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT x.user_id INTO v_user FROM mfa_challenges x WHERE x.challenge_hash = p_challenge_hash;
+        SELECT * INTO u FROM users x WHERE x.user_id = v_user FOR NO KEY UPDATE;
+        -- Read after the user is locked: of two that complete the same login the second finds nothing.
+        SELECT * INTO c FROM mfa_challenges x WHERE x.challenge_hash = p_challenge_hash;
+        v_refusal := CASE
+            WHEN c.challenge_id IS NULL THEN 'challenge_spent'
+            WHEN c.expires_at <= p_now THEN 'challenge_lapsed'
+            WHEN u.password_hash IS DISTINCT FROM c.password_hash THEN 'changed_meanwhile'
+            WHEN NOT factor_spend(u.user_id, p_totp, p_step, p_code_hashes, p_now)
+                THEN CASE WHEN p_step IS NULL THEN 'wrong_code' ELSE 'replayed' END
+        END;
+        IF v_refusal IS NOT NULL THEN
+            -- The service records it, since it may have led to a lock.
+            outcome := v_refusal;
+            EXIT body;
+        END IF;
+        DELETE FROM mfa_challenges x WHERE x.challenge_id = c.challenge_id;
+        IF p_step IS NULL THEN
+            PERFORM audit_record(p_code_event || jsonb_build_object('tenant_id', u.tenant_id, 'details',
+                jsonb_build_object('left', (SELECT count(*) FROM recovery_codes r
+                    WHERE r.user_id = u.user_id AND r.used_at IS NULL))), p_code_personal);
+            PERFORM mail_enqueue(p_mail);
+        END IF;
+        SELECT * INTO v_done FROM login_complete(u.user_id, p_asked_tenant, p_now, p_session, p_event, p_personal,
+            p_refused, p_refused_personal, decode(c.request ->> 'known_device', 'hex'), p_new_device);
+        outcome := v_done.outcome;
+        tenant_id := v_done.tenant_id;
+        choices := v_done.choices;
+        roles := v_done.roles;
+        permissions := v_done.permissions;
+        platform_permissions := v_done.platform_permissions;
+        tokens_valid_from := v_done.tokens_valid_from;
+        must_change_password := v_done.must_change_password;
+        email := v_done.email;
+        username := v_done.username;
+        full_name := v_done.full_name;
+        auth_method := v_done.auth_method;
+        known_device := v_done.known_device;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb) IS 'After the right code: spends it and the challenge, and completes the login; a code that was used before is refused like a wrong one.';
+
 CREATE FUNCTION factors_tidy(p_now timestamptz) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
@@ -140,6 +284,12 @@ $$;
 COMMENT ON FUNCTION factors_tidy(timestamptz) IS 'Removes what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.';
 
 REVOKE ALL ON FUNCTION step_up_forget(), step_up_ways(uuid), factor_spend(uuid, uuid, bigint, bytea[], timestamptz),
+    factor_begin(uuid, boolean, timestamptz, integer, interval),
+    mfa_begin(bytea, timestamptz, integer, interval),
+    mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb),
     step_up_take(bytea, uuid, uuid, text, text, timestamptz), factors_tidy(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION step_up_ways(uuid), factor_spend(uuid, uuid, bigint, bytea[], timestamptz),
+    factor_begin(uuid, boolean, timestamptz, integer, interval),
+    mfa_begin(bytea, timestamptz, integer, interval),
+    mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb),
     step_up_take(bytea, uuid, uuid, text, text, timestamptz), factors_tidy(timestamptz) TO sidle_app;

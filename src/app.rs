@@ -125,6 +125,7 @@ impl App {
             paging.clone(),
             oidc.clone(),
         );
+        let step_ups = StepUps::new(context.clone(), oidc.clone());
         let authenticate = Authenticate::new(
             Arc::clone(&config),
             context.clone(),
@@ -137,12 +138,12 @@ impl App {
             policy.clone(),
             outbox.clone(),
             oidc.clone(),
+            step_ups.clone(),
         );
         let engine = kanidm.clone().map(|kanidm| {
             let parts = (db.clone(), context.clone(), recorder.clone(), metrics.clone());
             Engine::new(parts.0, parts.1, parts.2, parts.3, kanidm.patient(), config.migration.clone())
         });
-        let step_ups = StepUps::new(context.clone(), oidc.clone());
         let directory = Directory::new(
             db.clone(),
             context.clone(),

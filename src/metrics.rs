@@ -40,6 +40,8 @@ pub enum LoginMethod {
     Password,
     /// Kanidm.
     Kanidm,
+    /// Second factor after the legacy password.
+    SecondFactor,
     /// API key.
     ApiKey,
 }

@@ -86,6 +86,8 @@ event_types! {
     UserTotpDisabled => "user.totp_disabled",
     /// A user got new recovery codes.
     UserRecoveryCodesRegenerated => "user.recovery_codes_regenerated",
+    /// A recovery code was used, in place of a code of the authenticator application.
+    UserRecoveryCodeUsed => "user.recovery_code_used",
     /// A user was linked to a Kanidm person by an administrator or by proving both sides.
     UserKanidmLinked => "user.kanidm_linked",
     /// A user's link to a Kanidm person was taken away.

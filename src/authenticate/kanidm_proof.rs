@@ -14,18 +14,6 @@ use crate::fault::{Fault, Reason, Result};
 const LATEST: TimeDelta = TimeDelta::minutes(5);
 
 impl Authenticate {
-    /// Whether a login at Kanidm can be asked of this user as a proof.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub(super) async fn offers_kanidm_proof(&self, user: uuid::Uuid) -> Result<bool> {
-        if !self.kanidm.as_ref().is_some_and(crate::kanidm::Oidc::tells_auth_time) {
-            return Ok(false);
-        }
-        let mut tx = self.db.begin(Scope::Platform).await?;
-        Ok(store::linked_person(&mut tx, user).await?.is_some())
-    }
-
     /// Succeeds when the person who is linked to the caller has just authenticated at Kanidm, in an attempt that the
     /// caller's session began for this. The attempt is spent.
     ///

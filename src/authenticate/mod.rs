@@ -7,6 +7,7 @@ mod breached;
 mod by_mail;
 mod change_password;
 mod devices;
+mod factors;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod gate;
@@ -15,14 +16,18 @@ mod kanidm;
 mod kanidm_link;
 mod kanidm_login;
 mod kanidm_proof;
+mod mfa;
 mod password;
 mod pepper;
 pub mod policy;
 mod proof;
+mod recovery_codes;
 mod rpc;
+mod second_factor;
 mod step_up;
 mod store;
 mod throttle;
+mod totp;
 mod who;
 
 use std::sync::Arc;
@@ -73,6 +78,7 @@ pub struct Authenticate {
     kanidm: Option<Oidc>,
     /// Wakes whoever answers what was asked for by mail.
     asked: Arc<Notify>,
+    step_ups: StepUps,
     gates: Gates,
     sampled: Arc<Sampler>,
 }
@@ -159,6 +165,7 @@ impl Authenticate {
         policy: Policy,
         outbox: Outbox,
         kanidm: Option<Oidc>,
+        step_ups: StepUps,
     ) -> Self {
         let gates = Gates::new(config.passwords.max_attempts, config.passwords.queue);
         let (sampled, asked) = (Arc::default(), Arc::default());
@@ -175,6 +182,7 @@ impl Authenticate {
             kanidm,
             outbox,
             asked,
+            step_ups,
             gates,
             sampled,
         }
@@ -185,6 +193,9 @@ impl Authenticate {
         loop {
             if let Err(fault) = store::throttle::tidy(self.db.pool(), self.context.now()).await {
                 tracing::warn!(event = "guessing_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
+            }
+            if let Err(fault) = store::factors::tidy(self.db.pool(), self.context.now()).await {
+                tracing::warn!(event = "factors_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
             }
             tokio::select! {
                 () = stop.cancelled() => return,

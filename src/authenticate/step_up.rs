@@ -1,14 +1,25 @@
 //! Step-up: a fresh proof of who is calling, for one sensitive call. `StepUp` checks the proof and gives a token; the call
 //! spends it in its own transaction, so that a call that fails spends nothing and of two calls one gets through.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
-use super::store::step_up as store;
+use super::kanidm::Return;
+use super::second_factor::{Purpose, Typed};
+use super::store::step_up::{self as store, NewProof};
+use super::{Authenticate, invalid_credentials};
 use crate::access::{Call, PrincipalKind};
+use crate::audit::{Event, EventType};
 use crate::context::Context;
+use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::Oidc;
+use crate::session::opaque;
+
+/// Prefix of the tokens.
+const PREFIX: &str = "sidle_su_";
 
 /// Asks sensitive calls for their proof.
 #[derive(Clone, Debug)]
@@ -16,6 +27,38 @@ pub struct StepUps {
     context: Context,
     /// Where a proof through Kanidm is given, as far as it says when a person authenticated.
     kanidm: Option<Oidc>,
+}
+
+/// A call of `StepUp`.
+pub(super) struct Asked {
+    /// What the proof is for: an RPC with `step_up` in its policy.
+    pub method: &'static str,
+    /// What that acts on; none for the caller's own account.
+    pub target: Option<Uuid>,
+    pub proof: Proof,
+}
+
+/// A proof of who is calling.
+pub(super) enum Proof {
+    Password(Zeroizing<String>),
+    Code(Typed),
+    Kanidm(Return),
+}
+
+impl Proof {
+    fn way(&self) -> &'static str {
+        match self {
+            Self::Password(_) => "password",
+            Self::Code(typed) => typed.factor().as_str(),
+            Self::Kanidm(_) => "kanidm",
+        }
+    }
+}
+
+/// A proof that waits for its call.
+pub(super) struct Given {
+    pub token: Zeroizing<String>,
+    pub expires_at: DateTime<Utc>,
 }
 
 impl StepUps {
@@ -37,14 +80,16 @@ impl StepUps {
         target: Option<Uuid>,
     ) -> Result<()> {
         let caller = person(call)?;
-        let target = target.map(|id| id.to_string()).unwrap_or_default();
-        let spent = store::take(tx, call.step_up.as_ref(), caller, (method, &target), self.context.now()).await?;
-        spent.map_err(|ways| self.required(method, &target, ways))
+        let text = target.map(|id| id.to_string()).unwrap_or_default();
+        let spent = store::take(tx, call.step_up.as_ref(), caller, (method, &text), self.context.now()).await?;
+        let message = "The call needs a fresh proof of who is calling.";
+        spent.map_err(|ways| self.required(message, method, target, ways))
     }
 
-    /// The refusal of a call without proof: for what one is needed, and how this user can get it.
-    fn required(&self, method: &str, target: &str, ways: Vec<String>) -> Fault {
-        Fault::new(Reason::StepUpRequired, "The call needs a fresh proof of who is calling.")
+    /// The refusal of a call without the proof that it needs: for what, and how this user can give one.
+    fn required(&self, message: &'static str, method: &str, target: Option<Uuid>, ways: Vec<String>) -> Fault {
+        let target = target.map(|id| id.to_string()).unwrap_or_default();
+        Fault::new(Reason::StepUpRequired, message)
             .with("method", method)
             .with("target", target)
             .with("ways", self.offered(ways).join(","))
@@ -55,6 +100,82 @@ impl StepUps {
         let proves = self.kanidm.as_ref().is_some_and(Oidc::tells_auth_time);
         ways.retain(|way| way != "kanidm" || proves);
         ways
+    }
+}
+
+impl Authenticate {
+    /// Checks a proof and gives the token for the call that it is for.
+    ///
+    /// # Errors
+    /// `INVALID_CREDENTIALS` for a wrong proof, and for one through Kanidm what else that may be refused with; `STEP_UP_REQUIRED` for one that the account does not go by;
+    /// `PERSON_REQUIRED`.
+    pub(super) async fn step_up(&self, call: &Call, asked: Asked) -> Result<Given> {
+        let (user, session) = person(call)?;
+        let way = asked.proof.way();
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let ways = store::ways(&mut tx, user).await?;
+        tx.commit().await?;
+        // Before anything is compared: otherwise the weaker factor could be guessed at here.
+        if !self.step_ups.offered(ways.clone()).iter().any(|there| there == way) {
+            let message = "The account does not go by this way.";
+            return Err(self.step_ups.required(message, asked.method, asked.target, ways));
+        }
+        let tx = match asked.proof {
+            Proof::Password(password) => {
+                let shown = self.show_password(call, user, password).await?;
+                let mut tx = self.db.begin(Scope::Platform).await?;
+                // Another password by now, or a second factor, and what was shown is not enough any more.
+                if !store::goes_by_password(&mut tx, user, &shown.password_hash).await? {
+                    return Err(invalid_credentials());
+                }
+                tx
+            }
+            Proof::Kanidm(back) => {
+                self.kanidm_proof(call, &back).await?;
+                let mut tx = self.db.begin(Scope::Platform).await?;
+                // The link may have been taken away while Kanidm was asked.
+                if !store::goes_by_kanidm(&mut tx, user).await? {
+                    return Err(invalid_credentials());
+                }
+                tx
+            }
+            Proof::Code(typed) => {
+                let refused = Event::new(EventType::UserStepUpRefused, call).detail("method", asked.method);
+                self.show_code(call, user, typed, Purpose { pending: false, refused }).await?.0
+            }
+        };
+        self.give_proof(tx, call, (user, session), (asked.method, asked.target), way).await
+    }
+
+    /// Keeps a proof that was given, in the transaction that spent what it was given by.
+    async fn give_proof(
+        &self,
+        mut tx: Tx,
+        call: &Call,
+        (user, session): (Uuid, Uuid),
+        (method, target): (&'static str, Option<Uuid>),
+        factor: &'static str,
+    ) -> Result<Given> {
+        let lifetime = TimeDelta::from_std(self.config.step_up.lifetime).unwrap_or_default();
+        let (token, now) = (opaque::mint(PREFIX, &self.context.entropy), self.context.now());
+        let expires_at = now + lifetime;
+        let target = target.map(|id| id.to_string()).unwrap_or_default();
+        let proof = NewProof {
+            id: self.context.new_id(),
+            token_hash: &opaque::digest(token.as_bytes()),
+            user,
+            session,
+            method,
+            target: &target,
+            factor,
+            now,
+            expires_at,
+        };
+        store::insert(&mut tx, &proof).await?;
+        let event = Event::new(EventType::UserSteppedUp, call).target("user", user).detail("method", method);
+        self.recorder.record(&mut tx, event.detail("target", &target).detail("factor", factor)).await?;
+        tx.commit().await?;
+        Ok(Given { token, expires_at })
     }
 }
 

@@ -168,7 +168,8 @@ mod tests {
     fn codes_are_read_as_people_type_them() {
         assert_eq!(Code::parse("123456").map(|code| code.0), Some(123_456));
         assert_eq!(Code::parse(" 012 345 ").map(|code| code.0), Some(12_345));
-        for wrong in ["", "12345", "1234567", "12345a", "-12345", "+12345", "１２３４５６", "12345678901234567890"] {
+        for wrong in ["", "12345", "1234567", "12345a", "-12345", "+12345", "１２３４５６", "12345678901234567890"]
+        {
             assert!(Code::parse(wrong).is_none(), "{wrong:?}");
         }
     }

@@ -5,16 +5,20 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::Global;
 use super::connect::Caller;
 use super::credentials::{SignIn, Store};
 use super::failure::{Failure, Result};
 use super::output::Out;
+use super::{Global, proof};
 use crate::proto::authenticate_password_response::Outcome;
-use crate::proto::{AuthenticatePasswordRequest, Device, DeviceType, RevokeSessionRequest, SignedIn};
+use crate::proto::complete_mfa_request::Factor;
+use crate::proto::{
+    AuthenticatePasswordRequest, CompleteMfaRequest, Device, DeviceType, MfaChallenge, RevokeSessionRequest, SignedIn,
+};
 
-/// Signs in with a password. It is asked for on the terminal; otherwise it comes from SIDLE_PASSWORD or from the first
-/// line of standard input, never from an argument, which other users of the machine could see.
+/// Signs in with a password and, where one is enrolled, a second factor. They are asked for on the terminal; otherwise the
+/// password comes from SIDLE_PASSWORD or from the first line of standard input and the code from the next, never from an
+/// argument, which other users of the machine could see.
 #[derive(Args)]
 pub(super) struct Login {
     /// E-mail address or username; asked for when not given
@@ -55,11 +59,23 @@ impl Login {
         let answer = caller.anonymous().authenticate_password(request).await?.into_inner();
         match answer.outcome {
             Some(Outcome::SignedIn(signed_in)) => keep(&caller, signed_in, out),
-            Some(Outcome::MfaChallenge(_)) => Err(Failure::new("the account asks for a second factor")
-                .remedy("Sign in where the factor can be given, and pass the access token in SIDLE_TOKEN.")),
+            Some(Outcome::MfaChallenge(challenge)) => {
+                let answer = caller.anonymous().complete_mfa(second_factor(challenge)?).await?.into_inner();
+                keep(&caller, answer.signed_in.unwrap_or_default(), out)
+            }
             None => Err(Failure::new("the service answered neither tokens nor a question")),
         }
     }
+}
+
+/// The answer to what the login asks for besides the password.
+fn second_factor(challenge: MfaChallenge) -> Result<CompleteMfaRequest> {
+    let typed = proof::code("Code of the authenticator application, or a recovery code: ")?;
+    let factor = match proof::is_totp(&typed) {
+        true => Factor::TotpCode(typed.to_string()),
+        false => Factor::RecoveryCode(typed.to_string()),
+    };
+    Ok(CompleteMfaRequest { challenge_token: challenge.challenge_token, factor: Some(factor) })
 }
 
 fn keep(caller: &Caller, signed_in: SignedIn, out: &Out) -> Result<()> {

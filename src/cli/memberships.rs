@@ -67,7 +67,8 @@ impl Command {
                     role_id: lookup::role_id(&caller, &tenant_id, &role).await?,
                     tenant_id,
                 };
-                let answer = caller.directory().await?.create_membership(request).await?.into_inner();
+                let call = async |request| Ok(caller.directory().await?.create_membership(request).await?);
+                let answer = caller.proving(request, call).await?;
                 let membership = answer.membership.unwrap_or_default();
                 if out.is_json() {
                     return out.message(&membership);

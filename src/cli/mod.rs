@@ -18,8 +18,10 @@ mod login;
 mod lookup;
 mod mail;
 mod memberships;
+mod mfa;
 mod migrate;
 mod output;
+mod proof;
 mod roles;
 mod schema;
 mod serve;
@@ -85,6 +87,9 @@ enum Command {
     Logout,
     /// Tell who is signed in and what they may do
     Whoami,
+    /// Your second factor: an authenticator application, recovery codes
+    #[command(subcommand)]
+    Mfa(mfa::Command),
     /// Access tokens
     #[command(subcommand)]
     Token(token::Command),
@@ -157,6 +162,7 @@ impl Command {
             Self::Login(command) => command.run(global, out).await?,
             Self::Logout => login::logout(global, out).await?,
             Self::Whoami => whoami::run(global, out).await?,
+            Self::Mfa(command) => command.run(global, out).await?,
             Self::Token(command) => command.run(global, out).await?,
             Self::Jwks => jwks::run(global, out).await?,
             Self::Sessions(command) => command.run(global, out).await?,
@@ -195,7 +201,8 @@ mod tests {
             for argument in command.get_arguments() {
                 let id = argument.get_id().as_str();
                 assert!(
-                    !["password", "secret", "api_key", "refresh_token"].contains(&id),
+                    !["password", "secret", "api_key", "refresh_token", "code", "totp_code", "recovery_code"]
+                        .contains(&id),
                     "{} --{id}: other users of the machine see arguments",
                     command.get_name()
                 );

@@ -9,6 +9,7 @@ use crate::audit::{Event, EventType};
 use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
 
+const CREATE: &str = "sidle.v1.DirectoryService/CreateMembership";
 /// The shared role that a new user has when nothing else is said.
 const MEMBER: &str = "user";
 
@@ -59,6 +60,11 @@ pub(super) async fn create(
     }
     let user = store::users::by_id(&mut change.tx, user_id, false).await?.ok_or_else(|| Fault::not_found("user"))?;
     let role = grantable(change, role_id, place).await?;
+    if place.is_none() {
+        // The row before the proof: whoever changes the user's credentials voids their proofs in this order.
+        store::tokens::lock_users(&mut change.tx, &[user_id]).await?;
+        change.step_up(CREATE, Some(user_id)).await?;
+    }
     let id = change.context().new_id();
     let now = change.now;
     match place {

@@ -33,6 +33,8 @@ pub(super) struct Edit {
     pub must_change_password: Option<bool>,
 }
 
+const UPDATE: &str = "sidle.v1.DirectoryService/UpdateUser";
+
 /// A lock that no clock ends: 9999-12-31T23:59:59Z.
 pub(super) const FOR_GOOD: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("a valid time");
 
@@ -92,6 +94,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     if let Some(email) = edit.email
         && email != before.email
     {
+        change.step_up(UPDATE, Some(id)).await?;
         after.verified_at = None;
         after.email = email;
     }

@@ -9,6 +9,7 @@ use sidle::proto::*;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
+use crate::authenticate::factors::{Authenticator, tick};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
 
 /// An operator: a home of their own, and nothing of the test's environment.
@@ -248,7 +249,11 @@ async fn tenants_users_and_keys_are_made_and_listed() {
     operator.ok(&["users", "lock", "ann@north.example", "--minutes", "5"]).await;
     assert!(operator.ok(&["users", "list", "--locked"]).await.contains("ann@north.example"));
     operator.ok(&["users", "unlock", "ann@north.example"]).await;
-    operator.ok(&["memberships", "create", "ann@north.example", "SYSTEM_ADMIN", "--platform"]).await;
+    // Somebody found the terminal unlocked: what gives rights over everything asks for the password again.
+    let grant = ["memberships", "create", "ann@north.example", "SYSTEM_ADMIN", "--platform"];
+    let refused = operator.run_with(&grant, &[("SIDLE_PASSWORD", "a guess")], "").await;
+    assert_eq!(refused.code, 4, "{}", refused.err);
+    assert_eq!(operator.run_with(&grant, &[("SIDLE_PASSWORD", ADMIN_PASSWORD)], "").await.code, 0);
     assert!(operator.ok(&["memberships", "list", "--platform"]).await.contains("ann@north.example"));
 
     operator.ok(&["service-accounts", "create", "billing", "--permissions", "tokens.verify"]).await;
@@ -400,4 +405,40 @@ async fn what_needs_no_service_works_without_one() {
         .run_with(&["admin", "bootstrap", "--email", "x@example.com", "--generate-password"], &settings, "")
         .await;
     assert!(again.code == 1 && again.err.contains("ALREADY_BOOTSTRAPPED") && again.out.is_empty(), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_second_factor_is_enrolled_and_asked_for() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("north").await;
+    server.user(tenant, "ann@north.example", "user").await;
+    let operator = Operator::new(&server);
+    operator.sign_in("ann@north.example").await;
+    assert!(operator.ok(&["mfa", "status"]).await.contains("No second factor"));
+    let password = [("SIDLE_PASSWORD", ADMIN_PASSWORD)];
+    let shown = operator.run_with(&["mfa", "enrol"], &password, "").await;
+    assert!(shown.code == 0 && shown.err.contains("sidle mfa confirm"), "{shown:?}");
+    let secret = shown.out.lines().find_map(|line| line.strip_prefix("secret")).unwrap().replace(' ', "");
+    let application = Authenticator::new(&secret);
+    let code = || {
+        tick(&server);
+        format!("{}\n", application.code(server.context.now(), 0))
+    };
+    let confirmed = operator.run_with(&["mfa", "confirm"], &[], &code()).await;
+    let codes: Vec<&str> = confirmed.out.lines().collect();
+    assert!(confirmed.code == 0 && codes.len() == 10 && codes[0].len() == 19, "{confirmed:?}");
+    assert!(operator.ok(&["mfa", "status"]).await.contains("10 recovery codes"));
+
+    let login = ["login", "--email", "ann@north.example"];
+    let refused = operator.run_with(&login, &password, "000000\n").await;
+    assert_eq!(refused.code, 4, "{refused:?}");
+    // Password and code from one stream, as a program would give them.
+    let answer = format!("{ADMIN_PASSWORD}\n{}", code());
+    assert_eq!(operator.run_with(&login, &[], &answer).await.code, 0);
+    assert_eq!(operator.run_with(&login, &password, &format!("{}\n", codes[0])).await.code, 0);
+    let fresh = operator.run_with(&["mfa", "recovery-codes"], &[], &code()).await;
+    assert!(fresh.code == 0 && fresh.out.lines().count() == 10 && !fresh.out.contains(codes[1]), "{fresh:?}");
+    assert_eq!(operator.run_with(&["mfa", "disable"], &[], &format!("{}\n", codes[1])).await.code, 4, "an old code");
+    let disabled = operator.run_with(&["mfa", "disable"], &[], &code()).await;
+    assert!(disabled.code == 0 && disabled.out.contains("sessions have ended"), "{disabled:?}");
 }

@@ -2,6 +2,7 @@
 
 mod by_mail;
 mod convert;
+mod factors;
 mod kanidm;
 mod password;
 mod service_account;
@@ -180,12 +181,17 @@ impl AuthenticateService for Service {
         Ok(Response::new(by_mail::verify(self, &call, request.into_inner()).await?))
     }
 
-    async fn complete_mfa(&self, _: Request<proto::CompleteMfaRequest>) -> Answer<proto::CompleteMfaResponse> {
-        Err(Fault::not_implemented("CompleteMfa").into())
+    async fn complete_mfa(&self, request: Request<proto::CompleteMfaRequest>) -> Answer<proto::CompleteMfaResponse> {
+        let call = Call::of(&request)?;
+        let (token, typed) = factors::answer(request.into_inner())?;
+        let signed_in = self.room.complete_mfa(&call, &token, typed).await?;
+        Ok(Response::new(factors::completed(signed_in)))
     }
 
-    async fn step_up(&self, _: Request<proto::StepUpRequest>) -> Answer<proto::StepUpResponse> {
-        Err(Fault::not_implemented("StepUp").into())
+    async fn step_up(&self, request: Request<proto::StepUpRequest>) -> Answer<proto::StepUpResponse> {
+        let call = Call::of(&request)?;
+        let asked = factors::asked(request.into_inner())?;
+        Ok(Response::new(factors::given(self.room.step_up(&call, asked).await?)))
     }
 
     async fn change_password(
@@ -217,23 +223,30 @@ impl AuthenticateService for Service {
         Ok(Response::new(by_mail::reset(self, &call, request.into_inner()).await?))
     }
 
-    async fn enroll_totp(&self, _: Request<proto::EnrollTotpRequest>) -> Answer<proto::EnrollTotpResponse> {
-        Err(Fault::not_implemented("EnrollTotp").into())
+    async fn enroll_totp(&self, request: Request<proto::EnrollTotpRequest>) -> Answer<proto::EnrollTotpResponse> {
+        let begun = self.room.enroll_totp(&Call::of(&request)?).await?;
+        Ok(Response::new(factors::enrolment(begun)))
     }
 
-    async fn confirm_totp(&self, _: Request<proto::ConfirmTotpRequest>) -> Answer<proto::ConfirmTotpResponse> {
-        Err(Fault::not_implemented("ConfirmTotp").into())
+    async fn confirm_totp(&self, request: Request<proto::ConfirmTotpRequest>) -> Answer<proto::ConfirmTotpResponse> {
+        let call = Call::of(&request)?;
+        let code = factors::code("totp_code", request.into_inner().totp_code)?;
+        let (codes, ended) = self.room.confirm_totp(&call, code).await?;
+        let (recovery_codes, sessions_revoked) = (factors::codes(codes), factors::count(ended));
+        Ok(Response::new(proto::ConfirmTotpResponse { recovery_codes, sessions_revoked }))
     }
 
-    async fn disable_totp(&self, _: Request<proto::DisableTotpRequest>) -> Answer<proto::DisableTotpResponse> {
-        Err(Fault::not_implemented("DisableTotp").into())
+    async fn disable_totp(&self, request: Request<proto::DisableTotpRequest>) -> Answer<proto::DisableTotpResponse> {
+        let ended = self.room.disable_totp(&Call::of(&request)?).await?;
+        Ok(Response::new(proto::DisableTotpResponse { sessions_revoked: factors::count(ended) }))
     }
 
     async fn regenerate_recovery_codes(
         &self,
-        _: Request<proto::RegenerateRecoveryCodesRequest>,
+        request: Request<proto::RegenerateRecoveryCodesRequest>,
     ) -> Answer<proto::RegenerateRecoveryCodesResponse> {
-        Err(Fault::not_implemented("RegenerateRecoveryCodes").into())
+        let codes = self.room.regenerate_recovery_codes(&Call::of(&request)?).await?;
+        Ok(Response::new(proto::RegenerateRecoveryCodesResponse { recovery_codes: factors::codes(codes) }))
     }
 
     async fn redeem_invitation(

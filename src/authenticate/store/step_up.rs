@@ -70,3 +70,23 @@ pub(in crate::authenticate) async fn ways(tx: &mut PgConnection, user: Uuid) -> 
     let ways = sqlx::query_scalar!("SELECT step_up_ways($1)", user).fetch_one(tx).await?;
     Ok(ways.unwrap_or_default())
 }
+
+/// Whether this is still the hash of the user's password, and the password enough of a proof; the user is locked from
+/// here on, so that it stays so until the proof is kept and any change of it voids the proof.
+pub(in crate::authenticate) async fn goes_by_password(tx: &mut PgConnection, user: Uuid, hash: &str) -> Result<bool> {
+    let same = sqlx::query_scalar!(
+        r#"SELECT password_hash = $2 AS "same!" FROM users
+           WHERE user_id = $1 AND password_hash IS NOT NULL AND deleted_at IS NULL FOR NO KEY UPDATE"#,
+        user,
+        hash,
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    Ok(same == Some(true) && ways(tx, user).await?.iter().any(|way| way == "password"))
+}
+
+/// Whether a login through Kanidm is a proof for this user; the user is locked from here on.
+pub(in crate::authenticate) async fn goes_by_kanidm(tx: &mut PgConnection, user: Uuid) -> Result<bool> {
+    sqlx::query!("SELECT FROM users WHERE user_id = $1 FOR NO KEY UPDATE", user).execute(&mut *tx).await?;
+    Ok(ways(tx, user).await?.iter().any(|way| way == "kanidm"))
+}

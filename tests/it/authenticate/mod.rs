@@ -3,12 +3,15 @@
 mod api_key;
 mod change_password;
 mod equal_work;
+pub mod factors;
 mod guessing;
 mod known_device;
 mod long_password;
+mod mfa;
 mod password;
 mod pepper;
 mod second_factor;
+mod step_up;
 mod storm;
 mod throttle;
 mod tokens;

@@ -4,8 +4,8 @@ use sidle::proto::*;
 use uuid::Uuid;
 
 use super::{
-    ADMIN, SUPER_ADMIN, SYSTEM_ADMIN, create_role, create_user, events, field, grant, mask, member, memberships,
-    new_user, reason,
+    ADMIN, SUPER_ADMIN, SYSTEM_ADMIN, create_role, create_user, events, field, grant, grant_on_platform, mask, member,
+    memberships, new_user, reason,
 };
 use crate::support::{Client, TestServer};
 
@@ -22,7 +22,7 @@ async fn an_administrator_of_a_tenant_cannot_rise() {
     let (id, admin) = member(&server, tenant, "admin@north.example", "admin").await;
     let owner = server.user(tenant, "owner@north.example", "super_admin").await;
     let operator = create_user(&root, new_user(tenant, "operator@north.example")).await;
-    root.directory.clone().create_membership(grant(&operator.user_id, None, SYSTEM_ADMIN)).await.unwrap();
+    grant_on_platform(&root, &operator.user_id).await;
     let mut d = admin.directory.clone();
 
     assert_eq!(reason(d.create_membership(grant(id, Some(tenant), SUPER_ADMIN)).await), "PERMISSION_DENIED");

@@ -5,7 +5,7 @@ use sidle::fault::Reason;
 use sidle::proto::*;
 use uuid::Uuid;
 
-use super::{SYSTEM_ADMIN, create_user, get_user, grant, mask, memberships, new_user, reason};
+use super::{UPDATE_USER, create_user, get_user, grant_on_platform, mask, memberships, new_user, reason};
 use crate::support::{ADMIN_PASSWORD, Client, TestServer, cheap_hash};
 
 fn first_admin(email: &str) -> FirstAdmin {
@@ -94,6 +94,7 @@ async fn the_master_administrator_stays_whatever_others_do() {
     // Not even by mistake of one's own; but the address is one's own to change.
     let master = server.client(&server.sign_in("first@example.com").await.access_token);
     assert_eq!(reason(master.directory.clone().delete_membership(grant).await), "MASTER_ADMIN");
+    let takeover = master.proven(UPDATE_USER, &id, takeover).await;
     master.directory.clone().update_user(takeover).await.expect("one's own address");
 }
 
@@ -105,7 +106,7 @@ async fn the_last_administrator_stays_by_every_way_out() {
     let home: Uuid = sqlx::query_scalar("SELECT tenant_id FROM users").fetch_one(server.sql()).await.unwrap();
     // Has the role, and cannot sign in: no password, no Kanidm.
     let paper = create_user(&admin, new_user(home, "paper@example.com")).await;
-    admin.directory.clone().create_membership(grant(&paper.user_id, None, SYSTEM_ADMIN)).await.unwrap();
+    grant_on_platform(&admin, &paper.user_id).await;
     let mut d = admin.directory.clone();
     let user_id = id.to_string();
     assert_eq!(

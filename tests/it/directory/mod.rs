@@ -15,6 +15,8 @@ use crate::support::{Client, TestServer};
 
 pub(crate) const SUPER_ADMIN: &str = "00000000-0000-7000-8000-000000000002";
 const SYSTEM_ADMIN: &str = "00000000-0000-7000-8000-000000000001";
+const UPDATE_USER: &str = "sidle.v1.DirectoryService/UpdateUser";
+const CREATE_MEMBERSHIP: &str = "sidle.v1.DirectoryService/CreateMembership";
 const ADMIN: &str = "00000000-0000-7000-8000-000000000003";
 
 /// `ErrorInfo.reason` of a call that must fail, and the field that it is refused for, if it is for one.
@@ -75,6 +77,12 @@ fn grant(user: impl ToString, tenant: Option<Uuid>, role: &str) -> CreateMembers
         role_id: role.to_owned(),
         ..Default::default()
     }
+}
+
+/// Makes a user an administrator of the platform, with the proof that it takes.
+async fn grant_on_platform(admin: &Client, user: &str) {
+    let request = admin.proven(CREATE_MEMBERSHIP, user, grant(user, None, SYSTEM_ADMIN)).await;
+    admin.directory.clone().create_membership(request).await.expect("granted");
 }
 
 /// Memberships of a user, everywhere.

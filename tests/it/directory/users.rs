@@ -4,7 +4,7 @@ use sidle::proto::get_user_request::Identifier;
 use sidle::proto::*;
 use uuid::Uuid;
 
-use super::{create_user, events, field, get_user, mask, member, new_user, reason, refusal};
+use super::{UPDATE_USER, create_user, events, field, get_user, mask, member, new_user, reason, refusal};
 use crate::support::{ADMIN_PASSWORD, Client, TestServer};
 
 fn renamed(user: &User, name: &str) -> UpdateUserRequest {
@@ -375,6 +375,7 @@ async fn a_new_address_counts_as_unverified() {
         update_mask: mask(&["email"]),
         validate_only: false,
     };
+    let request = admin.proven(UPDATE_USER, &user.user_id, request).await;
     let changed = admin.directory.clone().update_user(request).await.unwrap().into_inner().user.unwrap();
     assert_eq!((changed.email.as_str(), changed.verified_at), ("ann.lee@example.com", None));
     let recorded = events(&server, "user.updated").await;

@@ -147,6 +147,7 @@ impl tonic::service::Interceptor for Bearer {
 /// Clients for every service, as one caller.
 #[derive(Clone)]
 pub struct Client {
+    token: String,
     pub authenticate: proto::authenticate_service_client::AuthenticateServiceClient<Authorized>,
     pub session: proto::session_service_client::SessionServiceClient<Authorized>,
     pub audit: proto::audit_service_client::AuditServiceClient<Authorized>,
@@ -159,6 +160,7 @@ impl Client {
     pub fn new(channel: Channel, token: &str) -> Self {
         let channel = InterceptedService::new(channel, Bearer::new(token));
         Self {
+            token: token.to_owned(),
             authenticate: proto::authenticate_service_client::AuthenticateServiceClient::new(channel.clone()),
             session: proto::session_service_client::SessionServiceClient::new(channel.clone()),
             audit: proto::audit_service_client::AuditServiceClient::new(channel.clone()),
@@ -166,6 +168,34 @@ impl Client {
             directory: proto::directory_service_client::DirectoryServiceClient::new(channel),
         }
     }
+}
+
+impl Client {
+    /// The same caller at another replica.
+    pub fn on(&self, channel: Channel) -> Self {
+        Self::new(channel, &self.token)
+    }
+
+    /// A fresh proof by [`ADMIN_PASSWORD`] for one call of `method`, such as `sidle.v1.DirectoryService/UpdateUser`.
+    pub async fn prove(&self, method: &str, target: &str) -> String {
+        let proof = proto::step_up_request::Proof::Password(ADMIN_PASSWORD.to_owned());
+        let request = proto::StepUpRequest { method: method.to_owned(), target: target.to_owned(), proof: Some(proof) };
+        self.authenticate.clone().step_up(request).await.expect("a proof").into_inner().step_up_token
+    }
+
+    /// `request` with a fresh proof by [`ADMIN_PASSWORD`].
+    pub async fn proven<T>(&self, method: &str, target: &str, request: T) -> Request<T> {
+        with_proof(request, &self.prove(method, target).await)
+    }
+}
+
+/// `request` with this step-up token; none for the empty one.
+pub fn with_proof<T>(request: T, token: &str) -> Request<T> {
+    let mut request = Request::new(request);
+    if !token.is_empty() {
+        request.metadata_mut().insert("sidle-step-up", token.parse().unwrap());
+    }
+    request
 }
 
 impl TestServer {

@@ -1,0 +1,91 @@
+//! Fresh proofs: what a sensitive call asks for is asked on the terminal, and the call made again with it.
+
+use std::io::{BufRead as _, IsTerminal as _};
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Request, Response};
+use zeroize::Zeroizing;
+
+use super::connect::Caller;
+use super::failure::{Failure, Result};
+use super::login;
+use crate::proto::StepUpRequest;
+use crate::proto::step_up_request::Proof;
+
+impl Caller {
+    /// Makes a call that may need a fresh proof of who is calling; when it does, asks for the proof and calls again.
+    pub async fn proving<T: Clone, A>(
+        &self,
+        request: T,
+        call: impl AsyncFn(Request<T>) -> Result<Response<A>>,
+    ) -> Result<A> {
+        match call(Request::new(request.clone())).await {
+            Err(failure) if failure.reason.as_deref() == Some("STEP_UP_REQUIRED") => {
+                let mut again = Request::new(request);
+                again.metadata_mut().insert("sidle-step-up", self.prove(&failure).await?);
+                Ok(call(again).await?.into_inner())
+            }
+            answer => Ok(answer?.into_inner()),
+        }
+    }
+
+    async fn prove(&self, asked: &Failure) -> Result<MetadataValue<Ascii>> {
+        let of = |key: &str| asked.metadata.get(key).cloned().unwrap_or_default();
+        let request =
+            StepUpRequest { method: of("method"), target: of("target"), proof: Some(proof(&of("ways"), asked)?) };
+        let answer = self.authenticate().await?.step_up(request).await?.into_inner();
+        let token = Zeroizing::new(answer.step_up_token);
+        let mut value: MetadataValue<Ascii> =
+            token.parse().map_err(|_| Failure::new("the proof holds characters that no token has"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+/// A proof in one of the ways that the service names.
+fn proof(ways: &str, asked: &Failure) -> Result<Proof> {
+    let has = |way| ways.split(',').any(|there| there == way);
+    if has("totp") {
+        let typed = code("To go on, prove who you are. Code of the authenticator application, or a recovery code: ")?;
+        return Ok(match is_totp(&typed) {
+            true => Proof::TotpCode(typed.to_string()),
+            false => Proof::RecoveryCode(typed.to_string()),
+        });
+    }
+    if has("password") {
+        return Ok(Proof::Password(login::password("To go on, prove who you are. Password: ")?.to_string()));
+    }
+    Err(Failure::new(asked.message.clone())
+        .remedy("Prove who you are where you signed in: this command asks for passwords and codes only."))
+}
+
+/// Whether somebody typed six digits, which is a code of an authenticator application and no recovery code.
+pub(super) fn is_totp(typed: &str) -> bool {
+    let typed = typed.replace(' ', "");
+    typed.len() == 6 && typed.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A code, from the terminal without showing it or, where there is none, from the next line of standard input.
+pub(super) fn code(question: &str) -> Result<Zeroizing<String>> {
+    let typed = if std::io::stdin().is_terminal() {
+        Zeroizing::new(rpassword::prompt_password(question)?)
+    } else {
+        let mut line = Zeroizing::new(String::new());
+        std::io::stdin().lock().read_line(&mut line)?;
+        Zeroizing::new(line.trim().to_owned())
+    };
+    if typed.is_empty() { Err(Failure::new("no code was given")) } else { Ok(typed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strongest_way_is_asked_for_and_an_impossible_one_is_explained() {
+        assert!(is_totp("123 456") && is_totp("123456") && !is_totp("12345") && !is_totp("7k3m-9qxt-0000-1111"));
+        let asked = Failure::new("The call needs a fresh proof.");
+        assert!(proof("kanidm", &asked).unwrap_err().remedy.is_some());
+        assert!(proof("", &asked).unwrap_err().remedy.is_some());
+    }
+}

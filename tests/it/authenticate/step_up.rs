@@ -1,0 +1,392 @@
+//! Proofs for sensitive calls: every such call refuses without one, and a proof is good for one call, in one session, for
+//! one target, for five minutes.
+
+use std::time::Duration;
+
+use sidle::context::Context;
+use sidle::proto::step_up_request::Proof;
+use sidle::proto::*;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use uuid::Uuid;
+
+use super::factors::*;
+use super::{api_key, attempt, exchange, set, set_hash};
+use crate::look::{event, reason, reasons};
+use crate::support::server::with_proof;
+use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer, cheap_hash};
+
+fn metadata(status: &Status, key: &str) -> Option<String> {
+    status.get_details_error_info().and_then(|info| info.metadata.get(key).cloned())
+}
+
+fn password() -> Proof {
+    Proof::Password(ADMIN_PASSWORD.to_owned())
+}
+
+/// Refused without a proof where there is a Kanidm: tests/it/kanidm_login/admin_link.rs.
+const NEEDS_KANIDM: &str = "sidle.v1.DirectoryService/LinkKanidmPerson";
+
+/// Every RPC that declares that it needs a proof, but for the one that needs a Kanidm before.
+fn sensitive() -> impl Iterator<Item = &'static str> {
+    sidle::access::all_sensitive().filter(|method| *method != NEEDS_KANIDM)
+}
+
+/// A sensitive call: as whom, on what, and how.
+struct Case<'a> {
+    method: &'static str,
+    client: &'a Client,
+    target: String,
+    proof: Proof,
+}
+
+/// Makes the sensitive call `method` rightly, but for the proof.
+async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
+    let (mut own, mut directory) = (case.client.authenticate.clone(), case.client.directory.clone());
+    let user_id = case.target.clone();
+    match case.method {
+        "sidle.v1.AuthenticateService/EnrollTotp" => {
+            own.enroll_totp(with_proof(EnrollTotpRequest {}, token)).await.map(drop)
+        }
+        "sidle.v1.AuthenticateService/DisableTotp" => {
+            own.disable_totp(with_proof(DisableTotpRequest {}, token)).await.map(drop)
+        }
+        "sidle.v1.AuthenticateService/RegenerateRecoveryCodes" => {
+            own.regenerate_recovery_codes(with_proof(RegenerateRecoveryCodesRequest {}, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/UpdateUser" => {
+            let identifier = Some(get_user_request::Identifier::UserId(user_id));
+            let request = GetUserRequest { identifier, include_deleted: false };
+            let user = directory.get_user(request).await?.into_inner().user.unwrap();
+            let request = UpdateUserRequest {
+                user: Some(User { email: format!("{}@other.example", Uuid::new_v4()), ..user }),
+                update_mask: Some(prost_types::FieldMask { paths: vec!["email".to_owned()] }),
+                validate_only: false,
+            };
+            directory.update_user(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/CreateMembership" => {
+            let role_id = "00000000-0000-7000-8000-000000000001".to_owned();
+            let request = CreateMembershipRequest { user_id, role_id, ..Default::default() };
+            directory.create_membership(with_proof(request, token)).await.map(drop)
+        }
+        other => panic!("{other} asks for a step-up: make it here, so that its refusal is tested"),
+    }
+}
+
+/// The case for every RPC that declares that it needs a proof, each as somebody of its own.
+async fn cases<'a>(server: &TestServer, admin: &'a Client, people: &'a [Guarded], plain: &'a Client) -> Vec<Case<'a>> {
+    let victim = server.user(server.tenant("victims").await, "victim@example.com", "user").await.to_string();
+    let mut people = people.iter();
+    sensitive()
+        .map(|method| match method.rsplit('/').next().unwrap() {
+            "EnrollTotp" => Case { method, client: plain, target: String::new(), proof: password() },
+            "DisableTotp" | "RegenerateRecoveryCodes" => {
+                let person = people.next().expect("one for each");
+                let proof = Proof::RecoveryCode(person.codes[0].clone());
+                Case { method, client: &person.client, target: String::new(), proof }
+            }
+            _ => Case { method, client: admin, target: victim.clone(), proof: password() },
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let admin = server.admin().await;
+    let people = [guarded(&server, tenant, "ann@example.com").await, guarded(&server, tenant, "bob@example.com").await];
+    server.user(tenant, "plain@example.com", "user").await;
+    let plain = server.client(&server.sign_in("plain@example.com").await.access_token);
+    let other = server.client(&server.sign_in("root@platform.example").await.access_token);
+    for case in cases(&server, &admin, &people, &plain).await {
+        let method = case.method;
+        let refused = make(&case, "").await.expect_err(method);
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::FailedPrecondition, "STEP_UP_REQUIRED"),
+            "{method}"
+        );
+        assert_eq!(metadata(&refused, "method").as_deref(), Some(method));
+        assert_eq!(metadata(&refused, "target").as_deref(), Some(case.target.as_str()), "{method}");
+        assert!(metadata(&refused, "ways").is_some_and(|ways| !ways.is_empty()), "{method}");
+        // What is no proof, and proofs of somebody else, for another target, for another call.
+        let another = sensitive().find(|other| *other != method).unwrap();
+        let elsewhere = Uuid::new_v4().to_string();
+        let wrong = [
+            "sidle_su_".to_owned() + &"A".repeat(43),
+            other.prove(method, &case.target).await,
+            prove(&other, method, &elsewhere, password()).await.unwrap(),
+        ];
+        for token in wrong {
+            assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "STEP_UP_REQUIRED", "{method}");
+        }
+        if matches!(case.proof, Proof::Password(_)) {
+            for token in [case.client.prove(another, &case.target).await, case.client.prove(method, &elsewhere).await] {
+                assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "STEP_UP_REQUIRED", "{method}");
+            }
+        }
+        let token = prove(case.client, method, &case.target, case.proof.clone()).await.unwrap();
+        assert!(token.starts_with("sidle_su_"));
+        make(&case, &token).await.unwrap_or_else(|status| panic!("{method} with its proof: {status:?}"));
+        // Once.
+        let refused = make(&case, &token).await.expect_err(method);
+        assert!(
+            ["STEP_UP_REQUIRED", "FACTOR_STATE", "ALREADY_EXISTS", "UNAUTHENTICATED"]
+                .contains(&reason(&refused).as_str())
+        );
+    }
+    let recorded = event(&server, "user.stepped_up").await;
+    assert!(recorded.details.get("method").is_some() && recorded.details.get("factor").is_some(), "{recorded:?}");
+}
+
+/// The rights of a session are not enough for these, whoever holds them; and a program has nothing to prove itself by.
+#[tokio::test]
+async fn a_service_account_never_satisfies_a_step_up() {
+    let server = TestServer::start().await;
+    let key = api_key(&server, None, &["*"], &[]).await;
+    let program = server.client(&exchange(&server, &key).await.unwrap().access_token);
+    let admin = server.admin().await;
+    let victim = server.user(server.tenant("victims").await, "victim@example.com", "user").await.to_string();
+    let request = StepUpRequest { method: DISABLE.to_owned(), proof: Some(password()), ..Default::default() };
+    let refused = program.authenticate.clone().step_up(request).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "PERSON_REQUIRED"));
+    for method in sensitive() {
+        let own = method.contains("Authenticate");
+        let target = if own { String::new() } else { victim.clone() };
+        let case = Case { method, client: &program, target: target.clone(), proof: password() };
+        // Not even with the proof of a person.
+        for token in [String::new(), admin.prove(method, &target).await] {
+            assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "PERSON_REQUIRED", "{method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_calls_with_one_proof_exactly_one_gets_through() {
+    let context = Context::system();
+    let setup = Setup::new().await;
+    let (one, two) = (setup.start_with(context.clone()).await, setup.start_with(context).await);
+    let tenant = one.tenant("a").await;
+    let ann = guarded(&one, tenant, "ann@example.com").await;
+    let session = one.sql();
+    for code in &ann.codes[..1] {
+        let token = ann.prove(REGENERATE, Proof::RecoveryCode(code.clone())).await.unwrap();
+        let elsewhere = ann.client.on(two.channel.clone());
+        let call = async |client: &Client| {
+            client
+                .authenticate
+                .clone()
+                .regenerate_recovery_codes(with_proof(RegenerateRecoveryCodesRequest {}, &token))
+                .await
+        };
+        let answers = tokio::join!(call(&ann.client), call(&elsewhere), call(&ann.client), call(&elsewhere));
+        let won = [answers.0.is_ok(), answers.1.is_ok(), answers.2.is_ok(), answers.3.is_ok()];
+        assert_eq!(won.iter().filter(|won| **won).count(), 1, "{won:?}");
+    }
+    let changes: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT event_type FROM audit_inbox UNION ALL SELECT event_type FROM audit_events) e
+         WHERE event_type = 'user.recovery_codes_regenerated'",
+    )
+    .fetch_one(session)
+    .await
+    .unwrap();
+    assert_eq!(changes, 1);
+}
+
+#[tokio::test]
+async fn a_proof_is_of_one_session() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    let own = server.client(&server.sign_in("ann@example.com").await.access_token);
+    let stolen = server.client(&server.sign_in("ann@example.com").await.access_token);
+    let token = own.prove(ENROLL, "").await;
+    let refused = stolen.authenticate.clone().enroll_totp(with_proof(EnrollTotpRequest {}, &token)).await.unwrap_err();
+    assert_eq!(reason(&refused), "STEP_UP_REQUIRED");
+    own.authenticate
+        .clone()
+        .enroll_totp(with_proof(EnrollTotpRequest {}, &token))
+        .await
+        .expect("not spent by the thief");
+}
+
+/// Session, expiry, and every change of what the proof was given by.
+#[tokio::test]
+async fn a_proof_dies_with_what_it_stands_on() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let changes = [
+        "lapse",
+        "session",
+        "password_changed_at = now()",
+        "email = 'new@example.com', email_key = 'new@example.com'",
+        "kanidm_user_id = gen_random_uuid(), auth_method = 'dual'",
+        "nothing",
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let email = format!("ann{n}@example.com");
+        let user = server.user(tenant, &email, "user").await;
+        let client = server.client(&server.sign_in(&email).await.access_token);
+        let token = client.prove(ENROLL, "").await;
+        match change {
+            "lapse" => server.context.clock.advance(Duration::from_secs(301)),
+            "session" => {
+                let end = "UPDATE sessions SET status = 'revoked', revoked_at = now(), revoke_reason = 'user' WHERE user_id = $1";
+                sqlx::query(end).bind(user).execute(server.sql()).await.map(drop).unwrap();
+            }
+            "nothing" => {}
+            assignment => set(&server, user, assignment).await,
+        }
+        let answer = client.authenticate.clone().enroll_totp(with_proof(EnrollTotpRequest {}, &token)).await;
+        match answer {
+            Ok(_) => assert_eq!(change, "nothing"),
+            Err(refused) => {
+                assert_eq!(reason(&refused), "STEP_UP_REQUIRED", "{change}");
+                assert_ne!(change, "nothing");
+            }
+        }
+    }
+    sqlx::query("SELECT factors_tidy($1)").bind(server.context.now()).execute(server.app().db.pool()).await.unwrap();
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM step_up_tokens WHERE expires_at <= $1")
+        .bind(server.context.now())
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    assert_eq!(left, 0, "what has lapsed is removed");
+}
+
+/// A second factor that is enrolled after a password was shown makes that proof worthless.
+#[tokio::test]
+async fn enrolling_a_factor_voids_proofs_by_the_weaker_one() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    let client = server.client(&server.sign_in("ann@example.com").await.access_token);
+    let before = client.prove(DISABLE, "").await;
+    enrol(&server, &client).await;
+    let refused =
+        client.authenticate.clone().disable_totp(with_proof(DisableTotpRequest {}, &before)).await.unwrap_err();
+    assert_eq!(reason(&refused), "STEP_UP_REQUIRED");
+}
+
+#[tokio::test]
+async fn a_call_that_fails_spends_nothing() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "taken@example.com", "user").await;
+    let user = server.user(tenant, "ann@example.com", "user").await.to_string();
+    let update = async |email: &str, token: &str, validate_only| {
+        let identifier = Some(get_user_request::Identifier::UserId(user.clone()));
+        let request = GetUserRequest { identifier, include_deleted: false };
+        let known = admin.directory.clone().get_user(request).await.unwrap().into_inner().user.unwrap();
+        let request = UpdateUserRequest {
+            user: Some(User { email: email.to_owned(), ..known }),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["email".to_owned()] }),
+            validate_only,
+        };
+        admin.directory.clone().update_user(with_proof(request, token)).await
+    };
+    let token = admin.prove("sidle.v1.DirectoryService/UpdateUser", &user).await;
+    assert_eq!(reason(&update("taken@example.com", &token, false).await.unwrap_err()), "ALREADY_EXISTS");
+    update("free@example.com", &token, true).await.expect("a trial run spends nothing either");
+    update("free@example.com", &token, false).await.expect("the proof is still good");
+    assert_eq!(reason(&update("third@example.com", &token, false).await.unwrap_err()), "STEP_UP_REQUIRED");
+    // What is not sensitive needs none.
+    update("free@example.com", "", false).await.expect("the address that is there already");
+}
+
+/// CVE-2025-64102: guesses at a proof are counted with those at the login, over every kind of proof.
+#[tokio::test]
+async fn guesses_at_a_proof_lock_like_guesses_at_the_login() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let bob = server.user(tenant, "bob@example.com", "user").await;
+    let client = server.client(&server.sign_in("bob@example.com").await.access_token);
+    for n in 1..=5 {
+        let refused = prove(&client, ENROLL, "", Proof::Password(format!("guess {n}"))).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unauthenticated, "INVALID_CREDENTIALS"));
+    }
+    assert_eq!(counted(&server, bob).await, (5, true));
+    assert_eq!(reason(&prove(&client, ENROLL, "", password()).await.unwrap_err()), "INVALID_CREDENTIALS");
+    assert_eq!(reason(&attempt(&server, "bob@example.com", ADMIN_PASSWORD).await.unwrap_err()), "INVALID_CREDENTIALS");
+
+    let ann = guarded(&server, tenant, "ann@example.com").await;
+    for n in 0..5 {
+        let guess = match n % 2 {
+            0 => Proof::TotpCode(ann.wrong(&server)),
+            _ => Proof::RecoveryCode("0000-0000-0000-0000".to_owned()),
+        };
+        assert_eq!(reason(&ann.prove(DISABLE, guess).await.unwrap_err()), "INVALID_CREDENTIALS");
+    }
+    assert_eq!(counted(&server, ann.user).await, (5, true));
+    let right = [Proof::TotpCode(ann.code(&server)), Proof::RecoveryCode(ann.codes[0].clone())];
+    for proof in right {
+        assert_eq!(reason(&ann.prove(DISABLE, proof).await.unwrap_err()), "INVALID_CREDENTIALS", "locked");
+    }
+    assert_eq!(reasons(&server, "user.step_up_refused", "refused").await[..5], ["wrong_code"; 5]);
+}
+
+/// A right proof gives its attempt back and no more: whoever holds a session cannot make room for guesses at the login.
+#[tokio::test]
+async fn right_proofs_between_guesses_do_not_hold_the_lock_off() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "bob@example.com", "user").await;
+    let client = server.client(&server.sign_in("bob@example.com").await.access_token);
+    for _ in 0..4 {
+        attempt(&server, "bob@example.com", "a guess").await.unwrap_err();
+        client.prove(ENROLL, "").await;
+    }
+    assert_eq!(counted(&server, user).await, (4, false));
+    attempt(&server, "bob@example.com", "a guess").await.unwrap_err();
+    assert_eq!(counted(&server, user).await, (5, true));
+}
+
+/// Between the look at the password and the token lies a hash: a change in between must win.
+#[tokio::test]
+async fn a_password_that_was_changed_meanwhile_proves_nothing() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    let client = server.client(&server.sign_in("ann@example.com").await.access_token);
+    // The old password is right when it is compared, and is gone when the proof is to be kept: a trigger changes it as
+    // the attempt is given back.
+    set_hash(&server, user, &cheap_hash(ADMIN_PASSWORD), 4).await;
+    let other = cheap_hash("another password entirely");
+    let change = format!(
+        "CREATE FUNCTION meanwhile() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN NEW.password_hash := '{other}'; NEW.password_changed_at := clock_timestamp(); RETURN NEW; END $$;
+         CREATE TRIGGER meanwhile BEFORE UPDATE OF failed_login_attempts ON users FOR EACH ROW
+         WHEN (OLD.failed_login_attempts > NEW.failed_login_attempts) EXECUTE FUNCTION meanwhile()"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(change)).execute(server.sql()).await.unwrap();
+    let refused = prove(&client, ENROLL, "", password()).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_CREDENTIALS");
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM step_up_tokens").fetch_one(server.sql()).await.unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_by_field() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    let client = server.client(&server.sign_in("ann@example.com").await.access_token);
+    let step_up = async |method: &str, target: &str, proof: Option<Proof>| {
+        let request = StepUpRequest { method: method.to_owned(), target: target.to_owned(), proof };
+        let refused = client.authenticate.clone().step_up(request).await.unwrap_err();
+        (reason(&refused), refused.get_details_bad_request().map(|bad| bad.field_violations[0].field.clone()))
+    };
+    let field = |name: &str| ("INVALID_FIELD".to_owned(), Some(name.to_owned()));
+    assert_eq!(step_up("sidle.v1.SessionService/GetSession", "", Some(password())).await, field("method"));
+    assert_eq!(step_up("", "", Some(password())).await, field("method"));
+    assert_eq!(step_up(ENROLL, "not an id", Some(password())).await, field("target"));
+    assert_eq!(step_up(ENROLL, "", None).await, field("proof"));
+    assert_eq!(step_up(ENROLL, "", Some(Proof::TotpCode("1".repeat(999)))).await, field("totp_code"));
+    assert_eq!(step_up(ENROLL, "", Some(Proof::Password(String::new()))).await, field("password"));
+    // A way that the account does not have is told, since the caller has signed in; and nothing is counted.
+    assert_eq!(step_up(ENROLL, "", Some(Proof::TotpCode("123456".to_owned()))).await.0, "STEP_UP_REQUIRED");
+}
