@@ -2,6 +2,7 @@
 //! run, and prints the median of the ratios. Machines are shared and noisy: nothing here fails for being slow.
 //!
 //! `./run bench [verify|login|refresh|import|migration]`
+//! `./run bench [verify|login|refusals|import|migration]`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +15,7 @@ mod import;
 mod login;
 mod migration;
 mod refresh;
+mod refusals;
 mod verify;
 
 #[path = "../tests/it/support/mod.rs"]
@@ -77,6 +79,8 @@ fn main() {
         }
         if wanted("refresh") {
             rows.push(refresh::run().await);
+        if wanted("refusals") {
+            refusals::run().await;
         }
         if wanted("import") {
             rows.push(import::run().await);
@@ -86,6 +90,9 @@ fn main() {
         }
         rows
     });
+    if rows.is_empty() {
+        return;
+    }
     println!(
         "\n| Work | per second | Limit | per second | Ratio (lowest to highest) | Aim | |\n|---|---|---|---|---|---|---|"
     );
