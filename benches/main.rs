@@ -1,8 +1,7 @@
 //! The benchmarks that docs/performance.md quotes: each measures a promise beside its own limit, alternately in the same
 //! run, and prints the median of the ratios. Machines are shared and noisy: nothing here fails for being slow.
 //!
-//! `./run bench [verify|login|refresh|import|migration]`
-//! `./run bench [verify|login|refusals|import|migration]`
+//! `./run bench [verify|login|refusals|refresh|import|migration]`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -79,6 +78,7 @@ fn main() {
         }
         if wanted("refresh") {
             rows.push(refresh::run().await);
+        }
         if wanted("refusals") {
             refusals::run().await;
         }

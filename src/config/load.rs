@@ -69,10 +69,10 @@ impl Config {
         Ok(config)
     }
 
-    /// What only a running service needs: a database, and TLS unless it is to do without.
+    /// What only a running service needs: a database, TLS unless it is to do without, and the files about passwords.
     ///
     /// # Errors
-    /// Names the key that is missing.
+    /// Names the key that is missing, or the file that cannot be read.
     pub fn check_serving(&self) -> Result<(), ConfigError> {
         let server = &self.server;
         if !server.plaintext && (server.tls_certificate.is_none() || server.tls_key.is_none()) {
@@ -86,6 +86,9 @@ impl Config {
                 "database.url is not set: set it to a Postgres URL such as postgres://sidle_app@host:5432/sidle",
             ));
         }
+        // Read for good when the parts are made; here so that `sidle config check` sees them.
+        self.passwords.peppers()?;
+        self.passwords.open_breached()?;
         Ok(())
     }
 
@@ -363,6 +366,17 @@ mod tests {
         let config =
             load("[database]\nurl = \"postgres://a:hunter2@b/c\"\n", &[("SIDLE_SERVER__PLAINTEXT", "true")]).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_list_of_passwords_that_cannot_be_read_stops_the_start() {
+        let mut config = Config::load(None, []).unwrap();
+        config.server.plaintext = true;
+        config.database.url = "postgres://a@b/c".to_owned().into();
+        assert!(config.check_serving().is_ok());
+        config.passwords.breached_file = Some("/nowhere/breached.txt".into());
+        let error = config.check_serving().unwrap_err().to_string();
+        assert!(error.contains("passwords.breached_file") && error.contains("/nowhere/breached.txt"), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{ask, set};
-use crate::look::{event, reason};
+use crate::look::{event, reason, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
 const ANN: &str = "ann@example.com";
@@ -109,6 +109,9 @@ async fn a_known_device_opens_nothing_that_an_administrator_has_shut() {
     refused(&server, &device, "signs in through Kanidm").await;
     set(&server, user, "auth_method = 'password', status = 'pending_verification'").await;
     refused(&server, &device, "never verified").await;
+    // Before anything is compared: not one guess at the password is to be had.
+    let written = reasons(&server, "user.login_refused", "refused").await;
+    assert_eq!(written, ["locked", "kanidm_only", "unverified"]);
 }
 
 #[tokio::test]
