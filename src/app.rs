@@ -124,7 +124,7 @@ impl App {
             recorder.clone(),
             paging.clone(),
             oidc.clone(),
-        );
+        )?;
         let step_ups = StepUps::new(context.clone(), oidc.clone());
         let authenticate = Authenticate::new(
             Arc::clone(&config),
@@ -149,6 +149,7 @@ impl App {
             context.clone(),
             recorder.clone(),
             sessions.revocations.clone(),
+            sessions.keys.clone(),
             hasher.clone(),
             step_ups.clone(),
             policy,

@@ -81,6 +81,7 @@ impl Certificates {
             tenant_id: account.tenant_id,
             permissions: here,
             platform_permissions: everywhere,
+            key_id: None,
             issued_at,
             expires_at: issued_at + inner.lifetime,
         });
@@ -131,6 +132,7 @@ mod tests {
             tenant_id: tenant.map(Uuid::from_u128),
             permissions: Permissions::parse(permissions),
             platform_permissions: Permissions::parse(platform),
+            key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::UNIX_EPOCH,
         }

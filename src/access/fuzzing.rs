@@ -23,6 +23,7 @@ fn call(user: u128) -> Call {
         tenant_id: Some(Uuid::from_u128(2)),
         permissions: Permissions::default(),
         platform_permissions: Permissions::default(),
+        key_id: None,
         issued_at: DateTime::UNIX_EPOCH,
         expires_at: DateTime::UNIX_EPOCH,
     };

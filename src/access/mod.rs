@@ -7,12 +7,12 @@ pub(crate) mod fuzzing;
 pub mod input;
 pub mod layer;
 pub mod paging;
-mod permissions;
 mod policy;
 mod principal;
 pub mod replay;
 mod store;
 
-pub use self::permissions::Permissions;
 pub use self::policy::{Policy, all as policies, all_sensitive, of as policy_of, sensitive};
+pub(crate) use self::principal::denied;
 pub use self::principal::{Call, Principal, PrincipalKind};
+pub use sidle_token::Permissions;

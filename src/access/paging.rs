@@ -121,6 +121,7 @@ mod tests {
             tenant_id: Some(Uuid::from_u128(1)),
             permissions: Permissions::default(),
             platform_permissions: Permissions::default(),
+            key_id: None,
             issued_at: chrono::DateTime::UNIX_EPOCH,
             expires_at: chrono::DateTime::UNIX_EPOCH,
         };

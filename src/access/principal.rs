@@ -45,6 +45,8 @@ pub struct Principal {
     pub permissions: Permissions,
     /// What it may do in every tenant.
     pub platform_permissions: Permissions,
+    /// The key that signed the access token; none where somebody else vouches for the caller.
+    pub key_id: Option<Uuid>,
     /// When the access token was issued.
     pub issued_at: DateTime<Utc>,
     /// When the access token ends.
@@ -134,6 +136,7 @@ mod tests {
             tenant_id: tenant.map(Uuid::from_u128),
             permissions: Permissions::parse(permissions),
             platform_permissions: Permissions::parse(platform),
+            key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::UNIX_EPOCH,
         }

@@ -67,6 +67,11 @@ impl Log {
         Self { db, feed }
     }
 
+    /// Its live end.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
     /// Position of the newest event; 0 before the first.
     ///
     /// # Errors

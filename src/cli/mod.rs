@@ -14,6 +14,7 @@ mod import;
 mod jwks;
 mod kanidm;
 mod keygen;
+mod keys;
 mod login;
 mod lookup;
 mod mail;
@@ -119,6 +120,9 @@ enum Command {
     /// API keys of service accounts
     #[command(subcommand)]
     ApiKeys(api_keys::Command),
+    /// The keys that sign access tokens
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Move users to Kanidm: plan, start, watch
     #[command(subcommand)]
     Migrate(migrate::Command),
@@ -173,6 +177,7 @@ impl Command {
             Self::Memberships(command) => command.run(global, out).await?,
             Self::ServiceAccounts(command) => command.run(global, out).await?,
             Self::ApiKeys(command) => command.run(global, out).await?,
+            Self::Keys(command) => command.run(global, out).await?,
             Self::Migrate(command) => return command.run(global, out).await,
             Self::Schema(command) => command.run(out).await?,
             Self::Admin(command) => command.run(out).await?,

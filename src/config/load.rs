@@ -108,9 +108,7 @@ impl Config {
         if self.passwords.known_devices == 0 {
             return Err(ConfigError::new("passwords.known_devices must be at least 1"));
         }
-        if self.tokens.issuer.is_empty() || self.tokens.audience.is_empty() {
-            return Err(ConfigError::new("tokens.issuer and tokens.audience must not be empty"));
-        }
+        self.tokens.check()?;
         if self.mfa.issuer.is_empty() || self.mfa.issuer.contains(':') {
             return Err(ConfigError::new("mfa.issuer must not be empty and must not contain a colon"));
         }

@@ -1,8 +1,18 @@
 //! `[tokens]`
 
+use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer};
+use sidle_token::Algorithm;
+use zeroize::Zeroizing;
+
+use super::ConfigError;
+
+/// Shortest key of an old client, in bytes: as long as what HMAC-SHA-256 makes of it.
+const SHORTEST_SECRET: usize = 32;
 
 /// `[tokens]`
 #[derive(Clone, Debug, Deserialize)]
@@ -28,4 +38,115 @@ pub struct TokenConfig {
     /// Age of the revocation picture beyond which nothing is vouched for.
     #[serde(with = "humantime_serde")]
     pub max_revocation_age: Duration,
+    /// Longest silence of `WatchRevocations`.
+    #[serde(with = "humantime_serde")]
+    pub revocation_heartbeat: Duration,
+    /// Algorithm of new signing keys.
+    #[serde(deserialize_with = "algorithm")]
+    pub algorithm: Algorithm,
+    /// Size of new RSA keys.
+    pub rsa_bits: u32,
+    /// Age at which a signing key is replaced; none: only on demand.
+    #[serde(deserialize_with = "optional_duration")]
+    pub rotate_after: Option<Duration>,
+    /// How long a new key is published before it signs.
+    #[serde(with = "humantime_serde")]
+    pub rotation_lead: Duration,
+    /// Old clients that check HS256 only, each as `AUDIENCE=FILE`.
+    pub hs256_clients: Vec<String>,
+}
+
+fn algorithm<'de, D: Deserializer<'de>>(value: D) -> Result<Algorithm, D::Error> {
+    let name = String::deserialize(value)?;
+    let known = Algorithm::parse(&name).filter(|algorithm| *algorithm != Algorithm::Hs256);
+    known.ok_or_else(|| serde::de::Error::custom("tokens.algorithm must be EdDSA, ES256 or RS256"))
+}
+
+fn optional_duration<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    humantime_serde::re::humantime::parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+impl TokenConfig {
+    /// What cannot work together.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.issuer.is_empty() || self.audience.is_empty() {
+            return Err(ConfigError::new("tokens.issuer and tokens.audience must not be empty"));
+        }
+        if ![2048, 3072, 4096].contains(&self.rsa_bits) {
+            return Err(ConfigError::new("tokens.rsa_bits must be 2048, 3072 or 4096"));
+        }
+        if self.rotation_lead > Duration::from_secs(7 * 24 * 3600) {
+            return Err(ConfigError::new("tokens.rotation_lead must be at most 7d"));
+        }
+        if self.rotate_after.is_some_and(|age| age < Duration::from_secs(3600) || age <= self.rotation_lead) {
+            return Err(ConfigError::new(
+                "tokens.rotate_after must be at least 1h, and longer than tokens.rotation_lead",
+            ));
+        }
+        if self.revocation_heartbeat < Duration::from_millis(100)
+            || self.revocation_heartbeat >= self.max_revocation_age
+        {
+            return Err(ConfigError::new(
+                "tokens.revocation_heartbeat must be at least 100ms, and shorter than tokens.max_revocation_age",
+            ));
+        }
+        let mut seen = Vec::new();
+        for (audience, _) in self.old_client_files()? {
+            // S12: the key of an old client signs for nobody else, least of all for Sidle itself.
+            if audience == self.audience
+                || self.audiences.iter().any(|other| other == audience)
+                || seen.contains(&audience)
+            {
+                return Err(ConfigError::new(format!(
+                    "the audience {audience:?} in tokens.hs256_clients must be its own: it is named a second time, in \
+                     tokens.audience, tokens.audiences or tokens.hs256_clients"
+                )));
+            }
+            seen.push(audience);
+        }
+        Ok(())
+    }
+
+    fn old_client_files(&self) -> Result<Vec<(&str, &Path)>, ConfigError> {
+        let entries = self.hs256_clients.iter().map(|entry| {
+            let (audience, file) = entry.split_once('=').unwrap_or_default();
+            if audience.is_empty() || file.is_empty() {
+                return Err(ConfigError::new("an entry of tokens.hs256_clients is not AUDIENCE=FILE"));
+            }
+            Ok((audience, Path::new(file)))
+        });
+        entries.collect()
+    }
+
+    /// Audience and key of every old client.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or holds less than 256 bits in base64.
+    pub fn old_clients(&self) -> Result<Vec<(String, Zeroizing<Vec<u8>>)>, ConfigError> {
+        let mut clients = Vec::new();
+        for (audience, file) in self.old_client_files()? {
+            let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|error| {
+                ConfigError::new(format!("cannot read the key of {audience:?} from {}: {error}", file.display()))
+            })?;
+            let secret = STANDARD.decode(text.trim()).ok().map(Zeroizing::new);
+            let secret = secret.filter(|secret| secret.len() >= SHORTEST_SECRET).ok_or_else(|| {
+                ConfigError::new(format!(
+                    "{} does not hold a key of at least {SHORTEST_SECRET} bytes in base64; make one with `openssl rand -base64 32`",
+                    file.display()
+                ))
+            })?;
+            clients.push((audience.to_owned(), secret));
+        }
+        // Two audiences with one key would be one client that can forge for the other.
+        if clients.iter().enumerate().any(|(at, (_, key))| clients[..at].iter().any(|(_, other)| other == key)) {
+            return Err(ConfigError::new(
+                "two entries of tokens.hs256_clients hold the same key: give each client its own",
+            ));
+        }
+        Ok(clients)
+    }
 }

@@ -25,13 +25,14 @@ pub(super) struct Change<'a> {
     pub now: DateTime<Utc>,
     principals: Vec<(Uuid, DateTime<Utc>)>,
     sessions: Vec<Uuid>,
+    keys: Vec<Uuid>,
 }
 
 impl<'a> Change<'a> {
     pub async fn begin(directory: &'a Directory, call: &'a Call, scope: Scope) -> Result<Self> {
         let tx = directory.db.begin(scope).await?;
         let now = directory.context.now();
-        Ok(Self { directory, call, scope, tx, now, principals: Vec::new(), sessions: Vec::new() })
+        Ok(Self { directory, call, scope, tx, now, principals: Vec::new(), sessions: Vec::new(), keys: Vec::new() })
     }
 
     pub fn principal(&self) -> Result<&'a Principal> {
@@ -105,6 +106,11 @@ impl<'a> Change<'a> {
         Ok((count, event))
     }
 
+    /// Notes that the tokens end that were signed with a key.
+    pub fn revoke_key(&mut self, kid: Uuid) {
+        self.keys.push(kid);
+    }
+
     /// Makes it so, and refuses what has ended on this replica without waiting for the log.
     pub async fn commit(self) -> Result<()> {
         self.tx.commit().await?;
@@ -113,6 +119,9 @@ impl<'a> Change<'a> {
         }
         for session in self.sessions {
             self.directory.revocations.end_session(session);
+        }
+        for kid in self.keys {
+            self.directory.revocations.end_key(kid);
         }
         Ok(())
     }

@@ -57,6 +57,7 @@ mod tests {
             tenant_id: Some(OWN),
             permissions: Permissions::parse(permissions),
             platform_permissions: Permissions::parse(platform),
+            key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::UNIX_EPOCH,
         }

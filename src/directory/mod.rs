@@ -30,7 +30,7 @@ use crate::db::{Db, Scope, Tx};
 use crate::fault::Result;
 use crate::kanidm::Kanidm;
 use crate::mail::Outbox;
-use crate::session::Revocations;
+use crate::session::{KeyRoom, Revocations};
 
 /// The directory.
 #[derive(Clone)]
@@ -39,6 +39,7 @@ pub struct Directory {
     context: Context,
     recorder: Recorder,
     revocations: Revocations,
+    keys: KeyRoom,
     hasher: Hasher,
     step_ups: StepUps,
     policy: Policy,
@@ -55,6 +56,7 @@ impl Directory {
         context: Context,
         recorder: Recorder,
         revocations: Revocations,
+        keys: KeyRoom,
         hasher: Hasher,
         step_ups: StepUps,
         policy: Policy,
@@ -62,7 +64,7 @@ impl Directory {
         outbox: Outbox,
         verifications: Verifications,
     ) -> Self {
-        Self { db, context, recorder, revocations, hasher, step_ups, policy, kanidm, outbox, verifications }
+        Self { db, context, recorder, revocations, keys, hasher, step_ups, policy, kanidm, outbox, verifications }
     }
 
     /// Begins a change as far as the caller reaches with `permission`.

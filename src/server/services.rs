@@ -44,7 +44,7 @@ fn authenticate(app: &App) -> authenticate::Service {
 }
 
 fn session(app: &App) -> session::Service {
-    session::Service::new(app.sessions.clone())
+    session::Service::new(app.sessions.clone(), app.log.clone())
 }
 
 fn audit(app: &App) -> audit::Service {

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
-use jsonwebtoken::Header;
+use serde_json::json;
+use sidle_token::{Claims, Kind, TYPE, issue_time};
 use uuid::Uuid;
 
-use super::claims::{Claims, TYPE};
 use super::keys::Keys;
+use super::signing::PrivateKey;
 use crate::access::{Permissions, PrincipalKind};
 use crate::config::TokenConfig;
 use crate::context::Context;
@@ -68,7 +71,11 @@ impl Issuer {
     pub fn audience(&self, asked: &str) -> Result<String> {
         match asked {
             "" => Ok(self.config.audience.clone()),
-            known if known == self.config.audience || self.config.audiences.iter().any(|a| a == known) => {
+            known
+                if known == self.config.audience
+                    || self.config.audiences.iter().any(|a| a == known)
+                    || self.keys.old_client(known).is_some() =>
+            {
                 Ok(known.to_owned())
             }
             _ => Err(Fault::field("audience", "must be one of the audiences in the service's configuration")),
@@ -90,12 +97,15 @@ impl Issuer {
             jti,
             sid: grant.session_id,
             tid: grant.tenant_id,
-            kind: grant.kind.into(),
+            kind: match grant.kind {
+                PrincipalKind::User => Kind::User,
+                PrincipalKind::ServiceAccount => Kind::ServiceAccount,
+            },
             roles: grant.roles.clone(),
             scope: grant.permissions.to_string(),
             platform_scope: grant.platform_permissions.to_string(),
         };
-        let mut issued_at = claims.issued_at().unwrap_or_else(|| self.context.now());
+        let mut issued_at = issue_time(claims.jti).unwrap_or_else(|| self.context.now());
         // Another replica's clock may be ahead of this one: whoever has just got new rights must not get a dead token.
         if let Some(void) = grant.tokens_valid_from
             && issued_at.timestamp_millis() <= void.timestamp_millis()
@@ -109,14 +119,27 @@ impl Issuer {
         claims.iat = issued_at.timestamp();
         claims.nbf = claims.iat;
         claims.exp = expires_at.timestamp();
-        let key = self.keys.active()?;
-        let mut header = Header::new(key.algorithm);
-        header.typ = Some(TYPE.to_owned());
-        header.kid = Some(key.kid.to_string());
-        let token = jsonwebtoken::encode(&header, &claims, &key.signs).map_err(Fault::internal)?;
+        let token = match self.keys.old_client(&claims.aud) {
+            Some(client) => self.sign(client.verifies.kid(), &client.signs, &claims)?,
+            None => {
+                let key = self.keys.active()?;
+                self.sign(key.kid, &key.signs, &claims)?
+            }
+        };
         // Whole seconds, as in the token.
         let expires_at = DateTime::from_timestamp(claims.exp, 0).unwrap_or(expires_at);
         Ok(AccessToken { token, expires_at })
+    }
+
+    fn sign(&self, kid: Uuid, key: &PrivateKey, claims: &Claims) -> Result<String> {
+        let header = json!({ "alg": key.algorithm().as_str(), "typ": TYPE, "kid": kid }).to_string();
+        let mut token = URL_SAFE_NO_PAD.encode(header);
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(claims).map_err(Fault::internal)?, &mut token);
+        let signature = key.sign(&self.context.entropy, token.as_bytes())?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Ok(token)
     }
 
     fn id_at(&self, time: DateTime<Utc>) -> Uuid {

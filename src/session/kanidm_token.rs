@@ -140,7 +140,7 @@ impl KanidmTokens {
             return Err(Fault::new(Reason::RevocationsStale, text).retry_after(Duration::from_secs(1)));
         }
         let ended = user.tokens_valid_from.is_some_and(|from| issued_at < from);
-        if ended || inner.revocations.refuses(None, user.user_id, issued_at) {
+        if ended || inner.revocations.voids(user.user_id, issued_at) {
             return Err(refused());
         }
         let token_id = seen.claims.jti.clone().unwrap_or_default();

@@ -1,19 +1,22 @@
 //! The keys that sign access tokens: kept sealed in the database, held unsealed here, published without their private
-//! half, which the public one is always derived from.
+//! half, which the public one is always derived from. What becomes of them in the course of time is in `rotation`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
-use serde::Serialize;
+use chrono::{DateTime, Utc};
+use sidle_token::{Algorithm, Jwk, VerifyingKey};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
+use super::hs256::OldClient;
+use super::signing::PrivateKey;
 use super::store::keys as store;
-use crate::audit::{Event, EventType, Recorder};
+pub use super::store::keys::KeyState;
+use crate::audit::Recorder;
+use crate::config::TokenConfig;
 use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
@@ -22,21 +25,9 @@ use crate::seal::{Keyring, Place};
 /// Keys are read again after this time at the latest.
 const RELOAD: Duration = Duration::from_secs(60);
 /// And not more often than this, whoever presents unknown key ids.
-const RELOAD_PAUSE: Duration = Duration::from_secs(2);
-/// What stands before the 32 bytes of an Ed25519 key in PKCS#8.
-const ED25519_PKCS8: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
-
-/// Where a key stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyState {
-    /// Published, so that verifiers know it before the first token.
-    Pending,
-    /// Signs.
-    Active,
-    /// Signs no more; its tokens are still good.
-    Retiring,
-}
+const RELOAD_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is asked, without I/O, whether a key's time has come.
+const TICK: Duration = Duration::from_millis(250);
 
 /// A key in use.
 pub struct SigningKey {
@@ -44,39 +35,11 @@ pub struct SigningKey {
     pub kid: Uuid,
     /// Where it stands in its life.
     pub state: KeyState,
-    pub(super) algorithm: Algorithm,
-    pub(super) signs: EncodingKey,
-    pub(super) verifies: DecodingKey,
-    public: PublicKey,
-}
-
-/// The published half of a key, with the member names of RFC 7517.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct PublicKey {
-    /// Id of the key.
-    pub kid: String,
-    /// `OKP`, `EC` or `RSA`.
-    pub kty: &'static str,
-    /// The only algorithm it is used with.
-    pub alg: &'static str,
-    /// Always `sig`.
-    #[serde(rename = "use")]
-    pub usage: &'static str,
-    /// Curve.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub crv: &'static str,
-    /// First coordinate, or the Ed25519 key.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub x: String,
-    /// Second coordinate.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub y: String,
-    /// RSA modulus.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub n: String,
-    /// RSA exponent.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub e: String,
+    /// When that changes, unless somebody changes it before.
+    pub(super) due: Option<DateTime<Utc>>,
+    pub(super) signs: PrivateKey,
+    pub(super) verifies: Arc<VerifyingKey>,
+    public: Jwk,
 }
 
 /// The keys as they were read last. Clones share them.
@@ -88,7 +51,10 @@ pub struct Keys {
 #[derive(Default)]
 struct Inner {
     set: RwLock<Arc<[Arc<SigningKey>]>>,
+    old_clients: Vec<OldClient>,
     wanted: Notify,
+    /// The log told of a change that was not read yet.
+    behind: AtomicBool,
 }
 
 impl std::fmt::Debug for Keys {
@@ -101,44 +67,32 @@ impl SigningKey {
     /// A key from its private half.
     pub(super) fn new(kid: Uuid, state: KeyState, algorithm: &str, private: &[u8]) -> Result<Self> {
         let unreadable = || Fault::internal(format!("signing key {kid} does not hold a {algorithm} key"));
-        let (algorithm, signs) = match algorithm {
-            "EdDSA" => (Algorithm::EdDSA, EncodingKey::from_ed_der(private)),
-            "ES256" => (Algorithm::ES256, EncodingKey::from_ec_der(private)),
-            "RS256" => (Algorithm::RS256, EncodingKey::from_rsa_der(private)),
-            _ => return Err(unreadable()),
-        };
-        let jwk = Jwk::from_encoding_key(&signs, algorithm).map_err(|_| unreadable())?;
-        let verifies = DecodingKey::from_jwk(&jwk).map_err(|_| unreadable())?;
-        let public = PublicKey::new(kid, jwk).ok_or_else(unreadable)?;
-        Ok(Self { kid, state, algorithm, signs, verifies, public })
+        let algorithm = Algorithm::parse(algorithm).ok_or_else(unreadable)?;
+        let signs = PrivateKey::from_pkcs8(algorithm, private).ok_or_else(unreadable)?;
+        let public = signs.public(kid).ok_or_else(unreadable)?;
+        let verifies = Arc::new(VerifyingKey::from_jwk(&public).ok_or_else(unreadable)?);
+        Ok(Self { kid, state, due: None, signs, verifies, public })
     }
 
     /// The published half.
-    pub fn public(&self) -> &PublicKey {
+    pub fn public(&self) -> &Jwk {
         &self.public
     }
 }
 
-impl PublicKey {
-    fn new(kid: Uuid, jwk: Jwk) -> Option<Self> {
-        let base = Self { kid: kid.to_string(), usage: "sig", ..Self::default() };
-        match jwk.algorithm {
-            AlgorithmParameters::OctetKeyPair(key) => {
-                Some(Self { kty: "OKP", alg: "EdDSA", crv: "Ed25519", x: key.x, ..base })
-            }
-            AlgorithmParameters::EllipticCurve(key) => {
-                Some(Self { kty: "EC", alg: "ES256", crv: "P-256", x: key.x, y: key.y, ..base })
-            }
-            AlgorithmParameters::RSA(key) => Some(Self { kty: "RSA", alg: "RS256", n: key.n, e: key.e, ..base }),
-            _ => None,
-        }
-    }
-}
-
 impl Keys {
+    /// No keys yet but those of old clients, which are configured.
+    pub(super) fn new(old_clients: Vec<OldClient>) -> Self {
+        Self { inner: Arc::new(Inner { old_clients, ..Inner::default() }) }
+    }
+
     /// The key of this id; asks for the keys to be read again when there is none.
-    pub(super) fn find(&self, kid: Uuid) -> Option<Arc<SigningKey>> {
-        let found = self.all().iter().find(|key| key.kid == kid).cloned();
+    pub(super) fn find(&self, kid: Uuid) -> Option<Arc<VerifyingKey>> {
+        let found = self.all().iter().find(|key| key.kid == kid).map(|key| Arc::clone(&key.verifies));
+        let found = found.or_else(|| {
+            let old_client = self.inner.old_clients.iter().find(|client| client.verifies.kid() == kid);
+            old_client.map(|client| Arc::clone(&client.verifies))
+        });
         if found.is_none() {
             self.reload_soon();
         }
@@ -151,14 +105,31 @@ impl Keys {
         active.ok_or_else(|| Fault::internal("there is no active signing key"))
     }
 
+    /// The old client that this audience stands for, if it does.
+    pub(super) fn old_client(&self, audience: &str) -> Option<&OldClient> {
+        self.inner.old_clients.iter().find(|client| client.audience == audience)
+    }
+
     /// The published halves of every key that a living token may be signed with, and of the one that comes next.
-    pub fn published(&self) -> Vec<PublicKey> {
+    pub fn published(&self) -> Vec<Jwk> {
         self.all().iter().map(|key| key.public().clone()).collect()
     }
 
     /// Has the keys read again, at a bounded rate.
     pub fn reload_soon(&self) {
         self.inner.wanted.notify_one();
+    }
+
+    /// Has the keys read again because they have changed. Until that is done, an id that is not known here may well be
+    /// that of a good key.
+    pub(super) fn have_changed(&self) {
+        self.inner.behind.store(true, Ordering::Release);
+        self.reload_soon();
+    }
+
+    /// Whether a change is known of that was not read yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.inner.behind.load(Ordering::Acquire)
     }
 
     pub(super) fn all(&self) -> Arc<[Arc<SigningKey>]> {
@@ -169,23 +140,39 @@ impl Keys {
         let keys = keys.into_iter().map(Arc::new).collect();
         *self.inner.set.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
+
+    /// Whether a key's state is to change by `now`.
+    fn is_due(&self, now: DateTime<Utc>) -> bool {
+        self.all().iter().any(|key| key.due.is_some_and(|due| due <= now))
+    }
 }
 
-/// Reads the keys and keeps them current.
+/// Reads the keys, keeps them current, and changes them.
 #[derive(Clone, Debug)]
 pub struct KeyRoom {
     /// What it reads them into.
     pub keys: Keys,
-    db: Db,
-    context: Context,
-    keyring: Keyring,
-    recorder: Recorder,
+    pub(super) db: Db,
+    pub(super) context: Context,
+    pub(super) keyring: Keyring,
+    pub(super) recorder: Recorder,
+    pub(super) config: Arc<TokenConfig>,
 }
 
 impl KeyRoom {
     /// A room without keys yet.
-    pub fn new(db: Db, context: Context, keyring: Keyring, recorder: Recorder) -> Self {
-        Self { keys: Keys::default(), db, context, keyring, recorder }
+    ///
+    /// # Errors
+    /// When the key of an old client cannot be used.
+    pub fn new(
+        db: Db,
+        context: Context,
+        keyring: Keyring,
+        recorder: Recorder,
+        config: Arc<TokenConfig>,
+    ) -> Result<Self> {
+        let keys = Keys::new(OldClient::all(&config)?);
+        Ok(Self { keys, db, context, keyring, recorder, config })
     }
 
     /// Reads the keys; makes the first one if there is none. Of replicas that start together one makes it.
@@ -201,17 +188,31 @@ impl KeyRoom {
         Ok(())
     }
 
-    /// Reads the keys again when asked to and every minute, until `stop`.
+    /// Reads the keys again when asked to and every minute, and changes those whose time has come, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
+        let mut read_at = self.context.clock.instant();
         loop {
-            tokio::select! {
+            let wanted = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.keys.inner.wanted.notified() => {}
-                () = tokio::time::sleep(RELOAD) => {}
+                () = self.keys.inner.wanted.notified() => true,
+                () = tokio::time::sleep(TICK) => false,
+            };
+            let is_due = self.keys.is_due(self.context.now());
+            if !wanted && !is_due && read_at.elapsed() < RELOAD {
+                continue;
             }
-            if let Err(fault) = self.read().await {
+            let done = async {
+                if is_due {
+                    self.advance().await?;
+                }
+                self.read().await
+            };
+            if let Err(fault) = done.await {
                 tracing::warn!(event = "signing_keys_not_read", %fault, cause = fault.cause().map(tracing::field::display));
+                // What was asked for is still wanted.
+                self.keys.reload_soon();
             }
+            read_at = self.context.clock.instant();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(RELOAD_PAUSE) => {}
@@ -219,34 +220,36 @@ impl KeyRoom {
         }
     }
 
-    async fn read(&self) -> Result<()> {
+    /// Reads the keys now.
+    ///
+    /// # Errors
+    /// When the database fails, or a key does not open.
+    pub(super) async fn read(&self) -> Result<()> {
+        // Before the reading: a change that is told of meanwhile may have come too late for it.
+        self.keys.inner.behind.store(false, Ordering::Release);
+        let result = self.read_all().await;
+        if result.is_err() {
+            self.keys.inner.behind.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    async fn read_all(&self) -> Result<()> {
         let mut tx = self.db.begin(Scope::Platform).await?;
         let rows = store::usable(&mut tx).await?;
+        let due = super::rotation::due(&rows, self.config.rotate_after);
         let open = |row: store::Row| {
             let private = self.keyring.open(place(row.kid), &row.private_key)?;
-            SigningKey::new(row.kid, row.state, &row.algorithm, &private)
+            let key = SigningKey::new(row.kid, row.state, &row.algorithm, &private)?;
+            Ok(SigningKey { due: due(&row), ..key })
         };
         self.keys.replace(rows.into_iter().map(open).collect::<Result<_>>()?);
         Ok(())
     }
-
-    async fn create_first(&self) -> Result<()> {
-        let kid = self.context.new_id();
-        let mut private = Zeroizing::new([0; 48]);
-        private[..16].copy_from_slice(&ED25519_PKCS8);
-        self.context.entropy.fill(&mut private[16..]);
-        let sealed = self.keyring.seal(&self.context.entropy, place(kid), &*private);
-        let mut tx = self.db.begin(Scope::Platform).await?;
-        if store::insert_first(&mut tx, kid, "EdDSA", &sealed, self.context.now()).await? {
-            let event = Event::by_system(EventType::SigningKeyCreated, kid).target("signing_key", kid);
-            self.recorder.record(&mut tx, event.detail("algorithm", "EdDSA")).await?;
-            tx.commit().await?;
-        }
-        Ok(())
-    }
 }
 
-fn place(kid: Uuid) -> Place {
+/// Where a key's private half lies.
+pub(super) fn place(kid: Uuid) -> Place {
     Place { table: "signing_keys", column: "private_key", row: kid }
 }
 
@@ -256,19 +259,8 @@ pub(super) mod tests {
 
     /// An Ed25519 key of these bytes.
     pub(in crate::session) fn key(kid: u128, state: KeyState, byte: u8) -> SigningKey {
-        let private = [ED25519_PKCS8.as_slice(), &[byte; 32]].concat();
+        let private = PrivateKey::EdDsa(ed25519_dalek::SigningKey::from_bytes(&[byte; 32])).to_pkcs8().unwrap();
         SigningKey::new(Uuid::from_u128(kid), state, "EdDSA", &private).unwrap()
-    }
-
-    #[test]
-    fn the_published_half_comes_from_the_private_one() {
-        // RFC 8032, section 7.1, test 1.
-        let secret = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
-        let secret: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&secret[2 * at..2 * at + 2], 16).unwrap()).collect();
-        let private = [ED25519_PKCS8.as_slice(), &secret].concat();
-        let key = SigningKey::new(Uuid::nil(), KeyState::Active, "EdDSA", &private).unwrap();
-        assert_eq!(key.public().x, "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
-        assert_eq!((key.public().kty, key.public().alg), ("OKP", "EdDSA"));
     }
 
     #[test]

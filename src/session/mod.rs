@@ -2,9 +2,9 @@
 //! every token is checked against. Knows Kanidm only as somebody who is asked whether a person is still good, and
 //! nothing of how people sign in.
 
-mod claims;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod hs256;
 mod issuer;
 mod kanidm_token;
 mod kanidm_watch;
@@ -15,9 +15,12 @@ mod opening;
 mod refresh;
 mod renewal;
 mod revocation;
+mod rotation;
 mod rpc;
+mod signing;
 mod store;
 mod verifier;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,12 +31,13 @@ use zeroize::Zeroizing;
 
 pub use self::issuer::{AccessToken, Grant, Issuer};
 pub use self::kanidm_token::{KanidmTokens, KanidmVerified, TokenUser};
-pub use self::keys::{KeyRoom, KeyState, Keys, PublicKey, SigningKey};
+pub use self::keys::{KeyRoom, KeyState, Keys, SigningKey};
 pub use self::manage::{Listing, SessionView, Status, Whose};
 pub use self::opening::{Device, Opener, Opening, REFRESH_PREFIX, Rights, Tokens, Wish, hex};
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::{Renewal, Renewed};
 pub use self::revocation::Revocations;
+pub use self::rotation::{FreshKey, KeyView, Revoke, Rotated, Rotation};
 pub use self::rpc::Service;
 pub use self::verifier::{MAX_TOKEN_BYTES, Verified, Verifier};
 use crate::access::paging::Paging;
@@ -64,7 +68,8 @@ pub struct Sessions {
     pub revocations: Revocations,
     /// Checks access tokens of Kanidm's own, where there is one.
     pub kanidm_tokens: Option<KanidmTokens>,
-    keys: KeyRoom,
+    /// The keys that sign.
+    pub keys: KeyRoom,
     db: Db,
     context: Context,
     recorder: Recorder,
@@ -76,6 +81,9 @@ pub struct Sessions {
 
 impl Sessions {
     /// The room. Without keys and without a picture of revocations until [`Sessions::start`].
+    ///
+    /// # Errors
+    /// When the key of an old client cannot be used.
     pub fn new(
         config: Arc<Config>,
         context: Context,
@@ -84,9 +92,9 @@ impl Sessions {
         recorder: Recorder,
         paging: Paging,
         kanidm: Option<Oidc>,
-    ) -> Self {
+    ) -> Result<Self> {
         let tokens = Arc::new(config.tokens.clone());
-        let keys = KeyRoom::new(db.clone(), context.clone(), keyring.clone(), recorder.clone());
+        let keys = KeyRoom::new(db.clone(), context.clone(), keyring.clone(), recorder.clone(), Arc::clone(&tokens))?;
         let revocations = Revocations::new(context.clone(), tokens.access_lifetime);
         let issuer = Issuer::new(keys.keys.clone(), context.clone(), Arc::clone(&tokens));
         let verifier = Verifier::new(keys.keys.clone(), revocations.clone(), context.clock.clone(), tokens);
@@ -101,7 +109,7 @@ impl Sessions {
             KanidmTokens::new(kanidm, db.clone(), revocations.clone(), context.clone(), Arc::clone(&config))
         });
         let successor_key = Arc::new(keyring.derive("refresh token successors"));
-        Self {
+        Ok(Self {
             issuer,
             verifier,
             opener,
@@ -115,7 +123,7 @@ impl Sessions {
             config,
             kanidm,
             successor_key,
-        }
+        })
     }
 
     /// Loads what must be there before the first call, keys and revocations, and keeps both current until `stop`. The

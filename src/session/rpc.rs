@@ -1,9 +1,12 @@
 //! `sidle.v1.SessionService` on the wire.
 
+mod watch;
+
 use tonic::{Request, Response, Status as GrpcStatus};
 
 use super::{Listing, SessionView, Sessions, Status, Whose};
 use crate::access::{Call, input};
+use crate::audit::Log;
 use crate::fault::{Fault, Result};
 use crate::proto;
 use crate::proto::session_service_server::SessionService;
@@ -14,12 +17,13 @@ type Answer<T> = std::result::Result<Response<T>, GrpcStatus>;
 #[derive(Clone, Debug)]
 pub struct Service {
     sessions: Sessions,
+    log: Log,
 }
 
 impl Service {
-    /// The service over this room.
-    pub fn new(sessions: Sessions) -> Self {
-        Self { sessions }
+    /// The service over this room; `log` is what those who watch revocations follow.
+    pub fn new(sessions: Sessions, log: Log) -> Self {
+        Self { sessions, log }
     }
 }
 
@@ -62,13 +66,15 @@ impl SessionService for Service {
         Ok(Response::new(proto::RevokeAllSessionsResponse { sessions_revoked }))
     }
 
-    type WatchRevocationsStream = tokio_stream::Empty<std::result::Result<proto::WatchRevocationsResponse, GrpcStatus>>;
+    type WatchRevocationsStream = watch::Messages;
 
     async fn watch_revocations(
         &self,
-        _request: Request<proto::WatchRevocationsRequest>,
+        request: Request<proto::WatchRevocationsRequest>,
     ) -> Answer<Self::WatchRevocationsStream> {
-        Err(Fault::not_implemented("WatchRevocations").into())
+        let call = Call::of(&request)?;
+        let messages = watch::open(&self.sessions, &self.log, call, &request.get_ref().cursor).await?;
+        Ok(Response::new(messages))
     }
 }
 

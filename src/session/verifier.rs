@@ -4,22 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta};
-use jsonwebtoken::Validation;
+use chrono::TimeDelta;
 use quick_cache::sync::Cache;
+use sidle_token::{Algorithm, Jwk, Kind, Refusal, Token};
 use uuid::Uuid;
 
-use super::claims::{Claims, TYPE};
-use super::keys::{Keys, PublicKey};
-use super::opaque;
+use super::keys::Keys;
 use super::revocation::Revocations;
-use crate::access::Principal;
+use crate::access::{Permissions, Principal, PrincipalKind};
 use crate::config::TokenConfig;
 use crate::context::Clock;
 use crate::fault::{Fault, Reason, Result};
 
-/// Longer tokens are not even looked at.
-pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+pub use sidle_token::MAX_TOKEN_BYTES;
 
 /// Checks access tokens. Clones share keys, memory and picture.
 #[derive(Clone)]
@@ -50,8 +47,8 @@ pub struct Verified {
     pub audience: String,
     /// Roles in the tenant.
     pub roles: Vec<String>,
-    not_before: i64,
-    kid: Uuid,
+    /// None for a caller who came without one.
+    token: Option<Token>,
 }
 
 impl std::fmt::Debug for Verifier {
@@ -69,8 +66,7 @@ impl Verified {
 
     /// What there is to say of a caller who came without a token.
     pub fn without_token(principal: Arc<Principal>, issuer: String, audience: String) -> Self {
-        let not_before = principal.issued_at.timestamp();
-        Self { principal, token_id: Uuid::nil(), issuer, audience, roles: Vec::new(), not_before, kid: Uuid::nil() }
+        Self { principal, token_id: Uuid::nil(), issuer, audience, roles: Vec::new(), token: None }
     }
 }
 
@@ -90,7 +86,7 @@ impl Verifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(refused());
         }
-        let digest = opaque::digest(token);
+        let digest = sidle_token::digest(token);
         let (verified, is_new) = match self.inner.seen.get(&digest) {
             Some(verified) => (verified, false),
             None => (Arc::new(self.read(token)?), true),
@@ -107,7 +103,12 @@ impl Verifier {
     /// # Errors
     /// As [`Verifier::verify`].
     pub fn principal(&self, token: &str, audience: &str) -> Result<Arc<Principal>> {
-        Ok(Arc::clone(&self.verify(token, audience)?.principal))
+        let verified = self.verify(token, audience)?;
+        // Whoever holds an old client's key can sign such a token: whatever it says, it opens nothing here (S12).
+        if verified.token.as_ref().is_none_or(|token| token.algorithm == Algorithm::Hs256) {
+            return Err(refused());
+        }
+        Ok(Arc::clone(&verified.principal))
     }
 
     /// Whether a principal from earlier is still welcome: its token neither expired nor revoked since.
@@ -132,7 +133,7 @@ impl Verifier {
     }
 
     /// The published halves of the keys.
-    pub fn published_keys(&self) -> Vec<PublicKey> {
+    pub fn published_keys(&self) -> Vec<Jwk> {
         self.inner.keys.published()
     }
 
@@ -143,49 +144,45 @@ impl Verifier {
 
     /// Signature and contents: everything about a token that does not change.
     fn read(&self, token: &str) -> Result<Verified> {
-        let header = jsonwebtoken::decode_header(token).map_err(|_| refused())?;
-        if header.typ.as_deref() != Some(TYPE) || header.crit.is_some() {
-            return Err(refused());
-        }
-        let kid = header.kid.as_deref().and_then(|kid| Uuid::try_parse(kid).ok()).ok_or_else(refused)?;
-        let key = self.inner.keys.find(kid).ok_or_else(refused)?;
-        // The key says how it is used; what the token says about that must agree and decides nothing.
-        if header.alg != key.algorithm {
-            return Err(refused());
-        }
-        let claims = jsonwebtoken::decode::<Claims>(token, &key.verifies, &signature_only(key.algorithm))
-            .map_err(|_| refused())?
-            .claims;
-        if claims.iss != self.inner.config.issuer {
-            return Err(refused());
-        }
-        let issued_at = claims.issued_at().ok_or_else(refused)?;
-        let expires_at = DateTime::from_timestamp(claims.exp, 0).ok_or_else(refused)?;
+        let inner = &*self.inner;
+        let token = sidle_token::read(token, &inner.config.issuer, |kid| inner.keys.find(kid)).map_err(|refusal| {
+            match refusal {
+                // It may be the key that was just made, which is on its way here.
+                Refusal::UnknownKey(_) if inner.keys.is_behind() => stale(),
+                _ => refused(),
+            }
+        })?;
+        let claims = &token.claims;
         let principal = Principal {
-            kind: claims.kind.into(),
+            kind: match claims.kind {
+                Kind::User => PrincipalKind::User,
+                Kind::ServiceAccount => PrincipalKind::ServiceAccount,
+            },
             id: claims.sub,
             session_id: claims.sid,
             tenant_id: claims.tid,
-            permissions: claims.permissions(),
-            platform_permissions: claims.platform_permissions(),
-            issued_at,
-            expires_at,
+            permissions: Permissions::parse(&claims.scope),
+            platform_permissions: Permissions::parse(&claims.platform_scope),
+            key_id: Some(token.kid),
+            issued_at: token.issued_at,
+            expires_at: token.expires_at,
         };
         Ok(Verified {
             principal: Arc::new(principal),
             token_id: claims.jti,
-            issuer: claims.iss,
-            audience: claims.aud,
-            roles: claims.roles,
-            not_before: claims.nbf,
-            kid,
+            issuer: claims.iss.clone(),
+            audience: claims.aud.clone(),
+            roles: claims.roles.clone(),
+            token: Some(token),
         })
     }
 
     /// Whether a token that was good is good now, for this audience.
     fn check_now(&self, verified: &Verified, audience: &str) -> Result<()> {
-        let starts_later = (self.inner.clock.now() + self.inner.leeway).timestamp() < verified.not_before;
-        if verified.audience != audience || starts_later || self.inner.keys.find(verified.kid).is_none() {
+        let inner = &*self.inner;
+        let token = verified.token.as_ref().ok_or_else(refused)?;
+        token.check(audience, inner.clock.now(), inner.leeway).map_err(|_| refused())?;
+        if inner.keys.find(token.kid).is_none() {
             return Err(refused());
         }
         self.check_principal(&verified.principal)
@@ -198,13 +195,9 @@ impl Verifier {
             return Err(refused());
         }
         if inner.revocations.age().is_none_or(|age| age > inner.config.max_revocation_age) {
-            return Err(Fault::new(
-                Reason::RevocationsStale,
-                "Revocations are not known well enough to vouch for a token.",
-            )
-            .retry_after(Duration::from_secs(1)));
+            return Err(stale());
         }
-        if inner.revocations.refuses(principal.session_id, principal.id, principal.issued_at) {
+        if inner.revocations.refuses(principal) {
             return Err(refused());
         }
         Ok(())
@@ -216,30 +209,26 @@ fn refused() -> Fault {
     Fault::new(Reason::InvalidToken, "The token is not accepted.")
 }
 
-/// The library checks the signature; the claims are checked here, by the clock that was passed in.
-fn signature_only(algorithm: jsonwebtoken::Algorithm) -> Validation {
-    let mut validation = Validation::new(algorithm);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation
+fn stale() -> Fault {
+    Fault::new(Reason::RevocationsStale, "Revocations are not known well enough to vouch for a token.")
+        .retry_after(Duration::from_secs(1))
 }
 
 #[cfg(test)]
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use jsonwebtoken::{Algorithm, EncodingKey};
     use proptest::prelude::*;
     use serde_json::{Value, json};
+    use sidle_token::TYPE;
 
     use super::super::issuer::{Grant, Issuer};
     use super::super::keys::KeyState;
     use super::super::keys::tests::key;
+    use super::super::signing::PrivateKey;
     use super::*;
     use crate::access::{Permissions, PrincipalKind};
-    use crate::context::Context;
+    use crate::context::{Context, Entropy};
 
     struct Room {
         context: Context,
@@ -259,6 +248,12 @@ mod tests {
             leeway: Duration::from_secs(5),
             cache_size: 100,
             max_revocation_age: Duration::from_secs(10),
+            revocation_heartbeat: Duration::from_secs(1),
+            algorithm: Algorithm::EdDsa,
+            rsa_bits: 2048,
+            rotate_after: None,
+            rotation_lead: Duration::from_secs(600),
+            hs256_clients: Vec::new(),
         }
     }
 
@@ -302,8 +297,7 @@ mod tests {
         token: &str,
         header: impl FnOnce(&mut Value),
         claims: impl FnOnce(&mut Value),
-        signs: &EncodingKey,
-        algorithm: Algorithm,
+        signs: &PrivateKey,
     ) -> String {
         let mut parts = token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
         let mut read = || serde_json::from_slice::<Value>(&parts.next().unwrap()).unwrap();
@@ -311,8 +305,8 @@ mod tests {
         header(&mut head);
         claims(&mut body);
         let message = [head, body].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), signs, algorithm).unwrap();
-        format!("{message}.{signature}")
+        let signature = signs.sign(&Entropy::system(), message.as_bytes()).unwrap();
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
     #[test]
@@ -334,26 +328,25 @@ mod tests {
         let foreign = key(1, KeyState::Active, 2).signs;
         let keep = |_: &mut Value| {};
         let set = |name: &'static str, value: Value| move |part: &mut Value| part[name] = value.clone();
-        let ed = Algorithm::EdDSA;
-        assert_eq!(room.reason(&forge(&good, keep, keep, ours, ed)), None, "the forger's tools work");
+        assert_eq!(room.reason(&forge(&good, keep, keep, ours)), None, "the forger's tools work");
         let cases = [
-            ("another key under our id", forge(&good, keep, keep, &foreign, ed)),
-            ("an unknown key", forge(&good, set("kid", json!(Uuid::from_u128(2))), keep, &foreign, ed)),
-            ("no key id", forge(&good, |h| _ = h.as_object_mut().unwrap().remove("kid"), keep, ours, ed)),
-            ("a key id that is none", forge(&good, set("kid", json!("../../1")), keep, ours, ed)),
-            ("another type", forge(&good, set("typ", json!("JWT")), keep, ours, ed)),
-            ("no type", forge(&good, |h| _ = h.as_object_mut().unwrap().remove("typ"), keep, ours, ed)),
-            ("another algorithm", forge(&good, set("alg", json!("ES256")), keep, ours, ed)),
-            ("a critical header", forge(&good, set("crit", json!(["exp"])), keep, ours, ed)),
-            ("another issuer", forge(&good, keep, set("iss", json!("https://evil.example")), ours, ed)),
-            ("another audience", forge(&good, keep, set("aud", json!("sidle")), ours, ed)),
-            ("two audiences", forge(&good, keep, set("aud", json!(["shop", "sidle"])), ours, ed)),
-            ("expired", forge(&good, keep, set("exp", json!(1)), ours, ed)),
-            ("no expiry", forge(&good, keep, |c| _ = c.as_object_mut().unwrap().remove("exp"), ours, ed)),
-            ("an expiry of another type", forge(&good, keep, set("exp", json!("9999999999")), ours, ed)),
-            ("not yet good", forge(&good, keep, set("nbf", json!(9_999_999_999_i64)), ours, ed)),
-            ("no start", forge(&good, keep, |c| _ = c.as_object_mut().unwrap().remove("nbf"), ours, ed)),
-            ("an id without a time", forge(&good, keep, set("jti", json!(Uuid::nil())), ours, ed)),
+            ("another key under our id", forge(&good, keep, keep, &foreign)),
+            ("an unknown key", forge(&good, set("kid", json!(Uuid::from_u128(2))), keep, &foreign)),
+            ("no key id", forge(&good, |h| _ = h.as_object_mut().unwrap().remove("kid"), keep, ours)),
+            ("a key id that is none", forge(&good, set("kid", json!("../../1")), keep, ours)),
+            ("another type", forge(&good, set("typ", json!("JWT")), keep, ours)),
+            ("no type", forge(&good, |h| _ = h.as_object_mut().unwrap().remove("typ"), keep, ours)),
+            ("another algorithm", forge(&good, set("alg", json!("ES256")), keep, ours)),
+            ("a critical header", forge(&good, set("crit", json!(["exp"])), keep, ours)),
+            ("another issuer", forge(&good, keep, set("iss", json!("https://evil.example")), ours)),
+            ("another audience", forge(&good, keep, set("aud", json!("sidle")), ours)),
+            ("two audiences", forge(&good, keep, set("aud", json!(["shop", "sidle"])), ours)),
+            ("expired", forge(&good, keep, set("exp", json!(1)), ours)),
+            ("no expiry", forge(&good, keep, |c| _ = c.as_object_mut().unwrap().remove("exp"), ours)),
+            ("an expiry of another type", forge(&good, keep, set("exp", json!("9999999999")), ours)),
+            ("not yet good", forge(&good, keep, set("nbf", json!(9_999_999_999_i64)), ours)),
+            ("no start", forge(&good, keep, |c| _ = c.as_object_mut().unwrap().remove("nbf"), ours)),
+            ("an id without a time", forge(&good, keep, set("jti", json!(Uuid::nil())), ours)),
         ];
         for (what, token) in cases {
             assert_eq!(room.reason(&token), Some(Reason::InvalidToken), "{what}");
@@ -370,9 +363,10 @@ mod tests {
         };
         let public = room.verifier.published_keys()[0].x.clone();
         let raw = URL_SAFE_NO_PAD.decode(&public).unwrap();
-        for secret in [EncodingKey::from_secret(public.as_bytes()), EncodingKey::from_secret(&raw)] {
+        for secret in [public.into_bytes(), raw] {
             let message = message("HS256");
-            let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &secret, Algorithm::HS256).unwrap();
+            let signature = PrivateKey::Hs256(secret.into()).sign(&Entropy::system(), message.as_bytes()).unwrap();
+            let signature = URL_SAFE_NO_PAD.encode(signature);
             assert_eq!(room.reason(&format!("{message}.{signature}")), Some(Reason::InvalidToken));
         }
         for alg in ["none", "None", "EdDSA", ""] {

@@ -75,3 +75,34 @@ fn expressions_are_read_as_spdx_means_them() {
     assert!(!acceptable("none", &SHIPPED));
     assert!(acceptable("MPL-2.0", &DEVELOPMENT));
 }
+
+/// What other services take in with the client: nothing of the server, and no database driver.
+#[test]
+fn the_client_brings_no_server_along() {
+    let metadata = metadata("Cargo.toml");
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let name = |id: &str| {
+        let package = metadata["packages"].as_array().unwrap().iter().find(|package| package["id"] == id).unwrap();
+        package["name"].as_str().unwrap().to_owned()
+    };
+    let mut open: Vec<&str> =
+        nodes.iter().filter_map(|node| node["id"].as_str()).filter(|id| name(id) == "sidle-client").collect();
+    assert_eq!(open.len(), 1);
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(id) = open.pop() {
+        if !seen.insert(name(id)) {
+            continue;
+        }
+        let node = nodes.iter().find(|node| node["id"] == id).unwrap();
+        for dependency in node["deps"].as_array().unwrap() {
+            let is_normal = dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null());
+            if is_normal {
+                open.push(dependency["pkg"].as_str().unwrap());
+            }
+        }
+    }
+    assert!(seen.contains("sidle-token") && seen.contains("tonic"), "{seen:?}");
+    for unwanted in ["sidle", "sqlx", "sqlx-core", "bcrypt", "reqwest", "clap", "jsonwebtoken"] {
+        assert!(!seen.contains(unwanted), "sidle-client depends on {unwanted}");
+    }
+}

@@ -19,9 +19,7 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "AuditService/GetInclusionProof",
     "AuditService/RecordEvents",
     "AuthenticateService/RedeemInvitation",
-    "DirectoryService/ListSigningKeys",
     "DirectoryService/RestoreUser",
-    "DirectoryService/RotateSigningKeys",
     "MigrationService/CancelMigration",
     "MigrationService/ExportUsers",
     "MigrationService/FinalizeMigration",
@@ -37,7 +35,6 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "MigrationService/RollbackMigration",
     "MigrationService/SendInvitations",
     "MigrationService/UpdateTenantRollout",
-    "SessionService/WatchRevocations",
 ];
 
 /// Sends an empty message to `path` and returns the first error, if there is one.

@@ -7,6 +7,7 @@ mod authenticate;
 mod bounds;
 mod certificates;
 mod cli;
+mod client;
 mod contract;
 mod directory;
 mod dynamic;

@@ -10,7 +10,7 @@ use crate::authenticate::who::Who;
 use crate::authenticate::{SignedIn, UserView};
 use crate::fault::{Fault, Result};
 use crate::proto;
-use crate::session::{Device, PublicKey, Tokens, Verified};
+use crate::session::{Device, Tokens, Verified};
 
 /// A password or another secret as it was typed: bounded, and without NUL, at which implementations of bcrypt disagree.
 pub(super) fn secret(field: &'static str, value: &str, max: usize) -> Result<()> {
@@ -141,13 +141,13 @@ pub(super) fn second_factors(totp: bool, recovery_codes: bool) -> Vec<i32> {
     factors.into_iter().filter(|(there, _)| *there).map(|(_, factor)| factor.into()).collect()
 }
 
-pub(super) fn jwk(key: PublicKey) -> proto::Jwk {
+pub(super) fn jwk(key: sidle_token::Jwk) -> proto::Jwk {
     proto::Jwk {
         kid: key.kid,
-        kty: key.kty.to_owned(),
-        alg: key.alg.to_owned(),
-        r#use: key.usage.to_owned(),
-        crv: key.crv.to_owned(),
+        kty: key.kty,
+        alg: key.alg,
+        r#use: key.usage,
+        crv: key.crv,
         x: key.x,
         y: key.y,
         n: key.n,

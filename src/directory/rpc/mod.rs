@@ -8,6 +8,7 @@ mod memberships;
 mod roles;
 mod service_accounts;
 mod settings;
+mod signing_keys;
 mod tenants;
 mod users;
 
@@ -133,10 +134,10 @@ rpcs! {
         list_api_keys(ListApiKeysRequest) -> ListApiKeysResponse = api_keys::list;
         create_api_key(CreateApiKeyRequest) -> CreateApiKeyResponse = api_keys::create;
         delete_api_key(DeleteApiKeyRequest) -> DeleteApiKeyResponse = api_keys::delete;
+        list_signing_keys(ListSigningKeysRequest) -> ListSigningKeysResponse = signing_keys::list;
+        rotate_signing_keys(RotateSigningKeysRequest) -> RotateSigningKeysResponse = signing_keys::rotate;
     }
     later {
         restore_user(RestoreUserRequest) -> RestoreUserResponse = "RestoreUser";
-        list_signing_keys(ListSigningKeysRequest) -> ListSigningKeysResponse = "ListSigningKeys";
-        rotate_signing_keys(RotateSigningKeysRequest) -> RotateSigningKeysResponse = "RotateSigningKeys";
     }
 }

@@ -1,12 +1,21 @@
 //! Sessions, their renewal and their end.
 
+mod forged;
+mod hs256;
+mod keys;
 mod limits;
 mod manage;
 mod model;
+mod partition;
 mod refresh;
 mod rescope;
 mod revocation;
+mod watch;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sidle::audit::{Filter, Page};
+use sidle::db::Scope;
 use sidle::proto;
 use tonic::Status;
 use uuid::Uuid;
@@ -37,4 +46,24 @@ async fn signed_in(server: &TestServer) -> (Uuid, Uuid, proto::TokenPair) {
     let tenant = server.tenant("a").await;
     let user = server.user(tenant, "ann@example.com", "user").await;
     (tenant, user, server.sign_in("ann@example.com").await)
+}
+
+/// The key that a token says it is signed with.
+pub fn kid(token: &str) -> String {
+    let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
+}
+
+/// Waits until the newest event of this type is in the log, and in `server`'s picture of revocations. What was recorded
+/// at `writer` before is then known.
+pub async fn settled(server: &TestServer, writer: &TestServer, event_type: &str) {
+    // The inbox is empty once everything that was committed has its place in the log.
+    let waiting = "SELECT count(*) FROM audit_inbox";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(writer.sql()).await.unwrap() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let page = Page { size: i64::MAX, newest_first: true, ..Page::default() };
+    let events = writer.app().log.list(&Filter::new(Scope::Platform), page).await.unwrap();
+    let newest = events.iter().find(|event| event.event_type == event_type).expect("there was such an event");
+    server.app().sessions.revocations.reached(newest.position).await;
 }

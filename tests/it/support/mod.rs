@@ -1,6 +1,7 @@
 //! What tests stand on: a server with a database of its own, clients for its services, a Kanidm.
 
 pub mod process;
+pub mod proxy;
 pub mod server;
 
 use std::io::Write as _;

@@ -1,0 +1,108 @@
+//! Sidle's published keys.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use sidle_token::{Jwk, VerifyingKey};
+use tokio::sync::Mutex;
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::link::Link;
+use crate::proto::GetJwksRequest;
+use crate::proto::authenticate_service_client::AuthenticateServiceClient;
+use crate::{clock, proto};
+
+/// Keys are fetched again no sooner than this, whoever presents unknown key ids.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Between these the answer says itself how long it is good for.
+const LIFE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3600);
+
+type Set = HashMap<Uuid, Arc<VerifyingKey>>;
+
+/// The keys as they were fetched last. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    link: Link,
+    set: Arc<RwLock<Arc<Set>>>,
+    fetched: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Keys {
+    pub fn new(link: Link) -> Self {
+        Self { link, set: Arc::default(), fetched: Arc::default() }
+    }
+
+    /// The key of this id.
+    pub fn find(&self, kid: Uuid) -> Option<Arc<VerifyingKey>> {
+        self.set.read().unwrap_or_else(PoisonError::into_inner).get(&kid).cloned()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.set.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Fetches the keys for the sake of one that is not known, unless that was done just now; says whether it is known
+    /// then. However many ask at once, the keys are fetched once.
+    pub async fn look_for(&self, kid: Uuid) -> Result<bool, Status> {
+        let mut fetched = self.fetched.lock().await;
+        if self.find(kid).is_none() && fetched.is_none_or(|at| clock::instant() >= at + PAUSE) {
+            *fetched = Some(clock::instant());
+            self.fetch().await?;
+        }
+        Ok(self.find(kid).is_some())
+    }
+
+    /// Fetches the keys again whenever they have grown old.
+    pub async fn keep_current(self) {
+        loop {
+            let at = self.link.at();
+            let life = {
+                let mut fetched = self.fetched.lock().await;
+                *fetched = Some(clock::instant());
+                self.fetch().await
+            };
+            let pause = match life {
+                Ok(life) => life,
+                Err(status) => {
+                    tracing::warn!(code = ?status.code(), "the keys of Sidle cannot be fetched: {}", status.message());
+                    self.link.give_up(at);
+                    PAUSE
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn fetch(&self) -> Result<Duration, Status> {
+        let mut client = AuthenticateServiceClient::new(self.link.channel());
+        let answer = self.link.patiently(client.get_jwks(GetJwksRequest {})).await?.into_inner();
+        let keys = answer.keys.into_iter().filter_map(|key| {
+            let kid = key.kid.clone();
+            let key = VerifyingKey::from_jwk(&read(key));
+            if key.is_none() {
+                tracing::warn!(kid, "a key of Sidle is of a kind that is not known here");
+            }
+            key.map(|key| (key.kid(), Arc::new(key)))
+        });
+        let keys: Set = keys.collect();
+        *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        let life = answer.max_age.and_then(|age| Duration::try_from(age).ok()).unwrap_or(*LIFE.start());
+        Ok(life.clamp(*LIFE.start(), *LIFE.end()))
+    }
+}
+
+fn read(key: proto::Jwk) -> Jwk {
+    Jwk {
+        kid: key.kid,
+        kty: key.kty,
+        alg: key.alg,
+        usage: key.r#use,
+        crv: key.crv,
+        x: key.x,
+        y: key.y,
+        n: key.n,
+        e: key.e,
+    }
+}

@@ -1,0 +1,214 @@
+//! The picture of revocations as Sidle pushes it, and how old it is.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use sidle_token::{Picture, Revocation, Revoked, Token};
+use tokio::sync::watch;
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use crate::link::Link;
+use crate::proto::session_service_client::SessionServiceClient;
+use crate::proto::{self, WatchRevocationsRequest, WatchRevocationsResponse};
+use crate::{Settings, Stale, clock};
+
+/// Pauses between attempts to reach Sidle, growing from the one to the other.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The bound before Sidle has told its own.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// The picture. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Revocations {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    link: Link,
+    stale: Stale,
+    own_bound: Option<Duration>,
+    picture: RwLock<Picture>,
+    freshness: Mutex<Freshness>,
+    cursor: Mutex<String>,
+    loaded: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Freshness {
+    /// When the picture was complete last, as far as is known.
+    complete: Option<Instant>,
+    /// Sidle's bound.
+    bound: Option<Duration>,
+}
+
+/// What ties Sidle's clock to ours on one connection. The first message was made after it was asked for, so that what
+/// Sidle's clock shows in it was not earlier than that; from then on Sidle's own clock tells how much later each message
+/// was made, however long it was on its way. So no clock has to be right, and nothing looks younger than it is.
+#[derive(Clone, Copy)]
+struct Anchor {
+    asked: Instant,
+    first_sent: DateTime<Utc>,
+}
+
+impl Anchor {
+    /// When something was complete that was so at `at` by Sidle's clock.
+    fn local(self, at: DateTime<Utc>, now: Instant) -> Option<Instant> {
+        let passed = at - self.first_sent;
+        let local = match passed.to_std() {
+            Ok(later) => self.asked.checked_add(later),
+            Err(_) => self.asked.checked_sub(passed.abs().to_std().ok()?),
+        };
+        local.map(|local| local.min(now))
+    }
+}
+
+impl Revocations {
+    pub fn new(link: Link, settings: &Settings) -> Self {
+        let inner = Inner {
+            link,
+            stale: settings.stale,
+            own_bound: settings.bound,
+            picture: RwLock::default(),
+            freshness: Mutex::default(),
+            cursor: Mutex::default(),
+            loaded: watch::Sender::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// How long ago the picture was complete; none before it ever was.
+    pub fn age(&self) -> Option<Duration> {
+        lock(&self.inner.freshness).complete.map(|at| clock::instant().saturating_duration_since(at))
+    }
+
+    /// The most that the age may be.
+    pub fn bound(&self) -> Duration {
+        let theirs = lock(&self.inner.freshness).bound.unwrap_or(BOUND);
+        self.inner.own_bound.map_or(theirs, |own| own.min(theirs))
+    }
+
+    /// Whether it is known well enough what is revoked.
+    pub fn is_usable(&self) -> bool {
+        let grace = match self.inner.stale {
+            Stale::Refuse => Duration::ZERO,
+            Stale::AcceptFor(grace) => grace,
+        };
+        self.age().is_some_and(|age| age <= self.bound().saturating_add(grace))
+    }
+
+    /// Whether the token was revoked.
+    pub fn refuses(&self, token: &Token) -> bool {
+        let picture = self.inner.picture.read().unwrap_or_else(PoisonError::into_inner);
+        picture.refuses(token.claims.sid, token.claims.sub, Some(token.kid), token.issued_at)
+    }
+
+    /// Waits for the first complete picture.
+    pub async fn loaded(&self) {
+        // Fails only when the picture is gone, and this holds it.
+        let _ = self.inner.loaded.subscribe().wait_for(|loaded| *loaded).await;
+    }
+
+    /// Follows Sidle's revocations, at one replica or another.
+    pub async fn follow(self) {
+        let mut pause = PAUSES.0;
+        loop {
+            let (at, mut heard) = (self.inner.link.at(), false);
+            let status = match self.watch(&mut heard).await {
+                Ok(()) => Status::unavailable("the stream ended"),
+                Err(status) => status,
+            };
+            tracing::info!(code = ?status.code(), "revocations are not told any more: {}", status.message());
+            self.inner.link.heed(&status).await;
+            if matches!(status.code(), Code::OutOfRange | Code::InvalidArgument) {
+                lock(&self.inner.cursor).clear();
+            }
+            self.inner.link.give_up(at);
+            pause = if heard { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn watch(&self, heard: &mut bool) -> Result<(), Status> {
+        let link = &self.inner.link;
+        let cursor = lock(&self.inner.cursor).clone();
+        let request = link.request(WatchRevocationsRequest { cursor }).await?;
+        let asked = clock::instant();
+        let mut client = SessionServiceClient::new(link.channel());
+        let mut stream = link.patiently(client.watch_revocations(request)).await?.into_inner();
+        let mut anchor = None;
+        loop {
+            // Who has not been heard for half of the bound may be cut off; there is time left to ask another.
+            let late = |_| Err(Status::deadline_exceeded("Sidle was not heard in time"));
+            let message = tokio::time::timeout(self.bound() / 2, stream.message()).await.unwrap_or_else(late)?;
+            let Some(message) = message else { return Ok(()) };
+            *heard = true;
+            self.take(message, asked, &mut anchor);
+        }
+    }
+
+    fn take(&self, message: WatchRevocationsResponse, asked: Instant, anchor: &mut Option<Anchor>) {
+        {
+            let mut picture = self.inner.picture.write().unwrap_or_else(PoisonError::into_inner);
+            message.revocations.iter().filter_map(revocation).for_each(|revocation| picture.apply(revocation));
+            picture.forget(clock::now());
+        }
+        if !message.cursor.is_empty() {
+            *lock(&self.inner.cursor) = message.cursor;
+        }
+        let sent = message.sent_at.and_then(time);
+        if anchor.is_none() {
+            *anchor = sent.map(|first_sent| Anchor { asked, first_sent });
+        }
+        let complete = message.complete_until.and_then(time);
+        let mut freshness = lock(&self.inner.freshness);
+        freshness.bound = message.bound.and_then(|bound| Duration::try_from(bound).ok()).or(freshness.bound);
+        // Before it has caught up, what there is of a picture is no picture.
+        if message.caught_up
+            && let (Some(anchor), Some(complete)) = (*anchor, complete)
+        {
+            freshness.complete = freshness.complete.max(anchor.local(complete, clock::instant()));
+            self.inner.loaded.send_replace(true);
+        }
+    }
+}
+
+fn revocation(revocation: &proto::Revocation) -> Option<Revocation> {
+    use proto::revocation::Revoked as Wire;
+    let id = |text: &str| Uuid::try_parse(text).ok();
+    let revoked = match revocation.revoked.as_ref()? {
+        Wire::SessionId(session) => Revoked::Session(id(session)?),
+        Wire::Kid(kid) => Revoked::Key(id(kid)?),
+        Wire::Principal(principal) => {
+            Revoked::Principal(id(&principal.subject)?, principal.tokens_valid_from.and_then(time)?)
+        }
+    };
+    Some(Revocation { revoked, forget_after: revocation.forget_after.and_then(time)? })
+}
+
+fn time(time: prost_types::Timestamp) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_was_long_on_its_way_does_not_look_young() {
+        let start = clock::instant();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // Sidle's clock is a year behind; nobody cares.
+        let theirs = |seconds| DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap();
+        let anchor = Anchor { asked: at(100), first_sent: theirs(0) };
+        assert_eq!(anchor.local(theirs(0), at(101)), Some(at(100)), "at the earliest when it was asked for");
+        assert_eq!(anchor.local(theirs(-3), at(101)), Some(at(97)), "the replica itself knew only that much");
+        assert_eq!(anchor.local(theirs(5), at(130)), Some(at(105)), "made at 105, arrived at 130");
+        assert_eq!(anchor.local(theirs(500), at(130)), Some(at(130)), "nobody knows the future");
+    }
+}

@@ -1,0 +1,144 @@
+//! Telling services that verify tokens themselves what is revoked: first everything that matters, then the news as the
+//! log brings it, and in between how complete that is.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sidle_token::Revocation;
+
+use super::Sessions;
+use super::revocation::Effect;
+use crate::access::{Call, denied};
+use crate::audit::{Filter, Follow, Log, Progress, Start};
+use crate::db::Scope;
+use crate::fault::Result;
+
+/// What the caller must hold, on the platform.
+pub(super) const WATCH: &str = "tokens.verify";
+/// Most revocations in one message.
+const MOST: usize = 1000;
+
+/// Somebody who watches. Nothing is kept for a slow one but the place it has come to.
+pub(super) struct Watch {
+    sessions: Sessions,
+    log: Log,
+    call: Call,
+    follow: Follow,
+    /// What is left of the picture of the start.
+    start: Vec<Revocation>,
+    caught_up: bool,
+    last_sent: Option<Instant>,
+    complete: Option<Instant>,
+}
+
+/// A message to somebody who watches.
+pub(super) struct News {
+    pub revocations: Vec<Revocation>,
+    /// Where to go on after it; none before the picture of the start is complete.
+    pub position: Option<i64>,
+    pub complete_until: Option<DateTime<Utc>>,
+    pub caught_up: bool,
+    pub sent_at: DateTime<Utc>,
+}
+
+impl Sessions {
+    /// Begins to watch, after `position` or with everything.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED` for a caller of one tenant only, `CURSOR_EXPIRED`.
+    pub(super) async fn watch(&self, call: Call, log: &Log, position: Option<i64>) -> Result<Watch> {
+        if call.principal()?.authorize(WATCH, None)? != Scope::Platform {
+            return Err(denied(WATCH));
+        }
+        let (position, start) = match position {
+            Some(position) => (log.resolve(Start::After(position)).await?, Vec::new()),
+            None => self.revocations.picture(),
+        };
+        let follow = log.follow(Filter::new(Scope::Platform), position);
+        let (sessions, log) = (self.clone(), log.clone());
+        Ok(Watch { sessions, log, call, follow, start, caught_up: false, last_sent: None, complete: None })
+    }
+}
+
+impl Watch {
+    /// The next message; none when the replica shuts down.
+    pub async fn next(&mut self) -> Result<Option<News>> {
+        let mut found = Vec::new();
+        loop {
+            // Whoever is not welcome any more learns nothing more; and what this replica does not know it does not tell.
+            self.sessions.verifier.recheck(self.call.principal()?)?;
+            if !self.start.is_empty() {
+                let some = self.start.split_off(self.start.len().saturating_sub(MOST));
+                return Ok(Some(self.news(some)));
+            }
+            match self.progress(!found.is_empty()).await? {
+                Progress::End => return Ok(None),
+                Progress::Event(event) => {
+                    let forget_after = |revoked| self.sessions.revocations.forget_after(revoked, event.recorded_at);
+                    let revoked = Effect::of(&event).revoked.into_iter();
+                    found.extend(revoked.map(|revoked| Revocation { revoked, forget_after: forget_after(revoked) }));
+                }
+                Progress::Live | Progress::Further => {
+                    self.look();
+                    let first = self.follow.is_live() && !self.caught_up;
+                    self.caught_up |= first;
+                    if first || !found.is_empty() || self.silence() >= self.heartbeat() {
+                        return Ok(Some(self.news(found)));
+                    }
+                }
+            }
+            if found.len() >= MOST {
+                return Ok(Some(self.news(found)));
+            }
+        }
+    }
+
+    /// The next thing that happens; what is found already is not kept waiting for more.
+    async fn progress(&mut self, is_waited_for: bool) -> Result<Progress> {
+        // On the way to the live end there is always something to read, and a read that is cut short is lost.
+        if !self.follow.is_live() {
+            return self.follow.progress().await;
+        }
+        let quiet = if is_waited_for { Duration::ZERO } else { self.heartbeat().saturating_sub(self.silence()) };
+        tokio::select! {
+            biased;
+            progress = self.follow.progress() => progress,
+            () = tokio::time::sleep(quiet) => Ok(Progress::Further),
+        }
+    }
+
+    /// Looks how complete is what has been sent: as complete as what the feed has handed out, if that is all here.
+    fn look(&mut self) {
+        // The age before the position: what is confirmed is then never newer than what was sent.
+        let age = self.log.feed().age();
+        let now = self.sessions.context.clock.instant();
+        if self.follow.is_live()
+            && self.log.feed().position().is_some_and(|position| self.follow.position() >= position)
+            && let Some(complete) = age.and_then(|age| now.checked_sub(age))
+        {
+            self.complete = self.complete.max(Some(complete));
+        }
+    }
+
+    fn silence(&self) -> Duration {
+        let now = self.sessions.context.clock.instant();
+        self.last_sent.map_or(Duration::MAX, |sent| now.saturating_duration_since(sent))
+    }
+
+    fn heartbeat(&self) -> Duration {
+        self.sessions.config.tokens.revocation_heartbeat
+    }
+
+    fn news(&mut self, revocations: Vec<Revocation>) -> News {
+        let (instant, now) = (self.sessions.context.clock.instant(), self.sessions.context.now());
+        self.last_sent = Some(instant);
+        let age = |at: Instant| TimeDelta::from_std(instant.saturating_duration_since(at)).unwrap_or_default();
+        News {
+            revocations,
+            position: self.start.is_empty().then(|| self.follow.position()),
+            complete_until: self.complete.map(|at| now - age(at)),
+            caught_up: self.caught_up,
+            sent_at: now,
+        }
+    }
+}

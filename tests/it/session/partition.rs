@@ -1,0 +1,71 @@
+//! A replica that loses its database refuses everything once it cannot know what is revoked, and comes back by itself.
+
+use std::time::{Duration, Instant};
+
+use sidle::proto;
+use tonic::Code;
+
+use super::signed_in;
+use crate::authenticate::{verifier_token, verify};
+use crate::look::reason;
+use crate::support::proxy::Proxy;
+use crate::support::{Setup, TestServer};
+
+const BOUND: Duration = Duration::from_secs(3);
+
+/// Two replicas, the second with its database behind a proxy.
+async fn replicas() -> (TestServer, TestServer, Proxy) {
+    let setup = Setup::new().await.with("TOKENS__MAX_REVOCATION_AGE", "3s");
+    let url = setup.environment()["SIDLE_DATABASE__URL"].clone();
+    let (before, after) = url.rsplit_once('@').unwrap();
+    let (target, database) = after.split_once('/').unwrap();
+    let proxy = Proxy::start(target).await;
+    let behind = setup.clone().with("DATABASE__URL", &format!("{before}@{}/{database}", proxy.address));
+    (setup.start().await, behind.start().await, proxy)
+}
+
+/// Cuts the second replica off, revokes a session at the first, and asks the second until it knows that it knows nothing.
+async fn cut_off(break_it: impl Fn(&Proxy)) {
+    let (one, two, proxy) = replicas().await;
+    let (_, _, tokens) = signed_in(&one).await;
+    let caller = verifier_token(&one).await;
+    let other = one.sign_in("ann@example.com").await.access_token;
+    verify(&two, &caller, &tokens.access_token, "sidle").await.expect("a good token");
+    verify(&two, &caller, &other, "sidle").await.expect("a good token");
+
+    break_it(&proxy);
+    let mut client = one.client(&tokens.access_token).session;
+    client.revoke_session(proto::RevokeSessionRequest::default()).await.unwrap();
+    let revoked_at = Instant::now();
+    let stale = loop {
+        // Only lateness in asking is counted, never in answering: a slow machine is no failure.
+        let asked_after = revoked_at.elapsed();
+        match verify(&two, &caller, &tokens.access_token, "sidle").await {
+            Ok(_) => assert!(asked_after <= BOUND, "a revoked token was accepted {asked_after:?} after its revocation"),
+            Err(refused) => break refused,
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((stale.code(), reason(&stale).as_str()), (Code::Unavailable, "REVOCATIONS_STALE"), "it fails closed");
+    let refused = verify(&two, &caller, &other, "sidle").await.unwrap_err();
+    assert_eq!(reason(&refused), "REVOCATIONS_STALE", "for every token, since it cannot tell");
+    let watching = two.client(&caller).session.watch_revocations(proto::WatchRevocationsRequest::default()).await;
+    assert_eq!(reason(&watching.unwrap_err()), "REVOCATIONS_STALE", "and tells nobody what it does not know");
+
+    proxy.mend();
+    while verify(&two, &caller, &other, "sidle").await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let refused = verify(&two, &caller, &tokens.access_token, "sidle").await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_TOKEN", "it comes back by itself, and knows what it has missed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_database_connections_break_fails_closed_within_the_bound_and_comes_back() {
+    cut_off(Proxy::cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_database_falls_silent_fails_closed_within_the_bound_and_comes_back() {
+    cut_off(Proxy::freeze).await;
+}

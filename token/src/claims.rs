@@ -1,0 +1,86 @@
+//! What an access token says, as it stands in the token.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The claims. Required ones are plain fields of one type each, so that a claim of another shape does not parse, and one
+/// that comes twice does not either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Who issued the token.
+    pub iss: String,
+    /// Who it stands for.
+    pub sub: Uuid,
+    /// Who is to accept it: one audience, never a list.
+    pub aud: String,
+    /// When it ends, in seconds since 1970.
+    pub exp: i64,
+    /// When it begins.
+    pub nbf: i64,
+    /// When it was issued.
+    pub iat: i64,
+    /// Its id, a UUIDv7: tells to the millisecond when it was issued.
+    pub jti: Uuid,
+    /// The session it belongs to; service accounts have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<Uuid>,
+    /// The tenant that roles and permissions are for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tid: Option<Uuid>,
+    /// What `sub` is.
+    pub kind: Kind,
+    /// Roles in the tenant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+    /// Permissions in the tenant, separated by blanks.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scope: String,
+    /// Permissions in every tenant, separated by blanks.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub platform_scope: String,
+}
+
+/// What `sub` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A person.
+    User,
+    /// A program.
+    ServiceAccount,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_of_another_shape_do_not_parse() {
+        let good = serde_json::json!({
+            "iss": "a", "sub": Uuid::nil(), "aud": "b", "exp": 1, "nbf": 1, "iat": 1, "jti": Uuid::nil(), "kind": "user",
+        });
+        assert!(serde_json::from_value::<Claims>(good.clone()).is_ok());
+        for (claim, value) in [
+            ("aud", serde_json::json!(["b", "c"])),
+            ("exp", serde_json::json!("99999999999")),
+            ("exp", serde_json::json!(null)),
+            ("exp", serde_json::json!(true)),
+            ("exp", serde_json::json!(1e300)),
+            ("nbf", serde_json::json!({})),
+            ("nbf", serde_json::json!(1.5)),
+            ("kind", serde_json::json!("admin")),
+            ("tid", serde_json::json!("everywhere")),
+            ("roles", serde_json::json!("admin")),
+            ("scope", serde_json::json!(["*"])),
+        ] {
+            let mut bad = good.clone();
+            bad[claim] = value;
+            assert!(serde_json::from_value::<Claims>(bad).is_err(), "{claim}");
+        }
+        for claim in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "kind"] {
+            let mut bad = good.clone();
+            bad.as_object_mut().unwrap().remove(claim);
+            assert!(serde_json::from_value::<Claims>(bad).is_err(), "without {claim}");
+        }
+    }
+}

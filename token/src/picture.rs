@@ -1,0 +1,163 @@
+//! The picture of revocations that tokens are checked against.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+/// What is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Revoked {
+    /// Every token of a session.
+    Session(Uuid),
+    /// Tokens of a principal that were issued until a time.
+    Principal(Uuid, DateTime<Utc>),
+    /// Every token signed with a key.
+    Key(Uuid),
+}
+
+/// Something that makes tokens bad before they expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revocation {
+    /// When the last token that it concerns has expired anyway.
+    pub forget_after: DateTime<Utc>,
+    /// What is revoked.
+    pub revoked: Revoked,
+}
+
+/// Every revocation that a living token may be concerned by. Comes to the same whatever is applied how often in which
+/// order.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    sessions: HashMap<Uuid, DateTime<Utc>>,
+    principals: HashMap<Uuid, (DateTime<Utc>, DateTime<Utc>)>,
+    keys: HashMap<Uuid, DateTime<Utc>>,
+    forget: BinaryHeap<Reverse<Revocation>>,
+}
+
+impl Picture {
+    /// Takes a revocation in.
+    pub fn apply(&mut self, revocation: Revocation) {
+        let until = revocation.forget_after;
+        let is_news = match revocation.revoked {
+            Revoked::Session(id) => extend(&mut self.sessions, id, until),
+            Revoked::Key(id) => extend(&mut self.keys, id, until),
+            Revoked::Principal(id, void) => {
+                let known = self.principals.entry(id).or_insert((DateTime::<Utc>::MIN_UTC, until));
+                let is_news = known.0 < void || known.1 < until;
+                *known = (known.0.max(void), known.1.max(until));
+                is_news
+            }
+        };
+        if is_news {
+            self.forget.push(Reverse(revocation));
+        }
+    }
+
+    /// Whether a token of this session, principal and key that was issued then is revoked.
+    pub fn refuses(&self, session: Option<Uuid>, principal: Uuid, kid: Option<Uuid>, issued_at: DateTime<Utc>) -> bool {
+        session.is_some_and(|session| self.sessions.contains_key(&session))
+            || kid.is_some_and(|kid| self.keys.contains_key(&kid))
+            // Tokens tell their time to the millisecond, so the one of the change itself counts as before it.
+            || (self.principals.get(&principal))
+                .is_some_and(|(void, _)| issued_at.timestamp_millis() <= void.timestamp_millis())
+    }
+
+    /// Drops what no living token can be concerned by any more.
+    pub fn forget(&mut self, now: DateTime<Utc>) {
+        while let Some(Reverse(next)) = self.forget.peek().copied().filter(|next| next.0.forget_after <= now) {
+            self.forget.pop();
+            // It may have been revoked anew meanwhile; then a later entry is there for it.
+            let over = |until: &DateTime<Utc>| *until <= now;
+            match next.revoked {
+                Revoked::Session(id) if self.sessions.get(&id).is_some_and(over) => _ = self.sessions.remove(&id),
+                Revoked::Key(id) if self.keys.get(&id).is_some_and(over) => _ = self.keys.remove(&id),
+                Revoked::Principal(id, _) if self.principals.get(&id).is_some_and(|(_, until)| over(until)) => {
+                    self.principals.remove(&id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Everything in it, in no order.
+    pub fn all(&self) -> Vec<Revocation> {
+        let one = |revoked, until: &DateTime<Utc>| Revocation { forget_after: *until, revoked };
+        let sessions = self.sessions.iter().map(|(id, until)| one(Revoked::Session(*id), until));
+        let keys = self.keys.iter().map(|(id, until)| one(Revoked::Key(*id), until));
+        let principals = self.principals.iter().map(|(id, (void, until))| one(Revoked::Principal(*id, *void), until));
+        sessions.chain(keys).chain(principals).collect()
+    }
+
+    /// How many revocations there are.
+    pub fn len(&self) -> usize {
+        self.sessions.len() + self.keys.len() + self.principals.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Notes `until` for `id`, unless a later time stands there; says whether that changed anything.
+fn extend(map: &mut HashMap<Uuid, DateTime<Utc>>, id: Uuid, until: DateTime<Utc>) -> bool {
+    let known = map.entry(id).or_insert(DateTime::<Utc>::MIN_UTC);
+    let is_news = *known < until;
+    *known = until.max(*known);
+    is_news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
+    }
+
+    fn revoke(revoked: Revoked, until: i64) -> Revocation {
+        Revocation { revoked, forget_after: at(until) }
+    }
+
+    const ID: Uuid = Uuid::from_u128(1);
+    const OTHER: Uuid = Uuid::from_u128(2);
+
+    #[test]
+    fn what_is_revoked_is_refused_until_it_can_be_forgotten() {
+        let mut picture = Picture::default();
+        picture.apply(revoke(Revoked::Session(ID), 100));
+        picture.apply(revoke(Revoked::Key(OTHER), 50));
+        picture.forget(at(99));
+        assert!(picture.refuses(Some(ID), OTHER, None, at(0)));
+        assert!(!picture.refuses(None, OTHER, Some(OTHER), at(0)), "forgotten");
+        assert!(!picture.refuses(Some(OTHER), ID, Some(ID), at(0)), "ids of one kind say nothing about another");
+        picture.forget(at(100));
+        assert!(picture.is_empty() && picture.forget.is_empty());
+    }
+
+    #[test]
+    fn tokens_from_before_a_change_are_void_whatever_comes_in_which_order() {
+        let mut picture = Picture::default();
+        picture.apply(revoke(Revoked::Principal(ID, at(30)), 130));
+        picture.apply(revoke(Revoked::Principal(ID, at(0)), 100));
+        assert!(picture.refuses(None, ID, None, at(30)), "the later change counts, and its own millisecond too");
+        assert!(!picture.refuses(None, ID, None, at(31)));
+        picture.forget(at(110));
+        assert!(picture.refuses(None, ID, None, at(30)), "the later change still counts");
+        picture.forget(at(130));
+        assert!(picture.is_empty());
+    }
+
+    #[test]
+    fn a_longer_memory_wins() {
+        let mut picture = Picture::default();
+        picture.apply(revoke(Revoked::Session(ID), 100));
+        picture.apply(revoke(Revoked::Session(ID), 200));
+        picture.apply(revoke(Revoked::Session(ID), 150));
+        picture.forget(at(160));
+        assert!(picture.refuses(Some(ID), OTHER, None, at(0)));
+        assert_eq!(picture.all(), [revoke(Revoked::Session(ID), 200)]);
+    }
+}
