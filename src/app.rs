@@ -12,7 +12,7 @@ use crate::access::certificates::Certificates;
 use crate::access::layer::Gate;
 use crate::access::paging::Paging;
 use crate::audit::{Feed, Log, Recorder, Sequencer};
-use crate::authenticate::{Authenticate, Hasher, Policy, StepUps};
+use crate::authenticate::{Authenticate, Enrolment, Hasher, Policy, StepUps};
 use crate::config::Config;
 use crate::context::Context;
 use crate::db::Db;
@@ -126,6 +126,16 @@ impl App {
             oidc.clone(),
         )?;
         let step_ups = StepUps::new(context.clone(), oidc.clone());
+        let enrolment = Enrolment::new(
+            Arc::clone(&config),
+            context.clone(),
+            db.clone(),
+            keyring.clone(),
+            recorder.clone(),
+            metrics.clone(),
+            outbox.clone(),
+            kanidm.clone(),
+        );
         let authenticate = Authenticate::new(
             Arc::clone(&config),
             context.clone(),
@@ -139,6 +149,7 @@ impl App {
             outbox.clone(),
             oidc.clone(),
             step_ups.clone(),
+            enrolment,
         );
         let engine = kanidm.clone().map(|kanidm| {
             let parts = (db.clone(), context.clone(), recorder.clone(), metrics.clone());

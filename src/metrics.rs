@@ -46,6 +46,48 @@ pub enum LoginMethod {
     ApiKey,
 }
 
+/// How carrying a password over to Kanidm ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum CarriedOver {
+    /// It is set there.
+    Done,
+    /// The person has a credential already.
+    Credential,
+    /// Kanidm asks for a second factor.
+    SecondFactor,
+    /// Kanidm finds the password too weak.
+    Weak,
+    /// Kanidm refused for another reason.
+    Refused,
+    /// Kanidm did not answer.
+    Unavailable,
+    /// It took too long, or the user changed meanwhile.
+    Dropped,
+    /// There was no room for it.
+    Shed,
+}
+
+impl CarriedOver {
+    /// Its name in the database and in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Credential => "credential",
+            Self::SecondFactor => "second_factor",
+            Self::Weak => "weak",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+            Self::Dropped => "dropped",
+            Self::Shed => "shed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CarriedOverLabels {
+    outcome: CarriedOver,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
     method: &'static str,
@@ -112,6 +154,7 @@ struct Inner {
     call_seconds: Family<MethodLabels, Histogram>,
     denied: Family<ReasonLabels, Counter>,
     logins: Family<LoginLabels, Counter>,
+    carried_over: Family<CarriedOverLabels, Counter>,
     connections: Family<StateLabels, Gauge>,
     revocation_age: Gauge<f64, AtomicU64>,
     mail_oldest: Gauge<f64, AtomicU64>,
@@ -144,6 +187,12 @@ impl Metrics {
         registry.register("calls_denied", "Calls turned away at the edge, by reason", denied.clone());
         let logins = Family::default();
         registry.register("user_login_attempts", "Login attempts, by way in and outcome", logins.clone());
+        let carried_over = Family::default();
+        registry.register(
+            "passwords_carried_over",
+            "Passwords that were to be carried over to Kanidm, by outcome",
+            carried_over.clone(),
+        );
         let connections = Family::default();
         registry.register("database_connections", "Connections of the pool, by state", connections.clone());
         let revocation_age = Gauge::default();
@@ -185,6 +234,7 @@ impl Metrics {
             call_seconds,
             denied,
             logins,
+            carried_over,
             connections,
             revocation_age,
             kanidm_circuit,
@@ -221,6 +271,11 @@ impl Metrics {
     /// A login ended.
     pub fn login(&self, method: LoginMethod, outcome: LoginOutcome) {
         self.inner.logins.get_or_create(&LoginLabels { method, outcome }).inc();
+    }
+
+    /// Carrying a password over ended.
+    pub fn carried_over(&self, outcome: CarriedOver) {
+        self.inner.carried_over.get_or_create(&CarriedOverLabels { outcome }).inc();
     }
 
     /// The pool was looked at.

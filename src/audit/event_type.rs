@@ -210,6 +210,14 @@ event_types! {
     MigrationInvitationSent => "migration.invitation_sent",
     /// An invitation was redeemed.
     MigrationInvitationRedeemed => "migration.invitation_redeemed",
+    /// A login invited a user to enrol in Kanidm, in its answer or by mail.
+    MigrationInvitationIssued => "migration.invitation_issued",
+    /// An invitation was not accepted, after the password was; or the second factor was missing or wrong.
+    MigrationInvitationRefused => "migration.invitation_refused",
+    /// A password that was right at a login was set in Kanidm too.
+    MigrationPasswordCarriedOver => "migration.password_carried_over",
+    /// Kanidm did not take a password that was right at a login.
+    MigrationPasswordNotCarriedOver => "migration.password_not_carried_over",
     /// The old password data was removed for good.
     MigrationFinalized => "migration.finalized",
 

@@ -93,7 +93,15 @@ impl Authenticate {
         let tokens = self.sessions.opener.tokens(opening, user.user_id, &rights)?;
         tracing::info!(event = "user_authenticated", method = "kanidm", user_id = %user.user_id, %session_id);
         let (tenant_id, must_change_password) = (rights.tenant_id, rights.must_change_password);
-        Ok(SignedIn { tokens, session_id, tenant_id, user, must_change_password, known_device_token: None })
+        Ok(SignedIn {
+            tokens,
+            session_id,
+            tenant_id,
+            user,
+            must_change_password,
+            known_device_token: None,
+            enrolment: None,
+        })
     }
 
     /// What the person would be as a user, should this be a first login that makes one. The user's id is the person's.

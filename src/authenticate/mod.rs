@@ -7,6 +7,7 @@ mod breached;
 mod by_mail;
 mod change_password;
 mod devices;
+mod enrolment;
 mod factors;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -22,6 +23,7 @@ mod pepper;
 pub mod policy;
 mod proof;
 mod recovery_codes;
+mod redeem;
 mod rpc;
 mod second_factor;
 mod step_up;
@@ -42,6 +44,7 @@ use zeroize::Zeroizing;
 
 pub use self::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
 pub use self::by_mail::Verifications;
+pub use self::enrolment::{Enrolment, Hint};
 use self::gate::Gates;
 pub use self::hashing::{Hasher, StoredHash};
 pub use self::policy::Policy;
@@ -79,6 +82,7 @@ pub struct Authenticate {
     /// Wakes whoever answers what was asked for by mail.
     asked: Arc<Notify>,
     step_ups: StepUps,
+    enrolment: Enrolment,
     gates: Gates,
     sampled: Arc<Sampler>,
 }
@@ -98,6 +102,8 @@ pub struct SignedIn {
     pub must_change_password: bool,
     /// The secret of a device that was not known yet.
     pub known_device_token: Option<Zeroizing<String>>,
+    /// An invitation to enrol in Kanidm.
+    pub enrolment: Option<Hint>,
 }
 
 /// What the right password led to.
@@ -166,6 +172,7 @@ impl Authenticate {
         outbox: Outbox,
         kanidm: Option<Oidc>,
         step_ups: StepUps,
+        enrolment: Enrolment,
     ) -> Self {
         let gates = Gates::new(config.passwords.max_attempts, config.passwords.queue);
         let (sampled, asked) = (Arc::default(), Arc::default());
@@ -183,6 +190,7 @@ impl Authenticate {
             outbox,
             asked,
             step_ups,
+            enrolment,
             gates,
             sampled,
         }
@@ -196,6 +204,9 @@ impl Authenticate {
             }
             if let Err(fault) = store::factors::tidy(self.db.pool(), self.context.now()).await {
                 tracing::warn!(event = "factors_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
+            }
+            if let Err(fault) = self.enrolment.tidy().await {
+                tracing::warn!(event = "invitations_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
             }
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -94,7 +94,7 @@ impl Authenticate {
         match (reserved.user_id, reserved.password_hash.as_deref()) {
             (Some(user), Some(stored)) if compared.matches => {
                 let outcome = self.finish(call, &attempt, user, stored, &compared).await?;
-                self.rehash_later(call, user, stored, &compared, attempt.password);
+                self.later(call, user, stored, &compared, &outcome, attempt.password);
                 Ok(outcome)
             }
             _ => {
@@ -118,6 +118,7 @@ impl Authenticate {
         let opening = self.sessions.opener.open(call, &attempt.wish);
         let device = self.new_device();
         let (challenge, record) = self.new_challenge(attempt);
+        let offer = self.enrolment.offer(call, user);
         let by_user = |event| Event::new(event, call).by_user(user).target("user", user).detail("method", "password");
         let event = by_user(EventType::UserAuthenticated).session(opening.session_id);
         let event = if compared.overlong { event.detail("overlong", true) } else { event };
@@ -136,14 +137,16 @@ impl Authenticate {
             overlong: compared.overlong,
             challenge: record,
             challenged: self.recorder.prepare(by_user(EventType::UserSecondFactorRequired)),
+            offer: offer.as_ref(),
         };
-        let finished = store::login_finish(self.db.pool(), finish).await?;
+        let (finished, invited) = store::login_finish(self.db.pool(), finish).await?;
         self.recorder.nudge();
         if let Finished::MfaRequired { recovery_codes } = finished {
             let factors = [Factor::Totp].into_iter().chain(recovery_codes.then_some(Factor::RecoveryCode)).collect();
             return Ok(Outcome::MfaRequired(Challenge { factors, ..challenge }));
         }
-        let signed_in = self.signed_in(opening, finished, device.token)?;
+        let mut signed_in = self.signed_in(opening, finished, device.token)?;
+        signed_in.enrolment = self.enrolment.accepted(offer, invited.as_deref());
         let (user_id, session_id) = (signed_in.user.user_id, signed_in.session_id);
         tracing::info!(event = "user_authenticated", method = "password", %user_id, %session_id);
         Ok(Outcome::SignedIn(Box::new(signed_in)))
@@ -169,7 +172,7 @@ impl Authenticate {
         let tokens = self.sessions.opener.tokens(opening, user.user_id, &rights)?;
         let (tenant_id, must_change_password) = (rights.tenant_id, rights.must_change_password);
         let known_device_token = (!known_device).then_some(new_device);
-        Ok(SignedIn { tokens, session_id, tenant_id, user, must_change_password, known_device_token })
+        Ok(SignedIn { tokens, session_id, tenant_id, user, must_change_password, known_device_token, enrolment: None })
     }
 
     /// A challenge, should the user have a second factor, and what the database is to keep of it: what was asked for, to
@@ -187,27 +190,51 @@ impl Authenticate {
         (Challenge { token, expires_at, factors: Vec::new() }, record)
     }
 
-    /// Hashes anew what is weaker than today or has another pepper, once the answer is on its way.
-    fn rehash_later(&self, call: &Call, user: Uuid, stored: &str, compared: &Compared, password: Zeroizing<String>) {
+    /// What is done with a password that was right, once the answer is on its way: carries it over to Kanidm, and hashes
+    /// anew what is weaker than today or has another pepper.
+    fn later(
+        &self,
+        call: &Call,
+        user: Uuid,
+        stored: &str,
+        compared: &Compared,
+        outcome: &Outcome,
+        password: Zeroizing<String>,
+    ) {
+        // What is beyond 72 bytes of a hash without pepper was never compared, and must not become part of the password.
+        if compared.overlong {
+            return;
+        }
         let pepper = self.hasher.peppers().current();
         let is_of_today = !compared.is_weaker_than(self.hasher.cost()) && compared.pepper_id == pepper;
-        // What is beyond 72 bytes of a hash without pepper was never compared, and must not become part of the password.
-        if is_of_today || compared.overlong || (pepper.is_none() && password.len() > MAX_PASSWORD) {
+        let rehashes = !is_of_today && (pepper.is_some() || password.len() <= MAX_PASSWORD);
+        let carries = self.enrolment.carries_over(outcome);
+        if !rehashes && !carries {
             return;
         }
         let (room, call, stored) = (self.clone(), call.clone(), stored.to_owned());
         tokio::spawn(async move {
-            let renewed = async {
-                let new = room.hasher.rehash(&password).await?;
-                let event = Event::by_system(EventType::UserPasswordRehashed, call.correlation_id);
-                let event = event.target("user", user).detail("cost", new.cost).detail("pepper_id", new.pepper_id);
-                store::replace_hash(&room.db, &room.recorder, user, &stored, &new, event).await
-            };
-            // There will be another login.
-            if let Err(fault) = renewed.await {
-                tracing::info!(event = "password_not_rehashed", %fault, user_id = %user);
+            // First, as long as this is the hash that the password was right for.
+            if carries {
+                room.enrolment.carry_over(&call, user, &stored, &password).await;
+            }
+            if rehashes {
+                room.rehash(&call, user, &stored, &password).await;
             }
         });
+    }
+
+    async fn rehash(&self, call: &Call, user: Uuid, stored: &str, password: &Zeroizing<String>) {
+        let renewed = async {
+            let new = self.hasher.rehash(password).await?;
+            let event = Event::by_system(EventType::UserPasswordRehashed, call.correlation_id);
+            let event = event.target("user", user).detail("cost", new.cost).detail("pepper_id", new.pepper_id);
+            store::replace_hash(&self.db, &self.recorder, user, stored, &new, event).await
+        };
+        // There will be another login.
+        if let Err(fault) = renewed.await {
+            tracing::info!(event = "password_not_rehashed", %fault, user_id = %user);
+        }
     }
 
     /// Holds a refusal of credentials back until the next multiple of the grid since the call came in.

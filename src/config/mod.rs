@@ -2,6 +2,7 @@
 //! and a comment in `defaults.toml`.
 
 mod database;
+mod enrolment;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod kanidm;
@@ -22,6 +23,7 @@ mod tokens;
 use serde::Deserialize;
 
 pub use self::database::DatabaseConfig;
+pub use self::enrolment::EnrolmentConfig;
 pub use self::kanidm::KanidmConfig;
 pub use self::load::{ConfigError, DEFAULTS};
 pub use self::log::{LogConfig, LogFormat};
@@ -61,6 +63,8 @@ pub struct Config {
     pub throttle: ThrottleConfig,
     /// The Kanidm to move to.
     pub kanidm: KanidmConfig,
+    /// How users get their first credential in Kanidm.
+    pub enrolment: EnrolmentConfig,
     /// The mail server and the messages.
     pub mail: MailConfig,
     /// The migration engine.

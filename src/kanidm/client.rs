@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Certificate, Method, Url, redirect, retry};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::breaker::{Breaker, Circuit};
 use super::error::{KanidmError, Result};
@@ -63,6 +65,8 @@ pub enum Body<'a> {
     None,
     /// JSON.
     Json(&'a Value),
+    /// JSON that holds a secret, wiped once it is sent.
+    Secret(Zeroizing<Vec<u8>>),
     /// Fields of a form.
     Form(&'a [(&'a str, &'a str)]),
 }
@@ -198,6 +202,7 @@ impl Kanidm {
         request = match body {
             Body::None => request,
             Body::Json(value) => request.json(value),
+            Body::Secret(json) => request.header(CONTENT_TYPE, "application/json").body(bytes::Bytes::from_owner(json)),
             Body::Form(fields) => request.form(fields),
         };
         let mut response = request.send().await.map_err(|e| unavailable(&e))?;

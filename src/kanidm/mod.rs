@@ -3,6 +3,7 @@
 
 mod breaker;
 mod client;
+mod credentials;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -14,6 +15,7 @@ mod provider;
 
 pub use self::breaker::Circuit;
 pub use self::client::{Answer, Body, Credential, Kanidm};
+pub use self::credentials::{ResetLink, SHORTEST_LINK, Update, UpdateStatus};
 pub use self::error::{KanidmError, Result};
 pub use self::groups::Group;
 pub use self::oidc::{AccessClaims, Authorization, Oidc, Renewed, SignedIn, unavailable};

@@ -43,6 +43,8 @@ kinds! {
     EmailChanged => "email_changed",
     /// The account was linked to a person in Kanidm.
     KanidmLinked => "kanidm_linked",
+    /// The password was set in Kanidm too.
+    PasswordCarriedOver => "password_carried_over",
     /// The account's link to a person in Kanidm was taken away.
     KanidmUnlinked => "kanidm_unlinked",
     /// Asks to show that the address belongs to whoever registered it. Parameters: `token`, `expires_at`.

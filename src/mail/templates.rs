@@ -23,6 +23,8 @@ macro_rules! built_in {
 const BUILT_IN: &[(&str, &str)] = built_in![
     "layout.html",
     "layout.txt",
+    "password_carried_over.txt",
+    "password_carried_over.html",
     "password_changed.txt",
     "password_changed.html",
     "totp_enabled.txt",

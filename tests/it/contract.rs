@@ -18,7 +18,6 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "AuditService/GetConsistencyProof",
     "AuditService/GetInclusionProof",
     "AuditService/RecordEvents",
-    "AuthenticateService/RedeemInvitation",
     "DirectoryService/RestoreUser",
     "MigrationService/CancelMigration",
     "MigrationService/ExportUsers",

@@ -12,6 +12,7 @@ mod contract;
 mod directory;
 mod dynamic;
 mod edge;
+mod enrolment;
 mod flows;
 mod hostile;
 mod kanidm_cli;

@@ -251,6 +251,14 @@ impl Kanidm {
         self.send(reqwest::Method::POST, path, Some(body)).await
     }
 
+    /// `PUT` as the administrator.
+    ///
+    /// # Errors
+    /// When Kanidm refuses.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(reqwest::Method::PUT, path, Some(body)).await
+    }
+
     async fn send(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let mut request = self.http.request(method.clone(), format!("{}{path}", self.url)).bearer_auth(&self.admin);
         if let Some(body) = body {

@@ -65,7 +65,7 @@ pub(super) fn signed_in(signed_in: SignedIn) -> proto::SignedIn {
         tenant_id: id(signed_in.tenant_id),
         must_change_password: signed_in.must_change_password,
         known_device_token: signed_in.known_device_token.map(|token| token.to_string()).unwrap_or_default(),
-        enrolment: None,
+        enrolment: signed_in.enrolment.as_ref().map(super::enrolment::hint),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod by_mail;
 mod convert;
+mod enrolment;
 mod factors;
 mod kanidm;
 mod password;
@@ -251,9 +252,12 @@ impl AuthenticateService for Service {
 
     async fn redeem_invitation(
         &self,
-        _: Request<proto::RedeemInvitationRequest>,
+        request: Request<proto::RedeemInvitationRequest>,
     ) -> Answer<proto::RedeemInvitationResponse> {
-        Err(Fault::not_implemented("RedeemInvitation").into())
+        let call = Call::of(&request)?;
+        let redemption = enrolment::redemption(request.into_inner())?;
+        let link = self.room.redeem(&call, redemption).await?;
+        Ok(Response::new(enrolment::link(&link)))
     }
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::throttle::seconds;
 use crate::audit::{Event, Prepared, Recorder};
 use crate::authenticate::UserView;
+use crate::authenticate::enrolment::Offer;
 use crate::authenticate::hashing::StoredHash;
 use crate::authenticate::throttle::Limit;
 use crate::config::PasswordConfig;
@@ -151,14 +152,20 @@ pub(in crate::authenticate) struct Finish<'a> {
     pub overlong: bool,
     pub challenge: Value,
     pub challenged: Prepared,
+    /// An invitation, should the login be complete.
+    pub offer: Option<&'a Offer>,
 }
 
-/// After the right password: begins the session, or asks for the second factor.
-pub(in crate::authenticate) async fn login_finish(pool: &PgPool, finish: Finish<'_>) -> Result<Finished> {
+/// After the right password: begins the session, or asks for the second factor. Tells besides by which way the user was
+/// invited to enrol in Kanidm, if they were.
+pub(in crate::authenticate) async fn login_finish(
+    pool: &PgPool,
+    finish: Finish<'_>,
+) -> Result<(Finished, Option<String>)> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", tenant_id, choices, roles, permissions, platform_permissions,
                tokens_valid_from, must_change_password, email, username, full_name, auth_method, known_device,
-               recovery_codes
+               recovery_codes, invitation_offer(outcome, known_device, $1, $4, $16, $17) AS invited
            FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
         finish.user,
         finish.password_hash,
@@ -175,10 +182,12 @@ pub(in crate::authenticate) async fn login_finish(pool: &PgPool, finish: Finish<
         finish.challenge,
         finish.challenged.event,
         finish.challenged.personal.as_deref(),
+        finish.offer.map(|offer| &offer.record),
+        finish.offer.and_then(|offer| offer.personal.as_deref()),
     )
     .fetch_one(pool)
     .await?;
-    Ok(match row.outcome.as_str() {
+    let finished = match row.outcome.as_str() {
         "signed_in" => Finished::SignedIn {
             rights: Rights {
                 tenant_id: row.tenant_id,
@@ -201,7 +210,8 @@ pub(in crate::authenticate) async fn login_finish(pool: &PgPool, finish: Finish<
         "no_tenant" => Finished::NoTenant,
         "tenant_required" => Finished::TenantRequired(row.choices.unwrap_or_default()),
         _ => Finished::Refused,
-    })
+    };
+    Ok((finished, row.invited))
 }
 
 /// Puts a new hash of the same password in the place of the old one, if that is still there.

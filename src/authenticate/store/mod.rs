@@ -2,6 +2,7 @@
 
 pub(super) mod account;
 pub(super) mod by_mail;
+pub(super) mod enrolment;
 pub(super) mod factors;
 pub(super) mod kanidm;
 pub(super) mod login;

@@ -14,6 +14,10 @@ use sidle_dev::postgres::Database;
 /// Tests that need the clock or the faults of dev Kanidm, which a full Kanidm does not have. With a full Kanidm they are
 /// skipped, by these names.
 pub const NEEDS_DEV_KANIDM: &[&str] = &[
+    "a_commit_whose_answer_got_lost_is_seen_at_the_next_login",
+    "a_link_made_while_the_invitation_died_is_handed_to_nobody",
+    "a_link_whose_answer_got_lost_is_not_joined_by_another",
+    "a_login_invites_without_asking_kanidm",
     "a_lost_reply_to_a_batch_with_guilty_entries_still_ends_right",
     "a_renewal_whose_answer_got_lost_at_kanidm_asks_for_a_new_login_at_worst",
     "a_silent_stream_shows_that_it_lives",
@@ -26,11 +30,17 @@ pub const NEEDS_DEV_KANIDM: &[&str] = &[
     "discovery_is_not_read_for_every_login",
     "kanidms_keys_are_not_fetched_for_every_login",
     "killed_while_kanidm_works_nobody_is_made_twice",
+    "logins_at_once_on_two_replicas_carry_over_once",
     "lost_replies_give_nobody_two_persons_or_none",
     "one_call_finds_out_that_kanidm_is_back",
+    "only_so_many_are_under_way_at_once",
     "planning_with_kanidm_down_says_so",
+    "what_changes_while_kanidm_is_asked_stops_it_before_the_last_step",
+    "where_kanidm_asks_for_a_second_factor_nothing_is_set_and_it_is_not_asked_at_every_login",
     "while_kanidm_holds_every_call_nobody_with_a_password_waits_for_it",
     "who_lost_the_lease_writes_no_more",
+    "with_kanidm_down_nothing_is_spent_and_nothing_made",
+    "with_kanidm_down_or_slow_the_login_answers_and_the_password_is_dropped",
     "with_kanidm_down_the_job_waits_and_goes_on_by_itself",
 ];
 

@@ -1,0 +1,176 @@
+//! Carrying a password over: when it was just right here, and Kanidm takes a password alone, it is set there too. The
+//! password is in wiped memory for some seconds and nowhere else: what cannot be done at once is not done, and the next
+//! login tries again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::Enrolment;
+use crate::access::Call;
+use crate::audit::{Event, EventType, Outcome};
+use crate::authenticate::Outcome as Login;
+use crate::authenticate::store::enrolment::{self as store, CarryOver, Lease};
+use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::{Kanidm, KanidmError, Update};
+use crate::mail::{Kind, Message};
+use crate::metrics::CarriedOver;
+
+impl Enrolment {
+    /// Whether the password of this login may have to be carried over.
+    pub(in crate::authenticate) fn carries_over(&self, login: &Login) -> bool {
+        let is_on = self.config.enrolment.carry_over && self.kanidm.is_some();
+        // Never half a login: whoever has a second factor shows that in another call, without the password.
+        matches!(login, Login::SignedIn(user) if is_on && user.user.auth_method == "dual" && !user.must_change_password)
+    }
+
+    /// Begins to carry a password over that was right for `password_hash` in a login that is complete, if that is
+    /// switched on and there is room. Called after the answer; waits for the database only, and goes on by itself.
+    pub(in crate::authenticate) async fn carry_over(
+        &self,
+        call: &Call,
+        user: Uuid,
+        password_hash: &str,
+        password: &Zeroizing<String>,
+    ) {
+        let config = &self.config.enrolment;
+        let Some(kanidm) = self.kanidm.clone().filter(|_| config.carry_over) else { return };
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+            self.metrics.carried_over(CarriedOver::Shed);
+            return;
+        };
+        let lease = Lease { id: self.context.new_id(), time: config.carry_over_timeout + Duration::from_secs(5) };
+        let (pool, now) = (self.db.pool(), self.context.now());
+        let again_after = config.carry_over_again_after;
+        let begun = store::carry_over_begin(pool, user, password_hash, &config.tenants, now, again_after, lease).await;
+        let Some(what) = begun.inspect_err(|fault| left(user, fault)).ok().flatten() else { return };
+        let (room, correlation, password) = (self.clone(), call.correlation_id, password.clone());
+        tokio::spawn(async move {
+            let task = Task { kanidm, user, what, lease, _permit: permit };
+            let outcome = room.within_time(&task, password).await;
+            if let Err(fault) = room.ended(&task, outcome, correlation).await {
+                left(user, &fault);
+            }
+        });
+    }
+
+    /// Carries over until the time is up; the password goes with the time.
+    async fn within_time(&self, task: &Task, password: Zeroizing<String>) -> CarriedOver {
+        let limit = self.config.enrolment.carry_over_timeout;
+        let carried = tokio::time::timeout(limit, self.carry(task, password)).await;
+        match carried {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(Failure::Kanidm(error))) if is_unavailable(&error) => CarriedOver::Unavailable,
+            Ok(Err(Failure::Kanidm(KanidmError::Refused(_, code)))) if code == "passwordquality" => CarriedOver::Weak,
+            Ok(Err(Failure::Kanidm(error))) => {
+                tracing::info!(event = "password_carry_over_refused", %error, user_id = %task.user);
+                CarriedOver::Refused
+            }
+            Ok(Err(Failure::Other(fault))) => {
+                left(task.user, &fault);
+                CarriedOver::Dropped
+            }
+            Err(_) => CarriedOver::Dropped,
+        }
+    }
+
+    async fn carry(&self, task: &Task, password: Zeroizing<String>) -> Result<CarriedOver, Failure> {
+        let kanidm = &task.kanidm;
+        if kanidm.has_credential(task.what.person).await? {
+            return Ok(CarriedOver::Credential);
+        }
+        let update = kanidm.begin_update(task.what.person).await?;
+        let status = kanidm.set_password(&update, &password).await;
+        drop(password);
+        let status = match status {
+            Ok(status) => status,
+            Err(error) => return Err(self.cancel(kanidm, &update, error).await),
+        };
+        let refusal = match (status.can_commit, status.needs_second_factor) {
+            (_, true) => Some(CarriedOver::SecondFactor),
+            (false, false) => Some(CarriedOver::Refused),
+            (true, false) => None,
+        };
+        // While Kanidm was asked the user may have got a second factor, another password, or be locked.
+        let may = refusal.is_none()
+            && store::carry_over_check(self.db.pool(), task.user, &task.what, task.lease, self.context.now()).await?;
+        if !may {
+            kanidm.cancel_update(&update).await?;
+            return Ok(refusal.unwrap_or(CarriedOver::Dropped));
+        }
+        kanidm.commit_update(&update).await?;
+        Ok(CarriedOver::Done)
+    }
+
+    async fn cancel(&self, kanidm: &Kanidm, update: &Update, error: KanidmError) -> Failure {
+        // One that cannot be cancelled lapses by itself.
+        if !error.is_outcome_unknown() {
+            let _ = kanidm.cancel_update(update).await;
+        }
+        error.into()
+    }
+
+    async fn ended(&self, task: &Task, outcome: CarriedOver, correlation: Uuid) -> Result<()> {
+        self.metrics.carried_over(outcome);
+        let by_system =
+            |event| Event::by_system(event, correlation).target("user", task.user).tenant(task.what.tenant_id);
+        let event = match outcome {
+            CarriedOver::Done => Some(by_system(EventType::MigrationPasswordCarriedOver)),
+            CarriedOver::SecondFactor | CarriedOver::Weak | CarriedOver::Refused => {
+                let event = by_system(EventType::MigrationPasswordNotCarriedOver).outcome(Outcome::Failed);
+                Some(event.reason(outcome.as_str()))
+            }
+            // No news about the user; the metric has them.
+            _ => None,
+        };
+        let event = event.map(|event| self.recorder.prepare(event));
+        let (pool, now) = (self.db.pool(), self.context.now());
+        let mail = self.outbox.prepare(Message::to_user(Kind::PasswordCarriedOver, task.user));
+        let (person, outcome) = (task.what.person, outcome.as_str());
+        store::carry_over_end(pool, person, task.lease, outcome, now, event.as_ref(), mail.as_ref()).await?;
+        self.recorder.nudge();
+        self.outbox.nudge();
+        tracing::info!(event = "password_carry_over_ended", outcome, user_id = %task.user);
+        Ok(())
+    }
+}
+
+/// A password that is being carried over, but for the password.
+struct Task {
+    kanidm: Kanidm,
+    user: Uuid,
+    what: CarryOver,
+    lease: Lease,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why it could not be.
+enum Failure {
+    Kanidm(KanidmError),
+    Other(Fault),
+}
+
+impl From<KanidmError> for Failure {
+    fn from(error: KanidmError) -> Self {
+        Self::Kanidm(error)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Other(fault)
+    }
+}
+
+/// Whether Kanidm did not answer, or is not asked because it did not of late.
+fn is_unavailable(error: &KanidmError) -> bool {
+    Fault::from(error.clone()).reason() == Reason::KanidmUnavailable
+}
+
+/// There will be another login.
+fn left(user: Uuid, fault: &Fault) {
+    tracing::info!(event = "password_not_carried_over", %fault, user_id = %user);
+}

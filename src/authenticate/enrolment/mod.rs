@@ -1,0 +1,146 @@
+//! How a user who was migrated gets a first credential in Kanidm: an invitation after a login, exchanged for the one
+//! reset link that a person has at a time; or the password itself, carried over. Decides at login by what is in the
+//! database, never by asking Kanidm.
+
+mod carry_over;
+mod link;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+pub(super) use self::link::EnrolmentLink;
+use super::store::enrolment::{self as store, Invited, Lease};
+use crate::access::Call;
+use crate::audit::{Event, EventType, Recorder};
+use crate::config::Config;
+use crate::context::Context;
+use crate::db::Db;
+use crate::fault::Result;
+use crate::kanidm::Kanidm;
+use crate::mail::{Kind, Message, Outbox};
+use crate::metrics::Metrics;
+use crate::seal::Keyring;
+use crate::session::{hex, opaque};
+
+/// Prefix of invitations.
+const PREFIX: &str = "sidle_iv_";
+
+/// Gives users their first credential in Kanidm.
+#[derive(Clone)]
+pub struct Enrolment {
+    config: Arc<Config>,
+    context: Context,
+    db: Db,
+    keyring: Keyring,
+    recorder: Recorder,
+    metrics: Metrics,
+    outbox: Outbox,
+    kanidm: Option<Kanidm>,
+    /// Room for passwords that are being carried over.
+    room: Arc<Semaphore>,
+}
+
+/// An invitation that a login may hand out.
+pub(super) struct Offer {
+    hint: Hint,
+    /// What the database function `invitation_offer` takes.
+    pub record: Value,
+    /// The personal part of its event.
+    pub personal: Option<Vec<u8>>,
+}
+
+/// An invitation in the answer to a login.
+#[derive(Clone, Debug)]
+pub struct Hint {
+    /// The invitation.
+    pub token: Zeroizing<String>,
+    /// When it stops being accepted.
+    pub expires_at: DateTime<Utc>,
+}
+
+impl std::fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolment").field("kanidm", &self.kanidm).finish_non_exhaustive()
+    }
+}
+
+impl Enrolment {
+    /// The way to a first credential in Kanidm.
+    #[expect(clippy::too_many_arguments, reason = "the one place where it gets all it works with")]
+    pub fn new(
+        config: Arc<Config>,
+        context: Context,
+        db: Db,
+        keyring: Keyring,
+        recorder: Recorder,
+        metrics: Metrics,
+        outbox: Outbox,
+        kanidm: Option<Kanidm>,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(config.enrolment.carry_over_at_once));
+        Self { config, context, db, keyring, recorder, metrics, outbox, kanidm, room }
+    }
+
+    /// An invitation for the database to hand out should this login be complete and the user be one to invite; none
+    /// while logins invite nobody.
+    pub(super) fn offer(&self, call: &Call, user: Uuid) -> Option<Offer> {
+        let config = &self.config.enrolment;
+        if !config.hints || self.kanidm.is_none() {
+            return None;
+        }
+        let token = opaque::mint(PREFIX, &self.context.entropy);
+        let expires_at = self.context.now() + TimeDelta::from_std(config.invitation_lifetime).unwrap_or_default();
+        let mail = Message::to_user(Kind::EnrolmentHint, user)
+            .lifetime(config.invitation_lifetime)
+            .with("token", token.as_str())
+            .with("expires_at", expires_at);
+        let event = Event::new(EventType::MigrationInvitationIssued, call).by_user(user).target("user", user);
+        let event = self.recorder.prepare(event);
+        let record = json!({
+            "invitation_id": self.context.new_id(),
+            "token_hash": hex(&opaque::digest(token.as_bytes())),
+            "expires_at": expires_at,
+            "tenants": config.tenants,
+            "mail": self.outbox.prepare(mail),
+            "mail_every": config.mail_every.as_secs_f64(),
+            "event": event.event,
+        });
+        Some(Offer { hint: Hint { token, expires_at }, record, personal: event.personal })
+    }
+
+    /// What of an offer goes into the answer, by what `invitation_offer` said.
+    pub(super) fn accepted(&self, offer: Option<Offer>, route: Option<&str>) -> Option<Hint> {
+        if route == Some("mail") {
+            self.outbox.nudge();
+        }
+        offer.filter(|_| route == Some("login")).map(|offer| offer.hint)
+    }
+
+    /// Whose invitation a token is, if it can be redeemed.
+    pub(super) async fn find(&self, token: &str) -> Result<Option<Invited>> {
+        if !opaque::is_plausible(PREFIX, token) {
+            return Ok(None);
+        }
+        store::find(self.db.pool(), &opaque::digest(token), self.context.now()).await
+    }
+
+    /// Removes what has lapsed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(super) async fn tidy(&self) -> Result<()> {
+        store::tidy(self.db.pool(), self.context.now()).await
+    }
+
+    /// A lease that outlasts so many calls to Kanidm, each as long as it may take.
+    fn lease(&self, calls: u32) -> Lease {
+        let time = self.config.kanidm.timeout.saturating_mul(calls) + Duration::from_secs(5);
+        Lease { id: self.context.new_id(), time }
+    }
+}

@@ -1,0 +1,38 @@
+//! Invitations on the wire.
+
+use zeroize::Zeroizing;
+
+use super::convert;
+use super::password::LONGEST_TYPED;
+use crate::access::input;
+use crate::authenticate::Hint;
+use crate::authenticate::enrolment::EnrolmentLink;
+use crate::authenticate::redeem::Redemption;
+use crate::fault::Result;
+use crate::proto;
+
+pub(super) fn redemption(request: proto::RedeemInvitationRequest) -> Result<Redemption> {
+    let (token, password) = (Zeroizing::new(request.invitation_token), Zeroizing::new(request.password));
+    let code = Zeroizing::new(request.second_factor_code);
+    convert::secret("invitation_token", &token, 256)?;
+    convert::secret("password", &password, LONGEST_TYPED)?;
+    if code.len() > 64 {
+        return Err(crate::fault::Fault::field("second_factor_code", "must have at most 64 bytes"));
+    }
+    Ok(Redemption { token, password, code })
+}
+
+pub(super) fn link(link: &EnrolmentLink) -> proto::RedeemInvitationResponse {
+    proto::RedeemInvitationResponse {
+        enrolment_url: link.url.to_string(),
+        expires_at: Some(input::to_proto(link.expires_at)),
+    }
+}
+
+pub(super) fn hint(hint: &Hint) -> proto::EnrolmentHint {
+    proto::EnrolmentHint {
+        invitation_token: hint.token.to_string(),
+        expires_at: Some(input::to_proto(hint.expires_at)),
+        required: false,
+    }
+}

@@ -1,0 +1,128 @@
+//! At most one reset link lives, whatever gets lost and however many ask.
+
+use serde_json::{Value, json};
+use sidle_dev::kanidm::Fault;
+use tonic_types::StatusExt as _;
+
+use super::{World, assert_refused, intent, redeem};
+use crate::look::reason;
+use crate::support::ADMIN_PASSWORD;
+
+const MINTED: &str = "GET /v1/person/{id}/_credential/_update_intent/{ttl}";
+
+#[tokio::test]
+async fn redemptions_at_once_on_two_replicas_give_one_live_link() {
+    let Some(world) = World::new("redemptions_at_once_on_two_replicas_give_one_live_link").await else { return };
+    let ann = world.person("ann").await;
+    let replica = world.server.setup.start().await;
+    let invitation = world.invited(&ann).await;
+    let (a, b, c, d) = tokio::join!(
+        world.redeem(&invitation, ADMIN_PASSWORD, ""),
+        redeem(&replica, &invitation, ADMIN_PASSWORD, ""),
+        world.redeem(&invitation, ADMIN_PASSWORD, ""),
+        redeem(&replica, &invitation, ADMIN_PASSWORD, ""),
+    );
+    let links = [a, b, c, d].map(Result::unwrap);
+    assert!(links.iter().all(|link| *link == links[0]), "one link, handed out to each");
+    if world.kanidm.is_dev() {
+        assert_eq!(world.kanidm.requests(MINTED).await.unwrap(), 1);
+    }
+}
+
+#[tokio::test]
+async fn opening_the_page_spends_neither_the_invitation_nor_the_link() {
+    let Some(world) = World::new("opening_the_page_spends_neither_the_invitation_nor_the_link").await else { return };
+    let ann = world.person("ann").await;
+    let invitation = world.invited(&ann).await;
+    let link = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap();
+    // As the page does when it is opened; nobody sets anything, and the tab is closed.
+    for _ in 0..2 {
+        let opened = world.kanidm.post("/v1/credential/_exchange_intent", &json!(intent(&link))).await.unwrap();
+        let session: &Value = &opened[0];
+        world.kanidm.post("/v1/credential/_cancel", session).await.unwrap();
+    }
+    let again = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap();
+    assert_eq!(again, link);
+    world.kanidm.use_reset_link(&intent(&again), "a-password-of-Kanidms-4711").await.expect("still good");
+}
+
+#[tokio::test]
+async fn a_link_whose_answer_got_lost_is_not_joined_by_another() {
+    let Some(world) = World::new("a_link_whose_answer_got_lost_is_not_joined_by_another").await else { return };
+    let ann = world.person("ann").await;
+    let invitation = world.invited(&ann).await;
+    let path = format!("/v1/person/{}/_credential/_update_intent", ann.person);
+    world.kanidm.fault(Fault::DropReply, &path, 0, Some(1)).await.unwrap();
+    let lost = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap_err();
+    assert_eq!(reason(&lost), "KANIDM_UNAVAILABLE");
+    let out = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap_err();
+    assert_eq!(reason(&out), "ENROLMENT_LINK_OUT");
+    let delay = out.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!((250..=330).contains(&delay.as_secs()), "when the lost one is certainly dead: {delay:?}");
+    assert_eq!(world.kanidm.requests(MINTED).await.unwrap(), 1);
+    world.set_enrolment(ann.person, "link_until = now() - interval '1 second'").await;
+    world.redeem(&invitation, ADMIN_PASSWORD, "").await.expect("after that there is another");
+}
+
+#[tokio::test]
+async fn a_link_that_kanidm_refused_to_make_keeps_nobody_waiting() {
+    let Some(world) = World::new("a_link_that_kanidm_refused_to_make_keeps_nobody_waiting").await else { return };
+    let ann = world.person("ann").await;
+    let invitation = world.invited(&ann).await;
+    world.kanidm.delete_person(&ann.person.to_string()).await.unwrap();
+    let refused = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap_err();
+    assert_eq!(reason(&refused), "KANIDM_REFUSED");
+    let free = "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link_id IS NULL AND lease_id IS NULL";
+    assert_eq!(world.count(free, ann.person).await, 1);
+    assert!(world.has_invitation(ann.user).await);
+}
+
+#[tokio::test]
+async fn with_kanidm_down_nothing_is_spent_and_nothing_made() {
+    let Some(world) = World::new("with_kanidm_down_nothing_is_spent_and_nothing_made").await else { return };
+    let ann = world.person("ann").await;
+    let invitation = world.invited(&ann).await;
+    for fault in [Fault::Fail, Fault::Garbage] {
+        world.kanidm.fault(fault, "/v1", 0, None).await.unwrap();
+        let refused = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap_err();
+        assert_eq!(reason(&refused), "KANIDM_UNAVAILABLE", "{fault:?}");
+        world.kanidm.heal().await.unwrap();
+    }
+    world.redeem(&invitation, ADMIN_PASSWORD, "").await.expect("once Kanidm answers again");
+}
+
+#[tokio::test]
+async fn a_link_made_while_the_invitation_died_is_handed_to_nobody() {
+    let Some(world) = World::new("a_link_made_while_the_invitation_died_is_handed_to_nobody").await else { return };
+    let ann = world.person("ann").await;
+    let invitation = world.invited(&ann).await;
+    let path = format!("/v1/person/{}/_credential/_update_intent", ann.person);
+    world.kanidm.fault(Fault::Stall, &path, 0, Some(1)).await.unwrap();
+    let lock = async {
+        while world.kanidm.requests(MINTED).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+        crate::authenticate::set(&world.server, ann.user, "password_changed_at = now()").await;
+        world.kanidm.heal().await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(world.redeem(&invitation, ADMIN_PASSWORD, ""), lock);
+    assert_refused("the password was reset meanwhile", refused);
+    let kept = "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link IS NOT NULL";
+    assert_eq!(world.count(kept, ann.person).await, 0);
+}
+
+#[tokio::test]
+async fn the_link_lies_sealed_and_not_longer_than_it_lives() {
+    let Some(world) = World::new("the_link_lies_sealed_and_not_longer_than_it_lives").await else { return };
+    let ann = world.person("ann").await;
+    let invitation = world.invited(&ann).await;
+    let link = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap();
+    let select = "SELECT link FROM kanidm_enrolments WHERE person_id = $1";
+    let sealed: Vec<u8> = sqlx::query_scalar(select).bind(ann.person).fetch_one(world.server.sql()).await.unwrap();
+    let token = intent(&link);
+    assert!(!sealed.windows(token.len()).any(|window| window == token.as_bytes()));
+    world.set_enrolment(ann.person, "link_until = now() - interval '1 second'").await;
+    sqlx::query("SELECT invitations_tidy(now())").execute(world.server.sql()).await.unwrap();
+    let kept = "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link IS NOT NULL";
+    assert_eq!(world.count(kept, ann.person).await, 0);
+}
