@@ -47,7 +47,8 @@ async fn an_address_has_as_many_attempts_over_all_replicas_as_over_one() {
     for status in throttled {
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
-        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(60), "{wait:?}");
+        // Never longer than it takes to pay everything off, whichever of them came first.
+        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(10 * 60), "{wait:?}");
     }
     assert_eq!(reasons(&one, "user.login_refused", "refused").await.len(), 10);
     // Everybody else is served, and the address again when it has rested.
