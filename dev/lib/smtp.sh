@@ -2,8 +2,6 @@
 # Part of ./run: aiosmtpd, the mail server that tests send to (dev/smtp/server.py runs it). Root installs the system's
 # package; anybody else unpacks it under .dev/debs, with Python if there is none.
 
-SMTP_PACKAGES=(python3-aiosmtpd python3-atpublic python3-attr)
-
 need_smtp() {
     SIDLE_DEV_SMTP_PYTHON=$(smtp_python)
     if [ -z "$SIDLE_DEV_SMTP_PYTHON" ]; then
@@ -13,6 +11,7 @@ need_smtp() {
     [ -n "$SIDLE_DEV_SMTP_PYTHON" ] || die "no Python with aiosmtpd was found, and getting it did not help." \
         "Install it (apt-get install python3-aiosmtpd, or pip install aiosmtpd) and repeat the command."
     export SIDLE_DEV_SMTP_PYTHON
+    # shellcheck disable=SC2153 # set by run
     export SIDLE_DEV_SMTP_SERVER="$ROOT/dev/smtp/server.py"
 }
 
@@ -39,9 +38,16 @@ smtp_get() {
 }
 
 smtp_unpack() {
-    local root="$DEV/debs/smtp" python=/usr/bin/python3 name wanted=("${SMTP_PACKAGES[@]}")
+    local root="$DEV/debs/smtp" python=/usr/bin/python3 name wanted=()
     rm -rf "$root"
     apt_own_update
+    # What it needs has had several names. Modules only: Python itself is the machine's where there is one.
+    for name in $(closure python3-aiosmtpd); do
+        case "$name" in
+        python3-minimal | python3-distutils | python3-lib2to3) ;;
+        python3-*) wanted+=("$name") ;;
+        esac
+    done
     if ! [ -x "$python" ] || ! "$python" -c 'import ssl, asyncio' 2>/dev/null; then
         for name in $(closure python3); do
             case "$name" in
