@@ -6,6 +6,7 @@ mod first_login;
 mod link;
 mod outage;
 mod people;
+mod proof;
 mod provider;
 mod renewal;
 mod tokens;

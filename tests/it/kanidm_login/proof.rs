@@ -1,0 +1,97 @@
+//! A login at Kanidm as a proof that somebody is there now. Kanidm 1.11 says when a person authenticated; others do not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidle::access::{Call, Principal};
+use sidle::authenticate::KanidmReturn;
+use sidle::fault::Reason;
+use sidle::proto::KanidmLoginPurpose::{Link, StepUp};
+use sidle_dev::persona::Returned;
+
+use super::{World, complete_as, person};
+use crate::look::reason;
+
+impl World {
+    /// Whether this Kanidm says when a person authenticated.
+    async fn tells_auth_time(&self) -> bool {
+        let answer = self.kanidm.http.get(format!("{}/v1/self", self.kanidm.url)).send().await.unwrap();
+        let version = answer.headers().get("x-kanidm-version").and_then(|value| value.to_str().ok()).unwrap_or("1.7.4");
+        let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap());
+        (parts.next().unwrap(), parts.next().unwrap()) >= (1, 11)
+    }
+
+    fn principal(&self, token: &str) -> Arc<Principal> {
+        self.server.app().verifier.principal(token, "sidle").unwrap()
+    }
+
+    /// The proof as `StepUp` takes it.
+    async fn prove(&self, token: &str, back: &Returned, secret: &str) -> Result<(), Reason> {
+        let principal = Some(self.principal(token));
+        let correlation_id = self.server.context.new_id();
+        let call = Call { correlation_id, address: None, user_agent: None, principal, step_up: None };
+        let text = |text: &str| text.to_owned().into();
+        let back = KanidmReturn { state: text(&back.state), code: text(&back.code), secret: text(secret) };
+        self.server.app().authenticate.kanidm_proof(&call, &back).await.map_err(|fault| fault.reason())
+    }
+
+    /// Goes to Kanidm to prove, and comes back from a browser where this person is signed in.
+    async fn prove_at_kanidm(&self, token: &str, bearer: &str) -> (Returned, String) {
+        let begun = self.go(token, StepUp).await.unwrap();
+        let asked = "&prompt=login&max_age=0";
+        assert!(begun.authorization_url.ends_with(asked), "the person is asked to authenticate anew");
+        // Kanidm's page asks for the password and goes on; here, as an attacker would, it is left out.
+        let url = begun.authorization_url.trim_end_matches(asked);
+        (self.kanidm.authorise(bearer, url).await.unwrap(), begun.login_secret)
+    }
+}
+
+#[tokio::test]
+async fn a_proof_is_offered_only_where_kanidm_tells_when_a_person_authenticated() {
+    let name = "a_proof_is_offered_only_where_kanidm_tells_when_a_person_authenticated";
+    let Some(world) = World::new(name).await else { return };
+    let tells = world.tells_auth_time().await;
+    let token = world.login().await.unwrap().tokens.unwrap().access_token;
+    let offered = world.server.app().authenticate.offers_kanidm_proof(world.user).await.unwrap();
+    assert_eq!(offered, tells);
+    let begun = world.go(&token, StepUp).await.map(drop).map_err(|status| reason(&status));
+    assert_eq!(begun, if tells { Ok(()) } else { Err("KANIDM_PROOF_UNAVAILABLE".to_owned()) });
+    // Whoever is not linked has nobody to prove it.
+    let bob = world.server.user(world.tenant, "bob@example.com", "user").await;
+    assert!(!world.server.app().authenticate.offers_kanidm_proof(bob).await.unwrap());
+    let bobs = world.server.sign_in("bob@example.com").await.access_token;
+    assert_eq!(reason(&world.go(&bobs, StepUp).await.unwrap_err()), "KANIDM_PROOF_UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn the_callers_own_person_proves_it_in_the_callers_session_once_and_within_minutes() {
+    let name = "the_callers_own_person_proves_it_in_the_callers_session_once_and_within_minutes";
+    let Some(world) = World::new(name).await else { return };
+    if !world.tells_auth_time().await {
+        return;
+    }
+    let token = world.login().await.unwrap().tokens.unwrap().access_token;
+    let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
+    world.prove(&token, &back, &secret).await.expect("just authenticated");
+    assert_eq!(world.prove(&token, &back, &secret).await, Err(Reason::InvalidLoginAttempt), "once");
+
+    // Somebody else's person, one's own other session, another purpose.
+    let (_, stranger) = person(&world.kanidm, "stranger").await;
+    let (back, secret) = world.prove_at_kanidm(&token, &stranger).await;
+    assert_eq!(world.prove(&token, &back, &secret).await, Err(Reason::InvalidCredentials));
+    let other = world.login().await.unwrap().tokens.unwrap().access_token;
+    let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
+    assert_eq!(world.prove(&other, &back, &secret).await, Err(Reason::InvalidLoginAttempt));
+    let refused = complete_as(&world.server, &token, &back, &secret).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_LOGIN_ATTEMPT", "it begins no session and links nobody");
+    world.server.user(world.tenant, "bob@example.com", "user").await;
+    let bobs = world.server.sign_in("bob@example.com").await.access_token;
+    let begun = world.go(&bobs, Link).await.unwrap();
+    let linking = world.kanidm.authorise(&stranger, &begun.authorization_url).await.unwrap();
+    assert_eq!(world.prove(&bobs, &linking, &begun.login_secret).await, Err(Reason::InvalidLoginAttempt));
+
+    // A browser in which somebody authenticated longer ago: a machine that was left alone.
+    let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
+    world.server.context.clock.advance(Duration::from_secs(5 * 60));
+    assert_eq!(world.prove(&token, &back, &secret).await, Err(Reason::InvalidCredentials));
+}
