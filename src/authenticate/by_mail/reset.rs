@@ -66,9 +66,9 @@ impl Authenticate {
         };
         let about = [holder.email.as_str(), &holder.full_name, holder.username.as_deref().unwrap_or_default()];
         self.policy.check("new_password", &new, &about)?;
+        // Spent by what follows even if that fails: a code is for one attempt.
         if holder.has_factor {
-            drop(code);
-            return self.refuse_reset(call, Some(holder.user_id), "second_factor").await;
+            self.check_second_factor(call, holder.user_id, code).await?;
         }
         let hash = self.hasher.hash("new_password", &new).await?;
         self.set_by_mail(call, &digest, &holder, &hash).await

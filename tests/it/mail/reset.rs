@@ -8,6 +8,7 @@ use sidle_dev::smtp::Smtp;
 use uuid::Uuid;
 
 use super::{ann, refused, server, smtp, with_mail};
+use crate::authenticate::factors::{counted, enrol};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
 const NEW_PASSWORD: &str = "seven otters juggle walnuts";
@@ -18,11 +19,17 @@ async fn ask(server: &TestServer, identifier: &str) -> RequestPasswordResetRespo
 }
 
 async fn reset(server: &TestServer, token: &str, password: &str) -> Result<i32, tonic::Status> {
-    let request = ResetPasswordRequest {
-        reset_token: token.to_owned(),
-        new_password: password.to_owned(),
-        second_factor_code: String::new(),
-    };
+    reset_with(server, token, password, String::new()).await
+}
+
+async fn reset_with(
+    server: &TestServer,
+    token: &str,
+    password: &str,
+    second_factor_code: String,
+) -> Result<i32, tonic::Status> {
+    let (reset_token, new_password) = (token.to_owned(), password.to_owned());
+    let request = ResetPasswordRequest { reset_token, new_password, second_factor_code };
     Ok(server.client("").authenticate.reset_password(request).await?.into_inner().sessions_revoked)
 }
 
@@ -186,11 +193,16 @@ async fn a_reset_takes_an_automatic_lock_away_and_an_administrators_not() {
 async fn a_user_with_a_second_factor_does_not_get_in_by_mail_alone() {
     let (server, mut smtp) = server().await;
     let user = ann(&server).await;
-    let totp = "INSERT INTO user_totp (user_id, totp_id, secret, created_at, expires_at, confirmed_at)
-        VALUES ($1, gen_random_uuid(), '\\x00', now(), now(), now())";
-    sqlx::query(totp).bind(user).execute(server.sql()).await.unwrap();
+    let client = server.client(&server.sign_in("ann@letters.example").await.access_token);
+    let (application, codes) = enrol(&server, &client).await;
     let token = token_for(&server, &mut smtp, "ann@letters.example").await;
-    let status = reset(&server, &token, NEW_PASSWORD).await.unwrap_err();
+    // Counted with the guesses at the login: the fifth locks, and then the right code is no better.
+    for guess in ["", &application.wrong(server.context.now()), "0000-0000-0000-0000", "nonsense", ""] {
+        let status = reset_with(&server, &token, NEW_PASSWORD, guess.to_owned()).await.unwrap_err();
+        assert_eq!(refused(&status), "INVALID_CREDENTIALS");
+    }
+    assert_eq!(counted(&server, user).await, (5, true));
+    let status = reset_with(&server, &token, NEW_PASSWORD, codes[0].clone()).await.unwrap_err();
     assert_eq!(refused(&status), "INVALID_CREDENTIALS");
     let changed: bool = sqlx::query_scalar("SELECT password_changed_at IS NOT NULL FROM users WHERE user_id = $1")
         .bind(user)
@@ -198,6 +210,12 @@ async fn a_user_with_a_second_factor_does_not_get_in_by_mail_alone() {
         .await
         .unwrap();
     assert!(!changed);
+    sqlx::query("UPDATE users SET failed_login_attempts = 0, locked_until = NULL, lock_reason = NULL")
+        .execute(server.sql())
+        .await
+        .unwrap();
+    let code = application.code(server.context.now(), 0);
+    reset_with(&server, &token, NEW_PASSWORD, code).await.expect("mailbox and second factor");
 }
 
 #[tokio::test]
