@@ -80,13 +80,11 @@ async fn a_sealed_token_that_is_moved_to_another_message_does_not_open() {
     app.outbox.enqueue(&mut tx, with_token("ann@letters.example", token)).await.unwrap();
     sqlx::query("UPDATE mail_outbox SET next_attempt_at = now() + interval '1 hour'").execute(&mut *tx).await.unwrap();
     app.outbox.enqueue(&mut tx, Message::to_address(Kind::VerifyEmail, None, "eve@letters.example")).await.unwrap();
-    let moved = "UPDATE mail_outbox SET kind = 'password_reset_moved' WHERE kind = 'verify_email'";
-    sqlx::query(moved).execute(&mut *tx).await.unwrap();
-    let moved = "UPDATE mail_outbox e SET kind = 'test', parameters = a.parameters FROM mail_outbox a
-        WHERE e.kind = 'password_reset_moved' AND a.kind = 'password_reset'";
+    let moved = "UPDATE mail_outbox e SET parameters = a.parameters FROM mail_outbox a
+        WHERE e.kind = 'verify_email' AND a.kind = 'password_reset'";
     sqlx::query(moved).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
-    until(&server, "test", "failed").await;
+    until(&server, "verify_email", "failed").await;
     write(&server, Message::to_address(Kind::TotpEnabled, None, "last@letters.example")).await;
     assert_eq!(smtp.message().await.unwrap().to, ["last@letters.example"], "nothing was sent before");
 }
