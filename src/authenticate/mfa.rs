@@ -86,6 +86,7 @@ impl Authenticate {
         let method = |event: Event| event.detail("method", "password").detail("factor", factor);
         let event = method(by_user(EventType::UserAuthenticated)).session(opening.session_id);
         let refused = Event::new(EventType::UserLoginRefused, call).outcome(audit::Outcome::Refused);
+        let offer = self.enrolment.offer(call, user);
         let finish = MfaFinish {
             challenge,
             user,
@@ -98,14 +99,16 @@ impl Authenticate {
             new_device: device.record,
             code_event: self.recorder.prepare(by_user(EventType::UserRecoveryCodeUsed)),
             mail: self.outbox.prepare(Message::to_user(Kind::RecoveryCodeUsed, user)),
+            offer: offer.as_ref(),
         };
-        let finished = match store::mfa_finish(self.db.pool(), finish).await? {
+        let (finished, invited) = match store::mfa_finish(self.db.pool(), finish).await? {
             Ok(finished) => finished,
             Err(refusal) => return Ok(Err(refusal)),
         };
         self.recorder.nudge();
         self.outbox.nudge();
-        let signed_in = self.signed_in(opening, finished, device.token)?;
+        let mut signed_in = self.signed_in(opening, finished, device.token)?;
+        signed_in.enrolment = self.enrolment.accepted(offer, invited.as_deref());
         let session_id = signed_in.session_id;
         tracing::info!(event = "user_authenticated", method = "second_factor", user_id = %user, %session_id);
         Ok(Ok(signed_in))

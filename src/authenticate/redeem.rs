@@ -6,6 +6,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::enrolment::EnrolmentLink;
+use super::second_factor::{Purpose, Typed};
 use super::{Authenticate, Lane, invalid_credentials};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome};
@@ -40,10 +41,12 @@ impl Authenticate {
         let user = invited.map_or_else(|| self.context.new_id(), |invited| invited.user_id);
         self.show_password_at_once(call, user, redemption.password).await?;
         let invited = invited.ok_or_else(invalid_credentials)?;
-        // Nobody gets by without the second factor they have, as long as it cannot be shown here.
-        if invited.second_factor || !redemption.code.is_empty() {
-            self.record_refusal(call, user, "second_factor").await?;
-            return Err(invalid_credentials());
+        if invited.second_factor {
+            let refused = Event::new(EventType::MigrationInvitationRefused, call);
+            let (purpose, code) = (Purpose { pending: false, refused }, Typed::of_either_kind(redemption.code));
+            // Spent for good before Kanidm is asked: a redemption that fails there takes another code.
+            let (tx, _) = self.spend_code(call, user, code, purpose).await?;
+            tx.commit().await?;
         }
         let link = self.enrolment.link(call, invited).await;
         if link.as_ref().is_err_and(|fault| fault.reason() == Reason::InvalidCredentials) {

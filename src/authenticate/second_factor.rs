@@ -90,7 +90,14 @@ impl Authenticate {
         self.on_the_grid(came_in, answer).await
     }
 
-    async fn spend_code(&self, call: &Call, user: Uuid, typed: Typed, purpose: Purpose) -> Result<(Tx, Spend)> {
+    /// As [`Self::show_code`], for whoever holds the refusal back until the next point of the grid by themselves.
+    pub(super) async fn spend_code(
+        &self,
+        call: &Call,
+        user: Uuid,
+        typed: Typed,
+        purpose: Purpose,
+    ) -> Result<(Tx, Spend)> {
         let (now, pending) = (self.context.now(), purpose.pending);
         let (reserved, totp) = store::begin(self.db.pool(), user, pending, now, &self.config.passwords).await?;
         if pending && reserved.refusal == Some("no_second_factor") {

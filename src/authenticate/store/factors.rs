@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::login::{Finished, Reserved};
 use crate::audit::Prepared;
 use crate::authenticate::UserView;
+use crate::authenticate::enrolment::Offer;
 use crate::config::PasswordConfig;
 use crate::fault::Result;
 use crate::session::Rights;
@@ -146,17 +147,20 @@ pub(in crate::authenticate) struct MfaFinish<'a> {
     /// For a recovery code: that it was used, and the message that says so.
     pub code_event: Prepared,
     pub mail: Option<Value>,
+    /// An invitation, should the login be complete.
+    pub offer: Option<&'a Offer>,
 }
 
 /// Spends code and challenge and completes the login; or why the code does not count.
 pub(in crate::authenticate) async fn mfa_finish(
     pool: &PgPool,
     finish: MfaFinish<'_>,
-) -> Result<std::result::Result<Finished, &'static str>> {
+) -> Result<std::result::Result<(Finished, Option<String>), &'static str>> {
     let (totp_id, step, digests) = finish.spend.parts();
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", tenant_id, choices, roles, permissions, platform_permissions,
-               tokens_valid_from, must_change_password, email, username, full_name, auth_method, known_device
+               tokens_valid_from, must_change_password, email, username, full_name, auth_method, known_device,
+               invitation_offer(outcome, known_device, $16, $6, $17, $18) AS invited
            FROM mfa_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
         finish.challenge,
         totp_id,
@@ -173,10 +177,13 @@ pub(in crate::authenticate) async fn mfa_finish(
         finish.code_event.event,
         finish.code_event.personal.as_deref(),
         finish.mail,
+        finish.user,
+        finish.offer.map(|offer| &offer.record),
+        finish.offer.and_then(|offer| offer.personal.as_deref()),
     )
     .fetch_one(pool)
     .await?;
-    Ok(Ok(match row.outcome.as_str() {
+    let finished = match row.outcome.as_str() {
         "signed_in" => Finished::SignedIn {
             rights: Rights {
                 tenant_id: row.tenant_id,
@@ -199,7 +206,8 @@ pub(in crate::authenticate) async fn mfa_finish(
         "tenant_required" => Finished::TenantRequired(row.choices.unwrap_or_default()),
         "refused" => Finished::Refused,
         reason => return Ok(Err(refusal(reason))),
-    }))
+    };
+    Ok(Ok((finished, row.invited)))
 }
 
 /// A user's factors as they stand, kept from every other change until the transaction ends.

@@ -4,6 +4,7 @@ mod carry_over;
 mod hints;
 mod links;
 mod redeem;
+mod second_factor;
 mod void;
 
 use sidle::proto;

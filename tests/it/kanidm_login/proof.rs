@@ -1,16 +1,18 @@
 //! A login at Kanidm as a proof that somebody is there now. Kanidm 1.11 says when a person authenticated; others do not.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use sidle::access::{Call, Principal};
-use sidle::authenticate::KanidmReturn;
-use sidle::fault::Reason;
 use sidle::proto::KanidmLoginPurpose::{Link, StepUp};
+use sidle::proto::step_up_request::Proof;
+use sidle::proto::{EnrollTotpRequest, KanidmProof, StepUpRequest};
 use sidle_dev::persona::Returned;
+use tonic_types::StatusExt as _;
 
 use super::{World, complete_as, person};
 use crate::look::reason;
+
+/// A call that needs a proof.
+const SENSITIVE: &str = "sidle.v1.AuthenticateService/EnrollTotp";
 
 impl World {
     /// Whether this Kanidm says when a person authenticated.
@@ -21,18 +23,20 @@ impl World {
         (parts.next().unwrap(), parts.next().unwrap()) >= (1, 11)
     }
 
-    fn principal(&self, token: &str) -> Arc<Principal> {
-        self.server.app().verifier.principal(token, "sidle").unwrap()
+    /// What `StepUp` says to the proof.
+    async fn prove(&self, token: &str, back: &Returned, secret: &str) -> Result<(), String> {
+        let proof = KanidmProof { state: back.state.clone(), code: back.code.clone(), login_secret: secret.to_owned() };
+        let request =
+            StepUpRequest { method: SENSITIVE.to_owned(), target: String::new(), proof: Some(Proof::Kanidm(proof)) };
+        let mut client = self.server.client(token).authenticate;
+        client.step_up(request).await.map(drop).map_err(|status| reason(&status))
     }
 
-    /// The proof as `StepUp` takes it.
-    async fn prove(&self, token: &str, back: &Returned, secret: &str) -> Result<(), Reason> {
-        let principal = Some(self.principal(token));
-        let correlation_id = self.server.context.new_id();
-        let call = Call { correlation_id, address: None, user_agent: None, principal, step_up: None };
-        let text = |text: &str| text.to_owned().into();
-        let back = KanidmReturn { state: text(&back.state), code: text(&back.code), secret: text(secret) };
-        self.server.app().authenticate.kanidm_proof(&call, &back).await.map_err(|fault| fault.reason())
+    /// The ways to prove it that a sensitive call names when it is made without a proof.
+    async fn ways(&self, token: &str) -> String {
+        let status = self.server.client(token).authenticate.enroll_totp(EnrollTotpRequest {}).await.unwrap_err();
+        assert_eq!(reason(&status), "STEP_UP_REQUIRED");
+        status.get_details_error_info().unwrap().metadata["ways"].clone()
     }
 
     /// Goes to Kanidm to prove, and comes back from a browser where this person is signed in.
@@ -52,14 +56,13 @@ async fn a_proof_is_offered_only_where_kanidm_tells_when_a_person_authenticated(
     let Some(world) = World::new(name).await else { return };
     let tells = world.tells_auth_time().await;
     let token = world.login().await.unwrap().tokens.unwrap().access_token;
-    let offered = world.server.app().authenticate.offers_kanidm_proof(world.user).await.unwrap();
-    assert_eq!(offered, tells);
+    assert_eq!(world.ways(&token).await.split(',').any(|way| way == "kanidm"), tells);
     let begun = world.go(&token, StepUp).await.map(drop).map_err(|status| reason(&status));
     assert_eq!(begun, if tells { Ok(()) } else { Err("KANIDM_PROOF_UNAVAILABLE".to_owned()) });
     // Whoever is not linked has nobody to prove it.
-    let bob = world.server.user(world.tenant, "bob@example.com", "user").await;
-    assert!(!world.server.app().authenticate.offers_kanidm_proof(bob).await.unwrap());
+    world.server.user(world.tenant, "bob@example.com", "user").await;
     let bobs = world.server.sign_in("bob@example.com").await.access_token;
+    assert_eq!(world.ways(&bobs).await, "password");
     assert_eq!(reason(&world.go(&bobs, StepUp).await.unwrap_err()), "KANIDM_PROOF_UNAVAILABLE");
 }
 
@@ -73,25 +76,25 @@ async fn the_callers_own_person_proves_it_in_the_callers_session_once_and_within
     let token = world.login().await.unwrap().tokens.unwrap().access_token;
     let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
     world.prove(&token, &back, &secret).await.expect("just authenticated");
-    assert_eq!(world.prove(&token, &back, &secret).await, Err(Reason::InvalidLoginAttempt), "once");
+    assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_LOGIN_ATTEMPT".to_owned()), "once");
 
     // Somebody else's person, one's own other session, another purpose.
     let (_, stranger) = person(&world.kanidm, "stranger").await;
     let (back, secret) = world.prove_at_kanidm(&token, &stranger).await;
-    assert_eq!(world.prove(&token, &back, &secret).await, Err(Reason::InvalidCredentials));
+    assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_CREDENTIALS".to_owned()));
     let other = world.login().await.unwrap().tokens.unwrap().access_token;
     let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
-    assert_eq!(world.prove(&other, &back, &secret).await, Err(Reason::InvalidLoginAttempt));
+    assert_eq!(world.prove(&other, &back, &secret).await, Err("INVALID_LOGIN_ATTEMPT".to_owned()));
     let refused = complete_as(&world.server, &token, &back, &secret).await.unwrap_err();
     assert_eq!(reason(&refused), "INVALID_LOGIN_ATTEMPT", "it begins no session and links nobody");
     world.server.user(world.tenant, "bob@example.com", "user").await;
     let bobs = world.server.sign_in("bob@example.com").await.access_token;
     let begun = world.go(&bobs, Link).await.unwrap();
     let linking = world.kanidm.authorise(&stranger, &begun.authorization_url).await.unwrap();
-    assert_eq!(world.prove(&bobs, &linking, &begun.login_secret).await, Err(Reason::InvalidLoginAttempt));
+    assert_eq!(world.prove(&bobs, &linking, &begun.login_secret).await, Err("INVALID_LOGIN_ATTEMPT".to_owned()));
 
     // A browser in which somebody authenticated longer ago: a machine that was left alone.
     let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
     world.server.context.clock.advance(Duration::from_secs(5 * 60));
-    assert_eq!(world.prove(&token, &back, &secret).await, Err(Reason::InvalidCredentials));
+    assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_CREDENTIALS".to_owned()));
 }
