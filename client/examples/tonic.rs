@@ -6,7 +6,7 @@ use sidle_client::{Caller, Protect, Settings, Verifier};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 struct Guarded;
 
@@ -24,10 +24,6 @@ impl Health for Guarded {
 
     async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("this example does not watch"))
-    }
-
-    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
-        Err(Status::unimplemented("this example does not list"))
     }
 }
 

@@ -204,7 +204,7 @@ mod tests {
         let start = clock::instant();
         let at = |seconds| start + Duration::from_secs(seconds);
         // Sidle's clock is a year behind; nobody cares.
-        let theirs = |seconds| DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap();
+        let theirs = |seconds| DateTime::from_timestamp(1_700_000_000 + i64::from(seconds), 0).unwrap();
         let anchor = Anchor { asked: at(100), first_sent: theirs(0) };
         assert_eq!(anchor.local(theirs(0), at(101)), Some(at(100)), "at the earliest when it was asked for");
         assert_eq!(anchor.local(theirs(-3), at(101)), Some(at(97)), "the replica itself knew only that much");

@@ -19,7 +19,7 @@ use crate::session::{Wish, no_tenant};
 #[derive(Debug)]
 pub(super) enum Completed {
     /// A session.
-    SignedIn(SignedIn),
+    SignedIn(Box<SignedIn>),
     /// A link between the caller and this person; how many other sessions ended.
     Linked(Uuid, usize),
 }
@@ -53,7 +53,10 @@ impl Authenticate {
                 let ended = self.link_person(call, holder, &arrived.person).await?;
                 Ok(Completed::Linked(arrived.person.person, ended))
             }
-            _ => self.sign_in_person(call, &arrived.wish, &arrived.person).await.map(Completed::SignedIn),
+            _ => self
+                .sign_in_person(call, &arrived.wish, &arrived.person)
+                .await
+                .map(|signed_in| Completed::SignedIn(Box::new(signed_in))),
         }
     }
 

@@ -14,6 +14,9 @@ use super::ConfigError;
 /// Shortest key of an old client, in bytes: as long as what HMAC-SHA-256 makes of it.
 const SHORTEST_SECRET: usize = 32;
 
+/// An old client: its audience, and its key.
+pub type OldClient = (String, Zeroizing<Vec<u8>>);
+
 /// `[tokens]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,7 +129,7 @@ impl TokenConfig {
     ///
     /// # Errors
     /// When a file cannot be read, or holds less than 256 bits in base64.
-    pub fn old_clients(&self) -> Result<Vec<(String, Zeroizing<Vec<u8>>)>, ConfigError> {
+    pub fn old_clients(&self) -> Result<Vec<OldClient>, ConfigError> {
         let mut clients = Vec::new();
         for (audience, file) in self.old_client_files()? {
             let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|error| {

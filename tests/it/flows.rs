@@ -78,11 +78,8 @@ async fn a_users_day_goes_through() {
 
     // Another password: the other sessions end, this one goes on with new tokens, and the old password is no good.
     let elsewhere = sign_in(&server, FIRST_PASSWORD, false).await.unwrap().tokens.unwrap();
-    let change = ChangePasswordRequest {
-        current_password: FIRST_PASSWORD.to_owned(),
-        new_password: NEW_PASSWORD.to_owned(),
-        ..Default::default()
-    };
+    let change =
+        ChangePasswordRequest { current_password: FIRST_PASSWORD.to_owned(), new_password: NEW_PASSWORD.to_owned() };
     let changed = ann.authenticate.clone().change_password(change).await.unwrap().into_inner();
     let tokens = changed.tokens.expect("new tokens");
     let refused = server.client(&elsewhere.access_token).authenticate.who_am_i(WhoAmIRequest {}).await.unwrap_err();

@@ -93,7 +93,7 @@ impl Enrolment {
         let since = self.context.clock.instant();
         loop {
             match store::begin(self.db.pool(), invited, self.context.now(), lease).await? {
-                Begun::Begun { person, link } => return Ok((person, link)),
+                Begun::Leased { person, link } => return Ok((person, link)),
                 Begun::Gone => return Err(invalid_credentials()),
                 Begun::Busy if self.context.clock.instant() - since >= self.config.kanidm.timeout => {
                     return Err(link_out(Duration::from_secs(1)));

@@ -51,7 +51,7 @@ pub(super) async fn complete(
     let back = returned(request.state, request.code, request.login_secret)?;
     Ok(match service.room.complete_kanidm(&call, back, holder).await? {
         Completed::SignedIn(signed_in) => {
-            proto::CompleteKanidmLoginResponse { signed_in: Some(convert::signed_in(signed_in)), linked: None }
+            proto::CompleteKanidmLoginResponse { signed_in: Some(convert::signed_in(*signed_in)), linked: None }
         }
         Completed::Linked(person, ended) => {
             let linked = proto::KanidmLink {

@@ -40,10 +40,8 @@ pub(in crate::authenticate) enum Begun {
     Gone,
     /// Somebody else holds it.
     Busy,
-    Begun {
-        person: Uuid,
-        link: Option<LiveLink>,
-    },
+    /// It is ours now.
+    Leased { person: Uuid, link: Option<LiveLink> },
 }
 
 /// A password that may be carried over.
@@ -96,7 +94,7 @@ pub(in crate::authenticate) async fn begin(
                 sealed: row.link,
                 wait: Duration::try_from_secs_f64(row.wait.unwrap_or_default()).unwrap_or_default(),
             });
-            Ok(Begun::Begun { person, link })
+            Ok(Begun::Leased { person, link })
         }
         (Some("busy"), _) => Ok(Begun::Busy),
         (Some("gone"), _) => Ok(Begun::Gone),

@@ -186,11 +186,7 @@ async fn unlocking_opens_the_account_and_its_devices_at_once() {
     guess(&server, &device, 5).await;
     refused(&server, "", "locked").await;
     refused(&server, &device, "locked").await;
-    admin
-        .directory
-        .unlock_user(proto::UnlockUserRequest { user_id: user.to_string(), ..Default::default() })
-        .await
-        .unwrap();
+    admin.directory.unlock_user(proto::UnlockUserRequest { user_id: user.to_string() }).await.unwrap();
     from(&server, &device, ADMIN_PASSWORD).await.unwrap();
     from(&server, "", ADMIN_PASSWORD).await.unwrap();
 }

@@ -156,7 +156,7 @@ async fn change(admin: &Client, case: &str, member: &Member) {
         }
         "closed" => {
             let id = get_tenant_request::Identifier::TenantId(member.tenant.to_string());
-            let tenant = directory.get_tenant(GetTenantRequest { identifier: Some(id), ..Default::default() }).await;
+            let tenant = directory.get_tenant(GetTenantRequest { identifier: Some(id) }).await;
             let mut tenant = tenant.unwrap().into_inner().tenant.unwrap();
             tenant.status = TenantStatus::Disabled.into();
             let request =
@@ -364,7 +364,7 @@ async fn a_programs_tokens_end_with_what_they_came_from() {
             }
             _ => {
                 let id = get_tenant_request::Identifier::TenantId(tenant.to_string());
-                let found = directory.get_tenant(GetTenantRequest { identifier: Some(id), ..Default::default() }).await;
+                let found = directory.get_tenant(GetTenantRequest { identifier: Some(id) }).await;
                 let mut tenant = found.unwrap().into_inner().tenant.unwrap();
                 tenant.status = TenantStatus::Disabled.into();
                 let request =

@@ -137,7 +137,7 @@ async fn only_verifiers_of_the_platform_watch_and_only_while_they_are_welcome() 
         })
         .await;
     let etag = found.unwrap().into_inner().service_account.unwrap().etag;
-    let request = proto::DeleteServiceAccountRequest { service_account_id: id, etag, ..Default::default() };
+    let request = proto::DeleteServiceAccountRequest { service_account_id: id, etag };
     directory.delete_service_account(request).await.unwrap();
     let ended = loop {
         match stream.message().await {
