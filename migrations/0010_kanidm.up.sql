@@ -240,12 +240,15 @@ BEGIN
         outcome := CASE
             WHEN u.user_id IS NULL OR u.auth_method = 'password' THEN 'not_linked'
             WHEN u.status <> 'active' THEN 'refused'
+            -- A lock after failures is for those who guess; an administrator's shuts every door.
+            WHEN u.locked_until > p_now AND u.lock_reason = 'administrator' THEN 'refused'
         END;
         v_who := jsonb_strip_nulls(jsonb_build_object('target_kind', CASE WHEN u.user_id IS NOT NULL THEN 'user' END,
             'target_id', u.user_id, 'tenant_id', u.tenant_id));
         IF outcome IS NOT NULL THEN
             PERFORM audit_record(p_refused || v_who || jsonb_build_object('reason',
-                CASE outcome WHEN 'refused' THEN 'disabled' ELSE outcome END), p_refused_personal);
+                CASE WHEN outcome <> 'refused' THEN outcome WHEN u.status <> 'active' THEN 'disabled' ELSE 'locked' END),
+                p_refused_personal);
             EXIT body;
         END IF;
         PERFORM session_sync_groups(u.user_id, p_groups, p_now, p_groups_event || v_who);
@@ -415,6 +418,7 @@ BEGIN
             u.tokens_valid_from
         FROM users u, session_tenant(u.user_id, u.tenant_id, NULL) t, session_rights(u.user_id, t.tenant_id) r
         WHERE u.kanidm_user_id = p_person AND u.auth_method <> 'password' AND u.status = 'active'
+            AND (u.lock_reason = 'administrator' AND u.locked_until > clock_timestamp()) IS NOT TRUE
             AND u.deleted_at IS NULL AND t.outcome = 'found';
     PERFORM session_narrow(v_scope);
 END

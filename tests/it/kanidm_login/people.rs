@@ -63,6 +63,18 @@ async fn who_was_rolled_back_or_disabled_does_not_come_in() {
 }
 
 #[tokio::test]
+async fn an_administrators_lock_shuts_this_door_too_and_a_lock_after_failures_does_not() {
+    let name = "an_administrators_lock_shuts_this_door_too_and_a_lock_after_failures_does_not";
+    let Some(world) = World::new(name).await else { return };
+    let until = "locked_until = now() + interval '1 hour'";
+    set(&world.server, world.user, &format!("{until}, lock_reason = 'too_many_failures'")).await;
+    world.login().await.expect("whoever guesses locks nobody out of Kanidm");
+    set(&world.server, world.user, &format!("{until}, lock_reason = 'administrator'")).await;
+    assert_eq!(reason(&world.login().await.unwrap_err()), "INVALID_CREDENTIALS");
+    assert_eq!(reasons(&world.server, "user.login_refused", "refused").await, ["locked"]);
+}
+
+#[tokio::test]
 async fn groups_give_tenants_and_only_recorded_ones_do() {
     let Some(world) = World::new("groups_give_tenants_and_only_recorded_ones_do").await else { return };
     let (server, kanidm) = (&world.server, &world.kanidm);

@@ -115,6 +115,20 @@ async fn who_is_switched_off_here_loses_kanidms_tokens_too_at_once() {
 }
 
 #[tokio::test]
+async fn whom_an_administrator_locked_stands_behind_no_token_of_kanidms() {
+    let name = "whom_an_administrator_locked_stands_behind_no_token_of_kanidms";
+    let Some(world) = World::new(name).await else { return };
+    let (caller, client) = (verifier_token(&world.server).await, world.client());
+    let lock = "locked_until = now() + interval '1 hour', lock_reason = 'administrator'";
+    set(&world.server, world.user, lock).await;
+    let token = world.own(&world.bearer).await.access_token;
+    assert_eq!(refused(&world.server, &caller, &token, &client).await, "INVALID_TOKEN");
+    set(&world.server, world.user, "locked_until = NULL, lock_reason = NULL").await;
+    let token = world.own(&world.bearer).await.access_token;
+    verify(&world.server, &caller, &token, &client).await.expect("nothing but the lock was in the way");
+}
+
+#[tokio::test]
 async fn what_is_no_access_token_of_kanidms_for_us_of_a_linked_person_is_refused() {
     let name = "what_is_no_access_token_of_kanidms_for_us_of_a_linked_person_is_refused";
     let Some(world) = World::new(name).await else { return };

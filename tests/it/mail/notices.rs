@@ -78,6 +78,7 @@ async fn every_change_of_a_credential_tells_its_user() {
         update_mask: Some(prost_types::FieldMask { paths: vec!["email".to_owned()] }),
         validate_only: false,
     };
+    let update = admin.proven("sidle.v1.DirectoryService/UpdateUser", &user.to_string(), update).await;
     admin.directory.clone().update_user(update).await.unwrap();
     let mut told = Vec::new();
     for _ in 0..3 {

@@ -135,7 +135,9 @@ async fn change(admin: &Client, case: &str, member: &Member) {
                 ..Default::default()
             };
             let role = directory.create_role(role).await.unwrap().into_inner().role.unwrap();
-            directory.create_membership(membership(member.user, place, &role.role_id)).await.map(drop)
+            let grant = membership(member.user, place, &role.role_id);
+            let grant = admin.proven("sidle.v1.DirectoryService/CreateMembership", &user_id, grant).await;
+            directory.create_membership(grant).await.map(drop)
         }
         "ungranted" => {
             let request = DeleteMembershipRequest { membership_id: member.membership.clone() };
