@@ -10,9 +10,9 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::link::Link;
-use crate::proto::GetJwksRequest;
 use crate::proto::authenticate_service_client::AuthenticateServiceClient;
-use crate::{clock, proto};
+use crate::proto::{GetJwksRequest, GetJwksResponse};
+use crate::{clock, proto, wire};
 
 /// Keys are fetched again no sooner than this, whoever presents unknown key ids.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -78,19 +78,24 @@ impl Keys {
     async fn fetch(&self) -> Result<Duration, Status> {
         let mut client = AuthenticateServiceClient::new(self.link.channel());
         let answer = self.link.patiently(client.get_jwks(GetJwksRequest {})).await?.into_inner();
-        let keys = answer.keys.into_iter().filter_map(|key| {
-            let kid = key.kid.clone();
-            let key = VerifyingKey::from_jwk(&read(key));
-            if key.is_none() {
-                tracing::warn!(kid, "a key of Sidle is of a kind that is not known here");
-            }
-            key.map(|key| (key.kid(), Arc::new(key)))
-        });
-        let keys: Set = keys.collect();
+        let (keys, life) = usable(answer);
         *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
-        let life = answer.max_age.and_then(|age| Duration::try_from(age).ok()).unwrap_or(*LIFE.start());
-        Ok(life.clamp(*LIFE.start(), *LIFE.end()))
+        Ok(life)
     }
+}
+
+/// The keys of an answer that are of a kind known here, and how long they are good for.
+pub(crate) fn usable(answer: GetJwksResponse) -> (Set, Duration) {
+    let life = answer.max_age.and_then(wire::duration).unwrap_or(*LIFE.start());
+    let keys = answer.keys.into_iter().filter_map(|key| {
+        let kid = key.kid.clone();
+        let key = VerifyingKey::from_jwk(&read(key));
+        if key.is_none() {
+            tracing::warn!(kid, "a key of Sidle is of a kind that is not known here");
+        }
+        key.map(|key| (key.kid(), Arc::new(key)))
+    });
+    (keys.collect(), life.clamp(*LIFE.start(), *LIFE.end()))
 }
 
 fn read(key: proto::Jwk) -> Jwk {

@@ -24,11 +24,15 @@
 
 mod caller;
 mod clock;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod layer;
 mod link;
 mod revocations;
 mod verifier;
+mod wire;
 
 use std::time::Duration;
 

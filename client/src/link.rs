@@ -4,19 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::proto::AuthenticateServiceAccountRequest;
 use crate::proto::authenticate_service_client::AuthenticateServiceClient;
+use crate::proto::{AuthenticateServiceAccountRequest, AuthenticateServiceAccountResponse};
 use crate::{Secret, clock};
 
 /// Longest time that a call may take which is not a stream.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// An access token whose time cannot be told is used this long.
 const SHORT: Duration = Duration::from_secs(60);
+/// No access token is used longer, whenever it is said to end.
+const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// Clones are the same way.
 #[derive(Clone)]
@@ -31,9 +34,10 @@ struct Inner {
     token: Mutex<Option<Access>>,
 }
 
-struct Access {
-    value: MetadataValue<Ascii>,
-    renew_at: Instant,
+/// An access token as it comes with every request, until it is renewed.
+pub(crate) struct Access {
+    pub value: MetadataValue<Ascii>,
+    pub renew_at: Instant,
 }
 
 impl Link {
@@ -93,12 +97,23 @@ impl Link {
         let api_key = self.inner.api_key.0.to_string();
         let request = AuthenticateServiceAccountRequest { api_key, ..Default::default() };
         let answer = self.patiently(client.authenticate_service_account(request)).await?.into_inner();
-        let unusable = |_| Status::internal("Sidle gave an access token that is none");
-        let mut value: MetadataValue<Ascii> = format!("Bearer {}", answer.access_token).parse().map_err(unusable)?;
-        value.set_sensitive(true);
-        let seconds = answer.access_token_expires_at.map(|at| at.seconds - clock::now().timestamp());
-        let life = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(SHORT, Duration::from_secs);
-        *token = Some(Access { value: value.clone(), renew_at: clock::instant() + life.max(SHORT).mul_f64(0.7) });
+        let access = access(&answer, clock::now(), clock::instant())?;
+        let value = access.value.clone();
+        *token = Some(access);
         Ok(value)
     }
+}
+
+/// The access token in an answer that came at this time, by both clocks.
+pub(crate) fn access(
+    answer: &AuthenticateServiceAccountResponse,
+    now: DateTime<Utc>,
+    instant: Instant,
+) -> Result<Access, Status> {
+    let unusable = |_| Status::internal("Sidle gave an access token that is none");
+    let mut value: MetadataValue<Ascii> = format!("Bearer {}", answer.access_token).parse().map_err(unusable)?;
+    value.set_sensitive(true);
+    let seconds = answer.access_token_expires_at.and_then(|at| at.seconds.checked_sub(now.timestamp()));
+    let life = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(SHORT, Duration::from_secs);
+    Ok(Access { value, renew_at: instant + life.clamp(SHORT, LONG).mul_f64(0.7) })
 }

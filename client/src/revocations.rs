@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::link::Link;
 use crate::proto::session_service_client::SessionServiceClient;
 use crate::proto::{self, WatchRevocationsRequest, WatchRevocationsResponse};
-use crate::{Settings, Stale, clock};
+use crate::{Settings, Stale, clock, wire};
 
 /// Pauses between attempts to reach Sidle, growing from the one to the other.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -157,13 +157,13 @@ impl Revocations {
         if !message.cursor.is_empty() {
             *lock(&self.inner.cursor) = message.cursor;
         }
-        let sent = message.sent_at.and_then(time);
+        let sent = message.sent_at.and_then(wire::time);
         if anchor.is_none() {
             *anchor = sent.map(|first_sent| Anchor { asked, first_sent });
         }
-        let complete = message.complete_until.and_then(time);
+        let complete = message.complete_until.and_then(wire::time);
         let mut freshness = lock(&self.inner.freshness);
-        freshness.bound = message.bound.and_then(|bound| Duration::try_from(bound).ok()).or(freshness.bound);
+        freshness.bound = message.bound.and_then(wire::duration).or(freshness.bound);
         // Before it has caught up, what there is of a picture is no picture.
         if message.caught_up
             && let (Some(anchor), Some(complete)) = (*anchor, complete)
@@ -181,18 +181,77 @@ fn revocation(revocation: &proto::Revocation) -> Option<Revocation> {
         Wire::SessionId(session) => Revoked::Session(id(session)?),
         Wire::Kid(kid) => Revoked::Key(id(kid)?),
         Wire::Principal(principal) => {
-            Revoked::Principal(id(&principal.subject)?, principal.tokens_valid_from.and_then(time)?)
+            Revoked::Principal(id(&principal.subject)?, principal.tokens_valid_from.and_then(wire::time)?)
         }
     };
-    Some(Revocation { revoked, forget_after: revocation.forget_after.and_then(time)? })
-}
-
-fn time(time: prost_types::Timestamp) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
+    Some(Revocation { revoked, forget_after: revocation.forget_after.and_then(wire::time)? })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::Secret;
+
+    /// Messages of one stream, each with its length before it. Whatever they are: what was revoked is refused until it
+    /// may be forgotten, nothing is that nobody revoked, and the picture never looks younger than it is.
+    pub(crate) fn stream(mut data: &[u8]) {
+        let own = Duration::from_secs(5);
+        let settings = Settings { bound: Some(own), ..Settings::default() };
+        let revocations = Revocations::new(Link::new(&[], Secret::default()), &settings);
+        let inner = &*revocations.inner;
+        let (asked, mut anchor, mut told) = (clock::instant(), None, Vec::new());
+        while !data.is_empty()
+            && let Ok(message) = WatchRevocationsResponse::decode_length_delimited(&mut data)
+        {
+            told.extend(message.revocations.iter().filter_map(revocation));
+            let (caught_up, cursor) = (message.caught_up, message.cursor.clone());
+            let (before, cursor_before) = (lock(&inner.freshness).complete, lock(&inner.cursor).clone());
+            let earlier = clock::now();
+            revocations.take(message, asked, &mut anchor);
+            let (later, instant) = (clock::now(), clock::instant());
+
+            let complete = lock(&inner.freshness).complete;
+            assert!(complete >= before && complete <= Some(instant), "the picture looks younger than it is");
+            assert!(caught_up || complete == before, "what is no picture yet passes for one");
+            assert!(complete.is_some() || !revocations.is_usable());
+            assert!(revocations.bound() <= own);
+            let expected = if cursor.is_empty() { cursor_before } else { cursor };
+            assert_eq!(*lock(&inner.cursor), expected);
+
+            let picture = inner.picture.read().unwrap_or_else(PoisonError::into_inner);
+            assert!(picture.len() <= told.len(), "something is refused that nobody revoked");
+            assert!(picture.all().iter().all(|one| one.forget_after > earlier), "what is over is remembered");
+            for one in told.iter().filter(|one| one.forget_after > later) {
+                assert!(is_refused(&picture, one.revoked), "{one:?} is let through");
+            }
+        }
+
+        // It comes to the same whatever came how often in which order.
+        let (mut once, mut twice) = (Picture::default(), Picture::default());
+        told.iter().for_each(|one| once.apply(*one));
+        told.iter().rev().chain(&told).for_each(|one| twice.apply(*one));
+        let sorted = |picture: &Picture| {
+            let mut all = picture.all();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(sorted(&once), sorted(&twice));
+    }
+
+    fn is_refused(picture: &Picture, revoked: Revoked) -> bool {
+        let (nobody, at) = (Uuid::max(), DateTime::<Utc>::MAX_UTC);
+        match revoked {
+            Revoked::Session(id) => picture.refuses(Some(id), nobody, None, at),
+            Revoked::Key(id) => picture.refuses(None, nobody, Some(id), at),
+            Revoked::Principal(id, void) => picture.refuses(None, id, None, void),
+        }
+    }
 }
 
 #[cfg(test)]

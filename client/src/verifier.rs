@@ -11,9 +11,9 @@ use tokio::task::AbortHandle;
 use crate::caller::Caller;
 use crate::keys::Keys;
 use crate::link::Link;
-use crate::proto::VerifyTokensRequest;
 use crate::proto::authenticate_service_client::AuthenticateServiceClient;
 use crate::proto::token_verdict::Verdict;
+use crate::proto::{Reason, VerifyTokensRequest, VerifyTokensResponse};
 use crate::revocations::Revocations;
 use crate::{Mode, Settings, SettingsError, clock};
 
@@ -184,11 +184,7 @@ impl Inner {
             AuthenticateServiceClient::new(self.link.channel()).verify_tokens(request).await
         };
         match self.link.patiently(asked).await {
-            Ok(answer) => match answer.into_inner().verdicts.pop().and_then(|verdict| verdict.verdict) {
-                Some(Verdict::Claims(claims)) => Caller::from_claims(claims).ok_or(Refused::Unavailable),
-                Some(Verdict::Refused(_)) => Err(Refused::Token),
-                None => Err(Refused::Unavailable),
-            },
+            Ok(answer) => verdict(answer.into_inner()),
             Err(status) => {
                 tracing::warn!(code = ?status.code(), "Sidle does not check tokens: {}", status.message());
                 self.link.heed(&status).await;
@@ -196,5 +192,15 @@ impl Inner {
                 Err(Refused::Unavailable)
             }
         }
+    }
+}
+
+/// What an answer says about the one token that it is about; nothing when it makes no sense.
+pub(crate) fn verdict(mut answer: VerifyTokensResponse) -> Result<Caller, Refused> {
+    match answer.verdicts.pop().and_then(|verdict| verdict.verdict) {
+        Some(Verdict::Claims(claims)) => Caller::from_claims(claims).ok_or(Refused::Unavailable),
+        Some(Verdict::Refused(reason)) if reason == i32::from(Reason::InvalidToken) => Err(Refused::Token),
+        // About some tokens nothing can be said at the moment, as about Kanidm's own while Kanidm is down.
+        Some(Verdict::Refused(_)) | None => Err(Refused::Unavailable),
     }
 }

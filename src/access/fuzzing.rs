@@ -90,6 +90,10 @@ pub(crate) fn request_fields(data: &[u8]) {
     if let Some(time) = taken(input::from_proto("time", &time)) {
         assert_eq!(input::from_proto("time", &input::to_proto(time)).ok(), Some(time));
     }
+    let length = prost_types::Duration { seconds, nanos: nanos as i32 };
+    if let Some(read) = input::duration(&length) {
+        assert_eq!(prost_types::Duration::try_from(read).ok(), Some(length));
+    }
     if let Some(size) = taken(page_size(size as i32)) {
         assert!((1..=1000).contains(&size));
     }

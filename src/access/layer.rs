@@ -32,24 +32,17 @@ pub async fn admit<B>(
     request: &mut Request<B>,
     holder: Result<Option<CertificateIdentity>>,
 ) -> Result<()> {
-    let path = request.uri().path();
-    let policy = match policy_of(path) {
-        Some(policy) => policy,
-        None if path.starts_with("/grpc.health.v1.") => Policy::Public,
-        None if path.starts_with("/grpc.reflection.") && gate.open_reflection => Policy::Public,
-        // Everything else exists only for those who have signed in; the router then says that there is nothing.
-        None => Policy::Authenticated,
-    };
+    let policy = policy(gate, request.uri().path());
     if policy == Policy::Public {
         return Ok(());
     }
-    let principal = match (holder?, request.headers().contains_key(header::AUTHORIZATION)) {
-        (None, _) => principal(gate, request)?,
-        (Some(holder), false) => gate.certificates.principal(&gate.verifier, &holder).await?,
+    let (principal, certificate) = match (holder?, request.headers().contains_key(header::AUTHORIZATION)) {
+        (None, _) => (principal(gate, request)?, None),
+        (Some(holder), false) => (gate.certificates.principal(&gate.verifier, &holder).await?, None),
         (Some(holder), true) => {
             let token = principal(gate, request)?;
             let certificate = gate.certificates.principal(&gate.verifier, &holder).await?;
-            Arc::new(narrowed(&token, &certificate))
+            (Arc::new(narrowed(&token, &certificate)), Some(certificate))
         }
     };
     if let Policy::Permission(permission) = policy
@@ -59,8 +52,20 @@ pub async fn admit<B>(
     }
     if let Some(call) = request.extensions_mut().get_mut::<Call>() {
         call.principal = Some(principal);
+        call.certificate = certificate;
     }
     Ok(())
+}
+
+/// The policy of what lies at `path`.
+pub fn policy(gate: &Gate, path: &str) -> Policy {
+    match policy_of(path) {
+        Some(policy) => policy,
+        None if path.starts_with("/grpc.health.v1.") => Policy::Public,
+        None if path.starts_with("/grpc.reflection.") && gate.open_reflection => Policy::Public,
+        // Everything else exists only for those who have signed in; the router then says that there is nothing.
+        None => Policy::Authenticated,
+    }
 }
 
 fn principal<B>(gate: &Gate, request: &Request<B>) -> Result<Arc<Principal>> {

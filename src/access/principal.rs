@@ -93,6 +93,10 @@ pub struct Call {
     pub user_agent: Option<String>,
     /// Who calls; none for a public RPC.
     pub principal: Option<Arc<Principal>>,
+    /// The account of the client certificate, where one came besides the token of `principal`, whose rights it bounds.
+    pub certificate: Option<Arc<Principal>>,
+    /// SHA-256 of the secret in `sidle-known-device`, by which the caller's device may be known.
+    pub known_device: Option<[u8; 32]>,
     /// SHA-256 of the token in `sidle-step-up`, the fresh proof that came with the call.
     pub step_up: Option<[u8; 32]>,
 }
@@ -112,7 +116,15 @@ impl Call {
 
     /// A call that the service makes by itself, such as a migration engine's work.
     pub fn internal(correlation_id: Uuid) -> Self {
-        Self { correlation_id, address: None, user_agent: None, principal: None, step_up: None }
+        Self {
+            correlation_id,
+            address: None,
+            user_agent: None,
+            principal: None,
+            certificate: None,
+            known_device: None,
+            step_up: None,
+        }
     }
 
     /// Who calls.

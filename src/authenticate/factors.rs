@@ -51,7 +51,7 @@ impl Authenticate {
         }
         self.step_ups.require(&mut tx, call, ENROLL, None).await?;
         let (totp, totp_id) = (Totp::generate(&self.context.entropy), self.context.new_id());
-        let secret = self.keyring.seal(&self.context.entropy, place(totp_id), totp.secret());
+        let secret = self.keyring.seal(&self.context.entropy, place(user), totp.secret());
         let lifetime = self.config.mfa.enrolment_lifetime;
         let sealed = SealedTotp { totp_id, secret };
         let expires_at = store::enrol(&mut tx, user, &sealed, self.context.now(), lifetime).await?;

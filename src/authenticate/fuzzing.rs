@@ -2,12 +2,22 @@
 
 use std::sync::OnceLock;
 
+use hmac::{Hmac, Mac as _};
+use sha1::Sha1;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
 use super::bcrypt_hash::{BcryptHash, Unusable};
 use super::breached::Breached;
 use super::policy::Policy;
+use super::second_factor::Typed;
+use super::totp::{Code, Totp};
+use super::{Factor, recovery_codes};
 use crate::config::Config;
+use crate::context::Entropy;
 use crate::fuzzing::{Input, check_refusal};
 use crate::migration::hash_form::{self, HashFault};
+use crate::seal::Keyring;
 
 /// What an import takes can be verified at login; what it does not take for its cost is not computed there either.
 pub(crate) fn bcrypt_hash(data: &[u8]) {
@@ -68,4 +78,65 @@ pub(crate) fn new_passwords(data: &[u8]) {
         }
         Err(fault) => check_refusal(&fault),
     }
+}
+
+/// A time, a byte that chooses a step near it, a line of secret, then what somebody typed. It is a code of one kind at
+/// most; a code of an application counts for the newest of three steps that has it and for no other, and a recovery code
+/// for itself alone, however it is typed.
+pub(crate) fn second_factors(data: &[u8]) {
+    let mut input = Input::new(data);
+    let (seconds, near) = (input.number(), i64::from(input.byte() % 7) - 3);
+    let (secret, typed) = (input.line(), input.rest_as_text());
+
+    let digits = typed.replace(' ', "");
+    let is_totp = digits.len() == 6 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    assert_eq!(Code::parse(&typed).is_some(), is_totp);
+    assert_eq!(Typed::of_either_kind(typed.to_string().into()).factor() == Factor::Totp, is_totp);
+    let (totp, now) = (Totp::from_secret(Zeroizing::new(secret.to_vec())), Totp::step(seconds));
+    let real = hotp(secret, now + near);
+    let shown = format!("{} {} ", &real[..3], &real[3..]);
+    for text in [&*typed, real.as_str(), shown.as_str()] {
+        let Some(code) = Code::parse(text) else { continue };
+        let newest = (now - 1..=now + 1).rev().find(|step| hotp(secret, *step) == text.replace(' ', ""));
+        assert_eq!(totp.matching_step(code, seconds), newest, "{text:?}");
+    }
+    assert_eq!(totp.base32().len(), (secret.len() * 8).div_ceil(5));
+    let uri = totp.uri("Sidle & Sons", &typed);
+    let is_plain = uri.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~@%:/?=&".contains(&byte));
+    assert!(is_plain && uri.matches('?').count() == 1 && uri.matches('&').count() == 4, "{}", *uri);
+
+    recovery_code(&typed, is_totp);
+}
+
+fn recovery_code(typed: &str, is_totp: bool) {
+    let ring = Keyring::new([(2, Zeroizing::new([2; 32])), (1, Zeroizing::new([1; 32]))]).expect("two keys");
+    let (user, other) = (Uuid::from_u128(7), Uuid::from_u128(8));
+    let bare: String = typed.split(|c: char| c == '-' || c.is_whitespace()).collect();
+    let bare = bare.to_ascii_lowercase().replace('o', "0").replace(['i', 'l'], "1");
+    let is_code = bare.len() == 16 && bare.bytes().all(|byte| b"0123456789abcdefghjkmnpqrstvwxyz".contains(&byte));
+    let kept = recovery_codes::digest(&ring, user, typed);
+    assert_eq!(kept.is_some(), is_code);
+    assert_eq!(recovery_codes::digest(&ring, user, &bare), kept, "a code of a code is another code");
+    let found = recovery_codes::candidates(&ring, user, typed);
+    assert_eq!(found.is_some(), is_code);
+    if let (Some(kept), Some(found)) = (kept, found) {
+        assert!(!is_totp, "a code of both kinds");
+        assert!(found.len() == 2 && found[0] == kept && found[1] != kept);
+        assert_ne!(recovery_codes::digest(&ring, other, typed), Some(kept.clone()), "it opens somebody else's account");
+        let changed = format!("{}{}", if bare.starts_with('0') { '1' } else { '0' }, &bare[1..]);
+        assert_ne!(recovery_codes::digest(&ring, user, &changed), Some(kept), "another code opens the account");
+    }
+    let fresh = recovery_codes::generate(&Entropy::system());
+    let kept = recovery_codes::digest(&ring, user, &fresh);
+    assert!(kept.is_some() && recovery_codes::digest(&ring, user, &fresh.to_uppercase().replace('-', " ")) == kept);
+}
+
+/// The code of a step as RFC 4226 has it, written apart from what it checks.
+fn hotp(secret: &[u8], step: i64) -> String {
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret).expect("HMAC takes any key");
+    mac.update(&step.to_be_bytes());
+    let digest = mac.finalize().into_bytes();
+    let at = usize::from(digest[19] % 16);
+    let number = digest[at..at + 4].iter().fold(0_u64, |number, byte| number * 256 + u64::from(*byte));
+    format!("{:06}", number % (1 << 31) % 1_000_000)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -13,6 +14,7 @@ use crate::fault::{Fault, Reason, Result};
 pub struct Gates {
     at_once: usize,
     longest_line: usize,
+    longest_wait: Duration,
     open: Arc<Mutex<HashMap<String, Gate>>>,
 }
 
@@ -30,22 +32,25 @@ pub struct Place {
 }
 
 impl Gates {
-    /// Gates for accounts that are locked after so many attempts, with lines of a bounded length.
-    pub fn new(max_attempts: u32, longest_line: usize) -> Self {
-        // Half, so that two replicas together stay below the lock.
-        let at_once = usize::try_from(max_attempts / 2).unwrap_or(usize::MAX).clamp(1, 64);
-        Self { at_once, longest_line, open: Arc::default() }
+    /// Gates for accounts that are locked after so many attempts, with lines of a bounded length and a bounded wait.
+    pub fn new(max_attempts: u32, longest_line: usize, longest_wait: Duration) -> Self {
+        // A quarter, so that several replicas, and the several names of an account, together stay below the lock.
+        let at_once = usize::try_from(max_attempts / 4).unwrap_or(usize::MAX).clamp(1, 64);
+        Self { at_once, longest_line, longest_wait, open: Arc::default() }
     }
 
     /// Waits for a place.
     ///
     /// # Errors
-    /// `OVERLOADED` when too many wait already.
+    /// `OVERLOADED` when too many wait already, or when the wait was too long.
     pub async fn enter(&self, identifier: &str) -> Result<Place> {
         let places = self.join(identifier)?;
         // From here on the place is given back whatever happens, also when the caller goes away while it waits.
         let mut place = Place { gates: self.clone(), identifier: identifier.to_owned(), permit: None };
-        place.permit = places.acquire_owned().await.ok();
+        match tokio::time::timeout(self.longest_wait, places.acquire_owned()).await {
+            Ok(permit) => place.permit = permit.ok(),
+            Err(_) => return Err(overloaded()),
+        }
         Ok(place)
     }
 
@@ -55,8 +60,7 @@ impl Gates {
             .entry(identifier.to_owned())
             .or_insert_with(|| Gate { places: Arc::new(Semaphore::new(self.at_once)), users: 0 });
         if gate.users >= self.at_once + self.longest_line {
-            return Err(Fault::new(Reason::Overloaded, "Too many logins with this identifier are waiting.")
-                .retry_after(std::time::Duration::from_secs(1)));
+            return Err(overloaded());
         }
         gate.users += 1;
         Ok(Arc::clone(&gate.places))
@@ -65,6 +69,11 @@ impl Gates {
     fn open(&self) -> MutexGuard<'_, HashMap<String, Gate>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn overloaded() -> Fault {
+    Fault::new(Reason::Overloaded, "Too many logins with this identifier are waiting.")
+        .retry_after(Duration::from_secs(1))
 }
 
 impl Drop for Place {
@@ -86,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_identifier_waits_for_itself_and_for_nobody_else() {
-        let gates = Gates::new(2, 1);
+        let gates = Gates::new(2, 1, Duration::from_secs(60));
         let first = gates.enter("ann").await.unwrap();
         let mut second = Box::pin(gates.enter("ann"));
         tokio::select! { biased; _ = &mut second => unreachable!("one at a time"), _ = gates.enter("bob") => {} }
@@ -97,8 +106,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_waits_longer_than_is_allowed() {
+        let gates = Gates::new(2, 8, Duration::from_millis(1));
+        let first = gates.enter("ann").await.unwrap();
+        assert_eq!(gates.enter("ann").await.err().unwrap().reason(), Reason::Overloaded);
+        drop(first);
+        assert!(gates.open().is_empty());
+    }
+
+    #[tokio::test]
     async fn whoever_goes_away_while_waiting_leaves_nothing_behind() {
-        let gates = Gates::new(2, 8);
+        let gates = Gates::new(2, 8, Duration::from_secs(60));
         let first = gates.enter("ann").await.unwrap();
         {
             let mut waiting = Box::pin(gates.enter("ann"));

@@ -2,7 +2,7 @@
 //! can be worked off in the configured time: whoever would have to wait longer is turned away before anything is done.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ struct Shared {
     admitted: AtomicUsize,
     admitted_units: AtomicU64,
     nanos_per_unit: AtomicU64,
+    /// The highest cost that was met, which a refusal is filled up to.
+    dearest: AtomicU32,
 }
 
 #[derive(Default)]
@@ -115,6 +117,7 @@ impl Hasher {
             admitted: AtomicUsize::new(0),
             admitted_units: AtomicU64::new(0),
             nanos_per_unit: AtomicU64::new(GUESSED_NANOS),
+            dearest: AtomicU32::new(0),
         });
         for number in 0..threads {
             let shared = Arc::clone(&shared);
@@ -142,6 +145,19 @@ impl Hasher {
                 .retry_after(wait.max(Duration::from_secs(1))));
         }
         Ok(ticket)
+    }
+
+    /// A place in the line for comparing a password, whose refusal takes as much as the dearest hash in use.
+    ///
+    /// # Errors
+    /// `OVERLOADED` when that would mean waiting too long.
+    pub fn admit_comparison(&self) -> Result<Ticket> {
+        self.admit(self.cost().max(self.inner.shared.dearest.load(Ordering::Relaxed)))
+    }
+
+    /// Notes a cost that is in use.
+    pub(super) fn met(&self, cost: u32) {
+        self.inner.shared.dearest.fetch_max(cost.min(MAX_COST), Ordering::Relaxed);
     }
 
     /// The cost of new hashes.
@@ -355,6 +371,16 @@ mod tests {
         let hasher = Hasher::new(short, Context::system(), metrics).unwrap();
         let _held = hasher.admit(14).unwrap();
         assert_eq!(hasher.admit(14).err().unwrap().reason(), Reason::Overloaded);
+    }
+
+    #[tokio::test]
+    async fn what_a_refusal_takes_is_what_is_counted_at_the_door() {
+        let hasher = Hasher::new(config(1, 1000), Context::system(), Metrics::new()).unwrap();
+        drop(hasher.admit_comparison().unwrap());
+        hasher.met(9);
+        hasher.met(6);
+        let _held = hasher.admit_comparison().unwrap();
+        assert_eq!(hasher.inner.shared.admitted_units.load(Ordering::Acquire), 1 << 9);
     }
 
     #[tokio::test]

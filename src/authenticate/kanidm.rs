@@ -69,6 +69,8 @@ pub(super) struct Arrived {
     pub purpose: Purpose,
     pub wish: Wish,
     pub person: SignedIn,
+    /// When the attempt began.
+    pub begun_at: DateTime<Utc>,
 }
 
 /// The user and the session behind a call; attempts that belong to one are begun and completed by it alone.
@@ -159,7 +161,12 @@ impl Authenticate {
         };
         let taken = store::take_kanidm(self.db.pool(), taker).await?;
         let Some(taken) = taken.filter(|taken| taken.live) else {
-            self.refuse_kanidm(call, "unknown_attempt").await?;
+            // Anybody can make up attempts, so these are counted and only a sample is written down.
+            if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
+                let event = refused(call).reason("unknown_attempt").detail("left_out", left_out);
+                login::login_refuse(self.db.pool(), &self.recorder.prepare(event), None).await?;
+                self.recorder.nudge();
+            }
             return Err(invalid_attempt());
         };
         let person = match self.exchange_code(kanidm, &taken, &back.code).await {
@@ -184,7 +191,8 @@ impl Authenticate {
             "step_up" => Purpose::StepUp,
             _ => Purpose::Login,
         };
-        Ok(Arrived { purpose, wish: taken.wish, person })
+        let begun_at = begun_at(taken.login_id);
+        Ok(Arrived { purpose, wish: taken.wish, person, begun_at })
     }
 
     async fn exchange_code(&self, kanidm: &Oidc, taken: &Taken, code: &str) -> Result<SignedIn> {
@@ -218,6 +226,15 @@ pub(super) fn refused(call: &Call) -> Event {
 
 fn invalid_attempt() -> Fault {
     Fault::new(Reason::InvalidLoginAttempt, "There is no such login attempt of this client.")
+}
+
+/// When an attempt was begun, which its id says.
+fn begun_at(login_id: Uuid) -> DateTime<Utc> {
+    let (seconds, nanos) = login_id.get_timestamp().map(|at| at.to_unix()).unwrap_or_default();
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| DateTime::from_timestamp(seconds, nanos))
+        .unwrap_or(DateTime::UNIX_EPOCH)
 }
 
 fn place(login_id: Uuid) -> Place {

@@ -15,8 +15,9 @@ impl Authenticate {
     /// whose number this gives.
     ///
     /// # Errors
-    /// `FRESH_LOGIN_REQUIRED` when the password was shown too long ago; `ALREADY_EXISTS` when the user has a person or
-    /// the person a user; `MIGRATION_OVERLAP` while a migration is making a person for the user.
+    /// `FRESH_LOGIN_REQUIRED` when the password was shown too long ago; `FACTOR_STATE` when it must be changed first;
+    /// `ALREADY_EXISTS` when the user has a person or the person a user; `MIGRATION_OVERLAP` while a migration is making a
+    /// person for the user.
     pub(super) async fn link_person(&self, call: &Call, holder: Holder, person: &SignedIn) -> Result<usize> {
         let Holder { user_id, session_id } = holder;
         let prepare = |event: Event| self.recorder.prepare(event);
@@ -69,6 +70,10 @@ pub(super) fn refusal(outcome: &str) -> Fault {
         "already_linked" | "person_taken" => {
             Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")
                 .with("field", "kanidm_user_id")
+        }
+        // Whoever set that password may still know it, and would stay by the link when it has gone.
+        "password_change_required" => {
+            super::second_factor::factor_state("password_change_required", "The password must be changed first.")
         }
         "migrating" => Fault::new(Reason::MigrationOverlap, "A migration is at work on the user."),
         _ => Fault::new(Reason::Unauthenticated, "The session is not accepted any more."),

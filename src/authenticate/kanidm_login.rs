@@ -86,7 +86,13 @@ impl Authenticate {
         let (rights, user) = match finished {
             Some(Finished::SignedIn { rights, user, .. }) => (rights, user),
             Some(Finished::Refused | Finished::MfaRequired { .. }) => return Err(invalid_credentials()),
-            Some(Finished::NoTenant) => return Err(no_tenant()),
+            Some(Finished::NoTenant) => {
+                // What the lost groups gave has ended here already.
+                if let Some((user, void)) = store::voided(&self.db, person.person).await? {
+                    self.sessions.revocations.end_tokens(user, void);
+                }
+                return Err(no_tenant());
+            }
             Some(Finished::TenantRequired(choices)) => return Err(tenant_required(&choices)),
             None => {
                 return Err(Fault::new(Reason::PersonNotLinked, "No user is linked to this Kanidm person."));

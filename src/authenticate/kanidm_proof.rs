@@ -1,7 +1,7 @@
 //! A login at Kanidm as a proof that the user of a session is there now: only where Kanidm says when the person
 //! authenticated, since without that a login may be one click on a session of yesterday.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Authenticate;
 use super::kanidm::{Holder, Purpose, Return};
@@ -12,6 +12,12 @@ use crate::fault::{Fault, Reason, Result};
 
 /// How long ago the person may have authenticated.
 const LATEST: TimeDelta = TimeDelta::minutes(5);
+
+/// Whether somebody who authenticated `at` did so for an attempt that began `begun`: not before, or else whoever sits at
+/// the browser of somebody who has signed in anyway could leave out the question for who they are.
+fn is_of_the_attempt(at: DateTime<Utc>, begun: DateTime<Utc>, now: DateTime<Utc>, leeway: TimeDelta) -> bool {
+    at > now - LATEST && at >= begun - leeway && at <= now + leeway
+}
 
 impl Authenticate {
     /// Succeeds when the person who is linked to the caller has just authenticated at Kanidm, in an attempt that the
@@ -38,7 +44,7 @@ impl Authenticate {
         };
         let now = self.context.now();
         let leeway = TimeDelta::from_std(self.config.kanidm.leeway).unwrap_or_default();
-        if at <= now - LATEST || at > now + leeway {
+        if !is_of_the_attempt(at, arrived.begun_at, now, leeway) {
             self.refuse_kanidm(call, "stale_authentication").await?;
             return Err(super::invalid_credentials());
         }
@@ -49,4 +55,33 @@ impl Authenticate {
 /// The refusal where Kanidm cannot prove that somebody is there now.
 pub(super) fn unavailable() -> Fault {
     Fault::new(Reason::KanidmProofUnavailable, "Kanidm cannot prove for this user that they are there now.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_is_given_during_the_attempt_that_asked_for_it() {
+        let at = |seconds: i64| DateTime::UNIX_EPOCH + TimeDelta::seconds(1_000_000 + seconds);
+        let leeway = TimeDelta::seconds(10);
+        for (authenticated, begun, counts) in [
+            (0, -5, true),
+            (-60, -70, true),
+            // The clocks differ a little.
+            (-75, -70, true),
+            (9, -5, true),
+            // Somebody signed in before, and was not asked again.
+            (-120, -70, false),
+            (-299, -400, true),
+            (-301, -400, false),
+            (11, -5, false),
+        ] {
+            assert_eq!(
+                is_of_the_attempt(at(authenticated), at(begun), at(0), leeway),
+                counts,
+                "{authenticated} {begun}"
+            );
+        }
+    }
 }

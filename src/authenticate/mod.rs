@@ -174,7 +174,7 @@ impl Authenticate {
         step_ups: StepUps,
         enrolment: Enrolment,
     ) -> Self {
-        let gates = Gates::new(config.passwords.max_attempts, config.passwords.queue);
+        let gates = Gates::new(config.passwords.max_attempts, config.passwords.queue, config.passwords.max_wait);
         let (sampled, asked) = (Arc::default(), Arc::default());
         Self {
             config,

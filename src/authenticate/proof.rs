@@ -61,7 +61,7 @@ impl Authenticate {
         password: Zeroizing<String>,
     ) -> Result<Shown> {
         let place = self.gates.enter(&user.to_string()).await?;
-        let ticket = self.hasher.admit(self.hasher.cost())?;
+        let ticket = self.hasher.admit_comparison()?;
         let (room, call) = (self.clone(), call.clone());
         // To its end, also if the caller goes away: what was guessed is counted and recorded.
         let made = tokio::spawn(async move {
@@ -79,11 +79,12 @@ impl Authenticate {
         password: &Zeroizing<String>,
         ticket: Ticket,
     ) -> Result<Shown> {
-        let reserved = store::proof_begin(self.db.pool(), user, self.context.now(), &self.config.passwords).await?;
+        let (now, device) = (self.context.now(), call.known_device.as_ref());
+        let reserved = store::proof_begin(self.db.pool(), user, now, &self.config.passwords, device).await?;
         let compared = self.compare(ticket, &reserved, password).await?;
         if let Some(password_hash) = reserved.password_hash.clone().filter(|_| compared.matches) {
             // Given back and no more: who holds a session must not make room for guesses at other secrets.
-            store::refund(self.db.pool(), user).await?;
+            store::refund(self.db.pool(), user, device).await?;
             return Ok(Shown { password_hash });
         }
         let reason = compared.refusal.unwrap_or("wrong_password");
@@ -113,6 +114,7 @@ impl Authenticate {
         }
         // The highest cost anybody has: less work would tell that somebody is not among those who have it.
         let fill_to = self.hasher.cost().max(reserved.highest_cost).min(MAX_COST);
+        self.hasher.met(fill_to);
         let typed = mixed.unwrap_or_else(|| password.clone());
         let matches = ticket.verify(typed, hash.clone(), fill_to).await? && refusal.is_none();
         Ok(Compared { matches, refusal, overlong: is_cut, pepper_id, hash })

@@ -53,8 +53,8 @@ impl Factor {
 }
 
 /// Where an application's secret lies.
-pub(super) fn place(totp_id: Uuid) -> Place {
-    Place { table: "user_totp", column: "secret", row: totp_id }
+pub(super) fn place(user: Uuid) -> Place {
+    Place { table: "user_totp", column: "secret", row: user }
 }
 
 impl Authenticate {
@@ -99,7 +99,8 @@ impl Authenticate {
         purpose: Purpose,
     ) -> Result<(Tx, Spend)> {
         let (now, pending) = (self.context.now(), purpose.pending);
-        let (reserved, totp) = store::begin(self.db.pool(), user, pending, now, &self.config.passwords).await?;
+        let (asked, device) = ((user, pending), call.known_device.as_ref());
+        let (reserved, totp) = store::begin(self.db.pool(), asked, now, &self.config.passwords, device).await?;
         if pending && reserved.refusal == Some("no_second_factor") {
             return Err(factor_state("not_enrolling", "No enrolment is waiting for its first code."));
         }
@@ -116,7 +117,7 @@ impl Authenticate {
                     };
                     if counts {
                         // Given back and no more: who holds a session must not make room for guesses at other secrets.
-                        store::refund(&mut tx, user).await?;
+                        store::refund(&mut tx, user, device).await?;
                         self.tell_of_recovery_code(&mut tx, call, user, &spend).await?;
                         return Ok((tx, spend));
                     }
@@ -135,7 +136,7 @@ impl Authenticate {
         match typed {
             Typed::Totp(typed) => {
                 let Some(code) = Code::parse(typed) else { return Ok(None) };
-                let secret = self.keyring.open(place(totp.totp_id), &totp.secret)?;
+                let secret = self.keyring.open(place(user), &totp.secret)?;
                 let step = Totp::from_secret(secret).matching_step(code, self.context.now().timestamp());
                 Ok(step.map(|step| Spend::Totp { totp_id: totp.totp_id, step }))
             }

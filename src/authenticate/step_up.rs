@@ -86,6 +86,24 @@ impl StepUps {
         spent.map_err(|ways| self.required(message, method, target, ways))
     }
 
+    /// As [`StepUps::require`], of people: what they must not make of a session, a credential that outlasts it, a program
+    /// has already, and none that it could show afresh.
+    ///
+    /// # Errors
+    /// `STEP_UP_REQUIRED` without a proof for exactly this.
+    pub async fn require_of_people(
+        &self,
+        tx: &mut PgConnection,
+        call: &Call,
+        method: &'static str,
+        target: Option<Uuid>,
+    ) -> Result<()> {
+        match call.principal()?.kind {
+            PrincipalKind::ServiceAccount => Ok(()),
+            PrincipalKind::User => self.require(tx, call, method, target).await,
+        }
+    }
+
     /// The refusal of a call without the proof that it needs: for what, and how this user can give one.
     fn required(&self, message: &'static str, method: &str, target: Option<Uuid>, ways: Vec<String>) -> Fault {
         let target = target.map(|id| id.to_string()).unwrap_or_default();

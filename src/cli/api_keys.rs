@@ -63,7 +63,8 @@ impl Command {
                     expires_at: expires_at.map(input::to_proto),
                     kind: if client_secret { ApiKeyKind::ClientSecret } else { ApiKeyKind::ApiKey }.into(),
                 };
-                let answer = caller.directory().await?.create_api_key(request).await?.into_inner();
+                let call = async |request| Ok(caller.directory().await?.create_api_key(request).await?);
+                let answer = caller.proving(request, call).await?;
                 if out.is_json() {
                     return out.message(&answer);
                 }

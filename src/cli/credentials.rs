@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Failure, Result};
+use crate::access::input;
 use crate::context::Context;
 
 /// What the file holds.
@@ -19,6 +20,18 @@ pub(super) struct Credentials {
     pub current: Option<String>,
     /// By address.
     pub servers: BTreeMap<String, SignIn>,
+    /// Secrets by which services know this device, by address and by what was typed to sign in: they outlast sessions, so
+    /// that somebody else's guesses keep nobody out here.
+    #[serde(default)]
+    pub known_devices: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Credentials {
+    /// What the device is known by at a service to whoever is signed in there.
+    pub fn known_device(&self, server: &str) -> Option<&str> {
+        let email = &self.servers.get(server)?.email;
+        self.known_devices.get(server)?.get(&input::key(email)).map(String::as_str)
+    }
 }
 
 /// A session with one service.

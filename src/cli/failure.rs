@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
+use prost::Message as _;
 use serde::Serialize;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{RetryInfo, StatusExt as _, pb};
 
+use crate::access::input;
 use crate::config::ConfigError;
 use crate::fault::{self, Fault};
 
@@ -117,6 +120,13 @@ pub(super) fn is_passing(status: &Status) -> bool {
     }
 }
 
+/// How long the service asks to wait. The library's own reader does not survive the least of all numbers.
+fn retry_delay(status: &Status) -> Option<Duration> {
+    let details = pb::Status::decode(status.details()).ok()?.details;
+    let retry = details.iter().find(|detail| detail.type_url == RetryInfo::TYPE_URL)?;
+    input::duration(&pb::RetryInfo::decode(retry.value.as_slice()).ok()?.retry_delay?)
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let exit_code = match status.code() {
@@ -124,22 +134,19 @@ impl From<Status> for Failure {
             _ if is_passing(&status) => exit::UNAVAILABLE,
             _ => exit::FAILED,
         };
-        let details = status.get_error_details();
         let mut failure = Self::new(status.message()).exit(exit_code);
-        let Some(info) = details.error_info() else {
+        let Some(info) = status.get_details_error_info() else {
             // Not the service's own answer: a proxy's, or the connection broke.
             failure.message = format!("the service did not answer: {}", status.message());
             return failure;
         };
         failure.remedy = fault::remedy(&info.reason).map(str::to_owned);
-        failure.reason = Some(info.reason.clone());
-        failure.metadata = info.metadata.clone().into_iter().collect();
+        failure.reason = Some(info.reason);
+        failure.metadata = info.metadata.into_iter().collect();
         failure.correlation_id = failure.metadata.remove("correlation_id");
-        failure.retry_after_seconds = details
-            .retry_info()
-            .and_then(|retry| retry.retry_delay)
-            .map(|delay| delay.as_secs() + u64::from(delay.subsec_nanos() > 0));
-        if let Some(bad) = details.bad_request() {
+        failure.retry_after_seconds =
+            retry_delay(&status).map(|delay| delay.as_secs() + u64::from(delay.subsec_nanos() > 0));
+        if let Some(bad) = status.get_details_bad_request() {
             failure.fields = bad
                 .field_violations
                 .iter()

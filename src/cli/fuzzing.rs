@@ -1,10 +1,65 @@
 //! Fuzz targets of the command line.
 
+use bytes::Bytes;
+use chrono::DateTime;
 use prost::Message as _;
 use serde_json::Value;
+use tonic::{Code, Status};
 
+use super::credentials::{Credentials, SignIn};
+use super::failure::{Failure, exit, is_passing};
 use super::output::{clean, escape, fuzzing::as_json};
-use crate::proto::{GetUserResponse, StreamEventsResponse};
+use crate::fault;
+use crate::fuzzing::Input;
+use crate::proto::{GetUserResponse, StreamEventsResponse, TokenPair};
+
+/// What can be read as a file of credentials is written as it was read. And as they come over the wire, tokens are taken
+/// as they are and can be read from the file again, or they are not taken at all.
+pub(crate) fn credentials(data: &[u8]) {
+    if let Ok(read) = serde_json::from_slice::<Credentials>(data) {
+        let written = serde_json::to_string_pretty(&read).expect("credentials are JSON");
+        let again: Credentials = serde_json::from_str(&written).expect("what was written can be read");
+        assert_eq!(serde_json::to_string_pretty(&again).ok(), Some(written));
+    }
+    let Ok(tokens) = TokenPair::decode(data) else { return };
+    let mut sign_in = SignIn {
+        email: "ann@example.com".to_owned(),
+        session_id: String::new(),
+        ca: None,
+        access_token: "before".to_owned(),
+        access_token_expires_at: DateTime::UNIX_EPOCH,
+        refresh_token: "before".to_owned(),
+        pending_refresh: Some("repeated".to_owned()),
+    };
+    match sign_in.take(tokens.clone()) {
+        Ok(()) => {
+            assert_eq!([&sign_in.access_token, &sign_in.refresh_token], [&tokens.access_token, &tokens.refresh_token]);
+            assert_eq!(sign_in.pending_refresh, None);
+            let written = serde_json::to_string(&sign_in).expect("credentials are JSON");
+            let again: SignIn = serde_json::from_str(&written).expect("what was written can be read");
+            assert_eq!(again.access_token_expires_at, sign_in.access_token_expires_at);
+        }
+        Err(failure) => {
+            assert_eq!(failure.fields.len(), 1, "{failure:?}");
+            assert_eq!([&sign_in.access_token, &sign_in.refresh_token], ["before", "before"]);
+        }
+    }
+}
+
+/// A byte for the code, a line for the message, then the details as they come over the wire. Whoever answered: the exit
+/// code is one of ours, what to do is said in our words, and no terminal obeys what is printed.
+pub(crate) fn refusals(data: &[u8]) {
+    let mut input = Input::new(data);
+    let (code, message) = (Code::from_i32(i32::from(input.byte())), input.text());
+    let status = Status::with_details(code, message, Bytes::copy_from_slice(input.rest()));
+    let passing = is_passing(&status);
+    let failure = Failure::from(status);
+    assert!([exit::FAILED, exit::SIGNED_OUT, exit::UNAVAILABLE].contains(&failure.exit_code));
+    assert_eq!(failure.exit_code == exit::UNAVAILABLE, passing);
+    assert_eq!(failure.remedy.as_deref(), failure.reason.as_deref().and_then(fault::remedy), "a stranger's advice");
+    assert!(failure.lines().iter().all(|line| is_harmless(&clean(line))), "{failure:?}");
+    check_json(&serde_json::to_string(&failure).expect("a failure is JSON"));
+}
 
 /// Nothing that is printed is obeyed by a terminal, and JSON stays the same JSON.
 pub(crate) fn terminal(data: &[u8]) {

@@ -93,7 +93,8 @@ fn rotation(caller: &Caller, algorithm: Option<Algorithm>, validate_only: bool) 
 
 async fn rotate(caller: &Caller, request: RotateSigningKeysRequest, out: &Out) -> Result<()> {
     let is_dry = request.validate_only;
-    let answer = caller.directory().await?.rotate_signing_keys(request).await?.into_inner();
+    let call = async |request| Ok(caller.directory().await?.rotate_signing_keys(request).await?);
+    let answer = caller.proving(request, call).await?;
     if out.is_json() {
         return out.message(&answer);
     }

@@ -10,6 +10,7 @@ use super::credentials::{SignIn, Store};
 use super::failure::{Failure, Result};
 use super::output::Out;
 use super::{Global, proof};
+use crate::access::input;
 use crate::proto::authenticate_password_response::Outcome;
 use crate::proto::complete_mfa_request::Factor;
 use crate::proto::{
@@ -38,16 +39,19 @@ impl Login {
         let caller = Caller::open(global)?;
         if let Some(redirect_uri) = self.kanidm {
             let signed_in = super::kanidm::sign_in(&caller, redirect_uri, self.tenant.unwrap_or_default()).await?;
-            return keep(&caller, signed_in, out);
+            return keep(&caller, None, signed_in, out);
         }
         let identifier = match self.email {
             Some(email) => email,
             None => ask("E-mail address: ")?,
         };
         let password = password("Password: ")?;
+        let known = Store::open()?.read()?.known_devices;
+        let known = known.get(&caller.server).and_then(|devices| devices.get(&input::key(&identifier)));
         let request = AuthenticatePasswordRequest {
             identifier: identifier.clone(),
             password: password.to_string(),
+            known_device_token: known.cloned().unwrap_or_default(),
             tenant_id: self.tenant.unwrap_or_default(),
             device: Some(Device {
                 r#type: DeviceType::Desktop.into(),
@@ -58,10 +62,10 @@ impl Login {
         };
         let answer = caller.anonymous().authenticate_password(request).await?.into_inner();
         match answer.outcome {
-            Some(Outcome::SignedIn(signed_in)) => keep(&caller, signed_in, out),
+            Some(Outcome::SignedIn(signed_in)) => keep(&caller, Some(&identifier), signed_in, out),
             Some(Outcome::MfaChallenge(challenge)) => {
                 let answer = caller.anonymous().complete_mfa(second_factor(challenge)?).await?.into_inner();
-                keep(&caller, answer.signed_in.unwrap_or_default(), out)
+                keep(&caller, Some(&identifier), answer.signed_in.unwrap_or_default(), out)
             }
             None => Err(Failure::new("the service answered neither tokens nor a question")),
         }
@@ -78,7 +82,8 @@ fn second_factor(challenge: MfaChallenge) -> Result<CompleteMfaRequest> {
     Ok(CompleteMfaRequest { challenge_token: challenge.challenge_token, factor: Some(factor) })
 }
 
-fn keep(caller: &Caller, signed_in: SignedIn, out: &Out) -> Result<()> {
+/// Keeps the tokens of a login and, of one that began with `typed` and a password, what this device is known by.
+fn keep(caller: &Caller, typed: Option<&str>, signed_in: SignedIn, out: &Out) -> Result<()> {
     let email = signed_in.user.map(|user| user.email).unwrap_or_default();
     let mut entry = SignIn {
         email: email.clone(),
@@ -94,6 +99,12 @@ fn keep(caller: &Caller, signed_in: SignedIn, out: &Out) -> Result<()> {
     let mut credentials = store.read()?;
     credentials.servers.insert(caller.server.clone(), entry);
     credentials.current = Some(caller.server.clone());
+    if let Some(typed) = typed.filter(|_| !signed_in.known_device_token.is_empty()) {
+        let devices = credentials.known_devices.entry(caller.server.clone()).or_default();
+        // Also for whoever typed a username: proofs are given by whom the session belongs to.
+        devices.insert(input::key(&email), signed_in.known_device_token.clone());
+        devices.insert(input::key(typed), signed_in.known_device_token);
+    }
     store.write(&credentials, &caller.context)?;
     if signed_in.must_change_password {
         out.note("The password must be changed first: until then the session may do nothing else.");

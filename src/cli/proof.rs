@@ -7,6 +7,7 @@ use tonic::{Request, Response};
 use zeroize::Zeroizing;
 
 use super::connect::Caller;
+use super::credentials::Store;
 use super::failure::{Failure, Result};
 use super::login;
 use crate::proto::StepUpRequest;
@@ -33,13 +34,22 @@ impl Caller {
         let of = |key: &str| asked.metadata.get(key).cloned().unwrap_or_default();
         let request =
             StepUpRequest { method: of("method"), target: of("target"), proof: Some(proof(&of("ways"), asked)?) };
+        let mut request = Request::new(request);
+        // Others who guess at the account meanwhile must not stand in the way.
+        if let Some(device) = Store::open()?.read()?.known_device(&self.server) {
+            request.metadata_mut().insert("sidle-known-device", secret(device)?);
+        }
         let answer = self.authenticate().await?.step_up(request).await?.into_inner();
-        let token = Zeroizing::new(answer.step_up_token);
-        let mut value: MetadataValue<Ascii> =
-            token.parse().map_err(|_| Failure::new("the proof holds characters that no token has"))?;
-        value.set_sensitive(true);
-        Ok(value)
+        secret(&Zeroizing::new(answer.step_up_token))
     }
+}
+
+/// A secret as metadata.
+fn secret(token: &str) -> Result<MetadataValue<Ascii>> {
+    let mut value: MetadataValue<Ascii> =
+        token.parse().map_err(|_| Failure::new("a secret holds characters that no token has"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// A proof in one of the ways that the service names.

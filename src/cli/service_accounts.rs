@@ -61,7 +61,8 @@ impl Command {
                     permissions,
                     certificates,
                 };
-                let answer = caller.directory().await?.create_service_account(request).await?.into_inner();
+                let call = async |request| Ok(caller.directory().await?.create_service_account(request).await?);
+                let answer = caller.proving(request, call).await?;
                 let account = answer.service_account.unwrap_or_default();
                 if out.is_json() { out.message(&account) } else { out.line(&account.service_account_id) }
             }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::connect::{Caller, random_id};
-use super::failure::Result;
+use super::failure::{Failure, Result};
 use super::import::Import;
 use super::lookup::{self, pages};
 use super::output::{Out, dash, time, word, yes};
@@ -65,6 +65,14 @@ pub(super) enum Command {
     Unlock {
         /// Id, e-mail address or username
         user: String,
+    },
+    /// Take away the second factor of a user who has lost it; the user's sessions end
+    RemoveMfa {
+        /// Id, e-mail address or username
+        user: String,
+        /// Only check
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Link a user to a person that exists in Kanidm already; the user's sessions end
     Link {
@@ -176,11 +184,28 @@ impl Command {
                 let answer = caller.directory().await?.unlock_user(request).await?.into_inner();
                 done(answer.user, "is not locked", out)?;
             }
+            Self::RemoveMfa { user, dry_run } => remove_mfa(&caller, &user, dry_run, out).await?,
             Self::Link { user, person, dry_run } => link(&caller, &user, person, dry_run, out).await?,
             Self::Import(_) => {}
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+async fn remove_mfa(caller: &Caller, user: &str, validate_only: bool, out: &Out) -> Result<()> {
+    let user = lookup::user(caller, user).await?;
+    if !user.has_second_factor {
+        return Err(Failure::new(format!("{} has no second factor", user.email)));
+    }
+    let request = UpdateUserRequest {
+        user: Some(User { has_second_factor: false, ..user }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["has_second_factor".to_owned()] }),
+        validate_only,
+    };
+    let call = async |request| Ok(caller.directory().await?.update_user(request).await?);
+    let answer = caller.proving(request, call).await?;
+    let what = if validate_only { "could sign in" } else { "signs in" };
+    done(answer.user, &format!("{what} with the password alone until another second factor is enrolled"), out)
 }
 
 async fn link(caller: &Caller, user: &str, kanidm_user_id: String, dry_run: bool, out: &Out) -> Result<()> {
@@ -192,7 +217,8 @@ async fn link(caller: &Caller, user: &str, kanidm_user_id: String, dry_run: bool
         etag: user.etag,
         kanidm_user_id,
     };
-    let answer = caller.directory().await?.link_kanidm_person(request).await?.into_inner();
+    let call = async |request| Ok(caller.directory().await?.link_kanidm_person(request).await?);
+    let answer = caller.proving(request, call).await?;
     let what = if dry_run { "could be linked" } else { "is linked, and may sign in either way" };
     done(answer.user, what, out)
 }
@@ -270,6 +296,7 @@ async fn get(caller: &Caller, name: &str, out: &Out) -> Result<()> {
         ("signs in", method_word(user.auth_method)),
         ("password", if user.has_password { "set" } else { "none" }.to_owned()),
         ("must change it", yes(user.must_change_password)),
+        ("second factor", yes(user.has_second_factor)),
         ("failed attempts", user.failed_login_attempts.to_string()),
         ("locked until", user.lock_ends_at.as_ref().map(|at| time(Some(at))).unwrap_or_default()),
         ("verified", time(user.verified_at.as_ref())),

@@ -1,8 +1,10 @@
 //! Fuzz targets of the configuration.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use toml::Table;
 
-use super::{Config, SealConfig, Secret};
+use super::{Config, SealConfig, Secret, tokens};
 use crate::fuzzing::Input;
 
 /// A flag; then lines of NAME=VALUE as in the environment, or a file. What is refused is refused in few words, which do
@@ -41,9 +43,12 @@ fn check(file: Option<&str>, environment: impl IntoIterator<Item = (String, Stri
     told
 }
 
-/// A key file of any bytes gives a keyring, or a refusal that repeats nothing of it.
+/// A key file of any bytes gives keys, or a refusal that repeats nothing of it.
 pub(crate) fn sealing_keys(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
+    if let Some(secret) = tokens::secret(&text) {
+        assert!(secret.len() >= 32 && STANDARD.encode(&*secret) == text.trim(), "a key has two spellings");
+    }
     let config = SealConfig { keys: Secret::from(text.into_owned()), key_file: None };
     if let Err(error) = config.keyring() {
         let told = error.to_string();

@@ -33,7 +33,7 @@ pub use self::migration::MigrationConfig;
 pub use self::passwords::PasswordConfig;
 pub use self::seal::SealConfig;
 pub use self::secret::Secret;
-pub use self::server::ServerConfig;
+pub use self::server::{Network, ServerConfig};
 pub use self::sessions::SessionConfig;
 pub use self::step_up::StepUpConfig;
 pub use self::throttle::ThrottleConfig;

@@ -1,9 +1,11 @@
 //! `[server]`
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::load;
@@ -41,13 +43,46 @@ pub struct ServerConfig {
     /// Longest time a call that is not a stream may take.
     #[serde(with = "humantime_serde")]
     pub call_timeout: Duration,
+    /// A connection that nothing came from for so long is closed.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
     /// How long calls in hand are waited for on shutdown.
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
     /// Whether reflection answers callers that have not signed in.
     pub open_reflection: bool,
     /// Proxies whose `x-forwarded-for` is believed.
-    pub trusted_proxies: Vec<std::net::IpAddr>,
+    pub trusted_proxies: Vec<Network>,
+}
+
+/// An address, or a range of them such as `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether an address is in it, in either spelling of an IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let address = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+        let network = address.or_else(|_| text.parse::<IpNet>());
+        network.map(Self).map_err(|_| format!("must be addresses or ranges such as 10.0.0.0/8, not {text:?}"))
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
 }
 
 impl ServerConfig {

@@ -135,8 +135,7 @@ impl TokenConfig {
             let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|error| {
                 ConfigError::new(format!("cannot read the key of {audience:?} from {}: {error}", file.display()))
             })?;
-            let secret = STANDARD.decode(text.trim()).ok().map(Zeroizing::new);
-            let secret = secret.filter(|secret| secret.len() >= SHORTEST_SECRET).ok_or_else(|| {
+            let secret = secret(&text).ok_or_else(|| {
                 ConfigError::new(format!(
                     "{} does not hold a key of at least {SHORTEST_SECRET} bytes in base64; make one with `openssl rand -base64 32`",
                     file.display()
@@ -152,4 +151,10 @@ impl TokenConfig {
         }
         Ok(clients)
     }
+}
+
+/// The key that stands in the file of an old client; none when it is none or too short.
+pub(super) fn secret(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let secret = STANDARD.decode(text.trim()).ok().map(Zeroizing::new);
+    secret.filter(|secret| secret.len() >= SHORTEST_SECRET)
 }

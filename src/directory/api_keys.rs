@@ -12,6 +12,7 @@ use crate::audit::{Event, EventType};
 use crate::fault::{Fault, Reason, Result};
 use crate::session::opaque;
 
+const CREATE: &str = "sidle.v1.DirectoryService/CreateApiKey";
 /// Client secrets that an account may have at once: one in use and one to replace it.
 const MOST_SECRETS: i64 = 2;
 
@@ -37,6 +38,9 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
     }
     if new.expires_at.is_some_and(|at| at <= change.now) {
         return Err(Fault::field("expires_at", "must be in the future"));
+    }
+    if account.tenant_id.is_none() {
+        change.step_up_of_people(CREATE, Some(account.service_account_id)).await?;
     }
     if new.kind == KeyKind::ClientSecret {
         // The account's row is locked, so the count is right whoever else makes one.

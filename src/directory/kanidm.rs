@@ -40,7 +40,12 @@ impl Directory {
 }
 
 /// Links the person to a user, who may sign in either way from then on.
-pub(super) async fn link(change: &mut Change<'_>, id: Uuid, version: i64, candidate: Candidate) -> Result<users::User> {
+pub(super) async fn link(
+    change: &mut Change<'_>,
+    id: Uuid,
+    version: i64,
+    candidate: Result<Candidate>,
+) -> Result<users::User> {
     let caller = change.principal()?;
     if caller.id == id {
         // With a stolen token anybody could be the administrator who decides that they are the administrator.
@@ -50,6 +55,8 @@ pub(super) async fn link(change: &mut Change<'_>, id: Uuid, version: i64, candid
         ));
     }
     change.step_up(METHOD, Some(id)).await?;
+    // Whether there is such a person is for those who have proved who they are.
+    let candidate = candidate?;
     let user_person = store::kanidm::refusal(&mut change.tx, id, candidate.person).await?;
     let user = users::for_change(change, id, Some(version)).await?;
     if user.is_master_admin {

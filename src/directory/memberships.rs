@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 pub(super) use super::store::memberships::{Membership, Position};
 use super::store::roles::Role;
-use super::{Change, admins, delegation, store};
+use super::{Change, admins, delegation, roles, store};
 use crate::audit::{Event, EventType};
 use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
@@ -40,7 +40,8 @@ async fn grantable(change: &mut Change<'_>, role_id: Uuid, place: Option<Uuid>) 
         Some(tenant) if role.tenant_id.is_some_and(|owner| owner != tenant) => return Err(Fault::not_found("role")),
         _ => {}
     }
-    delegation::covers(change.principal()?, place, &role.permissions)?;
+    let given = roles::all_it_gives(change, role.is_admin, &role.permissions).await?;
+    delegation::covers(change.principal()?, place, &given)?;
     Ok(role)
 }
 

@@ -9,6 +9,8 @@ use crate::access::etag;
 use crate::audit::{Event, EventType};
 use crate::fault::{Fault, Result};
 
+const UPDATE: &str = "sidle.v1.DirectoryService/UpdateRole";
+
 /// What is said about a new role.
 pub(super) struct NewRole {
     pub tenant_id: Option<Uuid>,
@@ -28,6 +30,24 @@ pub(super) struct Edit {
     pub is_admin: Option<bool>,
 }
 
+/// The shared role that the group of a tenant's administrators in Kanidm gives.
+const OF_ADMINS: &str = "admin";
+
+/// What somebody may come to do by a role: what it permits and, where it makes an administrator, what the tenant's group
+/// of administrators gives in the end.
+pub(super) async fn all_it_gives(
+    change: &mut Change<'_>,
+    is_admin: bool,
+    permissions: &[String],
+) -> Result<Vec<String>> {
+    let mut all = permissions.to_vec();
+    if is_admin {
+        let group = store::roles::shared(&mut change.tx, OF_ADMINS).await?;
+        all.extend(group.ok_or_else(|| Fault::internal("the role of administrators is not there"))?.permissions);
+    }
+    Ok(all)
+}
+
 /// Creates a role: a tenant's own or, without a tenant, for all.
 pub(super) async fn create(change: &mut Change<'_>, new: NewRole) -> Result<Role> {
     match new.tenant_id {
@@ -40,7 +60,8 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewRole) -> Result<Role
         }
         None => change.platform_only()?,
     }
-    delegation::covers(change.principal()?, new.tenant_id, &new.permissions)?;
+    let given = all_it_gives(change, new.is_admin, &new.permissions).await?;
+    delegation::covers(change.principal()?, new.tenant_id, &given)?;
     let role = Role {
         role_id: change.context().new_id(),
         tenant_id: new.tenant_id,
@@ -71,13 +92,18 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         is_admin: edit.is_admin.unwrap_or(before.is_admin),
         ..before.clone()
     };
-    delegation::covers(change.principal()?, after.tenant_id, &after.permissions)?;
+    let given = all_it_gives(change, after.is_admin, &after.permissions).await?;
+    delegation::covers(change.principal()?, after.tenant_id, &given)?;
+    let permissions_changed = before.permissions != after.permissions;
+    if before.tenant_id.is_none() && permissions_changed {
+        change.step_up_of_people(UPDATE, Some(id)).await?;
+    }
     store::roles::update(&mut change.tx, &after).await?;
     guard.still_has_one(change).await?;
     let event =
         about(change, EventType::RoleUpdated, &after).detail("old", facts(&before)).detail("new", facts(&after));
     change.record(event).await?;
-    if before.permissions != after.permissions {
+    if permissions_changed {
         end_tokens_of_holders(change, &after).await?;
     }
     store::roles::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("role"))

@@ -10,6 +10,9 @@ use crate::access::{PrincipalKind, etag};
 use crate::audit::{Event, EventType};
 use crate::fault::{Fault, Result};
 
+const CREATE: &str = "sidle.v1.DirectoryService/CreateServiceAccount";
+const UPDATE: &str = "sidle.v1.DirectoryService/UpdateServiceAccount";
+
 /// What is said about a new service account.
 pub(super) struct NewServiceAccount {
     pub tenant_id: Option<Uuid>,
@@ -42,6 +45,9 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
     }
     let principal = change.principal()?;
     delegation::covers(principal, new.tenant_id, &new.permissions)?;
+    if new.tenant_id.is_none() {
+        change.step_up_of_people(CREATE, None).await?;
+    }
     let account = ServiceAccount {
         service_account_id: change.context().new_id(),
         tenant_id: new.tenant_id,
@@ -74,13 +80,17 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     };
     delegation::covers(change.principal()?, after.tenant_id, &after.permissions)?;
     let certificates_changed = before.certificates != after.certificates;
+    let permissions_changed = before.permissions != after.permissions;
+    let switched_on = before.status != after.status && after.status == Switch::Active;
+    if before.tenant_id.is_none() && (certificates_changed || permissions_changed || switched_on) {
+        change.step_up_of_people(UPDATE, Some(id)).await?;
+    }
     if certificates_changed {
         // One tenant's administrator must not claim a name that another tenant's program has.
         change.platform_only()?;
         store::service_accounts::set_certificates(&mut change.tx, &after, change.now).await?;
     }
-    let rights_changed =
-        certificates_changed || before.permissions != after.permissions || before.status != after.status;
+    let rights_changed = certificates_changed || permissions_changed || before.status != after.status;
     // The row is locked, for which an exchange of a key waits: the time after that is late enough.
     let ends_at = rights_changed.then(|| change.context().now());
     store::service_accounts::update(&mut change.tx, &after, ends_at).await?;

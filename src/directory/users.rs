@@ -31,9 +31,12 @@ pub(super) struct Edit {
     pub username: Option<Option<String>>,
     pub full_name: Option<String>,
     pub must_change_password: Option<bool>,
+    pub takes_second_factor: bool,
 }
 
 const UPDATE: &str = "sidle.v1.DirectoryService/UpdateUser";
+const ENABLE: &str = "sidle.v1.DirectoryService/EnableUser";
+const UNLOCK: &str = "sidle.v1.DirectoryService/UnlockUser";
 
 /// A lock that no clock ends: 9999-12-31T23:59:59Z.
 pub(super) const FOR_GOOD: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("a valid time");
@@ -86,15 +89,20 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<User> {
     let before = for_change(change, id, Some(version)).await?;
     // With the address goes the way to set a new password; until a demanded one is set, nothing is permitted.
-    let takes_over = edit.email.is_some() || edit.username.is_some() || edit.must_change_password.is_some();
+    let takes_over = edit.email.is_some()
+        || edit.username.is_some()
+        || edit.must_change_password.is_some()
+        || edit.takes_second_factor;
     if takes_over && before.is_master_admin && change.principal()?.id != id {
         return Err(admins::master());
     }
     let mut after = before.clone();
-    if let Some(email) = edit.email
-        && email != before.email
-    {
+    let moves = edit.email.as_ref().is_some_and(|email| *email != before.email);
+    let takes_second_factor = edit.takes_second_factor && before.has_second_factor;
+    if moves || takes_second_factor {
         change.step_up(UPDATE, Some(id)).await?;
+    }
+    if let Some(email) = edit.email.filter(|_| moves) {
         after.verified_at = None;
         after.email = email;
     }
@@ -109,10 +117,22 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         event = change.end_tokens(&[id], event).await?;
     }
     change.record(event).await?;
-    if after.email != before.email {
+    if takes_second_factor {
+        take_second_factor(change, &before).await?;
+    }
+    if moves {
         tell_of_new_address(change, &before).await?;
     }
     read(change, id).await
+}
+
+/// Takes the second factor of somebody who has lost it, and what came in by it.
+async fn take_second_factor(change: &mut Change<'_>, user: &User) -> Result<()> {
+    store::users::remove_second_factor(&mut change.tx, user.user_id).await?;
+    let event = about(change, EventType::UserTotpDisabled, user).reason("administrator");
+    let (_, event) = change.end_sessions(user.user_id, "credential_changed", event).await?;
+    change.record(event).await?;
+    change.notify(Message::to_user(Kind::TotpDisabled, user.user_id)).await
 }
 
 /// Tells both addresses, and asks the new one to be confirmed: until it is, no password is reset through it.
@@ -166,6 +186,9 @@ pub(super) async fn unlock(change: &mut Change<'_>, id: Uuid) -> Result<User> {
     if user.locked_until.is_none() && user.failed_login_attempts == 0 {
         return Ok(user);
     }
+    if user.lock_reason == Some(store::LockReason::Administrator) {
+        let_in_again(change, id, UNLOCK).await?;
+    }
     store::users::clear_lock(&mut change.tx, id).await?;
     let event = about(change, EventType::UserUnlocked, &user).detail("failed_attempts", user.failed_login_attempts);
     change.record(event).await?;
@@ -199,6 +222,7 @@ pub(super) async fn enable(
     if user.status != UserStatus::Disabled {
         return Ok(user);
     }
+    let_in_again(change, id, ENABLE).await?;
     let verified_at = user.verified_at.or(email_verified.then_some(change.now));
     // Who was born in Kanidm never has to show the address here.
     let counts = verified_at.is_some() || user.auth_method == store::AuthMethod::Kanidm;
@@ -207,6 +231,15 @@ pub(super) async fn enable(
     let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
     change.record(event).await?;
     read(change, id).await
+}
+
+/// Asks for a proof before a user is let in again whose rights reach over every tenant.
+async fn let_in_again(change: &mut Change<'_>, id: Uuid, method: &'static str) -> Result<()> {
+    let rights = store::users::rights(&mut change.tx, id).await?;
+    if rights.iter().any(|(place, _)| place.is_none()) {
+        change.step_up_of_people(method, Some(id)).await?;
+    }
+    Ok(())
 }
 
 /// The user as the caller may change it, kept from other writers: found in the caller's scope, unchanged since

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::client::Answer;
 use super::error::KanidmError;
@@ -57,6 +58,9 @@ pub(crate) fn id_token(data: &[u8]) {
         Ok(_) => panic!("a forged access token was accepted"),
         Err(error) => check(error),
     }
+    // What decides where a token is asked about, before anybody knows whether it is good.
+    let _ = id_token::issuer(&text);
+    id_token::key_id(&text).err().into_iter().for_each(check);
 
     // With a good signature: a line of header, then claims.
     let mut input = Input::new(data);
@@ -77,10 +81,21 @@ pub(crate) fn id_token(data: &[u8]) {
         Err(error) => check(error),
     }
     match id_token::verify_access(&token, &provider.keys, &expected) {
-        Ok(_) => {
+        Ok(verified) => {
             assert_eq!(header.typ.as_deref(), Some("at+jwt"), "an ID token passed for an access token");
+            assert!(header.crit.is_none());
             assert_eq!(claims["iss"], ISSUER);
             assert!(claims["aud"] == "sidle" || claims["aud"] == serde_json::json!(["sidle"]));
+            let is_ours = |claim: &str| claims[claim].is_null() || claims[claim] == "sidle";
+            assert!(is_ours("azp") && is_ours("client_id"), "a token that another client asked for was accepted");
+            assert!(claims["exp"].as_i64().is_some_and(|exp| exp > NOW - 60), "an expired token was accepted");
+            let has_begun = |claim: &str| claims[claim].as_i64().is_some_and(|at| at < NOW + 60);
+            assert!(has_begun("nbf") && has_begun("iat"), "a token was accepted before its time");
+            assert_eq!(claims["sub"].as_str().and_then(|sub| Uuid::try_parse(sub).ok()), Some(verified.sub));
+            assert_eq!((claims["exp"].as_i64(), claims["iat"].as_i64()), (Some(verified.exp), Some(verified.iat)));
+            let ends = DateTime::from_timestamp(verified.exp, 0);
+            assert!(ends.is_some_and(|ends| ends.checked_add_signed(TimeDelta::days(1)).is_some()), "it never ends");
+            assert_eq!(id_token::issuer(&token).as_deref(), Some(ISSUER), "it is not asked about as one of Kanidm's");
         }
         Err(error) => check(error),
     }

@@ -12,6 +12,9 @@ use uuid::Uuid;
 use super::error::{KanidmError, Result};
 
 const LONGEST: usize = 64 * 1024;
+/// The last second of the year 9999, and the last in which an access token may end: to the latest of all times no leeway
+/// can be added.
+const LAST: i64 = 253_402_300_799;
 
 /// The keys of our client at Kanidm, those for ES256 only: what a token says about its algorithm decides nothing.
 #[derive(Default)]
@@ -180,7 +183,10 @@ pub fn verify_access(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Res
         Err(nonsense("an access token of another issuer"))
     } else if !claims.aud.is(expected.client) || others {
         Err(nonsense("an access token for another client"))
-    } else if claims.exp.saturating_add(leeway) <= now || claims.iat.max(claims.nbf).saturating_sub(leeway) > now {
+    } else if claims.exp > LAST
+        || claims.exp.saturating_add(leeway) <= now
+        || claims.iat.max(claims.nbf).saturating_sub(leeway) > now
+    {
         Err(nonsense("an access token of another time"))
     } else {
         Ok(claims)

@@ -240,6 +240,13 @@ impl Oidc {
         id_token::verify_access(token, &keys, &self.expected(&self.issuer()))
     }
 
+    /// Whether what [`Self::access_claims`] said of a token still holds as far as its key is concerned: Kanidm still has
+    /// it, and was asked lately enough.
+    pub fn still_has_key_of(&self, token: &str) -> bool {
+        let provider = &self.inner.provider;
+        provider.is_current() && id_token::key_id(token).is_ok_and(|kid| provider.has_key(&kid))
+    }
+
     fn expected<'a>(&'a self, issuer: &'a str) -> Expected<'a> {
         Expected { issuer, client: self.client_id(), now: self.inner.context.now(), leeway: self.inner.leeway }
     }

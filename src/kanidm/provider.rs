@@ -131,6 +131,11 @@ impl Provider {
         Ok(self.keys())
     }
 
+    /// Whether the key of this id is there, without asking Kanidm.
+    pub fn has_key(&self, kid: &str) -> bool {
+        self.keys().has(kid)
+    }
+
     /// Whether the keys were confirmed recently enough to vouch for what others present.
     pub fn is_current(&self) -> bool {
         self.since(|cached| cached.read_at).is_some_and(|since| since <= self.refresh * TRUSTED)

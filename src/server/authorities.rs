@@ -66,16 +66,13 @@ impl Authorities {
             let unusable =
                 |why: String| Fault::internal(format!("server.client_cas, {name}, {}: {why}", path.display()));
             let pem = tokio::fs::read(&path).await.map_err(|e| unusable(e.to_string()))?;
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|e| unusable(e.to_string()))?;
-                roots.add(certificate).map_err(|e| unusable(e.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
-            let verifier = verifier.build().map_err(|e| unusable(e.to_string()))?;
-            authorities.push(Authority { name: name.into(), verifier });
+            authorities.push(Authority::new(&name, &pem).map_err(unusable)?);
         }
-        Ok(Self { inner: Arc::new(Inner { authorities, seen: Cache::new(REMEMBERED) }) })
+        Ok(Self::of(authorities))
+    }
+
+    fn of(authorities: Vec<Authority>) -> Self {
+        Self { inner: Arc::new(Inner { authorities, seen: Cache::new(REMEMBERED) }) }
     }
 
     /// What the certificates of a connection say now; nothing when no named authority vouches for them.
@@ -122,5 +119,28 @@ impl Authorities {
             }
             _ => Said::Unclear,
         }
+    }
+}
+
+impl Authority {
+    /// The authority whose certificates stand in a file.
+    fn new(name: &str, pem: &[u8]) -> Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            roots.add(certificate.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        }
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|e| e.to_string())?;
+        Ok(Self { name: name.into(), verifier })
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing {
+    use super::*;
+
+    /// Authorities by their names and what stands in their files.
+    pub(in crate::server) fn authorities(files: &[(&str, &[u8])]) -> Result<Authorities, String> {
+        let authorities = files.iter().map(|(name, pem)| Authority::new(name, pem)).collect::<Result<_, String>>()?;
+        Ok(Authorities::of(authorities))
     }
 }

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::TryStreamExt as _;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use super::idle::Lively;
 use crate::config::ServerConfig;
 use crate::fault::{Fault, Result};
 
@@ -47,19 +49,24 @@ pub async fn bind(address: SocketAddr) -> Result<Bound> {
 /// When a certificate cannot be read or the transport fails.
 pub async fn serve(bound: Bound, config: &ServerConfig, router: Router, stop: CancellationToken) -> Result<()> {
     let mut server = Server::builder()
-        .tcp_nodelay(true)
         .max_concurrent_streams(config.max_streams_per_connection)
         .http2_max_pending_accept_reset_streams(Some(32))
         .http2_max_header_list_size(Some(32 * 1024))
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)));
+        // A client that lives answers in time for its connection not to look idle.
+        .http2_keepalive_interval(Some(config.idle_timeout / 3))
+        .http2_keepalive_timeout(Some(config.idle_timeout / 3));
     if let Some(tls) = tls(config).await? {
         server =
             server.tls_config(tls).map_err(|e| Fault::internal(format!("the TLS settings are not usable: {e}")))?;
     }
-    let serving = server
-        .add_routes(Routes::from(router))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(bound.listener), stop.clone().cancelled_owned());
+    let idle_timeout = config.idle_timeout;
+    let incoming = TcpListenerStream::new(bound.listener).map_ok(move |stream| {
+        // Small answers are not to wait for one another; without it the connection works as well.
+        let _ = stream.set_nodelay(true);
+        Lively::new(stream, idle_timeout)
+    });
+    let serving =
+        server.add_routes(Routes::from(router)).serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let grace = config.shutdown_grace;
     tokio::select! {
         result = serving => result.map_err(Fault::internal),

@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::Authorities;
 use super::status::CORRELATION;
 use crate::access::layer::Gate;
-use crate::access::{Call, layer};
-use crate::config::ServerConfig;
+use crate::access::{Call, Policy, layer};
+use crate::config::{Network, ServerConfig};
 use crate::context::Context;
 use crate::fault::{Fault, Reason};
 use crate::metrics::Metrics;
@@ -32,6 +32,8 @@ pub static CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlati
 
 /// Name of the header that carries the fresh proof for a sensitive call.
 const STEP_UP_HEADER: &str = "sidle-step-up";
+/// Name of the header that carries the secret by which the device is known that a call comes from.
+const KNOWN_DEVICE_HEADER: &str = "sidle-known-device";
 
 /// A step that every call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +80,10 @@ struct Inner {
     gate: Gate,
     authorities: Authorities,
     places: Semaphore,
+    /// Of these, those for calls that need no login.
+    places_of_strangers: Semaphore,
     call_timeout: Duration,
-    trusted_proxies: Vec<std::net::IpAddr>,
+    trusted_proxies: Vec<Network>,
 }
 
 impl Edge {
@@ -98,8 +102,9 @@ impl Edge {
                 gate,
                 authorities,
                 places: Semaphore::new(config.max_concurrent_calls),
+                places_of_strangers: Semaphore::new((config.max_concurrent_calls / 2).max(1)),
                 call_timeout: config.call_timeout,
-                trusted_proxies: config.trusted_proxies.iter().map(std::net::IpAddr::to_canonical).collect(),
+                trusted_proxies: config.trusted_proxies.clone(),
             }),
         }
     }
@@ -128,6 +133,11 @@ fn refuse(fault: Fault) -> Response {
     Status::from(fault).into_http()
 }
 
+/// What a secret in a header is looked up by.
+fn digest(request: &Request, header: &str) -> Option<[u8; 32]> {
+    request.headers().get(header).map(|secret| opaque::digest(secret.as_bytes()))
+}
+
 async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let offered = request.headers().get(&CORRELATION_HEADER).and_then(|value| value.to_str().ok());
     // Only a UUID is taken over: the id lands in logs, where free text would be an invitation.
@@ -138,7 +148,9 @@ async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) 
         address: address(&request, &edge.inner.trusted_proxies),
         user_agent: user_agent.map(|text| text.chars().take(512).collect()),
         principal: None,
-        step_up: request.headers().get(STEP_UP_HEADER).map(|token| opaque::digest(token.as_bytes())),
+        certificate: None,
+        known_device: digest(&request, KNOWN_DEVICE_HEADER),
+        step_up: digest(&request, STEP_UP_HEADER),
     };
     request.extensions_mut().insert(call);
     let mut response = CORRELATION.scope(id, next.run(request)).await;
@@ -149,21 +161,22 @@ async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) 
 }
 
 /// The peer of the connection; behind a configured proxy, the last address in `x-forwarded-for` that is not a proxy.
-pub(super) fn address(request: &Request, proxies: &[std::net::IpAddr]) -> Option<std::net::IpAddr> {
+pub(super) fn address(request: &Request, proxies: &[Network]) -> Option<std::net::IpAddr> {
+    let is_proxy = |address| proxies.iter().any(|network| network.contains(address));
     let extensions = request.extensions();
     let peer = extensions
         .get::<TcpConnectInfo>()
         .and_then(TcpConnectInfo::remote_addr)
         .or_else(|| extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.get_ref().remote_addr())
         .map(|address| address.ip().to_canonical())?;
-    if !proxies.contains(&peer) {
+    if !is_proxy(peer) {
         return Some(peer);
     }
     let forwarded = request.headers().get_all("x-forwarded-for");
     let hops: Vec<&str> = forwarded.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
     for hop in hops.into_iter().rev() {
         match hop.trim().parse::<std::net::IpAddr>().map(|hop| hop.to_canonical()) {
-            Ok(hop) if proxies.contains(&hop) => {}
+            Ok(hop) if is_proxy(hop) => {}
             Ok(hop) => return Some(hop),
             // Whatever stands before something unreadable was not written by a proxy we know.
             Err(_) => break,
@@ -226,7 +239,11 @@ async fn malformed(State(_): State<Edge>, request: Request, next: Next) -> Respo
 }
 
 async fn load_shed(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    let Ok(_place) = edge.inner.places.try_acquire() else {
+    // A call that never sends its message holds its place until the deadline: anybody can make those, so whoever need not
+    // sign in gets half of the places, and what verifies tokens goes on.
+    let asks_for_login = layer::policy(&edge.inner.gate, request.uri().path()) != Policy::Public;
+    let place_of_stranger = if asks_for_login { None } else { Some(edge.inner.places_of_strangers.try_acquire()) };
+    let (Ok(_place), Ok(_place_of_stranger)) = (edge.inner.places.try_acquire(), place_of_stranger.transpose()) else {
         let fault = Fault::new(Reason::Overloaded, "Too many calls are in work.");
         return refuse(fault.retry_after(edge.inner.context.entropy.jitter(Duration::from_millis(500))));
     };
@@ -304,7 +321,7 @@ mod tests {
         let info = TcpConnectInfo { local_addr: None, remote_addr: Some(format!("{peer}:1").parse().unwrap()) };
         request.extensions_mut().insert(info);
         request.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
-        let proxies: Vec<std::net::IpAddr> = proxies.iter().map(|p| p.parse().unwrap()).collect();
+        let proxies: Vec<Network> = proxies.iter().map(|p| p.parse().unwrap()).collect();
         address(&request, &proxies).map(|address| address.to_string())
     }
 
@@ -314,5 +331,7 @@ mod tests {
         assert_eq!(from("192.0.2.1", "203.0.113.5, 198.51.100.9", &["192.0.2.1"]).unwrap(), "198.51.100.9");
         assert_eq!(from("192.0.2.1", "198.51.100.9, 192.0.2.2", &["192.0.2.1", "192.0.2.2"]).unwrap(), "198.51.100.9");
         assert_eq!(from("192.0.2.1", "198.51.100.9, nonsense", &["192.0.2.1"]).unwrap(), "192.0.2.1");
+        assert_eq!(from("192.0.2.77", "198.51.100.9, 192.0.2.2", &["192.0.2.0/24"]).unwrap(), "198.51.100.9");
+        assert_eq!(from("192.0.3.1", "198.51.100.9", &["192.0.2.0/24"]).unwrap(), "192.0.3.1");
     }
 }

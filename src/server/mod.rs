@@ -5,6 +5,7 @@ pub mod codec;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod grpc;
+mod idle;
 mod layers;
 mod ops;
 pub mod services;

@@ -1,6 +1,6 @@
 //! Kanidm's own access tokens, presented to a service that asks `VerifyToken`: they say who somebody is, and nothing of
 //! what they may do, which is read from Sidle's tables. A token is looked up once and remembered for a while; whether its
-//! user was switched off or its rights ended is asked of the picture of revocations every time.
+//! key is still Kanidm's, and whether its user was switched off or its rights ended, is asked every time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -110,8 +110,8 @@ impl KanidmTokens {
         let now = inner.context.clock.instant();
         let known = inner.seen.get(&digest).filter(|seen| now.saturating_duration_since(seen.since) < REMEMBERED);
         let seen = match known {
-            Some(seen) => seen,
-            None => {
+            Some(seen) if inner.kanidm.still_has_key_of(token) => seen,
+            _ => {
                 let claims = inner.kanidm.access_claims(token).await.map_err(|error| match error {
                     KanidmError::Nonsense(_) => refused(),
                     error => error.into(),

@@ -55,7 +55,7 @@ impl Sessions {
     }
 
     async fn recheck_one(&self, id: Uuid, lease: &Lease) -> Result<()> {
-        let call = Call { correlation_id: id, address: None, user_agent: None, principal: None, step_up: None };
+        let call = Call::internal(id);
         let done = match self.ask_kanidm(lease).await {
             Ok(Some(renewed)) => self.keep(&call, id, lease, &renewed).await,
             Ok(None) => self.end_for_kanidm(&call, lease.session_id).await,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::keys::Keys;
 use super::revocation::Revocations;
-use crate::access::{Permissions, Principal, PrincipalKind};
+use crate::access::{Call, Permissions, Principal, PrincipalKind};
 use crate::config::TokenConfig;
 use crate::context::Clock;
 use crate::fault::{Fault, Reason, Result};
@@ -120,6 +120,15 @@ impl Verifier {
             Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted any more."),
             _ => fault,
         })
+    }
+
+    /// Whether the caller of an earlier call is still welcome: both of them, where a certificate came with a token.
+    ///
+    /// # Errors
+    /// As [`Self::recheck`].
+    pub fn recheck_call(&self, call: &Call) -> Result<()> {
+        call.certificate.as_deref().map_or(Ok(()), |certificate| self.recheck(certificate))?;
+        self.recheck(call.principal()?)
     }
 
     /// Age of the picture of revocations; none before it was loaded.

@@ -66,7 +66,7 @@ impl Watch {
         let mut found = Vec::new();
         loop {
             // Whoever is not welcome any more learns nothing more; and what this replica does not know it does not tell.
-            self.sessions.verifier.recheck(self.call.principal()?)?;
+            self.sessions.verifier.recheck_call(&self.call)?;
             if !self.start.is_empty() {
                 let some = self.start.split_off(self.start.len().saturating_sub(MOST));
                 return Ok(Some(self.news(some)));

@@ -29,7 +29,7 @@ const DEVELOPMENT: [&str; 1] = ["MPL-2.0"];
 
 fn metadata(manifest: &str) -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--manifest-path"])
+        .args(["metadata", "--format-version", "1", "--locked", "--manifest-path"])
         .arg(root().join(manifest))
         .output()
         .unwrap();

@@ -1,4 +1,4 @@
-//! What a client can do to a connection is bounded: streams, resets, headers, messages, compression, depth.
+//! What a client can do to a connection is bounded: its handshake, streams, resets, headers, messages, compression, depth.
 
 use std::time::Duration;
 
@@ -301,4 +301,81 @@ async fn calls_over_the_bound_are_turned_away_at_once() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), served).await.expect("there is room again");
+}
+
+/// On a port with TLS nobody takes room for long without having shown that they speak it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_finish_the_handshake_is_let_go_and_others_are_served_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    std::fs::write(&certificate, issued.cert.pem()).unwrap();
+    std::fs::write(&key, issued.signing_key.serialize_pem()).unwrap();
+    let setup = Setup::new().await.with("SERVER__PLAINTEXT", "false");
+    let setup = setup.with("SERVER__TLS_CERTIFICATE", &certificate.to_string_lossy());
+    let setup = setup.with("SERVER__TLS_KEY", &key.to_string_lossy());
+    let config = sidle::config::Config::load(None, setup.environment().clone()).unwrap();
+    let app = sidle::app::App::new(config, sidle::context::Context::system()).await.unwrap();
+    let running = app.start().await.unwrap();
+    let serves = async || {
+        let authority = tonic::transport::Certificate::from_pem(issued.cert.pem());
+        let tls = tonic::transport::ClientTlsConfig::new().ca_certificate(authority).domain_name("localhost");
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("https://{}", running.grpc_address)).unwrap();
+        let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+        let mut client = proto::authenticate_service_client::AuthenticateServiceClient::new(channel);
+        client.get_jwks(proto::GetJwksRequest {}).await.expect("somebody else is served");
+    };
+
+    let mut silent = TcpStream::connect(running.grpc_address).await.unwrap();
+    // The head of a greeting that never comes.
+    let mut halting = TcpStream::connect(running.grpc_address).await.unwrap();
+    halting.write_all(&[22, 3, 1, 1, 0]).await.unwrap();
+    serves().await;
+    let (mut one, mut other) = ([0; 1], [0; 1]);
+    let ended = async { tokio::join!(silent.read(&mut one), halting.read(&mut other)) };
+    let ended = tokio::time::timeout(Duration::from_secs(120), ended).await.expect("they are let go");
+    assert!(matches!(ended, (Ok(0) | Err(_), Ok(0) | Err(_))), "{ended:?}");
+    serves().await;
+    running.stop().await.unwrap();
+}
+
+/// Whoever need not sign in cannot take every place from those who have: tokens are verified all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_leave_places_to_those_who_have_signed_in() {
+    let server = Setup::new().await.with("SERVER__MAX_CONCURRENT_CALLS", "4").start().await;
+    let admin = server.admin().await;
+    let (send, _connection) = connect(&server).await;
+    let (mut answers, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let mut ready = send.clone().ready().await.unwrap();
+        let (answer, stream) = ready.send_request(request(JWKS), false).unwrap();
+        answers.push(answer);
+        held.push(stream);
+    }
+    for _ in 0..2 {
+        let turned_away = tokio::time::timeout(Duration::from_secs(20), futures_util::future::select_all(answers));
+        let (answer, _, others) = turned_away.await.expect("two have no place");
+        assert_eq!(answer.unwrap().headers()["grpc-status"], "8");
+        answers = others;
+    }
+    admin.authenticate.clone().who_am_i(proto::WhoAmIRequest {}).await.expect("a place for who has signed in");
+    assert_eq!(held.len(), 4);
+}
+
+/// A connection that never begins to speak, or stops, is not kept for good; one that answers pings is.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_falls_silent_is_let_go_and_who_lives_is_not() {
+    let server = Setup::new().await.with("SERVER__IDLE_TIMEOUT", "600ms").start().await;
+    let address = server.grpc_url().replace("http://", "");
+    let (mut lives, connection) = connect(&server).await;
+    for said in ["", "PRI * HTTP/2.0\r\n"] {
+        let mut silent = TcpStream::connect(&address).await.unwrap();
+        silent.write_all(said.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let gone = tokio::time::timeout(Duration::from_secs(60), silent.read_to_end(&mut rest)).await;
+        // With or without a word of farewell.
+        gone.unwrap_or_else(|_| panic!("kept although it said no more than {said:?}")).ok();
+    }
+    assert!(!connection.is_finished());
+    assert_eq!(status_of(&mut lives, request(JWKS), &[0; 5]).await.as_deref(), Some("0"));
 }

@@ -120,7 +120,7 @@ impl Site {
                 .collect(),
             ..Default::default()
         };
-        let created = admin.directory.clone().create_service_account(request).await.unwrap().into_inner();
+        let created = admin.create_service_account(request).await.unwrap();
         created.service_account.unwrap()
     }
 }
@@ -275,7 +275,7 @@ async fn what_a_certificate_permits_ends_with_its_account_at_once() {
             update_mask: Some(prost_types::FieldMask { paths: vec![path.to_owned()] }),
             validate_only: false,
         };
-        admin.directory.clone().update_service_account(request).await.unwrap().into_inner().service_account.unwrap()
+        admin.update_service_account(request).await.unwrap().service_account.unwrap()
     };
     account.permissions = vec!["audit.read".to_owned()];
     account = update(account, "permissions").await;
@@ -313,12 +313,12 @@ async fn one_name_is_one_accounts_and_the_platforms_to_give() {
         ..Default::default()
     };
     let known = || vec![proto::ClientCertificate { authority: "corp".to_owned(), uri: BILLING.to_owned() }];
-    admin.directory.clone().create_service_account(create("first", known())).await.unwrap();
-    let taken = admin.directory.clone().create_service_account(create("second", known())).await.unwrap_err();
+    admin.create_service_account(create("first", known())).await.unwrap();
+    let taken = admin.create_service_account(create("second", known())).await.unwrap_err();
     assert_eq!(reason(&taken), "ALREADY_EXISTS");
     for uri in ["spiffe://example.org/*", "", "no uri", "spiffe://a\0b"] {
         let certificates = vec![proto::ClientCertificate { authority: "corp".to_owned(), uri: uri.to_owned() }];
-        let refused = admin.directory.clone().create_service_account(create("third", certificates)).await.unwrap_err();
+        let refused = admin.create_service_account(create("third", certificates)).await.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_FIELD", "{uri:?}");
     }
     let tenant = server.tenant("north").await;
@@ -327,7 +327,7 @@ async fn one_name_is_one_accounts_and_the_platforms_to_give() {
     let uri = "spiffe://example.org/payments".to_owned();
     let certificates = vec![proto::ClientCertificate { authority: "corp".to_owned(), uri }];
     let request = proto::CreateServiceAccountRequest { tenant_id: tenant.to_string(), ..create("mine", certificates) };
-    let refused = owner.directory.clone().create_service_account(request).await.unwrap_err();
+    let refused = owner.create_service_account(request).await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED", "a tenant does not claim names of the operator's authority");
 }
 
@@ -345,4 +345,37 @@ async fn a_setting_that_names_no_usable_authority_stops_the_start() {
     let app = sidle::app::App::new(config, Context::system()).await.unwrap();
     let fault = format!("{:?}", app.start().await.err().expect("does not start"));
     assert!(fault.contains("corp.pem"), "{fault}");
+}
+
+/// What was opened with a token and a certificate ends when either ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_stream_ends_with_the_certificate_that_came_along() {
+    let site = Site::start(false).await;
+    let tenant = site.plain.tenant("north").await;
+    site.plain.user(tenant, "boss@north.example", "super_admin").await;
+    let admin = Client::new(site.channel(None).await.unwrap(), &{
+        site.plain.admin().await;
+        site.plain.sign_in("root@platform.example").await.access_token
+    });
+    let account = site.account(&admin, Some(tenant), "reader", &["audit.read"], &[BILLING]).await;
+    let token = site.plain.sign_in("boss@north.example").await.access_token;
+    let both = site.client(site.corp.issue("reader", &[BILLING], NOW), &token).await;
+    let mut stream =
+        both.audit.clone().stream_events(proto::StreamEventsRequest::default()).await.unwrap().into_inner();
+    let account = proto::ServiceAccount { certificates: Vec::new(), ..account };
+    let taken = proto::UpdateServiceAccountRequest {
+        service_account: Some(account),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["certificates".to_owned()] }),
+        validate_only: false,
+    };
+    admin.update_service_account(taken).await.unwrap();
+    let ended = loop {
+        match stream.message().await {
+            Ok(message) => assert!(message.is_some(), "ended as if all were well"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&ended), "UNAUTHENTICATED");
+    let alone = Client::new(site.channel(None).await.unwrap(), &token);
+    who(&alone).await.expect("the token is as good as before");
 }

@@ -211,7 +211,7 @@ async fn a_rotation_of_keys_is_picked_up_and_a_revoked_key_is_refused() {
             revoke_previous,
             ..Default::default()
         };
-        admin.directory.clone().rotate_signing_keys(request).await
+        admin.rotate_signing_keys(request).await
     };
     rotate(false).await.unwrap();
     // Nobody prepared it for this key: it asks for it.

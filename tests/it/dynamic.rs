@@ -68,7 +68,8 @@ pub async fn call(
     message: &DynamicMessage,
     token: &str,
 ) -> Result<Option<DynamicMessage>, Status> {
-    let answer = send(channel, rpc, message.encode_to_vec(), token).await?;
+    let request = Request::new(message.encode_to_vec());
+    let answer = exchange(channel, rpc, request, token).await?;
     Ok(answer.map(|bytes| DynamicMessage::decode(rpc.output(), bytes.as_slice()).unwrap()))
 }
 
@@ -79,9 +80,19 @@ pub async fn send(
     message: Vec<u8>,
     token: &str,
 ) -> Result<Option<Vec<u8>>, Status> {
+    exchange(channel, rpc, Request::new(message), token).await
+}
+
+/// The same with metadata of one's own.
+pub async fn exchange(
+    channel: &Channel,
+    rpc: &MethodDescriptor,
+    request: Request<Vec<u8>>,
+    token: &str,
+) -> Result<Option<Vec<u8>>, Status> {
     let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(64 << 20);
     grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
-    let mut request = Request::new(tokio_stream::once(message));
+    let mut request = request.map(tokio_stream::once);
     if !token.is_empty() {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     }

@@ -2,13 +2,15 @@
 //! time, with the others as they should be.
 
 use futures_util::future::join_all;
+use prost_reflect::prost::Message as _;
 use prost_reflect::{
     Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, MethodDescriptor, Value,
 };
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use crate::dynamic::{call, path, rpcs};
+use crate::dynamic::{call, exchange, path, rpcs};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
 /// How deep messages within messages are filled in.
@@ -44,9 +46,9 @@ impl World {
         };
         let membership = directory.create_membership(grant).await.unwrap().into_inner().membership.unwrap();
         let account = CreateServiceAccountRequest { name: "program".to_owned(), ..Default::default() };
-        let account = directory.create_service_account(account).await.unwrap().into_inner().service_account.unwrap();
+        let account = admin.create_service_account(account).await.unwrap().service_account.unwrap();
         let key = CreateApiKeyRequest { service_account_id: account.service_account_id.clone(), ..Default::default() };
-        let key = directory.create_api_key(key).await.unwrap().into_inner().api_key.unwrap().api_key_id;
+        let key = admin.create_api_key(key).await.unwrap().api_key.unwrap().api_key_id;
         let tokens = server.sign_in("victim@example.com").await;
         let mut client = server.client(&tokens.access_token).session;
         let session = client.get_session(GetSessionRequest::default()).await.unwrap().into_inner().session.unwrap();
@@ -259,6 +261,15 @@ async fn torture(server: &TestServer, world: &World, rpc: &MethodDescriptor) -> 
             // Some calls end the caller's own sessions, or change what the caller signs in with.
             token = administrator(server, world).await;
             answer = call(&server.channel, rpc, message, &token).await;
+        }
+        // Behind a fresh proof there is more to reach.
+        if let Err(refused) = &answer
+            && let Some(asked) = refused.get_details_error_info().filter(|info| info.reason == "STEP_UP_REQUIRED")
+        {
+            let client = server.client(&token);
+            let request = (asked.metadata["method"].as_str(), asked.metadata["target"].as_str());
+            let request = client.proven(request.0, request.1, message.encode_to_vec()).await;
+            answer = exchange(&server.channel, rpc, request, &token).await.map(|_| None);
         }
         match answer {
             Err(status) if is_ours(&status) => {

@@ -68,7 +68,7 @@ async fn a_user_is_linked_and_signs_in_through_a_browser() {
     let access = kanidm.prepare(redirect).await.unwrap();
     let server = Setup::new().await.with_kanidm(&kanidm, &access).start().await;
     let tenant = server.tenant("cli").await;
-    let ann = server.user(tenant, "ann@example.com", "user").await;
+    server.user(tenant, "ann@example.com", "user").await;
     let (person, bearer) = crate::kanidm_login::person(&kanidm, "ann").await;
     let operator = Operator::new(&server);
     let browser = async |url: String| {
@@ -80,9 +80,13 @@ async fn a_user_is_linked_and_signs_in_through_a_browser() {
 
     server.admin().await;
     operator.sign_in("root@platform.example").await;
-    let ran = operator.run(&["users", "link", "ann@example.com", "--person", &person.to_string()]).await;
-    assert!(ran.err.contains("STEP_UP_REQUIRED") || ran.code == 0, "{ran:?}");
-    crate::authenticate::set(&server, ann, &format!("auth_method = 'dual', kanidm_user_id = '{person}'")).await;
+    let link = ["users", "link", "ann@example.com", "--person", &person.to_string()];
+    let trial: Vec<&str> = link.into_iter().chain(["--dry-run"]).collect();
+    let proof = [("SIDLE_PASSWORD", crate::support::ADMIN_PASSWORD)];
+    assert_eq!(operator.run_with(&trial, &proof, "").await.code, 0);
+    assert!(operator.ok(&["users", "get", "ann@example.com"]).await.contains("password"));
+    let linked = operator.run_with(&link, &proof, "").await;
+    assert_eq!(linked.code, 0, "{linked:?}");
     let signed_in = operator.run_and_answer(&["login", "--kanidm", redirect], browser).await;
     assert_eq!(signed_in.code, 0, "{signed_in:?}");
     assert!(operator.ok(&["whoami"]).await.contains("ann@example.com"));

@@ -15,6 +15,7 @@ mod edge;
 mod enrolment;
 mod flows;
 mod hostile;
+mod indexes;
 mod kanidm_cli;
 mod kanidm_login;
 mod kanidm_migration;

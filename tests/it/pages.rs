@@ -26,20 +26,19 @@ impl World {
         let admin = server.admin().await;
         let tenant: Uuid = sqlx::query_scalar("SELECT tenant_id FROM tenants").fetch_one(server.sql()).await.unwrap();
         let user = server.user(tenant, "second@platform.example", "SYSTEM_ADMIN").await;
-        let mut directory = admin.directory.clone();
         for name in ["one", "two"] {
             server.tenant(name).await;
             server.sign_in("root@platform.example").await;
             server.sign_in("second@platform.example").await;
             let account = proto::CreateServiceAccountRequest { name: name.to_owned(), ..Default::default() };
-            let account = directory.create_service_account(account).await.unwrap().into_inner().service_account;
+            let account = admin.create_service_account(account).await.unwrap().service_account;
             let id = account.unwrap().service_account_id;
             let key = proto::CreateApiKeyRequest { service_account_id: id, ..Default::default() };
-            directory.create_api_key(key).await.unwrap();
+            admin.create_api_key(key).await.unwrap();
         }
         let rotate = proto::RotateSigningKeysRequest::default();
         // Two keys, where keys can be rotated already.
-        let _ = directory.rotate_signing_keys(rotate).await;
+        let _ = admin.rotate_signing_keys(rotate).await;
         let tokens = [
             server.sign_in("root@platform.example").await.access_token,
             server.sign_in("second@platform.example").await.access_token,
@@ -218,7 +217,7 @@ async fn a_stored_answer_holds_no_secret() {
     let world = World::make().await;
     let admin = world.server.client(&world.tokens[0]);
     let account = proto::CreateServiceAccountRequest { name: "billing".to_owned(), ..Default::default() };
-    let account = admin.directory.clone().create_service_account(account).await.unwrap().into_inner();
+    let account = admin.create_service_account(account).await.unwrap();
     let service_account_id = account.service_account.unwrap().service_account_id;
     let mut secrets = Vec::new();
     for kind in [proto::ApiKeyKind::ApiKey, proto::ApiKeyKind::ClientSecret] {
@@ -228,8 +227,8 @@ async fn a_stored_answer_holds_no_secret() {
             kind: kind.into(),
             ..Default::default()
         };
-        let first = admin.directory.clone().create_api_key(request.clone()).await.unwrap().into_inner();
-        let repeat = admin.directory.clone().create_api_key(request).await.unwrap().into_inner();
+        let first = admin.create_api_key(request.clone()).await.unwrap();
+        let repeat = admin.create_api_key(request).await.unwrap();
         assert!(repeat.is_repeat && repeat.secret.is_empty());
         secrets.push(first.secret);
     }

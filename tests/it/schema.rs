@@ -167,3 +167,31 @@ async fn without_a_tenant_no_row_is_visible() {
     let all: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(server.sql()).await.unwrap();
     assert!(all > 0, "there was something to see");
 }
+
+/// A temporary table of the service's role, with a trigger of its own, must not stand in the way of a function that runs
+/// as the owner: the trigger would be the owner's as well.
+#[tokio::test]
+async fn functions_look_at_temporary_tables_last() {
+    let database = database().await;
+    let mut look = PgConnection::connect(&database.owner_url).await.unwrap();
+    let first: Vec<String> = sqlx::query_scalar(
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+         AND NOT coalesce(proconfig && ARRAY['search_path=pg_catalog, public, pg_temp', 'search_path=pg_catalog'], false)",
+    )
+    .fetch_all(&mut look)
+    .await
+    .unwrap();
+    assert!(first.is_empty(), "functions that temporary tables can be put in the way of: {first:?}");
+
+    let mut app = PgConnection::connect(&database.app_url).await.unwrap();
+    for trap in [
+        "CREATE TEMPORARY TABLE address_attempts (network text, lane text, free_at timestamptz, PRIMARY KEY (network, lane))",
+        "CREATE FUNCTION pg_temp.trap() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'sprung as %', current_user; END $$",
+        "CREATE TRIGGER trap BEFORE INSERT ON pg_temp.address_attempts FOR EACH ROW EXECUTE FUNCTION pg_temp.trap()",
+    ] {
+        sqlx::query(trap).execute(&mut app).await.unwrap();
+    }
+    let call = "SELECT throttle_take('lane', 'network', now(), interval '1 second', interval '1 minute')";
+    sqlx::query(call).execute(&mut app).await.expect("the trap is not looked at");
+}

@@ -44,10 +44,9 @@ impl Picture {
             Revoked::Session(id) => extend(&mut self.sessions, id, until),
             Revoked::Key(id) => extend(&mut self.keys, id, until),
             Revoked::Principal(id, void) => {
-                let known = self.principals.entry(id).or_insert((DateTime::<Utc>::MIN_UTC, until));
-                let is_news = known.0 < void || known.1 < until;
-                *known = (known.0.max(void), known.1.max(until));
-                is_news
+                let known = self.principals.get(&id);
+                let later = known.map_or((void, until), |known| (known.0.max(void), known.1.max(until)));
+                self.principals.insert(id, later) != Some(later)
             }
         };
         if is_news {
@@ -103,9 +102,10 @@ impl Picture {
 
 /// Notes `until` for `id`, unless a later time stands there; says whether that changed anything.
 fn extend(map: &mut HashMap<Uuid, DateTime<Utc>>, id: Uuid, until: DateTime<Utc>) -> bool {
-    let known = map.entry(id).or_insert(DateTime::<Utc>::MIN_UTC);
-    let is_news = *known < until;
-    *known = until.max(*known);
+    let is_news = map.get(&id).is_none_or(|known| *known < until);
+    if is_news {
+        map.insert(id, until);
+    }
     is_news
 }
 
@@ -159,5 +159,17 @@ mod tests {
         picture.forget(at(160));
         assert!(picture.refuses(Some(ID), OTHER, None, at(0)));
         assert_eq!(picture.all(), [revoke(Revoked::Session(ID), 200)]);
+    }
+
+    #[test]
+    fn what_was_over_before_all_times_is_forgotten_like_the_rest() {
+        let mut picture = Picture::default();
+        let forget_after = DateTime::<Utc>::MIN_UTC;
+        for revoked in [Revoked::Session(ID), Revoked::Key(ID), Revoked::Principal(ID, forget_after)] {
+            picture.apply(Revocation { revoked, forget_after });
+        }
+        picture.apply(revoke(Revoked::Principal(OTHER, forget_after), 50));
+        picture.forget(at(50));
+        assert!(picture.is_empty() && picture.forget.is_empty());
     }
 }

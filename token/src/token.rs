@@ -13,6 +13,9 @@ use crate::{Algorithm, Claims, VerifyingKey};
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Media type of access tokens (RFC 9068): nothing else that is signed with the same keys passes for one.
 pub const TYPE: &str = "at+jwt";
+/// The last second of the year 9999, and the last in which a token may end: later ones cannot be told to a caller, and
+/// to the latest of them no leeway can be added.
+const LAST: i64 = 253_402_300_799;
 
 /// The header. Tokens of Sidle have these three members; one with others, such as `crit`, `jwk`, `jku` or `x5u`, comes
 /// from somebody else.
@@ -103,7 +106,7 @@ pub fn read<K: AsRef<VerifyingKey>>(
         return Err(Refusal::Invalid);
     }
     let issued_at = issue_time(claims.jti).ok_or(Refusal::Invalid)?;
-    let expires_at = DateTime::from_timestamp(claims.exp, 0).ok_or(Refusal::Invalid)?;
+    let expires_at = DateTime::from_timestamp(claims.exp, 0).filter(|_| claims.exp <= LAST).ok_or(Refusal::Invalid)?;
     Ok(Token { claims, kid: header.kid, algorithm: key.algorithm(), issued_at, expires_at })
 }
 
@@ -143,6 +146,9 @@ pub fn issue_time(jti: Uuid) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
+    use hmac::{Hmac, Mac as _};
+    use zeroize::Zeroizing;
+
     use super::*;
 
     #[test]
@@ -151,6 +157,33 @@ mod tests {
         assert_eq!(issue_time(id).unwrap().timestamp_millis(), 1_700_000_000_123);
         assert_eq!(issue_time(Uuid::nil()), None);
         assert_eq!(issue_time(Uuid::from_u128(u128::MAX)), None);
+    }
+
+    /// Whoever holds an old client's key chooses the expiry.
+    #[test]
+    fn an_expiry_to_which_nothing_can_be_added_is_none() {
+        let secret = Zeroizing::new(vec![7; 32]);
+        let kid = Uuid::from_u128(1);
+        let jti = uuid::Builder::from_unix_timestamp_millis(1_700_000_000_123, &[7; 10]).into_uuid();
+        let token = |exp: i64| {
+            let header = format!(r#"{{"alg":"HS256","typ":"at+jwt","kid":"{kid}"}}"#);
+            let claims = format!(
+                r#"{{"iss":"i","sub":"{kid}","aud":"old","exp":{exp},"nbf":1,"iat":1,"jti":"{jti}","kind":"user"}}"#
+            );
+            let message = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+            let mut mac = Hmac::<Sha256>::new_from_slice(&secret).unwrap();
+            mac.update(message.as_bytes());
+            format!("{message}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+        };
+        let read = |exp| {
+            let key = std::sync::Arc::new(VerifyingKey::hs256(kid, secret.clone(), "old"));
+            super::read(&token(exp), "i", |_| Some(key))
+        };
+        let (now, leeway) = (DateTime::from_timestamp(1_800_000_000, 0).unwrap(), TimeDelta::minutes(1));
+        assert_eq!(read(LAST).unwrap().check("old", now, leeway), Ok(()));
+        for exp in [LAST + 1, DateTime::<Utc>::MAX_UTC.timestamp(), i64::MAX] {
+            assert_eq!(read(exp), Err(Refusal::Invalid), "{exp}");
+        }
     }
 
     #[test]
@@ -182,5 +215,84 @@ mod tests {
         ] {
             assert_eq!(asked(&bad), (false, Refusal::Invalid), "{bad}");
         }
+    }
+
+    const KID: Uuid = Uuid::from_u128(1);
+
+    /// A token of exactly these texts, with a good signature of the key that [`find`] knows.
+    fn signed(header: &str, claims: &str) -> String {
+        use ed25519_dalek::Signer as _;
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let signature = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).sign(message.as_bytes());
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes()))
+    }
+
+    fn find(kid: Uuid) -> Option<std::sync::Arc<VerifyingKey>> {
+        let public = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let jwk = crate::Jwk {
+            kid: KID.to_string(),
+            kty: "OKP".to_owned(),
+            alg: "EdDSA".to_owned(),
+            usage: "sig".to_owned(),
+            crv: "Ed25519".to_owned(),
+            x: URL_SAFE_NO_PAD.encode(public.as_bytes()),
+            ..crate::Jwk::default()
+        };
+        VerifyingKey::from_jwk(&jwk).filter(|key| key.kid() == kid).map(std::sync::Arc::new)
+    }
+
+    fn header() -> String {
+        format!(r#"{{"alg":"EdDSA","typ":"at+jwt","kid":"{KID}"}}"#)
+    }
+
+    /// Good claims that end with `more`.
+    fn claims(more: &str) -> String {
+        let id = uuid::Builder::from_unix_timestamp_millis(1_700_000_000_123, &[7; 10]).into_uuid();
+        let times = r#""exp":1700000900,"nbf":1700000000,"iat":1700000000"#;
+        format!(r#"{{"iss":"issuer","sub":"{id}","aud":"shop",{times},"jti":"{id}","kind":"user"{more}}}"#)
+    }
+
+    #[test]
+    fn a_token_over_the_limit_is_refused_before_its_key_is_looked_up() {
+        let padded = |bytes: usize| signed(&header(), &claims(&format!(r#","roles":["{}"]"#, "x".repeat(bytes))));
+        let sizes: Vec<usize> = (0..MAX_TOKEN_BYTES).collect();
+        let longest = sizes.partition_point(|bytes| padded(*bytes).len() <= MAX_TOKEN_BYTES) - 1;
+        assert!(read(&padded(longest), "issuer", find).is_ok());
+        let unread = |token: &str| {
+            let find = |_: Uuid| -> Option<std::sync::Arc<VerifyingKey>> { panic!("it is looked at") };
+            read(token, "issuer", find)
+        };
+        assert_eq!(unread(&padded(longest + 1)), Err(Refusal::Invalid));
+        assert_eq!(unread(&padded(3_000_000)), Err(Refusal::Invalid));
+    }
+
+    /// On a stack that holds a few calls and no chain of them; a stack that overflows ends the process.
+    #[test]
+    fn reading_a_hostile_token_costs_no_stack() {
+        let small = std::thread::Builder::new().stack_size(64 * 1024);
+        let reading = small.spawn(|| {
+            assert!(read(&signed(&header(), &claims("")), "issuer", find).is_ok(), "there is room for a good one");
+            for bytes in [1_000, 5_000, 3_000_000] {
+                for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+                    let depth = bytes / (open.len() + close.len());
+                    let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+                    let within = header().replace(&format!("\"{KID}\""), &nested);
+                    let beside = header().replace('}', &format!(",\"x\":{nested}}}"));
+                    for header in [&nested, &within, &beside] {
+                        assert_eq!(read(&signed(header, &claims("")), "issuer", find), Err(Refusal::Invalid));
+                    }
+                    for claims in [&nested, &claims(&format!(",\"roles\":{nested}")), &open.repeat(depth)] {
+                        assert_eq!(read(&signed(&header(), claims), "issuer", find), Err(Refusal::Invalid));
+                    }
+                    // A claim that nobody asks for is skipped, as far down as it goes.
+                    let skipped = signed(&header(), &claims(&format!(",\"x\":{nested}")));
+                    assert_eq!(read(&skipped, "issuer", find).is_ok(), skipped.len() <= MAX_TOKEN_BYTES);
+                }
+                for long in ["A".repeat(bytes), ".".repeat(bytes), format!("{}.{0}.{0}", "A".repeat(bytes))] {
+                    assert_eq!(read(&long, "issuer", find), Err(Refusal::Invalid));
+                }
+            }
+        });
+        reading.unwrap().join().unwrap();
     }
 }

@@ -38,7 +38,7 @@ impl Stream {
         loop {
             let progress = self.progress().await?;
             // After the wait, before anything is said: rights may have ended meanwhile.
-            self.service.verifier.recheck(self.call.principal()?)?;
+            self.service.verifier.recheck_call(&self.call)?;
             match progress {
                 Progress::Event(event) => return Ok(Some(self.message(Some(&event)))),
                 Progress::End => return Ok(None),

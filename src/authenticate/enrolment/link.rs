@@ -118,7 +118,7 @@ impl Enrolment {
         }
         let Some(live) = link else { return self.mint(call, kanidm, invited, person, lease).await };
         let Some(sealed) = live.sealed else { return Err(link_out(live.wait)) };
-        let link = EnrolmentLink::unpack(&self.keyring.open(place(live.link_id), &sealed)?)?;
+        let link = EnrolmentLink::unpack(&self.keyring.open(place(person), &sealed)?)?;
         let event = self.recorder.prepare(redeemed(call, invited).detail("repeated", true));
         let now = self.context.now();
         let may = store::repeat(self.db.pool(), invited, person, lease, live.link_id, now, &event).await?;
@@ -144,7 +144,7 @@ impl Enrolment {
         };
         let lifetime = (made.expires_at - self.context.now()).to_std().unwrap_or_default().max(SHORTEST_LINK);
         let link = EnrolmentLink { url: made.url, expires_at: made.expires_at };
-        let sealed = self.keyring.seal(&self.context.entropy, place(link_id), &link.pack());
+        let sealed = self.keyring.seal(&self.context.entropy, place(person), &link.pack());
         let minted = Minted { link_id, sealed, lifetime };
         let event = self.recorder.prepare(redeemed(call, invited).detail("repeated", false));
         let now = self.context.now();
@@ -160,8 +160,8 @@ fn is_unmade(error: &KanidmError) -> bool {
     !error.is_outcome_unknown()
 }
 
-fn place(link_id: Uuid) -> Place {
-    Place { table: "kanidm_enrolments", column: "link", row: link_id }
+fn place(person: Uuid) -> Place {
+    Place { table: "kanidm_enrolments", column: "link", row: person }
 }
 
 fn redeemed(call: &Call, invited: &Invited) -> Event {

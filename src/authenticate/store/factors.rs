@@ -81,23 +81,24 @@ fn sealed(totp_id: Option<Uuid>, secret: Option<Vec<u8>>) -> Option<SealedTotp> 
 /// are enrolling.
 pub(in crate::authenticate) async fn begin(
     pool: &PgPool,
-    user: Uuid,
-    pending: bool,
+    (user, pending): (Uuid, bool),
     now: DateTime<Utc>,
     passwords: &PasswordConfig,
+    device: Option<&[u8; 32]>,
 ) -> Result<(Reserved, Option<SealedTotp>)> {
     let row = sqlx::query!(
-        "SELECT tenant_id, attempt, refusal, totp_id, secret
-         FROM factor_begin($1, $2, $3, $4, make_interval(secs => $5))",
+        "SELECT tenant_id, attempt, known_device, refusal, totp_id, secret
+         FROM factor_begin($1, $2, $3, $4, make_interval(secs => $5), $6)",
         user,
         pending,
         now,
         i32::try_from(passwords.max_attempts).unwrap_or(i32::MAX),
         passwords.lock_duration.as_secs_f64(),
+        device.map(|device| &device[..]) as Option<&[u8]>,
     )
     .fetch_one(pool)
     .await?;
-    let reserved = reserved(Some(user), row.tenant_id, row.attempt, None, row.refusal.as_deref());
+    let reserved = reserved(Some(user), row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref());
     Ok((reserved, sealed(row.totp_id, row.secret)))
 }
 
@@ -267,8 +268,13 @@ pub(in crate::authenticate) async fn spend(
 }
 
 /// Gives an attempt back: the code was right.
-pub(in crate::authenticate) async fn refund(tx: &mut PgConnection, user: Uuid) -> Result<()> {
-    sqlx::query!("SELECT attempt_refund($1, NULL)", user).fetch_one(tx).await?;
+pub(in crate::authenticate) async fn refund(
+    tx: &mut PgConnection,
+    user: Uuid,
+    device: Option<&[u8; 32]>,
+) -> Result<()> {
+    let device = device.map(|device| &device[..]);
+    sqlx::query!("SELECT attempt_refund($1, $2)", user, device as Option<&[u8]>).fetch_one(tx).await?;
     Ok(())
 }
 

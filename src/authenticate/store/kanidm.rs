@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::login::Finished;
 use crate::audit::Prepared;
 use crate::authenticate::UserView;
+use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::session::{Rights, Wish};
 
@@ -151,6 +152,19 @@ pub(in crate::authenticate) async fn finish_kanidm(
         ("tenant_required", _) => Some(Finished::TenantRequired(row.choices.unwrap_or_default())),
         _ => Some(Finished::Refused),
     })
+}
+
+/// The user of a person, and from when their tokens count.
+pub(in crate::authenticate) async fn voided(db: &Db, person: Uuid) -> Result<Option<(Uuid, DateTime<Utc>)>> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let row = sqlx::query!(
+        r#"SELECT user_id, tokens_valid_from AS "void!" FROM users
+           WHERE kanidm_user_id = $1 AND deleted_at IS NULL AND tokens_valid_from IS NOT NULL"#,
+        person,
+    );
+    let row = row.fetch_optional(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(row.map(|row| (row.user_id, row.void)))
 }
 
 /// What the function `kanidm_link_finish` takes.

@@ -18,14 +18,16 @@ pub(in crate::authenticate) async fn proof_begin(
     user: Uuid,
     now: DateTime<Utc>,
     passwords: &PasswordConfig,
+    device: Option<&[u8; 32]>,
 ) -> Result<Reserved> {
     let row = sqlx::query!(
-        "SELECT tenant_id, password_hash, password_pepper_id, set_here, attempt, refusal, highest_cost
-         FROM password_proof_begin($1, $2, $3, make_interval(secs => $4))",
+        "SELECT tenant_id, password_hash, password_pepper_id, set_here, attempt, known_device, refusal, highest_cost
+         FROM password_proof_begin($1, $2, $3, make_interval(secs => $4), $5)",
         user,
         now,
         i32::try_from(passwords.max_attempts).unwrap_or(i32::MAX),
         passwords.lock_duration.as_secs_f64(),
+        device.map(|device| &device[..]) as Option<&[u8]>,
     )
     .fetch_one(pool)
     .await?;
@@ -36,15 +38,16 @@ pub(in crate::authenticate) async fn proof_begin(
         pepper_id: row.password_pepper_id,
         set_here: row.set_here.unwrap_or_default(),
         attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
-        known_device: false,
+        known_device: row.known_device.unwrap_or_default(),
         refusal: row.refusal.as_deref().map(refusal),
         highest_cost: row.highest_cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or_default(),
     })
 }
 
 /// Gives a reserved attempt back: the secret was right.
-pub(in crate::authenticate) async fn refund(pool: &PgPool, user: Uuid) -> Result<()> {
-    sqlx::query!("SELECT attempt_refund($1, NULL)", user).fetch_one(pool).await?;
+pub(in crate::authenticate) async fn refund(pool: &PgPool, user: Uuid, device: Option<&[u8; 32]>) -> Result<()> {
+    let device = device.map(|device| &device[..]);
+    sqlx::query!("SELECT attempt_refund($1, $2)", user, device as Option<&[u8]>).fetch_one(pool).await?;
     Ok(())
 }
 

@@ -42,14 +42,15 @@ pub(super) async fn rotate(
     input::uuid("request_id", &request.request_id)?;
     let (algorithm, rotation) = (algorithm(&request.algorithm)?, rotation(&request)?);
     let keys = &service.directory.keys;
-    // Before anything is locked: an RSA key takes seconds.
-    let fresh = keys.generate(algorithm).await?;
     let mut change = service.directory.change(call, "keys.rotate").await?;
     change.platform_only()?;
     let (replay, first) = repeated(&mut change, ROTATE, &request.request_id, request.validate_only, &request).await?;
     if let Some(first) = first {
         return Ok(first);
     }
+    change.step_up_of_people(ROTATE, None).await?;
+    // For those only who may: an RSA key takes seconds. And before the keys are locked.
+    let fresh = keys.generate(algorithm).await?;
     let rotated = keys.rotate(&mut change.tx, call, fresh, &rotation).await?;
     let answer = RotateSigningKeysResponse {
         signing_key: Some(write(rotated.key)),
@@ -72,7 +73,7 @@ fn algorithm(name: &str) -> Result<Option<Algorithm>> {
 }
 
 fn rotation(request: &RotateSigningKeysRequest) -> Result<Rotation> {
-    let lead = request.lead_time.map(|lead| Duration::try_from(lead).ok().filter(|lead| *lead <= LONGEST_LEAD));
+    let lead = request.lead_time.map(|lead| input::duration(&lead).filter(|lead| *lead <= LONGEST_LEAD));
     if lead == Some(None) {
         return Err(Fault::field("lead_time", "must be from 0 to 7 days"));
     }

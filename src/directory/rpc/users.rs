@@ -103,12 +103,20 @@ pub(super) async fn update(service: &Service, call: &Call, request: UpdateUserRe
     let user = resource("user", request.user)?;
     let id = input::uuid("user.user_id", &user.user_id)?;
     let mut edit = Edit::default();
-    for field in fields(request.update_mask, &["email", "username", "full_name", "must_change_password"])? {
+    let changeable = &["email", "username", "full_name", "must_change_password", "has_second_factor"];
+    for field in fields(request.update_mask, changeable)? {
         match field {
             "email" => edit.email = Some(input::email("user.email", &user.email)?),
             "username" => edit.username = Some(names::username("user.username", &user.username)?),
             "full_name" => edit.full_name = Some(input::text("user.full_name", &user.full_name, 200)?),
-            _ => edit.must_change_password = Some(user.must_change_password),
+            "must_change_password" => edit.must_change_password = Some(user.must_change_password),
+            _ if user.has_second_factor => {
+                return Err(Fault::field(
+                    "user.has_second_factor",
+                    "can be changed to false only: users enrol themselves",
+                ));
+            }
+            _ => edit.takes_second_factor = true,
         }
     }
     let mut change = service.directory.change(call, "users.write").await?;
@@ -187,7 +195,7 @@ pub(super) async fn link(
     if let Some(earlier) = earlier {
         return Ok(earlier);
     }
-    let user = kanidm::link(&mut change, id, version, candidate?).await?;
+    let user = kanidm::link(&mut change, id, version, candidate).await?;
     let answer = LinkKanidmPersonResponse { user: Some(write(user)) };
     finish(change, replay, validate_only, &answer).await?;
     Ok(answer)
@@ -236,6 +244,7 @@ fn write(user: users::User) -> User {
         status: status.into(),
         auth_method: auth_method.into(),
         has_password: user.has_password,
+        has_second_factor: user.has_second_factor,
         must_change_password: user.must_change_password,
         failed_login_attempts: user.failed_login_attempts,
         lock_ends_at: time(user.locked_until),

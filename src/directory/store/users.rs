@@ -19,6 +19,7 @@ pub struct User {
     pub status: UserStatus,
     pub auth_method: AuthMethod,
     pub has_password: bool,
+    pub has_second_factor: bool,
     pub must_change_password: bool,
     pub failed_login_attempts: i32,
     pub locked_until: Option<DateTime<Utc>>,
@@ -71,7 +72,7 @@ macro_rules! users {
             User,
             r#"SELECT user_id, tenant_id, email, username, full_name, status AS "status: UserStatus",
                 auth_method AS "auth_method: AuthMethod", password_hash IS NOT NULL AS "has_password!",
-                must_change_password, failed_login_attempts, locked_until, lock_reason AS "lock_reason: LockReason",
+                directory_has_second_factor(user_id) AS "has_second_factor!", must_change_password, failed_login_attempts, locked_until, lock_reason AS "lock_reason: LockReason",
                 verified_at, last_login_at, kanidm_user_id, kanidm_name, kanidm_synced_at, migration_invited_at,
                 migration_completed_at, legacy_id, is_master_admin, version, created_at, updated_at, deleted_at
                FROM users "# + $tail
@@ -248,4 +249,10 @@ pub async fn has_master_admin(tx: &mut PgConnection) -> Result<bool> {
         .fetch_one(tx)
         .await?;
     Ok(found)
+}
+
+/// Takes a user's authenticator application away, with everything that is worth something through it only.
+pub async fn remove_second_factor(tx: &mut PgConnection, id: Uuid) -> Result<()> {
+    sqlx::query!("SELECT directory_remove_second_factor($1)", id).fetch_one(tx).await?;
+    Ok(())
 }

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::store;
+use crate::access::Permissions;
 use crate::fault::{Fault, Result};
 
 /// How the rows of an import are to be read.
@@ -48,8 +49,9 @@ pub(super) enum Found {
 }
 
 impl Mapping {
-    /// Reads tenants and roles, and refuses a header that names one that is not there: every row would be refused.
-    pub(super) async fn load(tx: &mut PgConnection, header: &Header) -> Result<Self> {
+    /// Reads tenants and roles, and refuses a header that names one that is not there: every row would be refused. Roles
+    /// with more than the importer holds over every tenant are as good as not there: nobody hands out what they lack.
+    pub(super) async fn load(tx: &mut PgConnection, header: &Header, held: &Permissions) -> Result<Self> {
         let mut known = HashMap::new();
         for tenant in store::tenants(tx).await? {
             // A slug cannot look like a UUID's text, and an external id gives way to both.
@@ -73,8 +75,9 @@ impl Mapping {
         };
         known.extend(mapped);
 
-        let roles: HashMap<_, _> =
-            store::roles(tx).await?.into_iter().map(|role| ((role.tenant_id, role.name), role.role_id)).collect();
+        let mut roles = store::roles(tx).await?;
+        roles.retain(|role| role.permissions.iter().all(|permission| held.has(permission)));
+        let roles: HashMap<_, _> = roles.into_iter().map(|role| ((role.tenant_id, role.name), role.role_id)).collect();
         let default_role = if header.default_role.is_empty() { "user" } else { &header.default_role };
         for (field, name) in header
             .roles
@@ -83,7 +86,9 @@ impl Mapping {
             .chain([("header.default_role", default_role)])
         {
             if !roles.keys().any(|(_, known)| known == name) {
-                return Err(Fault::field(field, "must be the name of a role that does not reach over every tenant"));
+                let text =
+                    "must be the name of a role that does not reach over every tenant, nor beyond the caller's rights";
+                return Err(Fault::field(field, text));
             }
         }
         Ok(Self {

@@ -53,7 +53,7 @@ impl Import {
             return Err(Fault::new(Reason::Overloaded, text).retry_after(std::time::Duration::from_secs(10)));
         }
         store::plan_each_batch(&mut tx).await?;
-        let mapping = Mapping::load(&mut tx, &header).await?;
+        let mapping = Mapping::load(&mut tx, &header, &call.principal()?.platform_permissions).await?;
         let mut hasher = Sha256::new();
         hasher.update(header_digest(&header));
         Ok(Self {

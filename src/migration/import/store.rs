@@ -27,11 +27,12 @@ pub(super) struct RoleRow {
     pub role_id: Uuid,
     pub tenant_id: Option<Uuid>,
     pub name: String,
+    pub permissions: Vec<String>,
 }
 
 /// Roles that can be imported: those that reach no further than a tenant.
 pub(super) async fn roles(tx: &mut PgConnection) -> Result<Vec<RoleRow>> {
-    Ok(sqlx::query_as!(RoleRow, "SELECT role_id, tenant_id, name FROM roles WHERE NOT is_platform")
+    Ok(sqlx::query_as!(RoleRow, "SELECT role_id, tenant_id, name, permissions FROM roles WHERE NOT is_platform")
         .fetch_all(tx)
         .await?)
 }

@@ -38,7 +38,7 @@ pub(super) async fn run(
     loop {
         let part = next(&mut stream).await?;
         // Rights may have ended since the import began.
-        service.verifier.recheck(call.principal()?)?;
+        service.verifier.recheck_call(&call)?;
         match part {
             Some(Part::Rows(rows)) if rows.rows.len() > LARGEST => {
                 return Err(Fault::field("rows", format!("must be at most {LARGEST} in a message")));

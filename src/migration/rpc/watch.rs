@@ -38,7 +38,7 @@ impl Stream {
     async fn next(&mut self) -> Result<Option<WatchMigrationResponse>> {
         loop {
             let seen = self.watch.next(self.heartbeat.saturating_sub(self.silence()).min(RECHECK)).await?;
-            self.service.verifier.recheck(self.call.principal()?)?;
+            self.service.verifier.recheck_call(&self.call)?;
             let (sight, is_heartbeat) = match seen {
                 Seen::Step(sight) => (sight, false),
                 Seen::End => return Ok(None),

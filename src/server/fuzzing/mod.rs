@@ -1,6 +1,7 @@
 //! Fuzz targets of the edge: whole calls, from the bytes of the request to the bytes of the refusal, through every layer,
 //! the codec and the validation of every RPC, up to its first question to the database, of which there is none.
 
+mod certificates;
 mod stub_database;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,6 +17,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
+pub(crate) use self::certificates::certificates;
 use super::layers::{CORRELATION_HEADER, address};
 use super::{Authorities, Edge, services};
 use crate::access::certificates::Certificates;
@@ -170,7 +172,10 @@ pub(crate) fn metadata(data: &[u8]) {
     }
     let proxies = &service.app.config.server.trusted_proxies;
     let from = address(&request, proxies).expect("a connection has a peer");
-    assert!(from == PROXY || !proxies.contains(&from), "a proxy passes for the caller: {from}");
+    assert!(
+        from == PROXY || !proxies.iter().any(|proxy| proxy.contains(from)),
+        "a proxy passes for the caller: {from}"
+    );
     // Behind nobody that is trusted the header says nothing.
     assert_eq!(address(&request, &[]), Some(PROXY));
     service.answer(request);

@@ -114,7 +114,7 @@ async fn account(admin: &Client, name: &str) -> String {
         permissions: vec!["tokens.verify".to_owned(), "users.read".to_owned()],
         ..Default::default()
     };
-    let created = admin.directory.clone().create_service_account(request).await.unwrap().into_inner();
+    let created = admin.create_service_account(request).await.unwrap();
     created.service_account.unwrap().service_account_id
 }
 
@@ -123,7 +123,7 @@ async fn a_clients_secret_is_good_with_its_id_only_and_can_be_rotated_without_a_
     let server = TestServer::start().await;
     let admin = server.admin().await;
     let (billing, other) = (account(&admin, "billing").await, account(&admin, "other").await);
-    let create = async |request| admin.directory.clone().create_api_key(request).await.map(|r| r.into_inner());
+    let create = async |request| admin.create_api_key(request).await;
     let first = create(secret_of(&billing)).await.unwrap();
     assert!(first.secret.starts_with("sidle_cs_") && first.secret.len() == 52);
     let answer = by_secret(&server, &billing, &first.secret).await.unwrap();
@@ -201,16 +201,13 @@ async fn a_delegated_administrator_gains_nothing_through_keys() {
         (&["service_accounts.write"], ""),
         (&["service_accounts.write"], &server.tenant("south").await.to_string()),
     ] {
-        let refused = del.directory.clone().create_service_account(new(permissions, place, "more")).await.unwrap_err();
+        let refused = del.create_service_account(new(permissions, place, "more")).await.unwrap_err();
         assert!(["PERMISSION_DENIED", "NOT_FOUND"].contains(&reason(&refused).as_str()), "{permissions:?} {refused:?}");
     }
     let mut own = del
-        .directory
-        .clone()
         .create_service_account(new(&["service_accounts.read"], &here, "mine"))
         .await
         .unwrap()
-        .into_inner()
         .service_account
         .unwrap();
     let id = own.service_account_id.clone();
@@ -220,18 +217,18 @@ async fn a_delegated_administrator_gains_nothing_through_keys() {
         validate_only: false,
     };
     own.permissions = vec!["*".to_owned()];
-    let refused = del.directory.clone().update_service_account(widen(own.clone(), "permissions")).await.unwrap_err();
+    let refused = del.update_service_account(widen(own.clone(), "permissions")).await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED");
     // A certificate of the operator's authority is not a tenant's to hand out.
     own.certificates =
         vec![proto::ClientCertificate { authority: "corp".to_owned(), uri: "spiffe://corp/payments".to_owned() }];
-    let refused = del.directory.clone().update_service_account(widen(own.clone(), "certificates")).await.unwrap_err();
+    let refused = del.update_service_account(widen(own.clone(), "certificates")).await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED");
     for scopes in [&["users.write"][..], &["*"]] {
         for kind in [proto::ApiKeyKind::ApiKey, proto::ApiKeyKind::ClientSecret] {
             let scopes = scopes.iter().map(|name| (*name).to_owned()).collect();
             let wide = proto::CreateApiKeyRequest { scopes, kind: kind.into(), ..secret_of(&id) };
-            let refused = del.directory.clone().create_api_key(wide).await.unwrap_err();
+            let refused = del.create_api_key(wide).await.unwrap_err();
             assert_eq!(reason(&refused), "PERMISSION_DENIED");
         }
     }
@@ -242,8 +239,8 @@ async fn a_delegated_administrator_gains_nothing_through_keys() {
     let mut account =
         root.directory.clone().get_service_account(get).await.unwrap().into_inner().service_account.unwrap();
     account.permissions.push("users.write".to_owned());
-    root.directory.clone().update_service_account(widen(account.clone(), "permissions")).await.unwrap();
-    let refused = del.directory.clone().create_api_key(secret_of(&id)).await.unwrap_err();
+    root.update_service_account(widen(account.clone(), "permissions")).await.unwrap();
+    let refused = del.create_api_key(secret_of(&id)).await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED");
 }
 
@@ -254,7 +251,7 @@ async fn a_key_shrinks_with_its_account() {
     let admin = server.admin().await;
     let id = account(&admin, "billing").await;
     let request = proto::CreateApiKeyRequest { kind: 0, scopes: vec!["users.read".to_owned()], ..secret_of(&id) };
-    let key = admin.directory.clone().create_api_key(request).await.unwrap().into_inner().secret;
+    let key = admin.create_api_key(request).await.unwrap().secret;
     let before = exchange(&server, &key).await.unwrap();
     assert_eq!(before.permissions, ["users.read"]);
     let get = proto::GetServiceAccountRequest {
@@ -268,7 +265,7 @@ async fn a_key_shrinks_with_its_account() {
         update_mask: Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] }),
         validate_only: false,
     };
-    admin.directory.clone().update_service_account(update).await.unwrap();
+    admin.update_service_account(update).await.unwrap();
     let list = proto::ListUsersRequest::default();
     let refused = server.client(&before.access_token).directory.list_users(list).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated, "the token from before is refused at once");
@@ -294,4 +291,29 @@ async fn an_address_that_tries_keys_is_slowed_down_whatever_it_tries() {
     assert_eq!(reason(&exchange(&replica, &key).await.unwrap_err()), "THROTTLED", "counted over all replicas");
     server.context.clock.advance(std::time::Duration::from_secs(61));
     exchange(&server, &key).await.expect("after a while");
+}
+
+/// Whoever has a leaked key keeps exchanging it. One exchange that waits while the key is revoked must not come out of the
+/// wait with a token that is younger than the revocation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_revoked_while_its_exchange_waits_buys_nothing() {
+    let server = TestServer::start().await;
+    let key = api_key(&server, None, &["users.read"], &[]).await;
+    let mut revoking = server.sql().begin().await.unwrap();
+    sqlx::query("SELECT FROM service_accounts FOR UPDATE").execute(&mut *revoking).await.unwrap();
+    let waiting = exchange(&server, &key);
+    let revoke = async {
+        // The exchange has read the key and waits for its account.
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
+                     AND query LIKE '%api_key_exchange%'";
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(server.sql()).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+        sqlx::query("UPDATE api_keys SET revoked_at = now()").execute(&mut *revoking).await.unwrap();
+        sqlx::query("UPDATE service_accounts SET tokens_valid_from = now()").execute(&mut *revoking).await.unwrap();
+        revoking.commit().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(waiting, revoke);
+    assert_eq!(reason(&answer.unwrap_err()), "INVALID_CREDENTIALS");
 }

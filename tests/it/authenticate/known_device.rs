@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use sidle::proto;
-use tonic::Status;
+use tonic::{Request, Status};
 use uuid::Uuid;
 
+use super::factors::{Authenticator, DISABLE, tick};
 use super::{ask, set};
 use crate::look::{event, reason, reasons};
+use crate::support::server::with_proof;
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
 const ANN: &str = "ann@example.com";
@@ -54,6 +56,77 @@ async fn an_account_under_attack_still_opens_from_its_known_device() {
     assert!(event(&server, "user.authenticated").await.details.contains_key("known_device"));
     refused(&server, "", "its success opens the account to nobody else").await;
     from(&server, &device, ADMIN_PASSWORD).await.unwrap();
+}
+
+/// A request from the device: `sidle-known-device` is for calls of those who are signed in.
+fn here<T>(device: &str, request: T) -> Request<T> {
+    let mut request = Request::new(request);
+    request.metadata_mut().insert("sidle-known-device", device.parse().unwrap());
+    request
+}
+
+/// Somebody who is signed in, and wants to do something about an attack, can: others cannot guess that away either.
+#[tokio::test]
+async fn an_account_under_attack_still_proves_who_it_is_from_its_known_device() {
+    let server = TestServer::start().await;
+    let (user, device) = ann(&server).await;
+    let client = server.client(&server.sign_in(ANN).await.access_token);
+    guess(&server, "", 7).await;
+    let step_up = |password: &str| proto::StepUpRequest {
+        method: "sidle.v1.AuthenticateService/EnrollTotp".to_owned(),
+        proof: Some(proto::step_up_request::Proof::Password(password.to_owned())),
+        ..Default::default()
+    };
+    let ask = async |request| client.authenticate.clone().step_up(request).await.map(|answer| answer.into_inner());
+    assert_eq!(reason(&ask(Request::new(step_up(ADMIN_PASSWORD))).await.unwrap_err()), "INVALID_CREDENTIALS", "locked");
+    assert_eq!(reason(&ask(here("sidle_kd_x", step_up(ADMIN_PASSWORD))).await.unwrap_err()), "INVALID_CREDENTIALS");
+    ask(here(&device, step_up(ADMIN_PASSWORD))).await.expect("the device's own count");
+
+    // A code as well.
+    let (application, _) = {
+        let token = ask(here(&device, step_up(ADMIN_PASSWORD))).await.unwrap().step_up_token;
+        let request = with_proof(proto::EnrollTotpRequest {}, &token);
+        let shown = client.authenticate.clone().enroll_totp(request).await.unwrap().into_inner();
+        let application = Authenticator::new(&shown.secret);
+        let code = application.code(server.context.now(), 0);
+        let confirm = here(&device, proto::ConfirmTotpRequest { totp_code: code });
+        let codes = client.authenticate.clone().confirm_totp(confirm).await.expect("confirmed").into_inner();
+        (application, codes.recovery_codes)
+    };
+    tick(&server);
+    let code = |code| proto::StepUpRequest {
+        method: DISABLE.to_owned(),
+        proof: Some(proto::step_up_request::Proof::TotpCode(code)),
+        ..Default::default()
+    };
+    let right = application.code(server.context.now(), 0);
+    assert_eq!(reason(&ask(Request::new(code(right.clone()))).await.unwrap_err()), "INVALID_CREDENTIALS", "locked");
+    ask(here(&device, code(right))).await.expect("the device's own count");
+
+    // It gets no more guesses than anybody, and they are the device's.
+    for n in 0..5 {
+        let guess = ask(here(&device, code(application.wrong(server.context.now())))).await.unwrap_err();
+        assert_eq!(reason(&guess), "INVALID_CREDENTIALS", "{n}");
+    }
+    tick(&server);
+    let right = application.code(server.context.now(), 0);
+    assert_eq!(reason(&ask(here(&device, code(right))).await.unwrap_err()), "INVALID_CREDENTIALS", "locked, too");
+    assert_eq!(event(&server, "user.device_locked").await.target_id, Some(user.to_string()));
+}
+
+#[tokio::test]
+async fn an_account_under_attack_still_changes_its_password_from_its_known_device() {
+    let server = TestServer::start().await;
+    let (_, device) = ann(&server).await;
+    let client = server.client(&server.sign_in(ANN).await.access_token);
+    guess(&server, "", 7).await;
+    let change = proto::ChangePasswordRequest {
+        current_password: ADMIN_PASSWORD.to_owned(),
+        new_password: "seven otters juggle walnuts".to_owned(),
+    };
+    let change_password = async |request| client.authenticate.clone().change_password(request).await;
+    assert_eq!(reason(&change_password(Request::new(change.clone())).await.unwrap_err()), "INVALID_CREDENTIALS");
+    change_password(here(&device, change)).await.expect("changed");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ pub mod factors;
 mod guessing;
 mod known_device;
 mod long_password;
+mod lost_factor;
 mod mfa;
 mod password;
 mod pepper;

@@ -1,6 +1,7 @@
 //! Signing in with a password.
 
 use sidle::proto;
+use sqlx::Connection as _;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -98,6 +99,37 @@ async fn a_weaker_hash_is_replaced_after_the_login() {
             .unwrap();
     assert!(hash.starts_with("$2b$05$") && cost == 5, "{hash}");
     attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
+}
+
+/// Otherwise time would tell whose hash is an old one, and the user would wait for two.
+#[tokio::test]
+async fn a_login_is_answered_before_its_password_is_hashed_anew() {
+    let server = Setup::new().await.with("PASSWORDS__COST", "5").start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    // The new hash is not kept before the test gives this lock back.
+    let trigger = "CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql AS $$
+                   BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN NEW; END $$;
+                   CREATE TRIGGER held_up BEFORE UPDATE OF password_cost ON users FOR EACH ROW
+                   WHEN (OLD.password_cost IS DISTINCT FROM NEW.password_cost) EXECUTE FUNCTION held_up()";
+    sqlx::raw_sql(trigger).execute(server.sql()).await.unwrap();
+    let mut held = sqlx::PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut held).await.unwrap();
+
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.expect("the answer does not wait for the new hash");
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND objid = 4711
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(server.sql()).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let cost = async || -> i16 {
+        let select = "SELECT password_cost FROM users WHERE user_id = $1";
+        sqlx::query_scalar(select).bind(user).fetch_one(server.sql()).await.unwrap()
+    };
+    assert_eq!(cost().await, 4, "it is on its way");
+    sqlx::query("SELECT pg_advisory_unlock(4711)").execute(&mut held).await.unwrap();
+    event(&server, "user.password_rehashed").await;
+    assert_eq!(cost().await, 5);
 }
 
 #[tokio::test]

@@ -27,6 +27,17 @@ fn password() -> Proof {
 /// Refused without a proof where there is a Kanidm: tests/it/kanidm_login/admin_link.rs.
 const NEEDS_KANIDM: &str = "sidle.v1.DirectoryService/LinkKanidmPerson";
 
+/// Asked of people only: a program has a lasting credential already, and makes these calls without a proof.
+const OF_PEOPLE: [&str; 7] = [
+    "sidle.v1.DirectoryService/CreateApiKey",
+    "sidle.v1.DirectoryService/CreateServiceAccount",
+    "sidle.v1.DirectoryService/EnableUser",
+    "sidle.v1.DirectoryService/RotateSigningKeys",
+    "sidle.v1.DirectoryService/UnlockUser",
+    "sidle.v1.DirectoryService/UpdateRole",
+    "sidle.v1.DirectoryService/UpdateServiceAccount",
+];
+
 /// Every RPC that declares that it needs a proof, but for the one that needs a Kanidm before.
 fn sensitive() -> impl Iterator<Item = &'static str> {
     sidle::access::all_sensitive().filter(|method| *method != NEEDS_KANIDM)
@@ -44,6 +55,12 @@ struct Case<'a> {
 async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
     let (mut own, mut directory) = (case.client.authenticate.clone(), case.client.directory.clone());
     let user_id = case.target.clone();
+    let target = case.target.clone();
+    // Another one each time, so that there is something to change.
+    let other = |permissions: Vec<String>| match permissions.iter().any(|name| name == "users.read") {
+        true => vec!["roles.read".to_owned()],
+        false => vec!["users.read".to_owned()],
+    };
     match case.method {
         "sidle.v1.AuthenticateService/EnrollTotp" => {
             own.enroll_totp(with_proof(EnrollTotpRequest {}, token)).await.map(drop)
@@ -70,6 +87,48 @@ async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
             let request = CreateMembershipRequest { user_id, role_id, ..Default::default() };
             directory.create_membership(with_proof(request, token)).await.map(drop)
         }
+        "sidle.v1.DirectoryService/CreateApiKey" => {
+            let request = CreateApiKeyRequest { service_account_id: target, ..Default::default() };
+            directory.create_api_key(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/CreateServiceAccount" => {
+            let name = format!("a{}", Uuid::new_v4());
+            let request = CreateServiceAccountRequest { name, ..Default::default() };
+            directory.create_service_account(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/UpdateServiceAccount" => {
+            let identifier = Some(get_service_account_request::Identifier::ServiceAccountId(target));
+            let request = GetServiceAccountRequest { identifier };
+            let account = directory.get_service_account(request).await?.into_inner().service_account.unwrap();
+            let request = UpdateServiceAccountRequest {
+                service_account: Some(ServiceAccount { permissions: other(account.permissions.clone()), ..account }),
+                update_mask: Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] }),
+                validate_only: false,
+            };
+            directory.update_service_account(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/UpdateRole" => {
+            let role = directory.get_role(GetRoleRequest { role_id: target }).await?.into_inner().role.unwrap();
+            let request = UpdateRoleRequest {
+                role: Some(Role { permissions: other(role.permissions.clone()), ..role }),
+                update_mask: Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] }),
+                validate_only: false,
+            };
+            directory.update_role(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/RotateSigningKeys" => {
+            let request = RotateSigningKeysRequest { request_id: Uuid::new_v4().to_string(), ..Default::default() };
+            directory.rotate_signing_keys(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/EnableUser" => {
+            directory.disable_user(DisableUserRequest { user_id: target.clone(), ..Default::default() }).await?;
+            let request = EnableUserRequest { user_id: target, ..Default::default() };
+            directory.enable_user(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/UnlockUser" => {
+            directory.lock_user(LockUserRequest { user_id: target.clone(), ..Default::default() }).await?;
+            directory.unlock_user(with_proof(UnlockUserRequest { user_id: target }, token)).await.map(drop)
+        }
         other => panic!("{other} asks for a step-up: make it here, so that its refusal is tested"),
     }
 }
@@ -77,9 +136,23 @@ async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
 /// The case for every RPC that declares that it needs a proof, each as somebody of its own.
 async fn cases<'a>(server: &TestServer, admin: &'a Client, people: &'a [Guarded], plain: &'a Client) -> Vec<Case<'a>> {
     let victim = server.user(server.tenant("victims").await, "victim@example.com", "user").await.to_string();
+    let role = CreateRoleRequest { name: "watch".to_owned(), is_platform: true, ..Default::default() };
+    let role = admin.directory.clone().create_role(role).await.unwrap().into_inner().role.unwrap().role_id;
+    let account = service_account(admin, "program").await;
+    let colleague = server.user(server.tenant("colleagues").await, "colleague@example.com", "SYSTEM_ADMIN").await;
     let mut people = people.iter();
     sensitive()
         .map(|method| match method.rsplit('/').next().unwrap() {
+            "CreateServiceAccount" | "RotateSigningKeys" => {
+                Case { method, client: admin, target: String::new(), proof: password() }
+            }
+            "CreateApiKey" | "UpdateServiceAccount" => {
+                Case { method, client: admin, target: account.clone(), proof: password() }
+            }
+            "UpdateRole" => Case { method, client: admin, target: role.clone(), proof: password() },
+            "EnableUser" | "UnlockUser" => {
+                Case { method, client: admin, target: colleague.to_string(), proof: password() }
+            }
             "EnrollTotp" => Case { method, client: plain, target: String::new(), proof: password() },
             "DisableTotp" | "RegenerateRecoveryCodes" => {
                 let person = people.next().expect("one for each");
@@ -89,6 +162,14 @@ async fn cases<'a>(server: &TestServer, admin: &'a Client, people: &'a [Guarded]
             _ => Case { method, client: admin, target: victim.clone(), proof: password() },
         })
         .collect()
+}
+
+/// A service account of the platform.
+async fn service_account(admin: &Client, name: &str) -> String {
+    let request = CreateServiceAccountRequest { name: name.to_owned(), ..Default::default() };
+    let request = admin.proven("sidle.v1.DirectoryService/CreateServiceAccount", "", request).await;
+    let created = admin.directory.clone().create_service_account(request).await.unwrap().into_inner();
+    created.service_account.unwrap().service_account_id
 }
 
 #[tokio::test]
@@ -152,7 +233,7 @@ async fn a_service_account_never_satisfies_a_step_up() {
     let request = StepUpRequest { method: DISABLE.to_owned(), proof: Some(password()), ..Default::default() };
     let refused = program.authenticate.clone().step_up(request).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "PERSON_REQUIRED"));
-    for method in sensitive() {
+    for method in sensitive().filter(|method| !OF_PEOPLE.contains(method)) {
         let own = method.contains("Authenticate");
         let target = if own { String::new() } else { victim.clone() };
         let case = Case { method, client: &program, target: target.clone(), proof: password() };
@@ -161,6 +242,62 @@ async fn a_service_account_never_satisfies_a_step_up() {
             assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "PERSON_REQUIRED", "{method}");
         }
     }
+}
+
+/// Rotating its own keys is what a program does without anybody there; a person's session is asked for more than itself
+/// before it becomes a credential that outlasts it, and only where that reaches over every tenant.
+#[tokio::test]
+async fn what_outlasts_a_session_is_asked_of_people_and_of_the_platform_only() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    let tenant = server.tenant("a").await;
+    let key = api_key(&server, None, &["*"], &[]).await;
+    let program = server.client(&exchange(&server, &key).await.unwrap().access_token);
+    let account = service_account(&admin, "another").await;
+    let role = CreateRoleRequest { name: "watch".to_owned(), is_platform: true, ..Default::default() };
+    let role = admin.directory.clone().create_role(role).await.unwrap().into_inner().role.unwrap().role_id;
+    let colleague = server.user(tenant, "colleague@example.com", "SYSTEM_ADMIN").await;
+    let plain = server.user(tenant, "plain@example.com", "user").await;
+    for method in OF_PEOPLE {
+        let target = match method.rsplit('/').next().unwrap() {
+            "CreateApiKey" | "UpdateServiceAccount" => account.clone(),
+            "UpdateRole" => role.clone(),
+            "EnableUser" | "UnlockUser" => colleague.to_string(),
+            _ => String::new(),
+        };
+        let case = Case { method, client: &program, target, proof: password() };
+        make(&case, "").await.unwrap_or_else(|status| panic!("{method}: {status:?}"));
+    }
+
+    // Within a tenant, and what takes rights away, nobody is asked.
+    let request =
+        CreateServiceAccountRequest { tenant_id: tenant.to_string(), name: "theirs".to_owned(), ..Default::default() };
+    let theirs = admin.directory.clone().create_service_account(request).await.unwrap().into_inner();
+    let theirs = theirs.service_account.unwrap();
+    for method in ["CreateApiKey", "UpdateServiceAccount"] {
+        let method = OF_PEOPLE.into_iter().find(|name| name.ends_with(method)).unwrap();
+        let target = theirs.service_account_id.clone();
+        make(&Case { method, client: &admin, target, proof: password() }, "").await.unwrap();
+    }
+    for method in ["EnableUser", "UnlockUser"] {
+        let method = OF_PEOPLE.into_iter().find(|name| name.ends_with(method)).unwrap();
+        make(&Case { method, client: &admin, target: plain.to_string(), proof: password() }, "").await.unwrap();
+    }
+    let identifier = Some(get_service_account_request::Identifier::ServiceAccountId(account.clone()));
+    let status = async |status: ServiceAccountStatus| {
+        let request = GetServiceAccountRequest { identifier: identifier.clone() };
+        let known = admin.directory.clone().get_service_account(request).await.unwrap().into_inner();
+        let request = UpdateServiceAccountRequest {
+            service_account: Some(ServiceAccount { status: status.into(), ..known.service_account.unwrap() }),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["status".to_owned()] }),
+            validate_only: false,
+        };
+        admin.directory.clone().update_service_account(request).await
+    };
+    status(ServiceAccountStatus::Disabled).await.expect("switched off in an emergency");
+    assert_eq!(reason(&status(ServiceAccountStatus::Active).await.unwrap_err()), "STEP_UP_REQUIRED");
+    let delete = DeleteServiceAccountRequest { service_account_id: account, ..Default::default() };
+    admin.directory.clone().delete_service_account(delete).await.expect("deleted");
 }
 
 #[tokio::test]

@@ -5,9 +5,10 @@ use futures_util::stream::FuturesUnordered;
 use sqlx::Connection as _;
 use tonic_types::StatusExt as _;
 
-use super::{attempt, verifier_token, verify};
+use super::factors::counted;
+use super::{attempt, set_hash, verifier_token, verify};
 use crate::look::{reason, reasons};
-use crate::support::{ADMIN_PASSWORD, Setup};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
 
 /// One thread and three places to wait: four logins at once.
 const PLACES: usize = 4;
@@ -48,4 +49,89 @@ async fn in_a_storm_whoever_gets_a_place_signs_in_and_the_rest_are_told_when_to_
     assert_eq!(signed_in, PLACES);
     assert!(reasons(&server, "user.login_refused", "refused").await.is_empty(), "who was turned away has not tried");
     attempt(&server, &names[0], ADMIN_PASSWORD).await.expect("the places are free again");
+}
+
+/// Statements that wait for the table of users.
+async fn held_up(server: &TestServer) -> i64 {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    sqlx::query_scalar(waiting).fetch_one(server.sql()).await.unwrap()
+}
+
+/// Whoever checks tokens waits neither for a hashing thread nor for the runtime, which is one thread here.
+#[tokio::test]
+async fn tokens_are_verified_while_every_thread_hashes() {
+    const DEAREST: u32 = 13;
+    let setup = Setup::new().await.with("PASSWORDS__THREADS", "2").with("DATABASE__ACQUIRE_TIMEOUT", "60s");
+    // Otherwise they would wait for one another at the count of their address.
+    let setup = setup.with("DATABASE__POOL_SIZE", "8").with("THROTTLE__PER_MINUTE", "0");
+    let server = setup.start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    // One account is enough to make every refusal as dear.
+    let dear = server.user(tenant, "dear@example.com", "user").await;
+    set_hash(&server, dear, &cheap_hash(ADMIN_PASSWORD), DEAREST as i16).await;
+    let caller = verifier_token(&server).await;
+    let (seen, new) = (server.sign_in("ann@example.com").await, server.sign_in("ann@example.com").await);
+    verify(&server, &caller, &seen.access_token, "sidle").await.unwrap();
+
+    // They arrive together: two hashes for the threads, two that wait for one.
+    let (queue, units) = (&server.app().metrics.hash_queue, &server.app().metrics.hash_units);
+    let (begun, names) = (units.get(), (0..4).map(|n| format!("nobody{n}@example.com")).collect::<Vec<_>>());
+    let mut held = sqlx::PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    let mut lock = held.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let mut storm: FuturesUnordered<_> = names.iter().map(|name| attempt(&server, name, "a guess")).collect();
+    let busy = async {
+        while held_up(&server).await < 4 {
+            tokio::task::yield_now().await;
+        }
+        lock.rollback().await.unwrap();
+        while queue.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = storm.next() => panic!("answered before the threads were busy: {answer:?}"),
+        () = busy => {}
+    }
+    let before = units.get();
+    for token in [&seen.access_token, &new.access_token] {
+        verify(&server, &caller, token, "sidle").await.unwrap();
+    }
+    assert_eq!(units.get(), before, "answered before any of those hashes was done");
+
+    while let Some(answer) = storm.next().await {
+        assert_eq!(reason(&answer.expect_err("nobody")), "INVALID_CREDENTIALS");
+    }
+    assert_eq!(units.get() - begun, 4 << DEAREST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_others_with_the_same_identifier_is_told_in_time_when_to_come_back() {
+    const CALLERS: usize = 10;
+    // So few attempts lock that one at a time is let through; in the line is room for all the others.
+    let setup = Setup::new().await.with("PASSWORDS__MAX_ATTEMPTS", "3").with("PASSWORDS__QUEUE", "100");
+    let setup = setup.with("PASSWORDS__MAX_WAIT", "200ms").with("DATABASE__ACQUIRE_TIMEOUT", "60s");
+    let server = setup.start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+
+    // Whoever was let through stays there while this holds: without a bound the others would wait as long.
+    let mut held = sqlx::PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    let mut lock = held.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let mut storm: FuturesUnordered<_> =
+        (0..CALLERS).map(|_| attempt(&server, "ann@example.com", ADMIN_PASSWORD)).collect();
+    for turned_away in 0..CALLERS - 1 {
+        let refused = storm.next().await.unwrap().expect_err("nobody can have got through");
+        assert_eq!(reason(&refused), "OVERLOADED", "after {turned_away}");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
+    }
+    lock.rollback().await.unwrap();
+    storm.next().await.unwrap().expect("whoever was let through signs in");
+    assert!(reasons(&server, "user.login_refused", "refused").await.is_empty(), "who was turned away has not tried");
+    assert_eq!(counted(&server, user).await, (0, false));
+    attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.expect("the place is free again");
 }

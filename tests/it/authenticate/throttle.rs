@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sidle::access::{Policy, policies, policy_of};
 use sidle::context::Context;
 use sidle::proto;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
+use uuid::Uuid;
 
 use crate::look::{reason, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
@@ -17,14 +19,20 @@ async fn few_attempts() -> Setup {
     setup.with("THROTTLE__PER_MINUTE", "1").with("THROTTLE__BURST", "10")
 }
 
+/// A call as a proxy passes it on from `address`.
+fn from<T>(address: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("x-forwarded-for", address.parse().unwrap());
+    request
+}
+
 async fn guess(server: &TestServer, address: &str, identifier: &str, password: &str) -> Result<(), Status> {
-    let mut request = Request::new(proto::AuthenticatePasswordRequest {
+    let request = proto::AuthenticatePasswordRequest {
         identifier: identifier.to_owned(),
         password: password.to_owned(),
         ..Default::default()
-    });
-    request.metadata_mut().insert("x-forwarded-for", address.parse().unwrap());
-    server.client("").authenticate.authenticate_password(request).await.map(|_| ())
+    };
+    server.client("").authenticate.authenticate_password(from(address, request)).await.map(drop)
 }
 
 fn is_throttled(answer: &Result<(), Status>) -> bool {
@@ -45,7 +53,7 @@ async fn an_address_has_as_many_attempts_over_all_replicas_as_over_one() {
     let throttled: Vec<&Status> = answers.iter().filter(|a| is_throttled(a)).filter_map(|a| a.as_ref().err()).collect();
     assert_eq!(throttled.len(), 30, "ten of forty were attempts");
     for status in throttled {
-        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(status.code(), Code::ResourceExhausted);
         let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
         // Never longer than it takes to pay everything off, whichever of them came first.
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(10 * 60), "{wait:?}");
@@ -122,4 +130,105 @@ async fn what_is_paid_off_is_removed() {
     assert_eq!(counted().await, 1);
     tidy(61).await;
     assert_eq!(counted().await, 0);
+}
+
+/// Public calls that are not counted: the keys are everybody's to fetch, and a refresh token has 256 random bits.
+const NOT_COUNTED: [&str; 2] = ["/sidle.v1.AuthenticateService/GetJwks", "/sidle.v1.AuthenticateService/RefreshToken"];
+
+/// Makes the public call at `path`: complete, with secrets that look right and are nobody's.
+async fn knock(server: &TestServer, path: &str, address: &str) -> Result<(), Status> {
+    let mut ways = server.client("").authenticate;
+    let secret = |prefix: &str| format!("{prefix}{}", "A".repeat(43));
+    let password = || "seven otters juggle walnuts".to_owned();
+    match path.rsplit('/').next().unwrap() {
+        "AuthenticatePassword" => guess(server, address, "nobody@example.com", "a guess").await,
+        "AuthenticateServiceAccount" => {
+            let request =
+                proto::AuthenticateServiceAccountRequest { api_key: secret("sidle_ak_"), ..Default::default() };
+            ways.authenticate_service_account(from(address, request)).await.map(drop)
+        }
+        "CompleteKanidmLogin" => {
+            let request = proto::CompleteKanidmLoginRequest {
+                state: secret(""),
+                code: secret(""),
+                login_secret: secret("sidle_ls_"),
+            };
+            ways.complete_kanidm_login(from(address, request)).await.map(drop)
+        }
+        "CompleteMfa" => {
+            let factor = Some(proto::complete_mfa_request::Factor::TotpCode("123456".to_owned()));
+            let request = proto::CompleteMfaRequest { challenge_token: secret("sidle_mc_"), factor };
+            ways.complete_mfa(from(address, request)).await.map(drop)
+        }
+        "GetJwks" => ways.get_jwks(from(address, proto::GetJwksRequest {})).await.map(drop),
+        "RedeemInvitation" => {
+            let request = proto::RedeemInvitationRequest {
+                invitation_token: secret("sidle_iv_"),
+                password: password(),
+                ..Default::default()
+            };
+            ways.redeem_invitation(from(address, request)).await.map(drop)
+        }
+        "RefreshToken" => {
+            let request = proto::RefreshTokenRequest { refresh_token: secret("sidle_rt_"), ..Default::default() };
+            ways.refresh_token(from(address, request)).await.map(drop)
+        }
+        "Register" => {
+            let request = proto::RegisterRequest {
+                request_id: Uuid::new_v4().to_string(),
+                tenant_id: Uuid::new_v4().to_string(),
+                email: "nobody@example.com".to_owned(),
+                password: password(),
+                ..Default::default()
+            };
+            ways.register(from(address, request)).await.map(drop)
+        }
+        "RequestPasswordReset" => {
+            let request = proto::RequestPasswordResetRequest { identifier: "nobody@example.com".to_owned() };
+            ways.request_password_reset(from(address, request)).await.map(drop)
+        }
+        "ResetPassword" => {
+            let request = proto::ResetPasswordRequest {
+                reset_token: secret("sidle_pr_"),
+                new_password: password(),
+                ..Default::default()
+            };
+            ways.reset_password(from(address, request)).await.map(drop)
+        }
+        "StartKanidmLogin" => {
+            let redirect_uri = "https://app.example/callback".to_owned();
+            let request = proto::StartKanidmLoginRequest { redirect_uri, ..Default::default() };
+            ways.start_kanidm_login(from(address, request)).await.map(drop)
+        }
+        "VerifyEmail" => {
+            let request = proto::VerifyEmailRequest { verification_token: secret("sidle_ev_"), ..Default::default() };
+            ways.verify_email(from(address, request)).await.map(drop)
+        }
+        other => panic!("anybody may call {other}: knock at it here, and count it or say why not"),
+    }
+}
+
+#[tokio::test]
+async fn an_address_gets_no_further_at_any_public_way_in_by_going_to_another_replica() {
+    let setup = Setup::new().await.with("SERVER__TRUSTED_PROXIES", "127.0.0.1");
+    let setup = setup.with("THROTTLE__PER_MINUTE", "1").with("THROTTLE__BURST", "1");
+    let setup = setup.with("THROTTLE__MAIL_PER_MINUTE", "1").with("THROTTLE__MAIL_BURST", "1");
+    let (one, two) = (setup.start().await, setup.start().await);
+    let public = policies().iter().filter(|(_, policy)| *policy == Policy::Public).map(|(path, _)| *path);
+    for (n, path) in public.filter(|path| !NOT_COUNTED.contains(path)).enumerate() {
+        // An address for each, since some ways in are counted together.
+        let address = format!("203.0.113.{n}");
+        let first = knock(&one, path, &address).await.expect_err(path);
+        assert!(!["THROTTLED", "INVALID_FIELD"].contains(&reason(&first).as_str()), "{path}: {first:?}");
+        let second = knock(&two, path, &address).await.expect_err(path);
+        assert_eq!((second.code(), reason(&second).as_str()), (Code::ResourceExhausted, "THROTTLED"), "{path}");
+        let wait = second.get_details_retry_info().and_then(|info| info.retry_delay);
+        assert!(wait.is_some_and(|wait| wait > Duration::ZERO), "{path}: {wait:?}");
+    }
+    for path in NOT_COUNTED {
+        assert_eq!(policy_of(path), Some(Policy::Public), "{path}");
+        for server in [&one, &two, &one] {
+            assert!(!is_throttled(&knock(server, path, "203.0.113.200").await), "{path}");
+        }
+    }
 }

@@ -254,3 +254,35 @@ async fn a_role_of_one_tenant_is_not_given_in_another() {
     );
     assert_eq!(field(root.directory.clone().create_membership(grant(user, None, &role.role_id)).await), "role_id");
 }
+
+/// CVE-2026-94000: a role that makes an administrator puts its holder into the tenant's group of administrators in Kanidm,
+/// and that group gives what the role itself does not say.
+#[tokio::test]
+async fn a_delegated_administrator_makes_no_administrators() {
+    let server = TestServer::start().await;
+    let root = server.admin().await;
+    let tenant = server.tenant("north").await;
+    let delegate = create_role(&root, tenant, "delegate", &["roles.write", "memberships.write", "roles.read"]).await;
+    let user = server.user(tenant, "del@north.example", "user").await;
+    root.directory.clone().create_membership(grant(user, Some(tenant), &delegate.role_id)).await.unwrap();
+    let del = server.client(&server.sign_in("del@north.example").await.access_token);
+    let hollow = |is_admin| CreateRoleRequest {
+        tenant_id: tenant.to_string(),
+        name: format!("hollow-{is_admin}"),
+        is_admin,
+        ..Default::default()
+    };
+    assert_eq!(reason(del.directory.clone().create_role(hollow(true)).await), "PERMISSION_DENIED");
+    let role = del.directory.clone().create_role(hollow(false)).await.unwrap().into_inner().role.unwrap();
+    let update = UpdateRoleRequest {
+        role: Some(Role { is_admin: true, ..role }),
+        update_mask: mask(&["is_admin"]),
+        validate_only: false,
+    };
+    assert_eq!(reason(del.directory.clone().update_role(update).await), "PERMISSION_DENIED");
+    // Nor hands one out that somebody else made.
+    let made = root.directory.clone().create_role(hollow(true)).await.unwrap().into_inner().role.unwrap();
+    let given = del.directory.clone().create_membership(grant(user, Some(tenant), &made.role_id)).await;
+    assert_eq!(reason(given), "PERMISSION_DENIED");
+    root.directory.clone().create_membership(grant(user, Some(tenant), &made.role_id)).await.expect("who holds it may");
+}

@@ -90,6 +90,9 @@ async fn the_master_administrator_stays_whatever_others_do() {
         validate_only: false,
     };
     assert_eq!(reason(d.update_user(locked_out).await), "MASTER_ADMIN");
+    let weakened =
+        UpdateUserRequest { user: Some(user.clone()), update_mask: mask(&["has_second_factor"]), validate_only: false };
+    assert_eq!(reason(d.update_user(weakened).await), "MASTER_ADMIN");
     assert_eq!(get_user(&rival, &id).await, user);
     // Not even by mistake of one's own; but the address is one's own to change.
     let master = server.client(&server.sign_in("first@example.com").await.access_token);

@@ -13,15 +13,7 @@ async fn account(client: &Client, tenant: Option<Uuid>, name: &str, permissions:
         permissions: permissions.iter().map(|name| (*name).to_owned()).collect(),
         ..Default::default()
     };
-    client
-        .directory
-        .clone()
-        .create_service_account(request)
-        .await
-        .expect("created")
-        .into_inner()
-        .service_account
-        .unwrap()
+    client.create_service_account(request).await.expect("created").service_account.unwrap()
 }
 
 fn key_of(account: &ServiceAccount) -> CreateApiKeyRequest {
@@ -48,9 +40,9 @@ async fn a_key_is_shown_once_and_stored_nowhere() {
         scopes: vec!["tokens.verify".to_owned()],
         ..key_of(&account)
     };
-    let first = admin.directory.clone().create_api_key(request.clone()).await.unwrap().into_inner();
+    let first = admin.create_api_key(request.clone()).await.unwrap();
     assert!(first.secret.starts_with("sidle_ak_") && first.secret.len() == 52 && !first.is_repeat);
-    let repeat = admin.directory.clone().create_api_key(request).await.unwrap().into_inner();
+    let repeat = admin.create_api_key(request).await.unwrap();
     assert_eq!((repeat.secret.as_str(), repeat.is_repeat), ("", true));
     assert_eq!(repeat.api_key, first.api_key);
     let key = first.api_key.unwrap();
@@ -73,7 +65,7 @@ async fn a_revoked_key_and_its_tokens_are_refused_at_once() {
     let server = TestServer::start().await;
     let admin = server.admin().await;
     let account = account(&admin, None, "billing", &["tokens.verify"]).await;
-    let made = admin.directory.clone().create_api_key(key_of(&account)).await.unwrap().into_inner();
+    let made = admin.create_api_key(key_of(&account)).await.unwrap();
     let token = exchange(&server, &made.secret).await.unwrap().access_token;
     assert!(is_signed_in(&server, &token).await);
     let delete = DeleteApiKeyRequest { api_key_id: made.api_key.unwrap().api_key_id };
@@ -94,7 +86,7 @@ async fn changed_rights_of_an_account_end_its_tokens() {
     let server = TestServer::start().await;
     let admin = server.admin().await;
     let account = account(&admin, None, "billing", &["tokens.verify", "users.read"]).await;
-    let made = admin.directory.clone().create_api_key(key_of(&account)).await.unwrap().into_inner();
+    let made = admin.create_api_key(key_of(&account)).await.unwrap();
     let token = exchange(&server, &made.secret).await.unwrap().access_token;
     let update = |account: ServiceAccount, path: &str| UpdateServiceAccountRequest {
         service_account: Some(account),
@@ -102,15 +94,14 @@ async fn changed_rights_of_an_account_end_its_tokens() {
         validate_only: false,
     };
     let less = ServiceAccount { permissions: vec!["tokens.verify".to_owned()], ..account };
-    let answer =
-        admin.directory.clone().update_service_account(update(less, "permissions")).await.unwrap().into_inner();
+    let answer = admin.update_service_account(update(less, "permissions")).await.unwrap();
     assert!(!is_signed_in(&server, &token).await);
     server.context.clock.advance(std::time::Duration::from_millis(5));
     let again = exchange(&server, &made.secret).await.unwrap();
     assert_eq!(again.permissions, ["tokens.verify"]);
 
     let off = ServiceAccount { status: ServiceAccountStatus::Disabled.into(), ..answer.service_account.unwrap() };
-    let off = admin.directory.clone().update_service_account(update(off, "status")).await.unwrap().into_inner();
+    let off = admin.update_service_account(update(off, "status")).await.unwrap();
     assert!(!is_signed_in(&server, &again.access_token).await);
     assert!(exchange(&server, &made.secret).await.is_err());
 
@@ -131,21 +122,21 @@ async fn a_key_does_not_exceed_its_account_nor_an_account_its_maker() {
     let own = account(&owner, Some(tenant), "north-api", &["users.read"]).await;
     assert!(!own.created_by.is_empty());
     let wide = CreateApiKeyRequest { scopes: vec!["users.write".to_owned()], ..key_of(&own) };
-    assert_eq!(reason(owner.directory.clone().create_api_key(wide).await), "PERMISSION_DENIED");
+    assert_eq!(reason(owner.create_api_key(wide).await), "PERMISSION_DENIED");
     let late =
         CreateApiKeyRequest { expires_at: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }), ..key_of(&own) };
-    assert_eq!(field(owner.directory.clone().create_api_key(late).await), "expires_at");
+    assert_eq!(field(owner.create_api_key(late).await), "expires_at");
 
     // A caller who may only make accounts cannot take over one that may do more.
     let maker = account(&admin, Some(tenant), "maker", &["service_accounts.write", "service_accounts.read"]).await;
-    let key = admin.directory.clone().create_api_key(key_of(&maker)).await.unwrap().into_inner().secret;
+    let key = admin.create_api_key(key_of(&maker)).await.unwrap().secret;
     let maker = server.client(&exchange(&server, &key).await.unwrap().access_token);
-    assert_eq!(reason(maker.directory.clone().create_api_key(key_of(&own)).await), "PERMISSION_DENIED");
+    assert_eq!(reason(maker.create_api_key(key_of(&own)).await), "PERMISSION_DENIED");
     let more = CreateServiceAccountRequest {
         tenant_id: tenant.to_string(),
         name: "more".to_owned(),
         permissions: vec!["users.read".to_owned()],
         ..Default::default()
     };
-    assert_eq!(reason(maker.directory.clone().create_service_account(more).await), "PERMISSION_DENIED");
+    assert_eq!(reason(maker.create_service_account(more).await), "PERMISSION_DENIED");
 }

@@ -7,7 +7,7 @@ mod tenants;
 mod users;
 
 use sidle::proto::*;
-use tonic::{Response, Status};
+use tonic::Status;
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ const CREATE_MEMBERSHIP: &str = "sidle.v1.DirectoryService/CreateMembership";
 const ADMIN: &str = "00000000-0000-7000-8000-000000000003";
 
 /// `ErrorInfo.reason` of a call that must fail, and the field that it is refused for, if it is for one.
-fn refusal<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> (String, String) {
+fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (String, String) {
     let status = answer.expect_err("the call is refused");
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("no reason in {status:?}"));
@@ -32,12 +32,12 @@ fn refusal<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> (String, 
 }
 
 /// `ErrorInfo.reason` of a call that must fail.
-fn reason<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
+fn reason<T: std::fmt::Debug>(answer: Result<T, Status>) -> String {
     refusal(answer).0
 }
 
 /// The field that a call is refused for.
-fn field<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
+fn field<T: std::fmt::Debug>(answer: Result<T, Status>) -> String {
     refusal(answer).1
 }
 

@@ -78,10 +78,9 @@ async fn an_administrator_of_one_tenant_reaches_nothing_of_another() {
         name: "south-api".to_owned(),
         ..Default::default()
     };
-    let account =
-        root.directory.clone().create_service_account(account).await.unwrap().into_inner().service_account.unwrap();
+    let account = root.create_service_account(account).await.unwrap().service_account.unwrap();
     let key = CreateApiKeyRequest { service_account_id: account.service_account_id.clone(), ..Default::default() };
-    let key = root.directory.clone().create_api_key(key.clone()).await.unwrap().into_inner().api_key.unwrap();
+    let key = root.create_api_key(key.clone()).await.unwrap().api_key.unwrap();
     let membership = memberships(&root, &victim.user_id).await.remove(0);
     let d = || boss.directory.clone();
     let id = victim.user_id.clone();
@@ -197,13 +196,9 @@ async fn the_application_role_sees_only_what_its_scope_allows() {
         let name = format!("api-{tenant}");
         let account =
             CreateServiceAccountRequest { tenant_id: tenant.to_string(), name: name.clone(), ..Default::default() };
-        let account = root.directory.clone().create_service_account(account).await.unwrap().into_inner();
+        let account = root.create_service_account(account).await.unwrap();
         let id = account.service_account.unwrap().service_account_id;
-        root.directory
-            .clone()
-            .create_api_key(CreateApiKeyRequest { service_account_id: id, ..Default::default() })
-            .await
-            .unwrap();
+        root.create_api_key(CreateApiKeyRequest { service_account_id: id, ..Default::default() }).await.unwrap();
         create_user(
             &root,
             CreateUserRequest { request_id: tenant.to_string(), ..new_user(tenant, &format!("{name}@example.com")) },

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use sidle_dev::kanidm::Fault;
+use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::{World, assert_refused, intent, redeem};
@@ -125,4 +126,50 @@ async fn the_link_lies_sealed_and_not_longer_than_it_lives() {
     sqlx::query("SELECT invitations_tidy(now())").execute(world.server.sql()).await.unwrap();
     let kept = "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link IS NOT NULL";
     assert_eq!(world.count(kept, ann.person).await, 0);
+}
+
+/// S14: whoever can write to the table gets a way into nobody's account by that.
+#[tokio::test]
+async fn a_link_that_was_moved_to_another_person_is_handed_to_nobody() {
+    let Some(world) = World::new("a_link_that_was_moved_to_another_person_is_handed_to_nobody").await else { return };
+    let (ann, bob) = (world.person("ann").await, world.person("bob").await);
+    let invitations = [world.invited(&ann).await, world.invited(&bob).await];
+    let mut links = Vec::new();
+    for invitation in &invitations {
+        links.push(world.redeem(invitation, ADMIN_PASSWORD, "").await.unwrap());
+    }
+    let swap = async || {
+        let swap =
+            "UPDATE kanidm_enrolments a SET link = b.link FROM kanidm_enrolments b WHERE b.person_id <> a.person_id";
+        assert_eq!(sqlx::query(swap).execute(world.server.sql()).await.unwrap().rows_affected(), 2);
+    };
+    swap().await;
+    for invitation in &invitations {
+        let refused = world.redeem(invitation, ADMIN_PASSWORD, "").await.unwrap_err();
+        assert_eq!(refused.code(), Code::Internal, "{refused:?}");
+    }
+    swap().await;
+    for (invitation, link) in invitations.iter().zip(&links) {
+        assert_eq!(&world.redeem(invitation, ADMIN_PASSWORD, "").await.unwrap(), link, "its own");
+    }
+}
+
+/// S14: the id of a link is a column like any other, and moves as easily.
+#[tokio::test]
+async fn a_link_that_was_moved_with_its_id_is_not_handed_to_somebody_else() {
+    let name = "a_link_that_was_moved_with_its_id_is_not_handed_to_somebody_else";
+    let Some(world) = World::new(name).await else { return };
+    let (ann, bob) = (world.person("ann").await, world.person("bob").await);
+    let invitations = [world.invited(&ann).await, world.invited(&bob).await];
+    let mut links = Vec::new();
+    for invitation in &invitations {
+        links.push(world.redeem(invitation, ADMIN_PASSWORD, "").await.unwrap());
+    }
+    let swap = "UPDATE kanidm_enrolments a SET link = b.link, link_id = b.link_id, link_until = b.link_until
+        FROM kanidm_enrolments b WHERE b.person_id <> a.person_id";
+    assert_eq!(sqlx::query(swap).execute(world.server.sql()).await.unwrap().rows_affected(), 2);
+    for (invitation, theirs) in invitations.iter().zip(links.iter().rev()) {
+        let handed = world.redeem(invitation, ADMIN_PASSWORD, "").await.ok();
+        assert_ne!(handed.as_ref(), Some(theirs), "the other person's link");
+    }
 }

@@ -1,37 +1,17 @@
 //! Linking people who were in Kanidm before, by an administrator.
 
 use sidle::proto::{GetUserRequest, LinkKanidmPersonRequest, LinkKanidmPersonResponse, User, get_user_request};
-use tonic::{Request, Status};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use super::{World, group, is_good, person};
+use super::{World, group, is_good, person, with_mail};
 use crate::authenticate::{api_key, exchange, set};
 use crate::look::{event, reason};
-use crate::support::TestServer;
+use crate::support::server::with_proof;
+use crate::support::{Client, TestServer};
 
 const METHOD: &str = "sidle.v1.DirectoryService/LinkKanidmPerson";
-
-/// A fresh proof for a call on `target` in the session of an access token, as `StepUp` leaves it.
-async fn proof(server: &TestServer, token: &str, target: Uuid) -> String {
-    let principal = server.app().verifier.principal(token, "sidle").unwrap();
-    let proof = sidle::session::opaque::mint("sidle_su_", &server.context.entropy).to_string();
-    sqlx::query(
-        "INSERT INTO step_up_tokens (step_up_token_id, token_hash, user_id, session_id, method, target, factor, created_at,
-             expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, 'password', $7, $7 + interval '5 minutes')",
-    )
-    .bind(server.context.new_id())
-    .bind(sidle::session::opaque::digest(&proof).to_vec())
-    .bind(principal.id)
-    .bind(principal.session_id)
-    .bind(METHOD)
-    .bind(target.to_string())
-    .bind(server.context.now())
-    .execute(server.sql())
-    .await
-    .unwrap();
-    proof
-}
 
 async fn user(server: &TestServer, token: &str, id: Uuid) -> User {
     let identifier = Some(get_user_request::Identifier::UserId(id.to_string()));
@@ -48,16 +28,24 @@ fn asked(user: &User, person: Uuid) -> LinkKanidmPersonRequest {
     }
 }
 
-/// The call with a proof for it.
+/// The call with this proof; none for the empty one.
+async fn link_with(
+    caller: &Client,
+    request: LinkKanidmPersonRequest,
+    proof: &str,
+) -> Result<LinkKanidmPersonResponse, Status> {
+    Ok(caller.directory.clone().link_kanidm_person(with_proof(request, proof)).await?.into_inner())
+}
+
+/// The call with a fresh proof for it.
 async fn link(
     server: &TestServer,
     token: &str,
     request: LinkKanidmPersonRequest,
 ) -> Result<LinkKanidmPersonResponse, Status> {
-    let proof = proof(server, token, request.user_id.parse().unwrap()).await;
-    let mut request = Request::new(request);
-    request.metadata_mut().insert("sidle-step-up", proof.parse().unwrap());
-    Ok(server.client(token).directory.link_kanidm_person(request).await?.into_inner())
+    let caller = server.client(token);
+    let proof = caller.prove(METHOD, &request.user_id).await;
+    link_with(&caller, request, &proof).await
 }
 
 async fn root(world: &World) -> String {
@@ -96,6 +84,68 @@ async fn an_administrator_links_a_user_to_a_person_who_was_there_before() {
     assert_eq!(again.etag, linked.etag, "has the first answer");
     assert_eq!(world.login_as(&bearer).await.unwrap().user.unwrap().user_id, bob.to_string());
     server.sign_in("bob@example.com").await;
+}
+
+#[tokio::test]
+async fn an_administrators_link_needs_a_persons_proof_for_exactly_this_and_spends_it() {
+    let name = "an_administrators_link_needs_a_persons_proof_for_exactly_this_and_spends_it";
+    let Some(world) = World::new(name).await else { return };
+    let (server, root) = (&world.server, root(&world).await);
+    let bob = server.user(world.tenant, "bob@example.com", "user").await;
+    let (id, _) = person(&world.kanidm, "bob").await;
+    let request = asked(&user(server, &root, bob).await, id);
+    let (here, target) = (server.client(&root), bob.to_string());
+    let elsewhere = server.client(&server.sign_in("root@platform.example").await.access_token);
+
+    let refused = link_with(&here, request.clone(), "").await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "STEP_UP_REQUIRED"));
+    let wanted = refused.get_details_error_info().unwrap().metadata;
+    assert_eq!((wanted["method"].as_str(), wanted["target"].as_str()), (METHOD, target.as_str()));
+    let others = [
+        ("another target", here.prove(METHOD, &world.user.to_string()).await),
+        ("another call", here.prove("sidle.v1.DirectoryService/UpdateUser", &target).await),
+        ("another session", elsewhere.prove(METHOD, &target).await),
+    ];
+    for (of, proof) in others {
+        let refused = link_with(&here, request.clone(), &proof).await.expect_err(of);
+        assert_eq!(reason(&refused), "STEP_UP_REQUIRED", "{of}");
+    }
+    // A program that may do everything, with nothing and with the proof of a person.
+    let key = api_key(server, None, &["*"], &[]).await;
+    let program = server.client(&exchange(server, &key).await.unwrap().access_token);
+    for proof in [String::new(), here.prove(METHOD, &target).await] {
+        let refused = link_with(&program, request.clone(), &proof).await.unwrap_err();
+        assert_eq!(reason(&refused), "PERSON_REQUIRED");
+    }
+    assert_eq!(user(server, &root, bob).await.kanidm_user_id, "");
+
+    let proof = here.prove(METHOD, &target).await;
+    let trial = LinkKanidmPersonRequest { validate_only: true, ..request.clone() };
+    link_with(&here, trial, &proof).await.expect("a trial, which spends nothing");
+    link_with(&here, request.clone(), &proof).await.expect("the proof for exactly this");
+    let again = link_with(&here, request, &proof).await.unwrap_err();
+    assert_eq!(reason(&again), "STEP_UP_REQUIRED", "spent");
+}
+
+/// S33: also when it was somebody else who made the link.
+#[tokio::test]
+async fn a_user_is_told_once_of_a_link_that_an_administrator_made() {
+    let name = "a_user_is_told_once_of_a_link_that_an_administrator_made";
+    let Some(world) = World::with(name, with_mail).await else { return };
+    let (server, root) = (&world.server, root(&world).await);
+    let bob = server.user(world.tenant, "bob@example.com", "user").await;
+    let (id, _) = person(&world.kanidm, "bob").await;
+    let request = LinkKanidmPersonRequest {
+        request_id: Uuid::from_u128(7).to_string(),
+        ..asked(&user(server, &root, bob).await, id)
+    };
+    let trial = LinkKanidmPersonRequest { validate_only: true, ..request.clone() };
+    link(server, &root, trial).await.unwrap();
+    assert!(world.mailed(bob).await.is_empty(), "nothing has happened");
+    for _ in 0..2 {
+        link(server, &root, request.clone()).await.expect("linked, and the same answer again");
+        assert_eq!(world.mailed(bob).await, ["kanidm_linked"]);
+    }
 }
 
 #[tokio::test]

@@ -6,9 +6,10 @@ use sidle_dev::persona::Returned;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{World, complete, complete_as, is_good, person};
+use super::{World, complete, complete_as, is_good, person, with_mail};
 use crate::authenticate::set;
 use crate::look::{event, reason, reasons};
+use crate::support::{ADMIN_PASSWORD, Setup};
 
 /// A user with a password who is not linked, and somebody's person who is nobody's here.
 struct Two {
@@ -21,7 +22,11 @@ struct Two {
 
 impl Two {
     async fn new(test: &str) -> Option<Self> {
-        let world = World::new(test).await?;
+        Self::with(test, |setup| setup).await
+    }
+
+    async fn with(test: &str, change: impl FnOnce(Setup) -> Setup) -> Option<Self> {
+        let world = World::with(test, change).await?;
         let user = world.server.user(world.tenant, "bob@example.com", "user").await;
         let token = world.server.sign_in("bob@example.com").await.access_token;
         let (person, bearer) = person(&world.kanidm, "bob").await;
@@ -68,6 +73,19 @@ async fn who_proves_both_sides_in_one_sitting_is_linked() {
     assert_eq!(reason(&two.link().await.unwrap_err()), "ALREADY_EXISTS", "once");
 }
 
+/// S33: a link is a way in, which its user hears of.
+#[tokio::test]
+async fn a_user_is_told_once_of_a_link_that_they_made() {
+    let Some(two) = Two::with("a_user_is_told_once_of_a_link_that_they_made", with_mail).await else { return };
+    let (back, secret) = two.at_kanidm(&two.token, &two.world.bearer).await.unwrap();
+    complete_as(&two.world.server, &two.token, &back, &secret).await.expect_err("somebody else's person");
+    assert!(two.world.mailed(two.user).await.is_empty(), "nothing has happened");
+    two.link().await.unwrap();
+    assert_eq!(two.world.mailed(two.user).await, ["kanidm_linked"]);
+    assert_eq!(reason(&two.link().await.unwrap_err()), "ALREADY_EXISTS");
+    assert_eq!(two.world.mailed(two.user).await, ["kanidm_linked"]);
+}
+
 #[tokio::test]
 async fn a_session_links_nobody_when_its_password_was_shown_long_ago() {
     let Some(two) = Two::new("a_session_links_nobody_when_its_password_was_shown_long_ago").await else { return };
@@ -79,6 +97,33 @@ async fn a_session_links_nobody_when_its_password_was_shown_long_ago() {
     let refused = complete_as(&two.world.server, &two.token, &back, &secret).await.unwrap_err();
     assert_eq!(reason(&refused), "FRESH_LOGIN_REQUIRED", "nor one that was begun in time and completed later");
     assert_eq!(two.linked().await, None);
+}
+
+/// Whoever set that password may still know it, and would keep a way in that no change of it shuts.
+#[tokio::test]
+async fn a_password_that_must_be_changed_links_nobody() {
+    let Some(two) = Two::new("a_password_that_must_be_changed_links_nobody").await else { return };
+    let server = &two.world.server;
+    let (back, secret) = two.at_kanidm(&two.token, &two.bearer).await.unwrap();
+    set(server, two.user, "must_change_password = true").await;
+    complete_as(server, &two.token, &back, &secret).await.expect_err("begun before, completed after");
+    let seeded = server.sign_in("bob@example.com").await.access_token;
+    for token in [&two.token, &seeded] {
+        two.world.go(token, Link).await.expect_err("not begun either");
+    }
+    let begun: i64 = sqlx::query_scalar("SELECT count(*) FROM kanidm_logins").fetch_one(server.sql()).await.unwrap();
+    assert_eq!((begun, two.linked().await), (0, None));
+    assert!(reasons(server, "user.kanidm_linked", "success").await.is_empty());
+
+    let change = proto::ChangePasswordRequest {
+        current_password: ADMIN_PASSWORD.to_owned(),
+        new_password: "nine lives of a grey cat".to_owned(),
+    };
+    let changed = server.client(&seeded).authenticate.change_password(change).await.unwrap().into_inner();
+    let token = changed.tokens.unwrap().access_token;
+    let (back, secret) = two.at_kanidm(&token, &two.bearer).await.expect("a password of one's own");
+    complete_as(server, &token, &back, &secret).await.expect("links");
+    assert_eq!(two.linked().await, Some(two.person));
 }
 
 #[tokio::test]

@@ -96,6 +96,12 @@ impl World {
         Ok(self.server.client("").authenticate.refresh_token(request).await?.into_inner())
     }
 
+    /// Kinds of the messages to a user, the oldest first: see [`with_mail`].
+    async fn mailed(&self, user: Uuid) -> Vec<String> {
+        let select = "SELECT kind FROM mail_outbox WHERE user_id = $1 ORDER BY mail_id";
+        sqlx::query_scalar(select).bind(user).fetch_all(self.server.sql()).await.unwrap()
+    }
+
     async fn column<T>(&self, select: &str) -> T
     where
         T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
@@ -103,6 +109,12 @@ impl World {
         let select = sqlx::AssertSqlSafe(select.to_owned());
         sqlx::query_scalar(select).bind(self.user).fetch_one(self.server.sql()).await.unwrap()
     }
+}
+
+/// With a mail server that is down: what is written for people stays where a test can look at it.
+fn with_mail(setup: Setup) -> Setup {
+    let setup = setup.with("MAIL__HOST", "localhost").with("MAIL__PORT", "1").with("MAIL__TLS", "none");
+    setup.with("MAIL__FROM", "sidle@example.com").with("MAIL__ORIGIN", "https://accounts.example.com")
 }
 
 /// A person with a password who is signed in to Kanidm.

@@ -9,10 +9,50 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
+use sidle_dev::kanidm::Fault;
+use tonic::Code;
 
 use super::{REDIRECT, World, start};
+use crate::authenticate::{verifier_token, verify};
 use crate::look::reason;
 use crate::support::Setup;
+
+const DISCOVERY: &str = "GET /oauth2/openid/{client}/.well-known/openid-configuration";
+const KEYS: &str = "GET /oauth2/openid/{client}/public_key.jwk";
+/// Far longer than anything here takes, so that what never happens fails the test.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A server that reads everything again all the time.
+fn often(setup: Setup) -> Setup {
+    setup.with("KANIDM__METADATA_REFRESH", "100ms").with("KANIDM__BREAKER_FAILURES", "0")
+}
+
+/// Waits until Kanidm has been asked for this so many times more. Only one reading is under way at a time: with the last
+/// of several, what the ones before it found is in use.
+async fn asked_again(world: &World, kind: &str, times: u64) {
+    let asked = async || world.kanidm.requests(kind).await.unwrap();
+    let enough = asked().await + times;
+    let waited = tokio::time::timeout(LONG, async {
+        while asked().await < enough {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.expect("it is read again in the background");
+}
+
+/// What is said to a token of Kanidm's own while the keys count as confirmed, which they may not where the machine stalls.
+async fn verdict(world: &World, caller: &str, token: &str) -> Result<(), String> {
+    let client = world.client();
+    let waited = tokio::time::timeout(LONG, async {
+        loop {
+            match verify(&world.server, caller, token, &client).await.map_err(|status| reason(&status)) {
+                Err(why) if why == "KANIDM_UNAVAILABLE" => tokio::task::yield_now().await,
+                verdict => break verdict.map(drop),
+            }
+        }
+    });
+    waited.await.expect("the keys are confirmed")
+}
 
 #[tokio::test]
 async fn discovery_is_not_read_for_every_login() {
@@ -20,8 +60,57 @@ async fn discovery_is_not_read_for_every_login() {
     for _ in 0..3 {
         world.login().await.unwrap();
     }
-    let kind = "GET /oauth2/openid/{client}/.well-known/openid-configuration";
-    assert_eq!(world.kanidm.requests(kind).await.unwrap(), 1);
+    assert_eq!(world.kanidm.requests(DISCOVERY).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn discovery_and_keys_are_read_again_without_a_login() {
+    let name = "discovery_and_keys_are_read_again_without_a_login";
+    let Some(world) = World::with(name, often).await else { return };
+    asked_again(&world, DISCOVERY, 3).await;
+    asked_again(&world, KEYS, 3).await;
+}
+
+/// Somebody has got hold of a key: Kanidm's administrator revokes it, and nobody signs in to bring that here.
+#[tokio::test]
+async fn a_key_that_kanidm_revoked_is_trusted_no_longer() {
+    let Some(world) = World::with("a_key_that_kanidm_revoked_is_trusted_no_longer", often).await else { return };
+    let (caller, client) = (verifier_token(&world.server).await, world.client());
+    // Two of the same key: what is known of a token that was presented before is remembered for a while.
+    let one = world.own(&world.bearer).await.access_token;
+    let other = world.own(&world.bearer).await.access_token;
+    let kid = |token: &str| jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
+    assert_eq!(kid(&one), kid(&other));
+    assert_eq!(verdict(&world, &caller, &one).await, Ok(()));
+    let revoke = json!({
+        "filter": { "eq": ["name", client] },
+        "modlist": { "mods": [{ "present": ["key_action_revoke", kid(&other)] }] },
+    });
+    world.kanidm.post("/v1/raw/modify", &revoke).await.expect("Kanidm revokes the key");
+    let jwks = world.kanidm.get(&format!("/oauth2/openid/{client}/public_key.jwk")).await.unwrap().to_string();
+    assert!(!jwks.contains(&kid(&other)), "it is published no longer");
+    asked_again(&world, KEYS, 2).await;
+    assert_eq!(verdict(&world, &caller, &other).await, Err("INVALID_TOKEN".to_owned()));
+    let new = world.own(&world.bearer).await.access_token;
+    assert_eq!(verdict(&world, &caller, &new).await, Ok(()), "of the key that took its place");
+    world.login().await.expect("by that key as well");
+}
+
+/// Whoever keeps Sidle from Kanidm must not keep a stolen key alive.
+#[tokio::test]
+async fn keys_that_could_not_be_confirmed_for_long_vouch_for_nobody() {
+    let name = "keys_that_could_not_be_confirmed_for_long_vouch_for_nobody";
+    let Some(world) = World::with(name, often).await else { return };
+    let (caller, client) = (verifier_token(&world.server).await, world.client());
+    world.login().await.expect("the keys are known");
+    let token = world.own(&world.bearer).await.access_token;
+    world.kanidm.fault(Fault::Fail, "/oauth2/openid", 0, None).await.unwrap();
+    // Each is tried at the earliest half a refresh after the one before: more than six refreshes without an answer.
+    asked_again(&world, DISCOVERY, 16).await;
+    let refused = verify(&world.server, &caller, &token, &client).await.expect_err("not confirmed");
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "KANIDM_UNAVAILABLE"));
+    world.kanidm.heal().await.unwrap();
+    assert_eq!(verdict(&world, &caller, &token).await, Ok(()), "once they are");
 }
 
 #[tokio::test]

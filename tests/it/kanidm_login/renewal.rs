@@ -1,12 +1,74 @@
 //! Refreshing a session that Kanidm vouches for.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::Value;
 use sidle::proto;
+use sidle::seal::Place;
+use tonic::Code;
+use uuid::Uuid;
 
-use super::{World, group, is_good};
-use crate::look::{event, reason};
+use super::{PASSWORD, World, group, is_good};
+use crate::look::{event, reason, reasons};
+
+/// What ends a session in Kanidm, besides the account being switched off.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// By its own browser.
+    Logout,
+    /// From another of the person's sessions.
+    Session,
+    /// By who holds its OAuth2 token.
+    Token,
+    /// By who deletes the person.
+    Deletion,
+}
+
+impl World {
+    /// Ids of the person's sessions in Kanidm, also of those that ended.
+    async fn sessions_in_kanidm(&self) -> HashSet<String> {
+        let url = format!("{}/v1/account/{}/_user_auth_token", self.kanidm.url, self.person);
+        let answer = self.kanidm.http.get(url).bearer_auth(&self.bearer).send().await.unwrap();
+        let list: Value = answer.json().await.unwrap();
+        list.as_array().unwrap().iter().map(|session| session["session_id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Kanidm's refresh token behind the user's only session.
+    async fn token_of_kanidms(&self) -> String {
+        let select = "SELECT session_id, kanidm_refresh_token FROM sessions WHERE user_id = $1 AND status = 'active'";
+        let (row, sealed): (Uuid, Vec<u8>) =
+            sqlx::query_as(select).bind(self.user).fetch_one(self.server.sql()).await.unwrap();
+        let place = Place { table: "sessions", column: "kanidm_refresh_token", row };
+        let token = self.server.app().keyring.open(place, &sealed).unwrap();
+        String::from_utf8(token.to_vec()).unwrap()
+    }
+
+    /// Ends `session` of Kanidm's, whose browser has `bearer`.
+    async fn end_in_kanidm(&self, end: End, session: &str, bearer: &str) {
+        let (url, http) = (&self.kanidm.url, &self.kanidm.http);
+        let call = match end {
+            End::Logout => http.get(format!("{url}/v1/logout")).bearer_auth(bearer),
+            End::Session => {
+                let url = format!("{url}/v1/account/{}/_user_auth_token/{session}", self.person);
+                http.delete(url).bearer_auth(&self.bearer)
+            }
+            End::Token => {
+                let client = &self.server.app().config.kanidm;
+                let token = self.token_of_kanidms().await;
+                let call = http.post(format!("{url}/oauth2/token/revoke")).form(&[("token", token)]);
+                call.basic_auth(&client.client_id, Some(client.client_secret.expose()))
+            }
+            End::Deletion => {
+                self.kanidm.delete_person(&self.person.to_string()).await.unwrap();
+                return;
+            }
+        };
+        let status = call.send().await.unwrap().status();
+        assert!(status.is_success(), "{end:?}: {status}");
+    }
+}
 
 #[tokio::test]
 async fn a_refresh_asks_kanidm_and_follows_the_groups() {
@@ -48,6 +110,85 @@ async fn an_account_that_kanidm_switched_off_ends_the_session() {
     assert_eq!(ended.reason.as_deref(), Some("kanidm"));
     let why: String = world.column("SELECT revoke_reason FROM sessions WHERE user_id = $1").await;
     assert_eq!(why, "kanidm");
+}
+
+#[tokio::test]
+async fn expired_tokens_of_kanidms_are_renewed_at_the_refresh() {
+    let Some(world) = World::new("expired_tokens_of_kanidms_are_renewed_at_the_refresh").await else { return };
+    // Kanidm's tokens live for 15 minutes, and so do ours.
+    let pass = async || {
+        let late = Duration::from_secs(16 * 60);
+        world.kanidm.advance(late).await.unwrap();
+        world.server.context.clock.advance(late);
+    };
+    let asked = async || world.kanidm.requests("POST /oauth2/token").await.unwrap();
+    let mut tokens = world.login().await.unwrap().tokens.unwrap();
+    for round in 0..2 {
+        pass().await;
+        assert!(!is_good(&world.server, &tokens.access_token).await, "expired");
+        let before = asked().await;
+        tokens = world.refresh(&tokens.refresh_token, round).await.expect("Kanidm vouches").tokens.unwrap();
+        assert_eq!(asked().await, before + 1, "and was asked");
+        assert!(is_good(&world.server, &tokens.access_token).await);
+    }
+    world.kanidm.expire(&world.person.to_string()).await.unwrap();
+    pass().await;
+    assert_eq!(reason(&world.refresh(&tokens.refresh_token, 2).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+    let why: String = world.column("SELECT revoke_reason FROM sessions WHERE user_id = $1").await;
+    assert_eq!(why, "kanidm");
+}
+
+#[tokio::test]
+async fn whatever_ends_a_session_in_kanidm_ends_it_here_at_the_next_refresh() {
+    let name = "whatever_ends_a_session_in_kanidm_ends_it_here_at_the_next_refresh";
+    let Some(world) = World::new(name).await else { return };
+    let entry = world.kanidm.person(&world.person.to_string()).await.unwrap().unwrap();
+    let person = entry["name"][0].as_str().unwrap();
+    // Kanidm writes a session down after it has answered: what is not there yet could not be ended.
+    while world.sessions_in_kanidm().await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    for (n, end) in [End::Logout, End::Session, End::Token, End::Deletion].into_iter().enumerate() {
+        let before = world.sessions_in_kanidm().await;
+        let bearer = world.kanidm.sign_in(person, PASSWORD).await.unwrap();
+        let session = loop {
+            if let Some(session) = world.sessions_in_kanidm().await.difference(&before).next() {
+                break session.clone();
+            }
+            tokio::task::yield_now().await;
+        };
+        let tokens = world.login_as(&bearer).await.unwrap().tokens.unwrap();
+        assert!(is_good(&world.server, &tokens.access_token).await);
+        world.end_in_kanidm(end, &session, &bearer).await;
+        let refused = world.refresh(&tokens.refresh_token, n as u128).await.expect_err("ended");
+        assert_eq!(reason(&refused), "INVALID_REFRESH_TOKEN", "{end:?}");
+        assert!(!is_good(&world.server, &tokens.access_token).await, "{end:?}");
+        let ended = "SELECT count(*) FROM sessions WHERE user_id = $1 AND revoke_reason = 'kanidm'";
+        assert_eq!(world.column::<i64>(ended).await, n as i64 + 1, "{end:?}");
+    }
+    assert_eq!(reasons(&world.server, "session.revoked", "success").await, ["kanidm"; 4]);
+}
+
+/// S14. Of one person, so that nothing else about the other session's token is wrong.
+#[tokio::test]
+async fn a_token_of_kanidms_that_was_moved_to_another_session_renews_nothing() {
+    let name = "a_token_of_kanidms_that_was_moved_to_another_session_renews_nothing";
+    let Some(world) = World::new(name).await else { return };
+    let sessions = [world.login().await.unwrap().tokens.unwrap(), world.login().await.unwrap().tokens.unwrap()];
+    let swap = async || {
+        let swap = "UPDATE sessions a SET kanidm_refresh_token = b.kanidm_refresh_token
+            FROM sessions b WHERE b.session_id <> a.session_id";
+        assert_eq!(sqlx::query(swap).execute(world.server.sql()).await.unwrap().rows_affected(), 2);
+    };
+    swap().await;
+    for tokens in &sessions {
+        let refused = world.refresh(&tokens.refresh_token, 1).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Internal, "{refused:?}");
+    }
+    swap().await;
+    for tokens in &sessions {
+        world.refresh(&tokens.refresh_token, 2).await.expect("its own, and nothing was spent");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

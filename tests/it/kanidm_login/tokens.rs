@@ -15,8 +15,8 @@ use crate::look::reason;
 use crate::support::TestServer;
 
 /// What Kanidm gives an application for itself.
-struct Given {
-    access_token: String,
+pub(super) struct Given {
+    pub(super) access_token: String,
     id_token: String,
 }
 
@@ -55,11 +55,12 @@ fn url_encoded(text: &str) -> String {
 
 impl World {
     /// Sidle's client at Kanidm.
-    fn client(&self) -> String {
+    pub(super) fn client(&self) -> String {
         self.server.app().config.kanidm.client_id.clone()
     }
 
-    async fn own(&self, bearer: &str) -> Given {
+    /// What Kanidm gives Sidle's client for this browser, without Sidle.
+    pub(super) async fn own(&self, bearer: &str) -> Given {
         let secret = self.server.app().config.kanidm.client_secret.expose().to_owned();
         given(self, bearer, &self.client(), &secret).await
     }

@@ -1,10 +1,13 @@
 //! Whoever changes a credential of an account, its user hears of it.
 
+use sidle::proto::step_up_request::Proof;
 use sidle::proto::*;
 use sidle_dev::smtp::Smtp;
 use uuid::Uuid;
 
 use super::{ann, refused, server};
+use crate::authenticate::factors::{DISABLE, REGENERATE, enrol, prove};
+use crate::support::server::with_proof;
 use crate::support::{ADMIN_PASSWORD, TestServer};
 
 const SECOND: &str = "seven otters juggle walnuts";
@@ -55,6 +58,38 @@ async fn every_change_of_a_credential_tells_its_user() {
     let admin = server.admin().await;
     let user = ann(&server).await;
     let mail = "ann@letters.example";
+
+    // The second factor: added, its codes used and replaced, taken away by the user, and by an administrator.
+    let client = server.client(&server.sign_in(mail).await.access_token);
+    let (_, codes) = enrol(&server, &client).await;
+    expect(&mut smtp, mail, "An authenticator application was added to your account").await;
+    let token = prove(&client, REGENERATE, "", Proof::RecoveryCode(codes[0].clone())).await.unwrap();
+    expect(&mut smtp, mail, "A recovery code was used").await;
+    let request = with_proof(RegenerateRecoveryCodesRequest {}, &token);
+    let codes =
+        client.authenticate.clone().regenerate_recovery_codes(request).await.unwrap().into_inner().recovery_codes;
+    expect(&mut smtp, mail, "Your recovery codes were replaced").await;
+    let token = prove(&client, DISABLE, "", Proof::RecoveryCode(codes[0].clone())).await.unwrap();
+    expect(&mut smtp, mail, "A recovery code was used").await;
+    client.authenticate.clone().disable_totp(with_proof(DisableTotpRequest {}, &token)).await.unwrap();
+    expect(&mut smtp, mail, "The authenticator application was removed from your account").await;
+    every_change_was_told(&server, user).await;
+    enrol(&server, &client).await;
+    expect(&mut smtp, mail, "An authenticator application was added to your account").await;
+    let get = GetUserRequest {
+        identifier: Some(get_user_request::Identifier::UserId(user.to_string())),
+        include_deleted: false,
+    };
+    let found = admin.directory.clone().get_user(get).await.unwrap().into_inner().user.unwrap();
+    let update = UpdateUserRequest {
+        user: Some(User { has_second_factor: false, ..found }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["has_second_factor".to_owned()] }),
+        validate_only: false,
+    };
+    let update = admin.proven("sidle.v1.DirectoryService/UpdateUser", &user.to_string(), update).await;
+    admin.directory.clone().update_user(update).await.unwrap();
+    expect(&mut smtp, mail, "The authenticator application was removed from your account").await;
+    every_change_was_told(&server, user).await;
 
     // By the user, with the present password.
     let tokens = server.sign_in(mail).await;

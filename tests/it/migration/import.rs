@@ -343,3 +343,29 @@ async fn the_sample_files_give_what_they_promise() {
     assert_eq!(low_cost, expected["remarks"]["LOW_COST"]["count"].as_i64().unwrap());
     assert_eq!(users(&server).await, expected["totals"]["accepted"].as_i64().unwrap());
 }
+
+/// Who may import hands out no more than they hold, as whoever gives roles one at a time.
+#[tokio::test]
+async fn an_import_gives_no_role_that_its_caller_does_not_hold() {
+    let server = TestServer::start().await;
+    server.admin().await;
+    server.tenant("harbour").await;
+    let key = crate::authenticate::api_key(&server, None, &["migration.import"], &[]).await;
+    let token = crate::authenticate::exchange(&server, &key).await.unwrap().access_token;
+    let importer = server.client(&token);
+    let rows = vec![
+        ImportRow { role: "super_admin".to_owned(), ..row(2, "ann@harbour.example") },
+        ImportRow { role: "user".to_owned(), ..row(3, "bob@harbour.example") },
+    ];
+    let imported = import(&importer, header("harbour"), rows).await.unwrap();
+    assert_eq!(imported.reasons(2), ["UNKNOWN_ROLE"]);
+    assert_eq!((imported.summary.accepted, imported.summary.refused), (1, 1));
+    for wide in [
+        ImportHeader { default_role: "admin".to_owned(), ..header("harbour") },
+        ImportHeader { roles: [("chief".to_owned(), "super_admin".to_owned())].into(), ..header("harbour") },
+    ] {
+        let refused = import(&importer, wide, vec![row(4, "eve@harbour.example")]).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+    }
+    assert_eq!(users(&server).await, 1);
+}

@@ -6,6 +6,8 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use hmac::{Hmac, Mac as _};
 use p256::ecdsa::signature::Signer as _;
+use rsa::pkcs1::EncodeRsaPublicKey as _;
+use rsa::pkcs8::EncodePublicKey as _;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use sidle::proto;
@@ -126,6 +128,24 @@ impl Forger {
     }
 }
 
+/// A good token whose signature is replaced by an HMAC under `secret`.
+fn with_hmac(token: &str, secret: &[u8]) -> String {
+    let (mut head, body) = Forger::parts(token);
+    head["alg"] = json!("HS256");
+    let encode = |part: Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let message = format!("{}.{}", encode(head), encode(body));
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).unwrap();
+    mac.update(message.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+}
+
+/// Bytes as PEM has them, in lines of 64 characters.
+fn pem(label: &str, bytes: &[u8]) -> String {
+    let body = STANDARD.encode(bytes);
+    let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
 fn keep(_: &mut Value) {}
 
 fn set(name: &'static str, value: Value) -> impl Fn(&mut Value) {
@@ -202,20 +222,10 @@ async fn no_signature_and_the_public_key_as_a_secret_are_refused() {
     let forger = Forger::new().await;
     let jwk = forger.server.app().verifier.published_keys()[0].clone();
     let x = URL_SAFE_NO_PAD.decode(&jwk.x).unwrap();
-    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&x));
-    let secrets = [x, jwk.x.clone().into_bytes(), pem.into_bytes(), serde_json::to_vec(&jwk).unwrap(), Vec::new()];
+    let pem = pem("PUBLIC KEY", &x).into_bytes();
+    let secrets = [x, jwk.x.clone().into_bytes(), pem, serde_json::to_vec(&jwk).unwrap(), Vec::new()];
     for secret in secrets {
-        forger
-            .is_refused("HS256 with the public key", |token| {
-                let (mut head, body) = Forger::parts(token);
-                head["alg"] = json!("HS256");
-                let encode = |part: Value| URL_SAFE_NO_PAD.encode(part.to_string());
-                let message = format!("{}.{}", encode(head), encode(body));
-                let mut mac = Hmac::<Sha256>::new_from_slice(&secret).unwrap();
-                mac.update(message.as_bytes());
-                format!("{message}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
-            })
-            .await;
+        forger.is_refused("HS256 with the public key", |token| with_hmac(token, &secret)).await;
     }
     let message = |token: &str| token.rsplit_once('.').unwrap().0.to_owned();
     for signature in ["", "AA", &URL_SAFE_NO_PAD.encode([0; 64]), &URL_SAFE_NO_PAD.encode([0xff; 64])] {
@@ -229,6 +239,26 @@ async fn no_signature_and_the_public_key_as_a_secret_are_refused() {
         };
         forger.is_refused("alg none", |token| format!("{}.", none(token))).await;
         forger.is_refused("alg none, two parts", none).await;
+    }
+}
+
+/// Everybody has the public key, and can write it down in whatever form a careless verifier would take for a secret.
+#[tokio::test]
+async fn a_public_rsa_key_is_no_secret_for_hmac() {
+    let forger = Forger::of(Setup::new().await.with("TOKENS__RSA_BITS", "2048"), "RS256").await;
+    forger.is_accepted("as it was issued", str::to_owned).await;
+    let jwk = forger.server.app().verifier.published_keys()[0].clone();
+    assert_eq!((jwk.kty.as_str(), jwk.alg.as_str()), ("RSA", "RS256"));
+    let (n, e) = (URL_SAFE_NO_PAD.decode(&jwk.n).unwrap(), URL_SAFE_NO_PAD.decode(&jwk.e).unwrap());
+    let key = rsa::RsaPublicKey::new(rsa::BigUint::from_bytes_be(&n), rsa::BigUint::from_bytes_be(&e)).unwrap();
+    let spki = key.to_public_key_der().unwrap().as_bytes().to_vec();
+    let pkcs1 = key.to_pkcs1_der().unwrap().as_bytes().to_vec();
+    let pems = [pem("PUBLIC KEY", &spki), pem("RSA PUBLIC KEY", &pkcs1)];
+    let without_end = pems.each_ref().map(|pem| pem.trim_end().to_owned());
+    let texts = [jwk.n.clone(), jwk.e.clone(), serde_json::to_string(&jwk).unwrap(), STANDARD.encode(&spki)];
+    let texts = texts.into_iter().chain(pems).chain(without_end).map(String::into_bytes);
+    for secret in [n.clone(), [vec![0], n].concat(), e, spki, pkcs1, Vec::new()].into_iter().chain(texts) {
+        forger.is_refused("HS256 with the public key", |token| with_hmac(token, &secret)).await;
     }
 }
 

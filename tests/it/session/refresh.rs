@@ -123,6 +123,21 @@ async fn a_used_successor_is_not_given_again_however_soon() {
     assert_eq!(reason(&refresh(&server, &third.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
 }
 
+/// Who changes the password because of a thief must not leave the thief a way to ask once more for the last answer.
+#[tokio::test]
+async fn a_successor_that_was_revoked_is_given_to_nobody_again() {
+    let server = TestServer::start().await;
+    let (_, _, first) = signed_in(&server).await;
+    let id = Some(Uuid::from_u128(0x5151));
+    let second = pair(refresh(&server, &first.refresh_token, id).await.unwrap());
+    let change = proto::ChangePasswordRequest {
+        current_password: crate::support::ADMIN_PASSWORD.to_owned(),
+        new_password: "seven otters juggle walnuts".to_owned(),
+    };
+    server.client(&second.access_token).authenticate.change_password(change).await.unwrap();
+    assert_eq!(reason(&refresh(&server, &first.refresh_token, id).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+}
+
 /// CVE-2026-1035: two replicas that refresh one token at the same instant, without ids, as two thieves would.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_race_for_one_token_at_most_one_gets_a_branch_and_the_family_ends() {

@@ -332,10 +332,10 @@ async fn a_programs_tokens_end_with_what_they_came_from() {
             permissions: vec!["users.read".to_owned()],
             ..Default::default()
         };
-        let account = directory.create_service_account(new).await.unwrap().into_inner().service_account.unwrap();
+        let account = admin.create_service_account(new).await.unwrap().service_account.unwrap();
         let service_account_id = account.service_account_id.clone();
         let key = CreateApiKeyRequest { service_account_id: service_account_id.clone(), ..Default::default() };
-        let key = directory.create_api_key(key).await.unwrap().into_inner();
+        let key = admin.create_api_key(key).await.unwrap();
         let token = crate::authenticate::exchange(&one, &key.secret).await.unwrap().access_token;
         assert!(is_good(&one, &token).await && is_good(&two, &token).await);
         let update = |account: ServiceAccount, path: &str| UpdateServiceAccountRequest {
@@ -351,12 +351,12 @@ async fn a_programs_tokens_end_with_what_they_came_from() {
             }
             "permissions" => {
                 let account = ServiceAccount { permissions: Vec::new(), ..account };
-                directory.update_service_account(update(account, "permissions")).await.unwrap();
+                admin.update_service_account(update(account, "permissions")).await.unwrap();
                 true
             }
             "disabled" => {
                 let account = ServiceAccount { status: ServiceAccountStatus::Disabled.into(), ..account };
-                directory.update_service_account(update(account, "status")).await.unwrap();
+                admin.update_service_account(update(account, "status")).await.unwrap();
                 false
             }
             "account deleted" => {

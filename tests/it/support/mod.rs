@@ -15,6 +15,7 @@ use sidle_dev::postgres::Database;
 /// skipped, by these names.
 pub const NEEDS_DEV_KANIDM: &[&str] = &[
     "a_commit_whose_answer_got_lost_is_seen_at_the_next_login",
+    "a_key_that_kanidm_revoked_is_trusted_no_longer",
     "a_link_made_while_the_invitation_died_is_handed_to_nobody",
     "a_link_whose_answer_got_lost_is_not_joined_by_another",
     "a_login_invites_without_asking_kanidm",
@@ -27,8 +28,11 @@ pub const NEEDS_DEV_KANIDM: &[&str] = &[
     "an_outage_stops_the_logins_through_kanidm_and_no_other",
     "checks_and_refreshes_of_one_session_never_cross",
     "clocks_may_differ_by_what_is_configured",
+    "discovery_and_keys_are_read_again_without_a_login",
     "discovery_is_not_read_for_every_login",
+    "expired_tokens_of_kanidms_are_renewed_at_the_refresh",
     "kanidms_keys_are_not_fetched_for_every_login",
+    "keys_that_could_not_be_confirmed_for_long_vouch_for_nobody",
     "killed_while_kanidm_works_nobody_is_made_twice",
     "logins_at_once_on_two_replicas_carry_over_once",
     "lost_replies_give_nobody_two_persons_or_none",

@@ -15,7 +15,8 @@ use sqlx::PgPool;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
+use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 /// The password of everybody whom [`TestServer::user`] makes.
@@ -186,6 +187,54 @@ impl Client {
     /// `request` with a fresh proof by [`ADMIN_PASSWORD`].
     pub async fn proven<T>(&self, method: &str, target: &str, request: T) -> Request<T> {
         with_proof(request, &self.prove(method, target).await)
+    }
+
+    /// Makes a call and, when it is refused for want of a fresh proof, gives what was asked for and makes it again.
+    pub async fn proving<T: Clone, A>(
+        &self,
+        request: T,
+        call: impl AsyncFn(Request<T>) -> Result<Response<A>, Status>,
+    ) -> Result<A, Status> {
+        let refused = match call(Request::new(request.clone())).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(refused) => refused,
+        };
+        let asked = refused.get_details_error_info().filter(|info| info.reason == "STEP_UP_REQUIRED");
+        let Some(asked) = asked else { return Err(refused) };
+        let request = self.proven(&asked.metadata["method"], &asked.metadata["target"], request).await;
+        Ok(call(request).await?.into_inner())
+    }
+
+    /// Creates a service account, with a fresh proof where one is asked for.
+    pub async fn create_service_account(
+        &self,
+        request: proto::CreateServiceAccountRequest,
+    ) -> Result<proto::CreateServiceAccountResponse, Status> {
+        self.proving(request, async |request| self.directory.clone().create_service_account(request).await).await
+    }
+
+    /// Changes a service account, with a fresh proof where one is asked for.
+    pub async fn update_service_account(
+        &self,
+        request: proto::UpdateServiceAccountRequest,
+    ) -> Result<proto::UpdateServiceAccountResponse, Status> {
+        self.proving(request, async |request| self.directory.clone().update_service_account(request).await).await
+    }
+
+    /// Makes an API key, with a fresh proof where one is asked for.
+    pub async fn create_api_key(
+        &self,
+        request: proto::CreateApiKeyRequest,
+    ) -> Result<proto::CreateApiKeyResponse, Status> {
+        self.proving(request, async |request| self.directory.clone().create_api_key(request).await).await
+    }
+
+    /// Rotates signing keys, with a fresh proof.
+    pub async fn rotate_signing_keys(
+        &self,
+        request: proto::RotateSigningKeysRequest,
+    ) -> Result<proto::RotateSigningKeysResponse, Status> {
+        self.proving(request, async |request| self.directory.clone().rotate_signing_keys(request).await).await
     }
 }
 

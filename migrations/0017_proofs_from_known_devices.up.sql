@@ -1,0 +1,78 @@
+-- Guesses by others must not keep somebody who is signed in from proving who they are: from a known device the count is
+-- the device's own, as at the login. Beside the functions that the release before calls.
+
+CREATE FUNCTION password_proof_begin(p_user uuid, p_now timestamptz, p_max integer, p_lock interval,
+    p_device_hash bytea,
+    OUT tenant_id uuid, OUT password_hash text, OUT password_pepper_id smallint, OUT set_here boolean,
+    OUT attempt integer, OUT known_device boolean, OUT refusal text, OUT highest_cost smallint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    u users%ROWTYPE;
+    v_reserved record;
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT max(x.password_cost) INTO highest_cost FROM users x;
+        SELECT * INTO u FROM users x WHERE x.user_id = p_user AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        tenant_id := u.tenant_id;
+        refusal := CASE
+            WHEN u.user_id IS NULL THEN 'unknown'
+            WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
+            WHEN u.password_hash IS NULL THEN 'no_password'
+        END;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        SELECT * INTO v_reserved FROM attempt_reserve(p_user, p_now, p_max, p_lock, p_device_hash);
+        attempt := v_reserved.attempt;
+        known_device := v_reserved.known_device;
+        refusal := v_reserved.refusal;
+        IF refusal IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        password_hash := u.password_hash;
+        password_pepper_id := u.password_pepper_id;
+        set_here := u.password_changed_at IS NOT NULL;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea) IS 'Reserves an attempt of somebody known to show their password once more, or says why not. From a known device the count is the device''s own.';
+
+CREATE FUNCTION factor_begin(p_user uuid, p_pending boolean, p_now timestamptz, p_max integer, p_lock interval,
+    p_device_hash bytea, OUT tenant_id uuid, OUT attempt integer, OUT known_device boolean, OUT refusal text, OUT totp_id uuid, OUT secret bytea)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    t user_totp%ROWTYPE;
+BEGIN
+    <<body>>
+    BEGIN
+        SELECT u.tenant_id INTO tenant_id FROM users u WHERE u.user_id = p_user AND u.deleted_at IS NULL FOR NO KEY UPDATE;
+        SELECT * INTO t FROM user_totp x WHERE x.user_id = p_user
+            AND CASE WHEN p_pending THEN x.confirmed_at IS NULL AND x.expires_at > p_now ELSE x.confirmed_at IS NOT NULL END;
+        IF t.user_id IS NULL THEN
+            refusal := 'no_second_factor';
+            EXIT body;
+        END IF;
+        SELECT r.attempt, r.known_device, r.refusal INTO attempt, known_device, refusal
+            FROM attempt_reserve(p_user, p_now, p_max, p_lock, p_device_hash) r;
+        IF refusal IS NULL THEN
+            totp_id := t.totp_id;
+            secret := t.secret;
+        END IF;
+    END body;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, bytea) IS 'Reserves an attempt of somebody known to show a code, of the enrolled application or of the one that is being enrolled, or says why not. From a known device the count is the device''s own.';
+
+REVOKE ALL ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea),
+    factor_begin(uuid, boolean, timestamptz, integer, interval, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea),
+    factor_begin(uuid, boolean, timestamptz, integer, interval, bytea) TO sidle_app;

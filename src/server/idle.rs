@@ -1,0 +1,81 @@
+//! Connections that nothing comes from any more are let go, also those that never began to speak HTTP/2: whoever lives
+//! answers the pings.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// A connection that fails when nothing was read from it for too long.
+#[derive(Debug)]
+pub(super) struct Lively {
+    stream: TcpStream,
+    limit: Duration,
+    /// Something was read since the silence was last looked at.
+    heard: bool,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Lively {
+    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
+        Self { stream, limit, heard: false, silence: Box::pin(tokio::time::sleep(limit)) }
+    }
+}
+
+impl Connected for Lively {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Lively {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            self.heard = true;
+            return read;
+        }
+        loop {
+            ready!(self.silence.as_mut().poll(cx));
+            if !std::mem::take(&mut self.heard) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            // The timer is set anew only here, not with every read: who falls silent is let go the second time at most.
+            let limit = self.limit;
+            self.silence.set(tokio::time::sleep(limit));
+        }
+    }
+}
+
+impl AsyncWrite for Lively {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
