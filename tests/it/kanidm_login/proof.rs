@@ -8,9 +8,11 @@ use sidle::proto::{EnrollTotpRequest, KanidmProof, StepUpRequest};
 use sidle_dev::persona::Returned;
 use tonic_types::StatusExt as _;
 
-use super::{World, complete_as, person};
+use super::{PASSWORD, World, complete_as, person};
 use crate::look::reason;
 
+/// What has Kanidm ask a person who is signed in for the password again.
+const ANEW: &str = "&prompt=login&max_age=0";
 /// A call that needs a proof.
 const SENSITIVE: &str = "sidle.v1.AuthenticateService/EnrollTotp";
 
@@ -39,13 +41,23 @@ impl World {
         status.get_details_error_info().unwrap().metadata["ways"].clone()
     }
 
-    /// Goes to Kanidm to prove, and comes back from a browser where this person is signed in.
+    /// Goes to Kanidm to prove, shows the password there, and comes back. Kanidm's page remembers the request meanwhile and
+    /// goes on with it without asking again, which only the page can; what it asks of the server then is this.
+    async fn prove_anew(&self, token: &str) -> (Returned, String) {
+        let begun = self.go(token, StepUp).await.unwrap();
+        let bearer = self.kanidm.sign_in(&self.person.to_string(), PASSWORD).await.unwrap();
+        let url = begun.authorization_url.trim_end_matches(ANEW);
+        (self.kanidm.authorise(&bearer, url).await.unwrap(), begun.login_secret)
+    }
+
+    /// Goes to Kanidm to prove, and comes back from a browser where this person is signed in, without having been asked
+    /// for anything there.
     async fn prove_at_kanidm(&self, token: &str, bearer: &str) -> (Returned, String) {
         let begun = self.go(token, StepUp).await.unwrap();
-        let asked = "&prompt=login&max_age=0";
-        assert!(begun.authorization_url.ends_with(asked), "the person is asked to authenticate anew");
-        // Kanidm's page asks for the password and goes on; here, as an attacker would, it is left out.
-        let url = begun.authorization_url.trim_end_matches(asked);
+        assert!(begun.authorization_url.ends_with(ANEW), "the person is asked to authenticate anew");
+        // Here, as an attacker would have it, that is left out.
+        let url = begun.authorization_url.trim_end_matches(ANEW);
+        self.kanidm.authorise(bearer, &begun.authorization_url).await.expect_err("Kanidm asks for it");
         (self.kanidm.authorise(bearer, url).await.unwrap(), begun.login_secret)
     }
 }
@@ -74,7 +86,7 @@ async fn the_callers_own_person_proves_it_in_the_callers_session_once_and_within
         return;
     }
     let token = world.login().await.unwrap().tokens.unwrap().access_token;
-    let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
+    let (back, secret) = world.prove_anew(&token).await;
     world.prove(&token, &back, &secret).await.expect("just authenticated");
     assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_LOGIN_ATTEMPT".to_owned()), "once");
 
@@ -91,9 +103,20 @@ async fn the_callers_own_person_proves_it_in_the_callers_session_once_and_within
     let bobs = world.server.sign_in("bob@example.com").await.access_token;
     let begun = world.go(&bobs, Link).await.unwrap();
     let linking = world.kanidm.authorise(&stranger, &begun.authorization_url).await.unwrap();
-    assert_eq!(world.prove(&bobs, &linking, &begun.login_secret).await, Err("INVALID_LOGIN_ATTEMPT".to_owned()));
+    let refused = world.prove(&bobs, &linking, &begun.login_secret).await;
+    assert_eq!(refused, Err("STEP_UP_REQUIRED".to_owned()), "whoever is not linked does not go by this way");
+    let begun = world.start().await.unwrap();
+    let login = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
+    let refused = world.prove(&token, &login, &begun.login_secret).await;
+    assert_eq!(refused, Err("INVALID_LOGIN_ATTEMPT".to_owned()), "a login is no proof");
 
-    // A browser in which somebody authenticated longer ago: a machine that was left alone.
+    // Somebody at the browser of a person who is signed in, who leaves out the question for who they are: even minutes
+    // after the person authenticated.
+    world.server.context.clock.advance(Duration::from_secs(2 * 60));
+    let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
+    assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_CREDENTIALS".to_owned()));
+
+    // Who comes back too late.
     let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
     world.server.context.clock.advance(Duration::from_secs(5 * 60));
     assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_CREDENTIALS".to_owned()));
