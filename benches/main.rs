@@ -74,7 +74,7 @@ fn main() {
             rows.extend(verify::run().await);
         }
         if wanted("login") {
-            rows.push(login::run().await);
+            rows.extend(login::run().await);
         }
         if wanted("refresh") {
             rows.push(refresh::run().await);

@@ -160,6 +160,7 @@ struct Inner {
     mail_oldest: Gauge<f64, AtomicU64>,
     mail_failures: Family<ClassLabels, Counter>,
     kanidm_circuit: Family<StateLabels, Gauge>,
+    kanidm_oldest_check: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -215,6 +216,14 @@ impl Metrics {
         let kanidm_circuit = Family::default();
         registry.register("kanidm_circuit", "1 for what the circuit to Kanidm is", kanidm_circuit.clone());
 
+        let kanidm_oldest_check = Gauge::default();
+        registry.register_with_unit(
+            "kanidm_oldest_check_age",
+            "How long ago Kanidm last vouched for the session that it was not asked about for longest",
+            Unit::Seconds,
+            kanidm_oldest_check.clone(),
+        );
+
         let panics = counter(&mut registry, "panics", "Calls that panicked");
         let hash_units = counter(&mut registry, "hash_units", "Hash work done, in units of 2^cost");
         let audit_personal_lost =
@@ -238,6 +247,7 @@ impl Metrics {
             connections,
             revocation_age,
             kanidm_circuit,
+            kanidm_oldest_check,
             mail_oldest,
             mail_failures,
         };
@@ -300,6 +310,11 @@ impl Metrics {
     /// A message could not be sent, or the mail server not be used.
     pub fn mail_failed(&self, class: &'static str) {
         self.inner.mail_failures.get_or_create(&ClassLabels { class }).inc();
+    }
+
+    /// The sessions that Kanidm vouches for were looked at.
+    pub fn kanidm_oldest_check(&self, seconds: f64) {
+        self.inner.kanidm_oldest_check.set(seconds);
     }
 
     /// The circuit to Kanidm was looked at.

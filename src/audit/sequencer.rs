@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// First and longest pause when nothing waits.
 const SHORT: Duration = Duration::from_millis(2);
 const LONG: Duration = Duration::from_millis(100);
+/// First pause after a batch when nothing more waits: nobody is about to commit as far as is known.
+const CALM: Duration = Duration::from_millis(16);
 /// Pause while another replica holds the lock.
 const AWAY: Duration = Duration::from_millis(50);
 /// Pause after a failure.
@@ -79,7 +81,7 @@ impl Sequencer {
                 }
             };
             if !nudged {
-                pause = SHORT;
+                pause = CALM;
             }
             tokio::select! {
                 () = shutdown.cancelled() => {}

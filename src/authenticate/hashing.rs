@@ -105,7 +105,7 @@ impl Hasher {
     pub fn new(config: PasswordConfig, context: Context, metrics: Metrics) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.threads == 0 { cores } else { config.threads };
-        let peppers = Peppers::new(config.peppers().map_err(Fault::internal)?);
+        let peppers = Peppers::new(config.peppers().map_err(Fault::internal)?, config.pepper_new_hashes);
         let shared = Arc::new(Shared {
             peppers,
             config,

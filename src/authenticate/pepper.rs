@@ -14,18 +14,19 @@ use zeroize::Zeroizing;
 #[derive(Clone, Default)]
 pub struct Peppers {
     keys: Arc<[(i16, Zeroizing<[u8; 32]>)]>,
+    is_for_new: bool,
     reported: Arc<Mutex<HashSet<i16>>>,
 }
 
 impl Peppers {
-    /// These peppers.
-    pub fn new(keys: impl IntoIterator<Item = (i16, Zeroizing<[u8; 32]>)>) -> Self {
-        Self { keys: keys.into_iter().collect(), reported: Arc::default() }
+    /// These peppers, the first of which new hashes get, if they get one.
+    pub fn new(keys: impl IntoIterator<Item = (i16, Zeroizing<[u8; 32]>)>, is_for_new: bool) -> Self {
+        Self { keys: keys.into_iter().collect(), is_for_new, reported: Arc::default() }
     }
 
     /// The one for new hashes; none when they are made without.
     pub fn current(&self) -> Option<i16> {
-        self.keys.first().map(|(id, _)| *id)
+        self.keys.first().filter(|_| self.is_for_new).map(|(id, _)| *id)
     }
 
     /// What bcrypt is to get for a password; none when this pepper is not configured (any more), which the log tells
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn every_byte_of_a_long_password_counts() {
-        let peppers = Peppers::new([(2, Zeroizing::new([2; 32])), (1, Zeroizing::new([1; 32]))]);
+        let peppers = Peppers::new([(2, Zeroizing::new([2; 32])), (1, Zeroizing::new([1; 32]))], true);
         let mixed = |id, text: &str| peppers.mix(id, &password(text)).unwrap();
         let (long, other) = ("x".repeat(100), format!("{}y", "x".repeat(99)));
         assert_eq!(mixed(Some(1), &long).len(), 44);

@@ -29,6 +29,8 @@ pub struct PasswordConfig {
     pub breached_file: Option<PathBuf>,
     /// Peppers as `ID:BASE64`, separated by commas, the current one first.
     pub peppers: Secret,
+    /// Whether new hashes get a pepper.
+    pub pepper_new_hashes: bool,
     /// File with one pepper a line; used when `peppers` is empty.
     #[serde(deserialize_with = "load::optional")]
     pub pepper_file: Option<PathBuf>,

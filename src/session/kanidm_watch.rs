@@ -13,13 +13,14 @@ use super::refresh::LEASE_MARGIN;
 use super::store::refresh::{self as store, Lease};
 use crate::access::Call;
 use crate::fault::Result;
+use crate::metrics::Metrics;
 
 /// The longest pause between looks for sessions that are due.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 impl Sessions {
     /// Asks Kanidm about sessions until `stop`, where it is configured to.
-    pub(super) async fn watch_kanidm(self, stop: CancellationToken) {
+    pub(super) async fn watch_kanidm(self, metrics: Metrics, stop: CancellationToken) {
         let every = self.config.kanidm.recheck_interval;
         if self.kanidm.is_none() || every.is_zero() {
             return;
@@ -28,7 +29,12 @@ impl Sessions {
         // Shorter than the interval, so that what falls due is asked about soon after.
         let pause = (every / 10).min(LONGEST_PAUSE);
         loop {
-            let pause = match self.recheck(every, at_once).await {
+            let asked = self.recheck(every, at_once).await;
+            // Also when nothing could be asked: then it grows, which is what somebody wants to know.
+            if let Ok(seconds) = store::oldest_check(&self.db).await {
+                metrics.kanidm_oldest_check(seconds);
+            }
+            let pause = match asked {
                 // There may be more.
                 Ok(asked) if asked == at_once => Duration::ZERO,
                 Ok(_) => pause,

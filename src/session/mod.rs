@@ -142,8 +142,8 @@ impl Sessions {
         let position = self.revocations.load(&self.db, feed).await?;
         let keys = self.keys.clone().run(stop.clone());
         let revocations = self.revocations.clone().follow(log.clone(), position, self.keys.keys.clone(), stop.clone());
+        let kanidm = self.clone().watch_kanidm(metrics.clone(), stop.clone());
         let housekeeping = self.clone().housekeep(metrics, stop.clone());
-        let kanidm = self.clone().watch_kanidm(stop.clone());
         let work = tokio::spawn(async move {
             tokio::join!(keys, revocations, housekeeping, kanidm);
         });

@@ -21,6 +21,10 @@ fn functions_fix_their_search_path() {
         for function in text.replace("CREATE OR REPLACE", "CREATE").split("CREATE FUNCTION ").skip(1) {
             let head = function.split("$$").next().unwrap_or_default();
             let name = function.split('(').next().unwrap_or_default().trim();
+            // What the standard's `RETURN` means is settled when it is created.
+            if head.lines().any(|line| line.trim_start().starts_with("RETURN ")) {
+                continue;
+            }
             assert!(head.contains("SET search_path"), "{file}: {name} does not fix its search path");
             // 0015 gave it to those from before.
             let ends_well = head.contains("SET search_path = pg_catalog, public, pg_temp\n");

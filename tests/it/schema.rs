@@ -176,7 +176,7 @@ async fn functions_look_at_temporary_tables_last() {
     let mut look = PgConnection::connect(&database.owner_url).await.unwrap();
     let first: Vec<String> = sqlx::query_scalar(
         "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-         AND NOT coalesce(proconfig && ARRAY['search_path=pg_catalog, public, pg_temp', 'search_path=pg_catalog'], false)",
+         AND prosqlbody IS NULL AND NOT coalesce(proconfig && ARRAY['search_path=pg_catalog, public, pg_temp', 'search_path=pg_catalog'], false)",
     )
     .fetch_all(&mut look)
     .await

@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
+use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::session::opening::Rights;
 
@@ -162,4 +163,17 @@ pub(in crate::session) async fn due(
     )
     .fetch_all(pool)
     .await?)
+}
+
+/// For how many seconds Kanidm was not asked about the living session for which that is longest; 0 when there is none.
+pub(in crate::session) async fn oldest_check(db: &Db) -> Result<f64> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let seconds = sqlx::query_scalar!(
+        r#"SELECT coalesce(extract(epoch FROM clock_timestamp() - min(kanidm_checked_at)), 0)::float8 AS "seconds!"
+           FROM sessions WHERE status = 'active' AND kanidm_refresh_token IS NOT NULL"#
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(seconds)
 }

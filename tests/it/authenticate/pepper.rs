@@ -46,6 +46,14 @@ async fn a_login_brings_its_user_to_the_pepper_of_today() {
     assert_ne!(first, second);
     rotated.sign_in("ann@example.com").await;
     assert_eq!(reason(&attempt(&rotated, "ann@example.com", "a guess").await.unwrap_err()), "INVALID_CREDENTIALS");
+
+    // The way back: hashes that the old application can verify.
+    let leaving = setup.clone().with("PASSWORDS__PEPPERS", SECOND).with("PASSWORDS__PEPPER_NEW_HASHES", "false");
+    let leaving = leaving.start().await;
+    leaving.sign_in("ann@example.com").await;
+    let (plain, _) = kept(&leaving, user, None).await;
+    assert!(bcrypt::verify(ADMIN_PASSWORD, &plain).unwrap());
+    leaving.sign_in("ann@example.com").await;
 }
 
 #[tokio::test]

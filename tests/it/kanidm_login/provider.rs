@@ -104,11 +104,26 @@ async fn keys_that_could_not_be_confirmed_for_long_vouch_for_nobody() {
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     world.login().await.expect("the keys are known");
     let token = world.own(&world.bearer).await.access_token;
+    let remembered = world.own(&world.bearer).await.access_token;
+    verify(&world.server, &caller, &remembered, &client).await.expect("good, and remembered");
     world.kanidm.fault(Fault::Fail, "/oauth2/openid", 0, None).await.unwrap();
     // Each is tried at the earliest half a refresh after the one before: more than six refreshes without an answer.
     asked_again(&world, DISCOVERY, 16).await;
-    let refused = verify(&world.server, &caller, &token, &client).await.expect_err("not confirmed");
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "KANIDM_UNAVAILABLE"));
+    for token in [&token, &remembered] {
+        let refused = verify(&world.server, &caller, token, &client).await.expect_err("not confirmed");
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "KANIDM_UNAVAILABLE"));
+    }
+    // A service that asks through the client answers that it cannot tell, not that the token is bad.
+    let asking = sidle_client::Verifier::start(sidle_client::Settings {
+        mode: sidle_client::Mode::Remote,
+        replicas: vec![world.server.grpc_url().parse().unwrap()],
+        issuer: "https://sidle.localhost".to_owned(),
+        audience: client.clone(),
+        api_key: crate::authenticate::api_key(&world.server, None, &["tokens.verify"], &[]).await.into(),
+        ..Default::default()
+    });
+    let answer = asking.unwrap().verify(&token).await.map(|_| ());
+    assert_eq!(answer, Err(sidle_client::Refused::Unavailable));
     world.kanidm.heal().await.unwrap();
     assert_eq!(verdict(&world, &caller, &token).await, Ok(()), "once they are");
 }

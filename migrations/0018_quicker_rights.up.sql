@@ -1,0 +1,48 @@
+-- What every statement of a login and a refresh asks, made cheap: functions in SQL are planned anew each time that they
+-- are called, and one with a setting of its own cannot become part of the statement that asks it.
+
+-- Written in the standard's way, so that what the names in it mean is settled now, without a search path of its own: as
+-- part of every policy it costs next to nothing.
+CREATE OR REPLACE FUNCTION sidle_tenant() RETURNS uuid
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN nullif(current_setting('sidle.tenant_id', true), '')::uuid;
+CREATE OR REPLACE FUNCTION sidle_platform() RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN coalesce(current_setting('sidle.platform', true) = 'on', false);
+
+CREATE OR REPLACE FUNCTION audit_record(p_event jsonb, p_personal bytea) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+BEGIN
+    INSERT INTO public.audit_inbox (event_id, event_type, outcome, reason, occurred_at, tenant_id, actor_kind, actor_id,
+        target_kind, target_id, session_id, correlation_id, request_id, source, details, origin_subject,
+        personal_subject, personal_sealed)
+    VALUES ((p_event ->> 'event_id')::uuid, p_event ->> 'event_type', p_event ->> 'outcome', p_event ->> 'reason',
+        (p_event ->> 'occurred_at')::timestamptz, (p_event ->> 'tenant_id')::uuid, p_event ->> 'actor_kind',
+        (p_event ->> 'actor_id')::uuid, p_event ->> 'target_kind', p_event ->> 'target_id',
+        (p_event ->> 'session_id')::uuid, (p_event ->> 'correlation_id')::uuid, (p_event ->> 'request_id')::uuid,
+        p_event ->> 'source', coalesce(p_event -> 'details', '{}'),
+        coalesce(p_event ->> 'origin_subject', p_event ->> 'personal_subject')::uuid,
+        (p_event ->> 'personal_subject')::uuid, p_personal);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION session_rights(p_user uuid, p_tenant uuid,
+    OUT member boolean, OUT roles text[], OUT permissions text[], OUT platform_permissions text[])
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+BEGIN
+    member := EXISTS (SELECT FROM memberships m JOIN tenants t ON t.tenant_id = m.tenant_id
+        WHERE m.user_id = p_user AND m.tenant_id = p_tenant AND t.status = 'active' AND t.deleted_at IS NULL);
+    roles := ARRAY(SELECT DISTINCT r.name FROM memberships m JOIN public.roles r ON r.role_id = m.role_id
+        WHERE m.user_id = p_user AND m.tenant_id = p_tenant ORDER BY 1);
+    permissions := ARRAY(SELECT DISTINCT permission FROM memberships m JOIN public.roles r ON r.role_id = m.role_id,
+            unnest(r.permissions) permission
+        WHERE m.user_id = p_user AND m.tenant_id = p_tenant AND NOT r.is_platform ORDER BY 1);
+    platform_permissions := ARRAY(SELECT DISTINCT permission FROM platform_grants g
+            JOIN public.roles r ON r.role_id = g.role_id, unnest(r.permissions) permission
+        WHERE g.user_id = p_user AND r.is_platform ORDER BY 1);
+END
+$$;
