@@ -260,3 +260,8 @@ END
 $$;
 
 DROP INDEX idx_password_reset_requests_created_at;
+
+COMMENT ON COLUMN user_totp.totp_id IS 'UUIDv7 of the enrolment; the secret is bound to it.';
+COMMENT ON COLUMN user_totp.secret IS 'Shared secret, sealed.';
+COMMENT ON COLUMN kanidm_enrolments.link_id IS 'UUIDv7 of the newest reset link; the link is bound to it.';
+COMMENT ON COLUMN kanidm_enrolments.link IS 'The reset link, sealed, for handing it out again; null when it never arrived or must not be handed out any more.';

@@ -131,11 +131,14 @@ BEGIN
         IF t.used_at IS NOT NULL THEN
             SELECT * INTO v_next FROM refresh_tokens x WHERE x.refresh_token_id = t.successor_id;
             IF t.request_hash <> p_request_hash OR v_next.token_hash <> p_successor_hash OR v_next.used_at IS NOT NULL
-                    OR v_next.revoked_at IS NOT NULL OR t.used_at <= p_now - p_repeat THEN
+                    OR t.used_at <= p_now - p_repeat THEN
                 PERFORM session_close(s.session_id, 'token_reuse', p_now);
                 PERFORM audit_record(p_reuse || jsonb_build_object('tenant_id', s.tenant_id, 'session_id', s.session_id,
                     'target_kind', 'session', 'target_id', s.session_id), p_reuse_personal);
                 outcome := 'reuse';
+                EXIT body;
+            END IF;
+            IF v_next.revoked_at IS NOT NULL THEN
                 EXIT body;
             END IF;
             IF p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id THEN
@@ -267,3 +270,9 @@ $$;
 
 -- The oldest request comes first, however many there are.
 CREATE INDEX idx_password_reset_requests_created_at ON password_reset_requests (created_at);
+
+-- What is sealed is bound to whose it is, and no more to the id of its making.
+COMMENT ON COLUMN user_totp.totp_id IS 'UUIDv7 of the enrolment: which one a code was computed for.';
+COMMENT ON COLUMN user_totp.secret IS 'Shared secret, sealed for this user.';
+COMMENT ON COLUMN kanidm_enrolments.link_id IS 'UUIDv7 of the newest reset link.';
+COMMENT ON COLUMN kanidm_enrolments.link IS 'The reset link, sealed for this person, for handing it out again; null when it never arrived or must not be handed out any more.';

@@ -9,6 +9,9 @@ use super::{Call, Policy, Principal, policy_of};
 use crate::fault::{Fault, Reason, Result};
 use crate::session::Verifier;
 
+/// Where the paths of health checks begin.
+pub const HEALTH: &str = "/grpc.health.v1.";
+
 /// What the step needs.
 #[derive(Clone)]
 pub struct Gate {
@@ -61,7 +64,7 @@ pub async fn admit<B>(
 pub fn policy(gate: &Gate, path: &str) -> Policy {
     match policy_of(path) {
         Some(policy) => policy,
-        None if path.starts_with("/grpc.health.v1.") => Policy::Public,
+        None if path.starts_with(HEALTH) => Policy::Public,
         None if path.starts_with("/grpc.reflection.") && gate.open_reflection => Policy::Public,
         // Everything else exists only for those who have signed in; the router then says that there is nothing.
         None => Policy::Authenticated,

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const SHORT: Duration = Duration::from_millis(2);
 const LONG: Duration = Duration::from_millis(100);
 /// First pause after a batch when nothing more waits: nobody is about to commit as far as is known.
-const CALM: Duration = Duration::from_millis(16);
+const CALM: Duration = Duration::from_millis(8);
 /// Pause while another replica holds the lock.
 const AWAY: Duration = Duration::from_millis(50);
 /// Pause after a failure.

@@ -40,7 +40,7 @@ struct Shared {
     admitted: AtomicUsize,
     admitted_units: AtomicU64,
     nanos_per_unit: AtomicU64,
-    /// The highest cost that was met, which a refusal is filled up to.
+    /// The highest cost in use when that was looked at last, which a refusal is filled up to.
     dearest: AtomicU32,
 }
 
@@ -155,9 +155,9 @@ impl Hasher {
         self.admit(self.cost().max(self.inner.shared.dearest.load(Ordering::Relaxed)))
     }
 
-    /// Notes a cost that is in use.
-    pub(super) fn met(&self, cost: u32) {
-        self.inner.shared.dearest.fetch_max(cost.min(MAX_COST), Ordering::Relaxed);
+    /// Notes the highest cost that is in use now.
+    pub(super) fn dearest(&self, cost: u32) {
+        self.inner.shared.dearest.store(cost.min(MAX_COST), Ordering::Relaxed);
     }
 
     /// The cost of new hashes.
@@ -377,10 +377,11 @@ mod tests {
     async fn what_a_refusal_takes_is_what_is_counted_at_the_door() {
         let hasher = Hasher::new(config(1, 1000), Context::system(), Metrics::new()).unwrap();
         drop(hasher.admit_comparison().unwrap());
-        hasher.met(9);
-        hasher.met(6);
-        let _held = hasher.admit_comparison().unwrap();
-        assert_eq!(hasher.inner.shared.admitted_units.load(Ordering::Acquire), 1 << 9);
+        for (dearest, counted) in [(9, 9), (2, 4), (12, 12)] {
+            hasher.dearest(dearest);
+            let _held = hasher.admit_comparison().unwrap();
+            assert_eq!(hasher.inner.shared.admitted_units.load(Ordering::Acquire), 1 << counted);
+        }
     }
 
     #[tokio::test]

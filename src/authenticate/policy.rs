@@ -36,7 +36,7 @@ impl Policy {
         if let Some(breached) = &breached {
             tracing::info!(event = "breached_passwords_loaded", passwords = breached.len());
         }
-        let peppered = !config.peppers().map_err(Fault::internal)?.is_empty();
+        let peppered = config.pepper_new_hashes && !config.peppers().map_err(Fault::internal)?.is_empty();
         let (min_length, min_strength) = (config.min_length, config.min_strength);
         Ok(Self { rules: Arc::new(Rules { min_length, min_strength, peppered, breached }) })
     }

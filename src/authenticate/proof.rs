@@ -84,7 +84,7 @@ impl Authenticate {
         let compared = self.compare(ticket, &reserved, password).await?;
         if let Some(password_hash) = reserved.password_hash.clone().filter(|_| compared.matches) {
             // Given back and no more: who holds a session must not make room for guesses at other secrets.
-            store::refund(self.db.pool(), user, device).await?;
+            store::refund(self.db.pool(), user, device.filter(|_| reserved.known_device)).await?;
             return Ok(Shown { password_hash });
         }
         let reason = compared.refusal.unwrap_or("wrong_password");
@@ -114,7 +114,7 @@ impl Authenticate {
         }
         // The highest cost anybody has: less work would tell that somebody is not among those who have it.
         let fill_to = self.hasher.cost().max(reserved.highest_cost).min(MAX_COST);
-        self.hasher.met(fill_to);
+        self.hasher.dearest(fill_to);
         let typed = mixed.unwrap_or_else(|| password.clone());
         let matches = ticket.verify(typed, hash.clone(), fill_to).await? && refusal.is_none();
         Ok(Compared { matches, refusal, overlong: is_cut, pepper_id, hash })

@@ -117,7 +117,7 @@ impl Authenticate {
                     };
                     if counts {
                         // Given back and no more: who holds a session must not make room for guesses at other secrets.
-                        store::refund(&mut tx, user, device).await?;
+                        store::refund(&mut tx, user, device.filter(|_| reserved.known_device)).await?;
                         self.tell_of_recovery_code(&mut tx, call, user, &spend).await?;
                         return Ok((tx, spend));
                     }

@@ -66,6 +66,11 @@ fn variable(name: &str) -> Option<Zeroizing<String>> {
 }
 
 impl Caller {
+    /// Whether the caller is whoever `sidle login` signed in.
+    pub fn is_signed_in(&self) -> bool {
+        matches!(self.source, Source::SignedIn)
+    }
+
     /// Prepares calls; connects with the first one.
     pub fn open(global: &Global) -> Result<Self> {
         let source = match (variable("SIDLE_TOKEN"), variable("SIDLE_API_KEY")) {

@@ -36,7 +36,10 @@ impl Caller {
             StepUpRequest { method: of("method"), target: of("target"), proof: Some(proof(&of("ways"), asked)?) };
         let mut request = Request::new(request);
         // Others who guess at the account meanwhile must not stand in the way.
-        if let Some(device) = Store::open()?.read()?.known_device(&self.server) {
+        if self.is_signed_in()
+            && let Ok(credentials) = Store::open().and_then(|store| store.read())
+            && let Some(device) = credentials.known_device(&self.server)
+        {
             request.metadata_mut().insert("sidle-known-device", secret(device)?);
         }
         let answer = self.authenticate().await?.step_up(request).await?.into_inner();

@@ -166,7 +166,8 @@ impl Command {
             Self::Enable { user, email_verified } => {
                 let user_id = lookup::user_id(&caller, &user).await?;
                 let request = EnableUserRequest { user_id, etag: String::new(), email_verified };
-                let answer = caller.directory().await?.enable_user(request).await?.into_inner();
+                let call = async |request| Ok(caller.directory().await?.enable_user(request).await?);
+                let answer = caller.proving(request, call).await?;
                 let status = answer.user.as_ref().map(|user| status_word(user.status)).unwrap_or_default();
                 done(answer.user, &format!("is {status}"), out)?;
             }
@@ -181,7 +182,8 @@ impl Command {
             }
             Self::Unlock { user } => {
                 let request = UnlockUserRequest { user_id: lookup::user_id(&caller, &user).await? };
-                let answer = caller.directory().await?.unlock_user(request).await?.into_inner();
+                let call = async |request| Ok(caller.directory().await?.unlock_user(request).await?);
+                let answer = caller.proving(request, call).await?;
                 done(answer.user, "is not locked", out)?;
             }
             Self::RemoveMfa { user, dry_run } => remove_mfa(&caller, &user, dry_run, out).await?,

@@ -95,7 +95,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     let given = all_it_gives(change, after.is_admin, &after.permissions).await?;
     delegation::covers(change.principal()?, after.tenant_id, &given)?;
     let permissions_changed = before.permissions != after.permissions;
-    if before.tenant_id.is_none() && permissions_changed {
+    if before.tenant_id.is_none() && (permissions_changed || after.is_admin && !before.is_admin) {
         change.step_up_of_people(UPDATE, Some(id)).await?;
     }
     store::roles::update(&mut change.tx, &after).await?;

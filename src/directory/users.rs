@@ -182,6 +182,7 @@ pub(super) async fn lock(change: &mut Change<'_>, id: Uuid, duration: Option<Tim
 
 /// Takes any lock away.
 pub(super) async fn unlock(change: &mut Change<'_>, id: Uuid) -> Result<User> {
+    lock_both(change, id).await?;
     let user = for_change(change, id, None).await?;
     if user.locked_until.is_none() && user.failed_login_attempts == 0 {
         return Ok(user);
@@ -218,6 +219,7 @@ pub(super) async fn enable(
     version: Option<i64>,
     email_verified: bool,
 ) -> Result<User> {
+    lock_both(change, id).await?;
     let user = for_change(change, id, version).await?;
     if user.status != UserStatus::Disabled {
         return Ok(user);
@@ -231,6 +233,12 @@ pub(super) async fn enable(
     let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
     change.record(event).await?;
     read(change, id).await
+}
+
+/// Locks the user and the caller, who may have to prove who they are, in the order in which rows of users are locked.
+async fn lock_both(change: &mut Change<'_>, id: Uuid) -> Result<()> {
+    let caller = change.principal()?.id;
+    store::tokens::lock_users(&mut change.tx, &[id, caller]).await
 }
 
 /// Asks for a proof before a user is let in again whose rights reach over every tenant.

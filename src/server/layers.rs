@@ -35,6 +35,9 @@ const STEP_UP_HEADER: &str = "sidle-step-up";
 /// Name of the header that carries the secret by which the device is known that a call comes from.
 const KNOWN_DEVICE_HEADER: &str = "sidle-known-device";
 
+/// Health checks that may be in work at once.
+const HEALTH_CHECKS: usize = 64;
+
 /// A step that every call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -82,6 +85,8 @@ struct Inner {
     places: Semaphore,
     /// Of these, those for calls that need no login.
     places_of_strangers: Semaphore,
+    /// Besides these, for health checks: nobody's calls are to make a healthy replica look dead.
+    places_of_health: Semaphore,
     call_timeout: Duration,
     trusted_proxies: Vec<Network>,
 }
@@ -103,6 +108,7 @@ impl Edge {
                 authorities,
                 places: Semaphore::new(config.max_concurrent_calls),
                 places_of_strangers: Semaphore::new((config.max_concurrent_calls / 2).max(1)),
+                places_of_health: Semaphore::new(HEALTH_CHECKS),
                 call_timeout: config.call_timeout,
                 trusted_proxies: config.trusted_proxies.clone(),
             }),
@@ -241,9 +247,14 @@ async fn malformed(State(_): State<Edge>, request: Request, next: Next) -> Respo
 async fn load_shed(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     // A call that never sends its message holds its place until the deadline: anybody can make those, so whoever need not
     // sign in gets half of the places, and what verifies tokens goes on.
-    let asks_for_login = layer::policy(&edge.inner.gate, request.uri().path()) != Policy::Public;
-    let place_of_stranger = if asks_for_login { None } else { Some(edge.inner.places_of_strangers.try_acquire()) };
-    let (Ok(_place), Ok(_place_of_stranger)) = (edge.inner.places.try_acquire(), place_of_stranger.transpose()) else {
+    let inner = &edge.inner;
+    let places: &[&Semaphore] = match request.uri().path() {
+        path if path.starts_with(layer::HEALTH) => &[&inner.places_of_health],
+        path if layer::policy(&inner.gate, path) == Policy::Public => &[&inner.places, &inner.places_of_strangers],
+        _ => &[&inner.places],
+    };
+    let taken: Result<Vec<_>, _> = places.iter().map(|places| places.try_acquire()).collect();
+    let Ok(_taken) = taken else {
         let fault = Fault::new(Reason::Overloaded, "Too many calls are in work.");
         return refuse(fault.retry_after(edge.inner.context.entropy.jitter(Duration::from_millis(500))));
     };

@@ -157,6 +157,8 @@ pub struct KeyRoom {
     pub(super) keyring: Keyring,
     pub(super) recorder: Recorder,
     pub(super) config: Arc<TokenConfig>,
+    /// Keys are made one at a time.
+    pub(super) making: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl KeyRoom {
@@ -172,7 +174,7 @@ impl KeyRoom {
         config: Arc<TokenConfig>,
     ) -> Result<Self> {
         let keys = Keys::new(OldClient::all(&config)?);
-        Ok(Self { keys, db, context, keyring, recorder, config })
+        Ok(Self { keys, db, context, keyring, recorder, config, making: Arc::default() })
     }
 
     /// Reads the keys; makes the first one if there is none. Of replicas that start together one makes it.

@@ -1,6 +1,7 @@
 //! What becomes of signing keys in the course of time: a new one is published, takes over when everybody who verifies has
 //! had time to fetch it, and is accepted until the last token it signed has expired. One that leaked is refused at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,7 +16,7 @@ use super::store::keys as store;
 use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::db::Scope;
-use crate::fault::{Fault, Result};
+use crate::fault::{Fault, Reason, Result};
 
 /// A key that was made and is not stored yet.
 pub struct FreshKey {
@@ -94,11 +95,17 @@ impl KeyRoom {
     /// Makes a key for [`KeyRoom::rotate`], without holding anybody up.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made; `OVERLOADED` while another is made.
     pub async fn generate(&self, algorithm: Option<Algorithm>) -> Result<FreshKey> {
+        let making = Arc::clone(&self.making).try_lock_owned().map_err(|_| {
+            Fault::new(Reason::Overloaded, "Another signing key is being made.").retry_after(Duration::from_secs(2))
+        })?;
         let (kid, entropy) = (self.context.new_id(), self.context.entropy.clone());
         let (algorithm, bits) = (algorithm.unwrap_or(self.config.algorithm), self.config.rsa_bits);
-        let made = tokio::task::spawn_blocking(move || PrivateKey::generate(algorithm, bits, &entropy));
+        let made = tokio::task::spawn_blocking(move || {
+            let _making = making;
+            PrivateKey::generate(algorithm, bits, &entropy)
+        });
         Ok(FreshKey { kid, private: made.await.map_err(Fault::internal)?? })
     }
 

@@ -359,6 +359,9 @@ async fn strangers_leave_places_to_those_who_have_signed_in() {
         answers = others;
     }
     admin.authenticate.clone().who_am_i(proto::WhoAmIRequest {}).await.expect("a place for who has signed in");
+    let (mut prober, _probing) = connect(&server).await;
+    let health = status_of(&mut prober, request("/grpc.health.v1.Health/Check"), &[0; 5]).await;
+    assert_eq!(health.as_deref(), Some("0"), "nor does the replica look dead");
     assert_eq!(held.len(), 4);
 }
 

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::convert::time;
 use super::{Service, finish, page, repeated};
-use crate::access::{Call, input, paging};
+use crate::access::{Call, denied, input, paging};
+use crate::db::Scope;
 use crate::fault::{Fault, Result};
 use crate::proto::*;
 use crate::session::{KeyState, KeyView, Revoke, Rotation};
@@ -42,6 +43,11 @@ pub(super) async fn rotate(
     input::uuid("request_id", &request.request_id)?;
     let (algorithm, rotation) = (algorithm(&request.algorithm)?, rotation(&request)?);
     let keys = &service.directory.keys;
+    // For those only who may, and before anything is locked: an RSA key takes seconds.
+    if call.principal()?.authorize("keys.rotate", None)? != Scope::Platform {
+        return Err(denied("keys.rotate"));
+    }
+    let fresh = keys.generate(algorithm).await?;
     let mut change = service.directory.change(call, "keys.rotate").await?;
     change.platform_only()?;
     let (replay, first) = repeated(&mut change, ROTATE, &request.request_id, request.validate_only, &request).await?;
@@ -49,8 +55,6 @@ pub(super) async fn rotate(
         return Ok(first);
     }
     change.step_up_of_people(ROTATE, None).await?;
-    // For those only who may: an RSA key takes seconds. And before the keys are locked.
-    let fresh = keys.generate(algorithm).await?;
     let rotated = keys.rotate(&mut change.tx, call, fresh, &rotation).await?;
     let answer = RotateSigningKeysResponse {
         signing_key: Some(write(rotated.key)),

@@ -9,6 +9,9 @@ use super::store;
 use crate::access::Permissions;
 use crate::fault::{Fault, Result};
 
+/// The shared role that the group of a tenant's administrators in Kanidm gives.
+const OF_ADMINS: &str = "admin";
+
 /// How the rows of an import are to be read.
 #[derive(Clone, Debug, Default)]
 pub struct Header {
@@ -35,7 +38,8 @@ pub struct Header {
 pub(super) struct Mapping {
     tenants: HashMap<String, Uuid>,
     default_tenant: Option<Uuid>,
-    roles: HashMap<(Option<Uuid>, String), Uuid>,
+    /// By tenant and name; without an id where the importer lacks what the role gives.
+    roles: HashMap<(Option<Uuid>, String), Option<Uuid>>,
     role_names: BTreeMap<String, String>,
     default_role: String,
 }
@@ -50,7 +54,8 @@ pub(super) enum Found {
 
 impl Mapping {
     /// Reads tenants and roles, and refuses a header that names one that is not there: every row would be refused. Roles
-    /// with more than the importer holds over every tenant are as good as not there: nobody hands out what they lack.
+    /// with more than the importer holds over every tenant, also by the group that they lead into in Kanidm, are as good as
+    /// not there: nobody hands out what they lack.
     pub(super) async fn load(tx: &mut PgConnection, header: &Header, held: &Permissions) -> Result<Self> {
         let mut known = HashMap::new();
         for tenant in store::tenants(tx).await? {
@@ -75,9 +80,17 @@ impl Mapping {
         };
         known.extend(mapped);
 
-        let mut roles = store::roles(tx).await?;
-        roles.retain(|role| role.permissions.iter().all(|permission| held.has(permission)));
-        let roles: HashMap<_, _> = roles.into_iter().map(|role| ((role.tenant_id, role.name), role.role_id)).collect();
+        let roles = store::roles(tx).await?;
+        let may_give = |role: &store::RoleRow| role.permissions.iter().all(|permission| held.has(permission));
+        let may_make_admins =
+            roles.iter().any(|role| role.tenant_id.is_none() && role.name == OF_ADMINS && may_give(role));
+        let roles: HashMap<_, _> = roles
+            .into_iter()
+            .map(|role| {
+                let id = (may_give(&role) && (may_make_admins || !role.is_admin)).then_some(role.role_id);
+                ((role.tenant_id, role.name), id)
+            })
+            .collect();
         let default_role = if header.default_role.is_empty() { "user" } else { &header.default_role };
         for (field, name) in header
             .roles
@@ -85,7 +98,7 @@ impl Mapping {
             .map(|name| ("header.roles", name.as_str()))
             .chain([("header.default_role", default_role)])
         {
-            if !roles.keys().any(|(_, known)| known == name) {
+            if !roles.iter().any(|((_, known), id)| known == name && id.is_some()) {
                 let text =
                     "must be the name of a role that does not reach over every tenant, nor beyond the caller's rights";
                 return Err(Fault::field(field, text));
@@ -109,7 +122,7 @@ impl Mapping {
         Self {
             tenants,
             default_tenant: None,
-            roles: roles.map(|(name, id)| ((None, name.to_owned()), Uuid::from_u128(id))).collect(),
+            roles: roles.map(|(name, id)| ((None, name.to_owned()), Some(Uuid::from_u128(id)))).collect(),
             role_names: header.roles.clone(),
             default_role: header.default_role.clone(),
         }
@@ -129,7 +142,7 @@ impl Mapping {
             value => self.role_names.get(value).map_or(value, String::as_str),
         };
         let own = self.roles.get(&(Some(tenant), name.to_owned()));
-        own.or_else(|| self.roles.get(&(None, name.to_owned()))).map_or(Found::Unknown, |id| Found::Id(*id))
+        own.or_else(|| self.roles.get(&(None, name.to_owned()))).copied().flatten().map_or(Found::Unknown, Found::Id)
     }
 }
 
@@ -141,8 +154,11 @@ mod tests {
     fn a_tenants_own_role_comes_first() {
         let (tenant, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let roles = [
-            ((None, "admin".to_owned()), Uuid::from_u128(10)),
-            ((Some(tenant), "admin".to_owned()), Uuid::from_u128(11)),
+            ((None, "admin".to_owned()), Some(Uuid::from_u128(10))),
+            ((Some(tenant), "admin".to_owned()), Some(Uuid::from_u128(11))),
+            ((None, "clerk".to_owned()), Some(Uuid::from_u128(12))),
+            // More than the importer holds: not to be taken for the shared one.
+            ((Some(tenant), "clerk".to_owned()), None),
         ];
         let mapping = Mapping {
             tenants: HashMap::from([("harbour".to_owned(), tenant)]),
@@ -156,5 +172,9 @@ mod tests {
         assert_eq!(mapping.role(tenant, "boss"), Found::Id(Uuid::from_u128(11)));
         assert_eq!(mapping.role(other, ""), Found::Id(Uuid::from_u128(10)));
         assert_eq!(mapping.role(other, "chief"), Found::Unknown);
+        assert_eq!(
+            (mapping.role(tenant, "clerk"), mapping.role(other, "clerk")),
+            (Found::Unknown, Found::Id(Uuid::from_u128(12)))
+        );
     }
 }

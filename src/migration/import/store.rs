@@ -28,13 +28,17 @@ pub(super) struct RoleRow {
     pub tenant_id: Option<Uuid>,
     pub name: String,
     pub permissions: Vec<String>,
+    pub is_admin: bool,
 }
 
 /// Roles that can be imported: those that reach no further than a tenant.
 pub(super) async fn roles(tx: &mut PgConnection) -> Result<Vec<RoleRow>> {
-    Ok(sqlx::query_as!(RoleRow, "SELECT role_id, tenant_id, name, permissions FROM roles WHERE NOT is_platform")
-        .fetch_all(tx)
-        .await?)
+    Ok(sqlx::query_as!(
+        RoleRow,
+        "SELECT role_id, tenant_id, name, permissions, is_admin FROM roles WHERE NOT is_platform"
+    )
+    .fetch_all(tx)
+    .await?)
 }
 
 /// Makes the statements of this transaction be planned for the table as it has become: it may begin empty and end with

@@ -269,6 +269,16 @@ async fn what_outlasts_a_session_is_asked_of_people_and_of_the_platform_only() {
         make(&case, "").await.unwrap_or_else(|status| panic!("{method}: {status:?}"));
     }
 
+    // Who becomes an administrator of every tenant by a mark is one as much as by a permission.
+    let shared = CreateRoleRequest { name: "shared".to_owned(), ..Default::default() };
+    let shared = admin.directory.clone().create_role(shared).await.unwrap().into_inner().role.unwrap();
+    let mark = UpdateRoleRequest {
+        role: Some(Role { is_admin: true, ..shared }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["is_admin".to_owned()] }),
+        validate_only: false,
+    };
+    assert_eq!(reason(&admin.directory.clone().update_role(mark).await.unwrap_err()), "STEP_UP_REQUIRED");
+
     // Within a tenant, and what takes rights away, nobody is asked.
     let request =
         CreateServiceAccountRequest { tenant_id: tenant.to_string(), name: "theirs".to_owned(), ..Default::default() };

@@ -140,6 +140,20 @@ async fn the_first_confirmation_drops_passwords_and_sessions_from_before() {
     assert_eq!(refused(&who), "UNAUTHENTICATED");
 }
 
+/// An account that is in use under an address that nobody has confirmed, as one that began with a login through Kanidm:
+/// whoever has the mailbox and wants an account of their own must not confirm that one for its user unknowingly.
+#[tokio::test]
+async fn whoever_registers_does_not_confirm_the_address_of_an_account_that_is_in_use() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    let user = server.user(tenant, "ann@open.example", "user").await;
+    crate::authenticate::set(&server, user, "verified_at = NULL").await;
+    register(&server, request(tenant, "ann@open.example", OTHER_PASSWORD)).await;
+    let told = smtp.message().await.unwrap();
+    assert_eq!(told.header("Subject").unwrap(), "You already have an account");
+    assert!(told.token().is_none(), "nothing that confirms anything");
+}
+
 /// Whoever wants to know which addresses have accounts.
 #[tokio::test]
 async fn a_taken_address_gets_the_same_answer_and_the_same_work_and_its_owner_is_told() {

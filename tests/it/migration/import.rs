@@ -348,8 +348,8 @@ async fn the_sample_files_give_what_they_promise() {
 #[tokio::test]
 async fn an_import_gives_no_role_that_its_caller_does_not_hold() {
     let server = TestServer::start().await;
-    server.admin().await;
-    server.tenant("harbour").await;
+    let admin = server.admin().await;
+    let harbour = server.tenant("harbour").await;
     let key = crate::authenticate::api_key(&server, None, &["migration.import"], &[]).await;
     let token = crate::authenticate::exchange(&server, &key).await.unwrap().access_token;
     let importer = server.client(&token);
@@ -368,4 +368,16 @@ async fn an_import_gives_no_role_that_its_caller_does_not_hold() {
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
     }
     assert_eq!(users(&server).await, 1);
+
+    // A role that says little and leads into the group of administrators.
+    let hollow = CreateRoleRequest {
+        tenant_id: harbour.to_string(),
+        name: "user".to_owned(),
+        is_admin: true,
+        ..Default::default()
+    };
+    admin.directory.clone().create_role(hollow).await.unwrap();
+    let rows = vec![ImportRow { role: "user".to_owned(), ..row(5, "dan@harbour.example") }];
+    let imported = import(&importer, header("harbour"), rows).await.unwrap();
+    assert_eq!(imported.reasons(5), ["UNKNOWN_ROLE"], "nor is it taken for the one that all tenants share");
 }
