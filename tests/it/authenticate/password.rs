@@ -221,3 +221,37 @@ async fn what_no_login_can_mean_is_named() {
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{what}");
     }
 }
+
+/// Between two points of the grid nobody is told anything, however early it was decided and written down.
+#[tokio::test]
+async fn a_refusal_waits_for_the_next_point_of_the_grid() {
+    let server = Setup::new().await.with("PASSWORDS__REFUSAL_GRID", "1h").start().await;
+    let tenant = server.tenant("a").await;
+    server.user(tenant, "ann@example.com", "user").await;
+    let client = server.client(&server.sign_in("ann@example.com").await.access_token);
+    let guess = proto::StepUpRequest {
+        method: "sidle.v1.AuthenticateService/EnrollTotp".to_owned(),
+        proof: Some(proto::step_up_request::Proof::Password("a guess".to_owned())),
+        ..Default::default()
+    };
+    let prove = async { client.authenticate.clone().step_up(guess).await.map(drop) };
+    let sign_in = async |who| attempt(&server, who, "a guess").await.map(drop);
+    let (mut known, mut unknown) = (Box::pin(sign_in("ann@example.com")), Box::pin(sign_in("nobody@example.com")));
+    let mut proof = Box::pin(prove);
+    let decided = async {
+        while reasons(&server, "user.login_refused", "refused").await.len() < 2
+            || reasons(&server, "user.proof_refused", "refused").await.is_empty()
+        {
+            tokio::task::yield_now().await;
+        }
+        // Whoever may come in does not wait; and an answer to the others would have come before this one.
+        server.sign_in("ann@example.com").await;
+    };
+    tokio::select! {
+        biased;
+        answer = &mut known => panic!("answered at once: {answer:?}"),
+        answer = &mut unknown => panic!("answered at once: {answer:?}"),
+        answer = &mut proof => panic!("answered at once: {answer:?}"),
+        () = decided => {}
+    }
+}
