@@ -21,7 +21,7 @@ async fn rotate(
 ) -> Result<proto::RotateSigningKeysResponse, Status> {
     let mut request = proto::RotateSigningKeysRequest { request_id: Uuid::new_v4().to_string(), ..Default::default() };
     change(&mut request);
-    Ok(client.rotate_signing_keys(request).await?)
+    client.rotate_signing_keys(request).await
 }
 
 async fn list(client: &Client, include_expired: bool) -> Vec<proto::SigningKey> {
