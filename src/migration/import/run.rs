@@ -1,6 +1,7 @@
 //! An import at work: one transaction from the first row to the summary.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -19,6 +20,9 @@ use crate::migration::vocabulary::{ImportOutcome, ImportReason};
 
 /// Rows that are written with one statement.
 const BATCH: usize = 1000;
+/// How long it is waited for an import that is about to end, and how often that is looked at.
+const LETTING_GO: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(20);
 /// Rows collide with users who come in at the same time at most so often in a row.
 const ROUNDS: usize = 8;
 
@@ -48,9 +52,15 @@ impl Import {
             return Err(Fault::new(Reason::PermissionDenied, text).with("permission", "migration.import"));
         }
         let mut tx = db.begin(Scope::Platform).await?;
-        if !store::lock(&mut tx).await? {
+        let since = context.clock.instant();
+        while !store::lock(&mut tx).await? {
+            // One that ended a moment ago without a commit may not have let go yet.
+            if context.clock.instant().saturating_duration_since(since) < LETTING_GO {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
             let text = "Another import is running; two at a time would wait for each other's rows.";
-            return Err(Fault::new(Reason::Overloaded, text).retry_after(std::time::Duration::from_secs(10)));
+            return Err(Fault::new(Reason::Overloaded, text).retry_after(Duration::from_secs(10)));
         }
         store::plan_each_batch(&mut tx).await?;
         let mapping = Mapping::load(&mut tx, &header, &call.principal()?.platform_permissions).await?;
