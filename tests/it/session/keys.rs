@@ -154,12 +154,15 @@ async fn an_open_stream_ends_when_the_key_of_its_token_is_revoked() {
     let mut stream = server.client(&watcher).session.watch_revocations(request).await.unwrap().into_inner();
     assert!(stream.message().await.unwrap().is_some());
     rotate(&admin, |request| request.revoke_previous = true).await.unwrap();
-    let ended = loop {
-        match stream.message().await {
-            Ok(message) => assert!(message.is_some(), "ended as if all were well"),
-            Err(status) => break status,
+    let ended = async {
+        loop {
+            match stream.message().await {
+                Ok(message) => assert!(message.is_some(), "ended as if all were well"),
+                Err(status) => break status,
+            }
         }
     };
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it goes on");
     assert_eq!(reason(&ended), "UNAUTHENTICATED");
 }
 
