@@ -2,6 +2,7 @@
 DROP TABLE request_answers, kanidm_tenant_groups, api_keys, service_accounts, platform_grants, memberships, roles,
     users, tenants CASCADE;
 DROP FUNCTION sidle_touch();
+DROP FUNCTION scope_begin(uuid);
 DROP FUNCTION sidle_platform();
 DROP FUNCTION sidle_tenant();
 REVOKE USAGE ON SCHEMA public FROM sidle_app;

@@ -27,6 +27,24 @@ CREATE FUNCTION sidle_platform() RETURNS boolean
     AS $$ SELECT coalesce(current_setting('sidle.platform', true) = 'on', false) $$;
 COMMENT ON FUNCTION sidle_platform() IS 'Whether the current transaction acts for the platform, that is for every tenant.';
 
+-- What every transaction of the service begins with. A scope that is there already belongs to somebody who went away
+-- half-way: it must not be taken over, whichever it is.
+CREATE FUNCTION scope_begin(p_tenant uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF pg_catalog.current_setting('sidle.platform', true) <> '' OR pg_catalog.current_setting('sidle.tenant_id', true) <> '' THEN
+        RAISE EXCEPTION 'the transaction has a scope already' USING ERRCODE = 'active_sql_transaction';
+    END IF;
+    IF p_tenant IS NULL THEN
+        PERFORM pg_catalog.set_config('sidle.platform', 'on', true);
+    ELSE
+        PERFORM pg_catalog.set_config('sidle.tenant_id', p_tenant::pg_catalog.text, true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION scope_begin(uuid) IS 'Sets, once in a transaction, the tenant that it acts for; null for the platform.';
+
 -- Every changeable record counts its versions, so that of two writers exactly one wins.
 CREATE FUNCTION sidle_touch() RETURNS trigger
     LANGUAGE plpgsql

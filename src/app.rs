@@ -42,8 +42,10 @@ pub struct App {
     pub config: Arc<Config>,
     /// Time and randomness.
     pub context: Context,
-    /// The way to Postgres.
+    /// The way to Postgres, for calls and workers.
     pub db: Db,
+    /// Connections that calls cannot take away.
+    pub reserved: Reserved,
     /// The keys that seal.
     pub keyring: Keyring,
     /// What operators watch.
@@ -82,6 +84,17 @@ pub struct App {
     pub stop: CancellationToken,
 }
 
+/// Connections of their own for what must go on whatever calls do with theirs.
+#[derive(Clone)]
+pub struct Reserved {
+    /// The sequencer's.
+    pub sequencer: Db,
+    /// Those of the audit log's live end.
+    pub feed: Db,
+    /// What readiness asks with.
+    pub health: Db,
+}
+
 /// A service that runs.
 pub struct Running {
     /// Address of the gRPC port.
@@ -105,11 +118,12 @@ impl App {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let keyring = config.seal.keyring().map_err(Fault::internal)?;
         let db = Db::new(&config.database)?;
+        let reserved = Reserved { sequencer: db.reserved(1)?, feed: db.reserved(2)?, health: db.reserved(1)? };
         let reporter = tonic_health::server::HealthReporter::new();
         let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
         let (config, metrics, paging) = (Arc::new(config), Metrics::new(), Paging::new(&keyring));
         let recorder = Recorder::new(context.clone(), keyring.clone());
-        let feed = Feed::new(db.clone(), context.clone());
+        let feed = Feed::new(reserved.feed.clone(), context.clone());
         let log = Log::new(db.clone(), feed.clone());
         let outbox = Outbox::new(context.clone(), keyring.clone(), &config.mail);
         let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), metrics.clone())?;
@@ -176,6 +190,7 @@ impl App {
             config,
             context,
             db,
+            reserved,
             keyring,
             metrics,
             paging,
@@ -216,6 +231,7 @@ impl App {
             schema.up(false).await?;
         }
         require_current(&self.db).await?;
+        self.db.check().await?;
         tracing::info!(event = "database_connection_test_passed", "the database answers and has this release's schema");
         self.start_workers(&mut tasks).await?;
 
@@ -236,7 +252,8 @@ impl App {
 
     /// What runs beside the calls: each ends when `stop` is cancelled.
     async fn start_workers(&self, tasks: &mut JoinSet<Result<()>>) -> Result<()> {
-        let (db, context, keyring) = (self.db.clone(), self.context.clone(), self.keyring.clone());
+        tasks.spawn(finish(self.db.clone().upkeep(self.stop.clone())));
+        let (db, context, keyring) = (self.reserved.sequencer.clone(), self.context.clone(), self.keyring.clone());
         let sequencer = Sequencer::new(db, context, keyring, self.recorder.clone(), self.metrics.clone());
         tasks.spawn(finish(sequencer.run(self.stop.clone())));
         tasks.spawn(finish(self.feed.clone().run(self.stop.clone())));
@@ -304,7 +321,10 @@ impl Running {
                 tracing::error!(event = "shutdown_failed", cause = %fault, "a part of the service failed to stop");
             }
         }
-        self.app.db.close().await;
+        let reserved = self.app.reserved;
+        for db in [self.app.db, reserved.sequencer, reserved.feed, reserved.health] {
+            db.close().await;
+        }
         first
     }
 

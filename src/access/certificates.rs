@@ -62,7 +62,7 @@ impl Certificates {
         {
             return Ok(known);
         }
-        let Some(account) = store::certificate_account(inner.db.pool(), &holder.authority, &holder.uri).await? else {
+        let Some(account) = store::certificate_account(&inner.db, &holder.authority, &holder.uri).await? else {
             inner.known.remove(holder);
             return Err(refused());
         };

@@ -1,9 +1,9 @@
 //! Calls with a `request_id`: a repeat gets the first answer. The answer is stored in the transaction of the change,
 //! belongs to caller, RPC and body, and holds no secret.
 
+use crate::db::Connection;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Call, input, store};
@@ -25,7 +25,7 @@ impl Replay {
     /// # Errors
     /// `REQUEST_ID_REUSED` when the id came before with another body.
     pub async fn begin<A: Message + Default>(
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         call: &Call,
         method: &'static str,
         request_id: &str,
@@ -56,7 +56,7 @@ impl Replay {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn finish(this: Option<Self>, tx: &mut PgConnection, answer: &impl Message) -> Result<()> {
+    pub async fn finish(this: Option<Self>, tx: &mut Connection, answer: &impl Message) -> Result<()> {
         let Some(replay) = this else { return Ok(()) };
         let answer = answer.encode_to_vec();
         store::keep_answer(tx, replay.principal_id, replay.method, replay.request_id, &replay.body_digest, &answer)

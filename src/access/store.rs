@@ -1,13 +1,13 @@
 //! SQL of stored answers, and of the accounts behind client certificates.
 
+use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::fault::Result;
 
 /// Makes a second call with the same id wait until the first one's transaction has ended.
-pub(super) async fn lock_request(tx: &mut PgConnection, principal: Uuid, method: &str, request: Uuid) -> Result<()> {
+pub(super) async fn lock_request(tx: &mut Connection, principal: Uuid, method: &str, request: Uuid) -> Result<()> {
     sqlx::query!(
         "SELECT pg_advisory_xact_lock(hashtextextended($1::text || $2 || $3::text, 0))",
         principal.to_string(),
@@ -21,7 +21,7 @@ pub(super) async fn lock_request(tx: &mut PgConnection, principal: Uuid, method:
 
 /// The stored answer and the digest of the request it answered.
 pub(super) async fn answer(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     principal: Uuid,
     method: &str,
     request: Uuid,
@@ -40,7 +40,7 @@ pub(super) async fn answer(
 
 /// Stores the answer, over one that is older than a day.
 pub(super) async fn keep_answer(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     principal: Uuid,
     method: &str,
     request: Uuid,
@@ -78,17 +78,13 @@ pub(super) struct CertificateAccount {
 }
 
 /// The account that certificates of this authority with this URI act as, if it can be used.
-pub(super) async fn certificate_account(
-    pool: &PgPool,
-    authority: &str,
-    uri: &str,
-) -> Result<Option<CertificateAccount>> {
+pub(super) async fn certificate_account(db: &Db, authority: &str, uri: &str) -> Result<Option<CertificateAccount>> {
     let row = sqlx::query!(
         "SELECT service_account_id, tenant_id, permissions, tokens_valid_from FROM certificate_account($1, $2)",
         authority,
         uri
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(row.service_account_id.map(|service_account_id| CertificateAccount {
         service_account_id,

@@ -199,7 +199,7 @@ impl Feed {
     async fn look(&self, stalled: &mut Option<Stalled>) -> Result<bool> {
         let began = self.shared.context.clock.instant();
         // The inbox first: what is not in it any more is in the log when that is read afterwards.
-        let waiting = store::oldest_waiting(self.shared.db.pool()).await?;
+        let waiting = store::oldest_waiting(&self.shared.db).await?;
         let mut tx = self.shared.db.begin(Scope::Platform).await?;
         let Some(after) = self.position() else {
             let head = store::head(&mut tx).await?;

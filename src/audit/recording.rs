@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use crate::db::Connection;
 use hmac::{Hmac, Mac};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
-use sqlx::PgConnection;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When the database fails; the transaction must then not be committed.
-    pub async fn record(&self, connection: &mut PgConnection, event: Event) -> Result<Uuid> {
+    pub async fn record(&self, connection: &mut Connection, event: Event) -> Result<Uuid> {
         let prepared = self.prepare(event);
         store::record(connection, &prepared.event, prepared.personal.as_deref()).await?;
         self.nudge();
@@ -56,11 +56,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When the database fails; the transaction must then not be committed.
-    pub async fn record_all(
-        &self,
-        connection: &mut PgConnection,
-        events: impl IntoIterator<Item = Event>,
-    ) -> Result<()> {
+    pub async fn record_all(&self, connection: &mut Connection, events: impl IntoIterator<Item = Event>) -> Result<()> {
         let (events, personal): (Vec<Value>, Vec<Option<Vec<u8>>>) = events
             .into_iter()
             .map(|event| self.prepare(event))

@@ -98,7 +98,7 @@ impl Sequencer {
     /// When the database fails; nothing has been moved then, or all of the batch when only the answer was lost.
     pub async fn step(&self) -> Result<Step> {
         // Asked first without a lock, which would make every idle look a write.
-        if store::oldest_waiting(self.db.pool()).await?.is_none() {
+        if store::oldest_waiting(&self.db).await?.is_none() {
             self.metrics.audit_unsequenced.set(0);
             return Ok(Step::Nothing);
         }
@@ -123,7 +123,7 @@ impl Sequencer {
     }
 
     /// The key of every subject of the batch, made for those who appear for the first time; none for erased ones.
-    async fn subject_keys(&self, tx: &mut sqlx::PgConnection, waiting: &[Waiting]) -> Result<HashMap<Uuid, Key>> {
+    async fn subject_keys(&self, tx: &mut crate::db::Connection, waiting: &[Waiting]) -> Result<HashMap<Uuid, Key>> {
         let subjects: HashSet<Uuid> = waiting
             .iter()
             .filter(|row| row.personal_sealed.is_some())

@@ -2,9 +2,9 @@
 
 use std::sync::OnceLock;
 
+use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
-use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::filter::Filter;
@@ -13,14 +13,14 @@ use super::{ActorKind, Outcome, StoredEvent};
 use crate::fault::{Fault, Result};
 
 /// Writes one event into the inbox.
-pub(super) async fn record(connection: &mut PgConnection, event: &Value, personal: Option<&[u8]>) -> Result<()> {
+pub(super) async fn record(connection: &mut Connection, event: &Value, personal: Option<&[u8]>) -> Result<()> {
     sqlx::query!("SELECT audit_record($1, $2)", event, personal).execute(connection).await?;
     Ok(())
 }
 
 /// Writes several events into the inbox, in their order.
 pub(super) async fn record_all(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     events: &[Value],
     personal: &[Option<Vec<u8>>],
 ) -> Result<()> {
@@ -36,12 +36,12 @@ pub(super) async fn record_all(
 }
 
 /// The oldest event without a position, if there is any.
-pub(super) async fn oldest_waiting(pool: &PgPool) -> Result<Option<i64>> {
-    Ok(sqlx::query_scalar!("SELECT audit_oldest_waiting()").fetch_one(pool).await?)
+pub(super) async fn oldest_waiting(db: &Db) -> Result<Option<i64>> {
+    Ok(sqlx::query_scalar!("SELECT audit_oldest_waiting()").fetch_one(db).await?)
 }
 
 /// The end of the log and the time for what comes next; none when another replica holds the lock.
-pub(super) async fn lock_head(tx: &mut PgConnection) -> Result<Option<(i64, DateTime<Utc>)>> {
+pub(super) async fn lock_head(tx: &mut Connection) -> Result<Option<(i64, DateTime<Utc>)>> {
     let row = sqlx::query!(
         r#"SELECT position, greatest(clock_timestamp(), recorded_at) AS "now!" FROM audit_head FOR UPDATE SKIP LOCKED"#
     )
@@ -77,7 +77,7 @@ pub(super) struct Waiting {
 }
 
 /// Committed events without a position, oldest first.
-pub(super) async fn waiting(tx: &mut PgConnection, limit: i64) -> Result<Vec<Waiting>> {
+pub(super) async fn waiting(tx: &mut Connection, limit: i64) -> Result<Vec<Waiting>> {
     let rows = sqlx::query_as!(
         Waiting,
         r#"SELECT inbox_id, event_id, event_type, outcome, reason, occurred_at, tenant_id, actor_kind, actor_id,
@@ -94,7 +94,7 @@ pub(super) async fn waiting(tx: &mut PgConnection, limit: i64) -> Result<Vec<Wai
 
 /// The wrapped keys of those subjects that are known, none for the erased ones. They stay as they are until the
 /// transaction ends, so that nothing is encrypted under a key that is being destroyed.
-pub(super) async fn subject_keys(tx: &mut PgConnection, subjects: &[Uuid]) -> Result<Vec<(Uuid, Option<Vec<u8>>)>> {
+pub(super) async fn subject_keys(tx: &mut Connection, subjects: &[Uuid]) -> Result<Vec<(Uuid, Option<Vec<u8>>)>> {
     let rows = sqlx::query!(
         "SELECT subject_id, wrapped_key FROM audit_subject_keys WHERE subject_id = ANY ($1)
          ORDER BY subject_id FOR SHARE",
@@ -106,7 +106,7 @@ pub(super) async fn subject_keys(tx: &mut PgConnection, subjects: &[Uuid]) -> Re
 }
 
 /// Keeps the wrapped keys of new subjects.
-pub(super) async fn add_subject_keys(tx: &mut PgConnection, subjects: &[Uuid], wrapped: &[Vec<u8>]) -> Result<()> {
+pub(super) async fn add_subject_keys(tx: &mut Connection, subjects: &[Uuid], wrapped: &[Vec<u8>]) -> Result<()> {
     sqlx::query!(
         "INSERT INTO audit_subject_keys (subject_id, wrapped_key) SELECT * FROM unnest($1::uuid[], $2::bytea[])",
         subjects,
@@ -133,7 +133,7 @@ pub(super) struct Numbered {
 
 /// Moves events from the inbox to the log and tells every replica, all in one statement.
 pub(super) async fn append(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     numbered: &Numbered,
     head: i64,
     recorded_at: DateTime<Utc>,
@@ -184,17 +184,17 @@ pub(super) async fn append(
 }
 
 /// Position of the newest event; 0 before the first.
-pub(super) async fn head(tx: &mut PgConnection) -> Result<i64> {
+pub(super) async fn head(tx: &mut Connection) -> Result<i64> {
     Ok(sqlx::query_scalar!("SELECT position FROM audit_head").fetch_one(tx).await?)
 }
 
 /// Position of the oldest event that is kept.
-pub(super) async fn oldest(tx: &mut PgConnection) -> Result<Option<i64>> {
+pub(super) async fn oldest(tx: &mut Connection) -> Result<Option<i64>> {
     Ok(sqlx::query_scalar!("SELECT min(position) FROM audit_events").fetch_one(tx).await?)
 }
 
 /// Position of the first event that was recorded at `time` or later.
-pub(super) async fn first_recorded_from(tx: &mut PgConnection, time: DateTime<Utc>) -> Result<Option<i64>> {
+pub(super) async fn first_recorded_from(tx: &mut Connection, time: DateTime<Utc>) -> Result<Option<i64>> {
     let position = sqlx::query_scalar!(
         "SELECT position FROM audit_events WHERE recorded_at >= $1 ORDER BY recorded_at, position LIMIT 1",
         time,
@@ -205,7 +205,7 @@ pub(super) async fn first_recorded_from(tx: &mut PgConnection, time: DateTime<Ut
 }
 
 /// Position of the event with this id.
-pub(super) async fn position_of(tx: &mut PgConnection, event_id: Uuid) -> Result<Option<i64>> {
+pub(super) async fn position_of(tx: &mut Connection, event_id: Uuid) -> Result<Option<i64>> {
     Ok(sqlx::query_scalar!("SELECT position FROM audit_events WHERE event_id = $1", event_id)
         .fetch_optional(tx)
         .await?)
@@ -221,7 +221,7 @@ pub(super) struct Range {
 }
 
 /// Events of a range that the filter wants.
-pub(super) async fn read(tx: &mut PgConnection, filter: &Filter, range: Range) -> Result<Vec<StoredEvent>> {
+pub(super) async fn read(tx: &mut Connection, filter: &Filter, range: Range) -> Result<Vec<StoredEvent>> {
     let wanted = &filter.wanted;
     let rows = sqlx::query_as!(
         Row,

@@ -70,7 +70,7 @@ impl Authenticate {
         let refused = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
         let refused = self.recorder.prepare(refused);
         let (digest, now) = (opaque::digest(secret), self.context.now());
-        let answer = service_account::exchange_key(self.db.pool(), &digest, client, now, &event, &refused).await?;
+        let answer = service_account::exchange_key(&self.db, &digest, client, now, &event, &refused).await?;
         self.recorder.nudge();
         let account = match answer {
             KeyAnswer::Accepted(account) => account,
@@ -105,7 +105,7 @@ impl Authenticate {
         if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
             let event = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
             let event = self.recorder.prepare(event.reason("unknown").detail("left_out", left_out));
-            login::login_refuse(self.db.pool(), &event, None).await?;
+            login::login_refuse(&self.db, &event, None).await?;
             self.recorder.nudge();
         }
         Ok(())

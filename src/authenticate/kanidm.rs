@@ -126,7 +126,7 @@ impl Authenticate {
             "session_id": holder.map(|holder| holder.session_id),
         });
         let sealed = self.keyring.seal(entropy, place(login_id), verifier.as_bytes());
-        let begun = store::begin_kanidm(self.db.pool(), &record, &sealed, self.link_fresh_after()).await?;
+        let begun = store::begin_kanidm(&self.db, &record, &sealed, self.link_fresh_after()).await?;
         match begun.outcome.as_str() {
             "begun" => {}
             "not_linked" => return Err(kanidm_proof::unavailable()),
@@ -159,12 +159,12 @@ impl Authenticate {
             session_id: holder.map(|holder| holder.session_id),
             now: self.context.now(),
         };
-        let taken = store::take_kanidm(self.db.pool(), taker).await?;
+        let taken = store::take_kanidm(&self.db, taker).await?;
         let Some(taken) = taken.filter(|taken| taken.live) else {
             // Anybody can make up attempts, so these are counted and only a sample is written down.
             if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
                 let event = refused(call).reason("unknown_attempt").detail("left_out", left_out);
-                login::login_refuse(self.db.pool(), &self.recorder.prepare(event), None).await?;
+                login::login_refuse(&self.db, &self.recorder.prepare(event), None).await?;
                 self.recorder.nudge();
             }
             return Err(invalid_attempt());
@@ -208,7 +208,7 @@ impl Authenticate {
 
     pub(super) async fn refuse_kanidm(&self, call: &Call, reason: &'static str) -> Result<()> {
         let event = self.recorder.prepare(refused(call).reason(reason));
-        login::login_refuse(self.db.pool(), &event, None).await?;
+        login::login_refuse(&self.db, &event, None).await?;
         self.recorder.nudge();
         tracing::info!(event = "user_login_refused", method = "kanidm", reason);
         Ok(())

@@ -43,7 +43,7 @@ impl Authenticate {
             migrated: prepare(by_system(EventType::UserMigrated)),
             notice: self.outbox.prepare(Message::to_user(Kind::KanidmLinked, user_id)),
         };
-        let linked = store::link_kanidm(self.db.pool(), &link).await?;
+        let linked = store::link_kanidm(&self.db, &link).await?;
         self.recorder.nudge();
         self.outbox.nudge();
         if linked.outcome != "linked" {

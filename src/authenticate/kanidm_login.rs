@@ -81,7 +81,7 @@ impl Authenticate {
             migrated: prepare(by_system(EventType::UserMigrated)),
             created: prepare(created.session(session_id)),
         };
-        let finished = store::finish_kanidm(self.db.pool(), &finish).await?;
+        let finished = store::finish_kanidm(&self.db, &finish).await?;
         self.recorder.nudge();
         let (rights, user) = match finished {
             Some(Finished::SignedIn { rights, user, .. }) => (rights, user),

@@ -45,7 +45,7 @@ impl Authenticate {
         }
         let challenge = opaque::digest(token);
         let now = self.context.now();
-        let waiting = store::mfa_begin(self.db.pool(), &challenge, now, &self.config.passwords).await?;
+        let waiting = store::mfa_begin(&self.db, &challenge, now, &self.config.passwords).await?;
         let Some(user) = waiting.reserved.user_id else {
             // Nobody's: there is no account to record it for, and no guess that it could have been.
             tracing::info!(event = "user_login_refused", method = "second_factor", reason = "unknown_challenge");
@@ -101,7 +101,7 @@ impl Authenticate {
             mail: self.outbox.prepare(Message::to_user(Kind::RecoveryCodeUsed, user)),
             offer: offer.as_ref(),
         };
-        let (finished, invited) = match store::mfa_finish(self.db.pool(), finish).await? {
+        let (finished, invited) = match store::mfa_finish(&self.db, finish).await? {
             Ok(finished) => finished,
             Err(refusal) => return Ok(Err(refusal)),
         };

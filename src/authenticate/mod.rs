@@ -199,10 +199,10 @@ impl Authenticate {
     /// Removes what has lapsed, until `stop`.
     pub async fn tidy(self, stop: CancellationToken) {
         loop {
-            if let Err(fault) = store::throttle::tidy(self.db.pool(), self.context.now()).await {
+            if let Err(fault) = store::throttle::tidy(&self.db, self.context.now()).await {
                 tracing::warn!(event = "guessing_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
             }
-            if let Err(fault) = store::factors::tidy(self.db.pool(), self.context.now()).await {
+            if let Err(fault) = store::factors::tidy(&self.db, self.context.now()).await {
                 tracing::warn!(event = "factors_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
             }
             if let Err(fault) = self.enrolment.tidy().await {

@@ -86,7 +86,7 @@ impl Authenticate {
             network: call.address.map(network),
             limit: Lane::Password.limit(&self.config.throttle),
         };
-        let reserved = match store::login_begin(self.db.pool(), begin).await? {
+        let reserved = match store::login_begin(&self.db, begin).await? {
             Begun::Reserved(reserved) => reserved,
             Begun::Throttled(wait) => return Err(self.throttled(wait)),
         };
@@ -139,7 +139,7 @@ impl Authenticate {
             challenged: self.recorder.prepare(by_user(EventType::UserSecondFactorRequired)),
             offer: offer.as_ref(),
         };
-        let (finished, invited) = store::login_finish(self.db.pool(), finish).await?;
+        let (finished, invited) = store::login_finish(&self.db, finish).await?;
         self.recorder.nudge();
         if let Finished::MfaRequired { recovery_codes } = finished {
             let factors = [Factor::Totp].into_iter().chain(recovery_codes.then_some(Factor::RecoveryCode)).collect();

@@ -80,11 +80,11 @@ impl Authenticate {
         ticket: Ticket,
     ) -> Result<Shown> {
         let (now, device) = (self.context.now(), call.known_device.as_ref());
-        let reserved = store::proof_begin(self.db.pool(), user, now, &self.config.passwords, device).await?;
+        let reserved = store::proof_begin(&self.db, user, now, &self.config.passwords, device).await?;
         let compared = self.compare(ticket, &reserved, password).await?;
         if let Some(password_hash) = reserved.password_hash.clone().filter(|_| compared.matches) {
             // Given back and no more: who holds a session must not make room for guesses at other secrets.
-            store::refund(self.db.pool(), user, device.filter(|_| reserved.known_device)).await?;
+            store::refund(&self.db, user, device.filter(|_| reserved.known_device)).await?;
             return Ok(Shown { password_hash });
         }
         let reason = compared.refusal.unwrap_or("wrong_password");
@@ -129,7 +129,7 @@ impl Authenticate {
         let is_last = reserved.attempt.is_some_and(|attempt| attempt >= self.config.passwords.max_attempts);
         let locked = reserved.user_id.filter(|_| is_last).map(|user| self.locked(call, user, reserved));
         let event = self.recorder.prepare(event);
-        login::login_refuse(self.db.pool(), &event, locked.as_ref()).await?;
+        login::login_refuse(&self.db, &event, locked.as_ref()).await?;
         self.recorder.nudge();
         Ok(())
     }

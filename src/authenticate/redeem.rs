@@ -59,7 +59,7 @@ impl Authenticate {
     async fn record_refusal(&self, call: &Call, user: Uuid, reason: &'static str) -> Result<()> {
         let event = Event::new(EventType::MigrationInvitationRefused, call).outcome(Outcome::Refused);
         let event = self.recorder.prepare(event.target("user", user).reason(reason));
-        super::store::login::login_refuse(self.db.pool(), &event, None).await?;
+        super::store::login::login_refuse(&self.db, &event, None).await?;
         self.recorder.nudge();
         Ok(())
     }

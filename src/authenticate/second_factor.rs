@@ -100,7 +100,7 @@ impl Authenticate {
     ) -> Result<(Tx, Spend)> {
         let (now, pending) = (self.context.now(), purpose.pending);
         let (asked, device) = ((user, pending), call.known_device.as_ref());
-        let (reserved, totp) = store::begin(self.db.pool(), asked, now, &self.config.passwords, device).await?;
+        let (reserved, totp) = store::begin(&self.db, asked, now, &self.config.passwords, device).await?;
         if pending && reserved.refusal == Some("no_second_factor") {
             return Err(factor_state("not_enrolling", "No enrolment is waiting for its first code."));
         }

@@ -2,7 +2,6 @@
 //! spends it in its own transaction, so that a call that fails spends nothing and of two calls one gets through.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -13,7 +12,7 @@ use super::{Authenticate, invalid_credentials};
 use crate::access::{Call, PrincipalKind};
 use crate::audit::{Event, EventType};
 use crate::context::Context;
-use crate::db::{Scope, Tx};
+use crate::db::{Connection, Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::Oidc;
 use crate::session::opaque;
@@ -74,7 +73,7 @@ impl StepUps {
     /// `STEP_UP_REQUIRED` without a proof for exactly this; `PERSON_REQUIRED` when a program calls.
     pub async fn require(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         call: &Call,
         method: &'static str,
         target: Option<Uuid>,
@@ -93,7 +92,7 @@ impl StepUps {
     /// `STEP_UP_REQUIRED` without a proof for exactly this.
     pub async fn require_of_people(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         call: &Call,
         method: &'static str,
         target: Option<Uuid>,

@@ -65,7 +65,7 @@ impl Authenticate {
     /// `THROTTLED`, with the time to wait.
     pub async fn throttle(&self, call: &Call, lane: Lane) -> Result<()> {
         let (Some(address), Some(limit)) = (call.address, lane.limit(&self.config.throttle)) else { return Ok(()) };
-        let wait = store::throttle::take(self.db.pool(), lane, &network(address), self.context.now(), limit).await?;
+        let wait = store::throttle::take(&self.db, lane, &network(address), self.context.now(), limit).await?;
         wait.map_or(Ok(()), |wait| Err(self.throttled(wait)))
     }
 

@@ -27,6 +27,7 @@ impl Command {
                 let config = load(&file)?;
                 config.seal.keyring()?;
                 config.check_serving()?;
+                crate::db::Db::new(&config.database)?;
                 Mailer::new(&config.mail)?;
                 out.line("The configuration can be used.")
             }

@@ -112,6 +112,7 @@ impl Config {
             return Err(ConfigError::new("passwords.known_devices must be at least 1"));
         }
         self.tokens.check()?;
+        self.database.check().map_err(ConfigError::new)?;
         if self.mfa.issuer.is_empty() || self.mfa.issuer.contains(':') {
             return Err(ConfigError::new("mfa.issuer must not be empty and must not contain a colon"));
         }

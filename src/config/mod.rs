@@ -22,7 +22,7 @@ mod tokens;
 
 use serde::Deserialize;
 
-pub use self::database::DatabaseConfig;
+pub use self::database::{DatabaseConfig, Pooler};
 pub use self::enrolment::EnrolmentConfig;
 pub use self::kanidm::KanidmConfig;
 pub use self::load::{ConfigError, DEFAULTS};

@@ -18,6 +18,31 @@ pub(super) fn is_broken_connection(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the server takes no writes: a standby, or a primary that was told so.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "25006")
+}
+
+/// The refusal while the server takes no writes.
+pub(super) fn read_only() -> Fault {
+    Fault::new(Reason::DatabaseUnavailable, "The database takes no writes at the moment.")
+        .retry_after(Duration::from_secs(1))
+}
+
+/// Whether the server is not there yet, or has no connection to spare: worth another try within the time there is.
+pub(super) fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03" || code == "53300"),
+        _ => false,
+    }
+}
+
+/// Whether the server does not know, or knows already, what was prepared: another session is behind the connection.
+fn is_mixed_up(code: &str) -> bool {
+    matches!(code, "26000" | "42P05")
+}
+
 /// SQLSTATE classes that pass by themselves: connection trouble, shutdown, too many connections, out of resources,
 /// serialisation failures and deadlocks, lock and statement timeouts.
 fn passes(code: &str) -> bool {
@@ -27,6 +52,19 @@ fn passes(code: &str) -> bool {
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+        if code.as_deref().is_some_and(is_mixed_up) {
+            return Fault::internal(format!(
+                "a pooler in front of the database does not keep prepared statements apart: set database.pooler = \
+                 \"transaction\" and database.prepared_statements = false ({})",
+                Masked::from(error)
+            ));
+        }
+        let message = match code.as_deref() {
+            Some("25006") => "The database takes no writes at the moment.",
+            Some("55P03" | "57014") => "The data is held by somebody else, or the database was too slow.",
+            _ => "The database did not answer.",
+        };
         let unavailable = match &error {
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -39,7 +77,7 @@ impl From<sqlx::Error> for Fault {
             _ => false,
         };
         if unavailable {
-            Fault::new(Reason::DatabaseUnavailable, "The database did not answer.")
+            Fault::new(Reason::DatabaseUnavailable, message)
                 .retry_after(Duration::from_secs(1))
                 .because(Masked::from(error))
         } else {

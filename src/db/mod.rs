@@ -1,16 +1,38 @@
-//! The pool, transactions with their tenant scope, and what driver errors mean. Knows no query of any service.
+//! Connections to Postgres, transactions with their tenant scope, and what driver errors mean. Knows no query of any
+//! service.
+//!
+//! Statements reach the server in two ways only: alone, on [`Db`] itself, or within a [`Tx`]. Both lend a connection
+//! from the pool and give it back when it is known to be idle; a caller who goes away half-way has what it left behind
+//! cancelled and rolled back first.
 
+mod connection;
 mod errors;
+mod pool;
+mod role;
+mod target;
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool, Postgres};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use sqlx::postgres::{PgListener, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, Row as _, SqlStr};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::connection::Connection;
 pub use self::errors::constraint;
+use self::pool::{Lease, Limits, Maker, Pool};
+pub(crate) use self::target::Target;
 use crate::config::DatabaseConfig;
 use crate::fault::{Fault, Result};
+
+/// How often the pool is looked after.
+const UPKEEP: Duration = Duration::from_millis(100);
+/// A statement that has waited for a lock for so long gives way when calls wait for a connection.
+const CONTENDED: Duration = Duration::from_millis(100);
 
 /// What a transaction may see and change. Row-level security holds it to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,48 +52,55 @@ impl Scope {
         }
     }
 
-    fn begin(self) -> String {
-        // Sent as one simple query, so that a scope costs no round trip of its own. A UUID needs no quoting.
+    /// The statement that sets the scope, once in a transaction. A UUID needs no quoting.
+    fn enter(self) -> String {
         match self {
-            Self::Platform => "BEGIN; SET LOCAL sidle.platform = 'on'".to_owned(),
-            Self::Tenant(id) => format!("BEGIN; SET LOCAL sidle.tenant_id = '{id}'"),
+            Self::Platform => "scope_begin(NULL)".to_owned(),
+            Self::Tenant(id) => format!("scope_begin('{id}')"),
         }
     }
 }
 
 /// A transaction in one scope. Rolled back unless committed.
 pub struct Tx {
-    inner: sqlx::Transaction<'static, Postgres>,
+    lease: Lease,
 }
 
 impl Tx {
-    /// Makes it so.
+    /// Commits the transaction.
     ///
     /// # Errors
     /// When the database could not commit; the caller may not know whether it did.
-    pub async fn commit(self) -> Result<()> {
-        Ok(self.inner.commit().await?)
+    pub async fn commit(mut self) -> Result<()> {
+        Ok(self.lease.get_mut().commit().await?)
     }
 }
 
 impl Deref for Tx {
-    type Target = PgConnection;
-    fn deref(&self) -> &PgConnection {
-        &self.inner
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        self.lease.get()
     }
 }
 
 impl DerefMut for Tx {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.inner
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.lease.get_mut()
     }
 }
 
-/// The way to Postgres.
-#[derive(Clone, Debug)]
+/// The way to Postgres. As an executor it runs single statements, each on a connection of the pool.
+#[derive(Clone)]
 pub struct Db {
-    pool: PgPool,
-    direct: PgConnectOptions,
+    pool: Arc<Pool>,
+    direct: Target,
+    config: Arc<DatabaseConfig>,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("figures", &self.figures()).finish_non_exhaustive()
+    }
 }
 
 /// How the pool is used at the moment.
@@ -90,29 +119,40 @@ pub struct PoolFigures {
 }
 
 impl Db {
-    /// Opens the pool. Connects on first use, so that a service can start before its database.
+    /// Makes the pool. Connects on first use, so that a service can start before its database.
     ///
     /// # Errors
-    /// When an address in the configuration cannot be read.
+    /// When an address in the configuration cannot be read or must not be used.
     pub fn new(config: &DatabaseConfig) -> Result<Self> {
-        let options = |url: &str| -> Result<PgConnectOptions> {
-            let options: PgConnectOptions = url.parse().map_err(|e: sqlx::Error| {
-                Fault::field("database.url", "must be a Postgres URL such as postgres://user@host:5432/name").because(e)
-            })?;
-            // Statements are logged nowhere: their parameters are people's data.
-            Ok(options.application_name("sidle").disable_statement_logging())
+        let (url, direct) = config.targets()?;
+        Self::with_pool(Arc::new(config.clone()), url, direct, config.pool_size)
+    }
+
+    /// The same database through a pool of its own, which calls cannot exhaust: for what must go on whatever they do.
+    ///
+    /// # Errors
+    /// As [`Db::new`].
+    pub fn reserved(&self, size: u32) -> Result<Self> {
+        let (url, direct) = self.config.targets()?;
+        Self::with_pool(Arc::clone(&self.config), url, direct, size)
+    }
+
+    fn with_pool(config: Arc<DatabaseConfig>, url: Target, direct: Target, size: u32) -> Result<Self> {
+        let maker = Maker {
+            target: url,
+            limits: Limits {
+                statement: config.statement_timeout,
+                lock: config.lock_timeout,
+                idle_in_transaction: config.idle_in_transaction_timeout,
+            },
+            pooler: config.pooler.is_transaction(),
+            prepared: config.prepared_statements,
+            recycle_after: config.recycle_after,
+            generation: Arc::default(),
         };
-        let url = config.url.expose();
-        let direct = config.direct_url.as_ref().map_or(url, |direct| direct.expose());
-        let pool = PgPoolOptions::new()
-            .max_connections(config.pool_size)
-            .acquire_timeout(config.acquire_timeout)
-            .idle_timeout(config.idle_timeout)
-            .max_lifetime(config.recycle_after)
-            // A broken connection shows at its first statement anyhow; asking first would double every round trip.
-            .test_before_acquire(false)
-            .connect_lazy_with(options(url)?);
-        Ok(Self { pool, direct: options(direct)? })
+        let size = usize::try_from(size).unwrap_or(usize::MAX).max(1);
+        let pool = Pool::new(maker, direct.named("sidle-cancel"), size, config.acquire_timeout)?;
+        Ok(Self { pool: Arc::new(pool), direct, config })
     }
 
     /// Begins a transaction in `scope`, in one round trip.
@@ -120,20 +160,41 @@ impl Db {
     /// # Errors
     /// `DATABASE_UNAVAILABLE` when no connection can be had in time.
     pub async fn begin(&self, scope: Scope) -> Result<Tx> {
-        match self.pool.begin_with(AssertSqlSafe(scope.begin())).await {
-            Ok(inner) => Ok(Tx { inner }),
+        match self.begin_with(&scope.enter()).await {
+            Ok(lease) => Ok(Tx { lease }),
             // The server may have closed a pooled connection while it was idle, for example by a restart. Nothing has
-            // been sent in this transaction, so a second connection can take its place.
+            // been done in this transaction, so another connection can take its place.
             Err(error) if errors::is_broken_connection(&error) => {
-                Ok(Tx { inner: self.pool.begin_with(AssertSqlSafe(scope.begin())).await? })
+                Ok(Tx { lease: self.begin_with(&scope.enter()).await? })
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The pool itself, for calls of functions that bring their own scope.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// Begins a transaction whose first statement computes `first`.
+    async fn begin_with(&self, first: &str) -> sqlx::Result<Lease> {
+        let mut lease = self.pool.lease().await?;
+        let maker = self.pool.maker();
+        if maker.pooler {
+            // The session is somebody else's afterwards, so that nothing may be set for longer than the transaction.
+            let limits = maker.limits.sql(true);
+            let begin = format!("BEGIN; {limits}; SELECT pg_backend_pid(), {first}");
+            let row = lease.get_mut().begin(begin).await?;
+            lease.note(row.map(|row| row.try_get(0)).transpose()?);
+        } else {
+            lease.get_mut().begin(format!("BEGIN; SELECT {first}")).await?;
+        }
+        Ok(lease)
+    }
+
+    /// A connection for a single statement.
+    async fn single(&self) -> sqlx::Result<Lease> {
+        // Behind a transaction pooler only a transaction holds what is prepared, and only it can be bounded.
+        if self.pool.maker().pooler { self.begin_with("NULL").await } else { self.pool.lease().await }
+    }
+
+    async fn finish(&self, lease: &mut Lease) -> sqlx::Result<()> {
+        if self.pool.maker().pooler { lease.get_mut().commit().await } else { Ok(()) }
     }
 
     /// A connection of its own past any transaction pooler, for listening and for advisory locks.
@@ -141,7 +202,7 @@ impl Db {
     /// # Errors
     /// `DATABASE_UNAVAILABLE` when the database cannot be reached.
     pub async fn direct(&self) -> Result<PgConnection> {
-        Ok(self.direct.connect().await?)
+        Ok(self.direct.connect().await?.0)
     }
 
     /// Listens for notifications on `channel`, on a connection of its own past any transaction pooler.
@@ -149,42 +210,185 @@ impl Db {
     /// # Errors
     /// `DATABASE_UNAVAILABLE` when the database cannot be reached.
     pub async fn listen(&self, channel: &str) -> Result<PgListener> {
+        // Found anew each time: after a fail-over another server is the one that is written to.
+        let (connection, server) = self.direct.named("sidle-listen").connect().await?;
+        sqlx::Connection::close(connection).await?;
         // The driver's listener takes its connection from a pool; a pool of one gives it nobody else's.
         let own = PgPoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(self.pool.options().get_acquire_timeout())
+            .acquire_timeout(self.config.acquire_timeout)
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_lazy_with(self.direct.clone());
+            .connect_lazy_with(server);
         let mut listener = PgListener::connect_with(&own).await?;
         listener.listen(channel).await?;
         Ok(listener)
     }
 
-    /// How the pool is used at the moment.
-    pub fn figures(&self) -> PoolFigures {
-        let size = self.pool.size();
-        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(size);
-        PoolFigures {
-            size,
-            checked_in: idle,
-            checked_out: size.saturating_sub(idle),
-            overflow: 0,
-            limit: self.pool.options().get_max_connections(),
+    /// Looks after the pool until `stop`: closes what lies idle, and has statements that wait for locks give way to calls
+    /// that wait for a connection, so that one locked row delays those who want it and nobody else.
+    pub async fn upkeep(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(UPKEEP) => {}
+            }
+            self.pool.close_idle(self.config.idle_timeout).await;
+            let (_, _, waiting) = self.pool.figures();
+            if waiting == 0 {
+                continue;
+            }
+            let working = self.pool.working();
+            let relieved = self.pool.canceller.cancel_waiting(&working, CONTENDED, self.pool.size / 2);
+            match tokio::time::timeout(self.config.acquire_timeout, relieved).await {
+                Ok(Ok(0)) => {}
+                Ok(Ok(cancelled)) => tracing::warn!(
+                    event = "database_lock_waits_cancelled",
+                    cancelled,
+                    waiting,
+                    "statements that waited for locks gave way to calls that waited for a connection"
+                ),
+                Ok(Err(_)) | Err(_) => tracing::warn!(
+                    event = "database_lock_waits_unknown",
+                    waiting,
+                    "calls wait for a connection, and the database does not say what the others wait for"
+                ),
+            }
         }
     }
 
-    /// Asks the database for an answer.
-    ///
-    /// # Errors
-    /// `DATABASE_UNAVAILABLE` when there is none.
-    pub async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
-        Ok(())
+    /// How the pool is used at the moment.
+    pub fn figures(&self) -> PoolFigures {
+        let (size, idle, _) = self.pool.figures();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        PoolFigures {
+            size: count(size),
+            checked_in: count(idle),
+            checked_out: count(size.saturating_sub(idle)),
+            overflow: 0,
+            limit: count(self.pool.size),
+        }
     }
 
-    /// Closes the pool after the work in hand.
+    /// Asks the database for an answer, and whether it takes writes.
+    ///
+    /// # Errors
+    /// `DATABASE_UNAVAILABLE` when there is none, or it does not.
+    pub async fn ping(&self) -> Result<()> {
+        let mut lease = self.single().await?;
+        // Any statement that writes would say so; this one says so without writing.
+        let asked = "SELECT current_setting('transaction_read_only')".to_owned();
+        let row = lease.get_mut().simple(asked).await?;
+        let answer: Option<String> = row.map(|row| row.try_get(0)).transpose()?;
+        let is_read_only = answer.as_deref() != Some("off");
+        self.pool.tell_read_only(is_read_only);
+        if is_read_only {
+            lease.get_mut().retire();
+            return Err(errors::read_only());
+        }
+        Ok(self.finish(&mut lease).await?)
+    }
+
+    /// Whether the service may work with what it is connected to: as a role that row-level security holds, and through a
+    /// pooler only as the configuration says.
+    ///
+    /// # Errors
+    /// Says what is wrong and what to do; `DATABASE_UNAVAILABLE` when the database does not answer.
+    pub async fn check(&self) -> Result<()> {
+        role::check(self).await
+    }
+
+    /// Closes the pool.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+impl DatabaseConfig {
+    /// Where calls go, and where what needs a session of its own goes.
+    ///
+    /// # Errors
+    /// When an address cannot be read or must not be used.
+    pub(crate) fn targets(&self) -> Result<(Target, Target)> {
+        let url = Target::read("database.url", self.url.expose(), self.allow_plaintext)?;
+        let direct = match &self.direct_url {
+            Some(direct) => Target::read("database.direct_url", direct.expose(), self.allow_plaintext)?,
+            None if self.pooler.is_transaction() => {
+                return Err(Fault::field(
+                    "database.direct_url",
+                    "is needed beside database.pooler = \"transaction\": listening and advisory locks need a session of \
+                     their own, so give the address of Postgres itself",
+                ));
+            }
+            None => url.clone(),
+        };
+        Ok((url, direct))
+    }
+
+    /// Where schema migrations run.
+    ///
+    /// # Errors
+    /// When the address cannot be read or must not be used.
+    pub(crate) fn owner_target(&self) -> Result<Target> {
+        match &self.owner_url {
+            Some(url) => Target::read("database.owner_url", url.expose(), self.allow_plaintext),
+            None => Ok(self.targets()?.1),
+        }
+    }
+}
+
+impl<'p> Executor<'p> for &'p Db {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        // Read to the end at once: a slow reader must not hold the connection.
+        let rows = async move {
+            let mut lease = self.single().await?;
+            let rows: Vec<_> = lease.get_mut().fetch_many(query).try_collect().await?;
+            self.finish(&mut lease).await?;
+            Ok::<_, sqlx::Error>(stream::iter(rows).map(Ok))
+        };
+        Box::pin(stream::once(rows).try_flatten())
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(async move {
+            let mut lease = self.single().await?;
+            let row = lease.get_mut().fetch_optional(query).await?;
+            self.finish(&mut lease).await?;
+            Ok(row)
+        })
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'p: 'e,
+    {
+        Box::pin(async move {
+            let mut lease = self.single().await?;
+            let statement = lease.get_mut().prepare_with(sql, parameters).await?;
+            self.finish(&mut lease).await?;
+            Ok(statement)
+        })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'p: 'e,
+    {
+        Box::pin(async move {
+            let mut lease = self.single().await?;
+            let description = lease.get_mut().describe(sql).await?;
+            self.finish(&mut lease).await?;
+            Ok(description)
+        })
     }
 }

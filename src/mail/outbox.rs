@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::db::Connection;
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -46,7 +46,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When the database fails; the transaction must then not be committed.
-    pub async fn enqueue(&self, tx: &mut PgConnection, message: Message) -> Result<()> {
+    pub async fn enqueue(&self, tx: &mut Connection, message: Message) -> Result<()> {
         if let Some(mail) = self.prepare(message) {
             store::enqueue(tx, &mail).await?;
             self.nudge();

@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
-use crate::db::{Db, Scope};
+use crate::db::{Connection, Db, Scope};
 use crate::fault::Result;
 
 /// Writes a message.
-pub(super) async fn enqueue(tx: &mut PgConnection, mail: &Value) -> Result<()> {
+pub(super) async fn enqueue(tx: &mut Connection, mail: &Value) -> Result<()> {
     sqlx::query!("SELECT mail_enqueue($1)", mail).execute(tx).await?;
     Ok(())
 }

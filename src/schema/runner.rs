@@ -2,8 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 
 use super::embedded::MIGRATIONS;
 use super::{Embedded, store};
@@ -55,12 +54,7 @@ impl Schema {
     /// # Errors
     /// When the address cannot be read or the database not be reached.
     pub async fn connect(config: &DatabaseConfig, clock: Clock) -> Result<Self> {
-        let url = config.owner_url.as_ref().or(config.direct_url.as_ref()).unwrap_or(&config.url);
-        let options: PgConnectOptions = url.expose().parse().map_err(|e: sqlx::Error| {
-            Fault::field("database.owner_url", "must be a Postgres URL such as postgres://owner@host:5432/name")
-                .because(e)
-        })?;
-        let connection = options.application_name("sidle-schema").disable_statement_logging().connect().await?;
+        let (connection, _) = config.owner_target()?.named("sidle-schema").connect().await?;
         Ok(Self { connection, clock })
     }
 

@@ -101,7 +101,8 @@ async fn readyz(State(ops): State<Ops>) -> Response {
 }
 
 async fn database(app: &App) -> (bool, Value) {
-    let answers = matches!(tokio::time::timeout(std::time::Duration::from_secs(2), app.db.ping()).await, Ok(Ok(())));
+    let answers =
+        matches!(tokio::time::timeout(std::time::Duration::from_secs(2), app.reserved.health.ping()).await, Ok(Ok(())));
     let figures = app.db.figures();
     let value = json!({
         "status": if answers { "healthy" } else { "unreachable" },

@@ -116,7 +116,7 @@ impl KanidmTokens {
                     KanidmError::Nonsense(_) => refused(),
                     error => error.into(),
                 })?;
-                let user = store::user(inner.db.pool(), claims.sub).await?;
+                let user = store::user(&inner.db, claims.sub).await?;
                 let seen = Arc::new(Seen { claims, user, since: now });
                 inner.seen.insert(digest, Arc::clone(&seen));
                 seen

@@ -54,7 +54,7 @@ impl Sessions {
     async fn recheck(&self, every: Duration, at_once: usize) -> Result<usize> {
         let (id, limit) = (self.context.new_id(), i32::try_from(at_once).unwrap_or(i32::MAX));
         let lease_time = self.config.kanidm.timeout + LEASE_MARGIN;
-        let due = store::due(self.db.pool(), every, limit, id, lease_time).await?;
+        let due = store::due(&self.db, every, limit, id, lease_time).await?;
         let asked = join_all(due.iter().map(|lease| self.recheck_one(id, lease))).await;
         asked.into_iter().collect::<Result<Vec<()>>>()?;
         Ok(due.len())
@@ -70,7 +70,7 @@ impl Sessions {
             Err(fault) => Err(fault),
         };
         // Whoever refreshes the session meanwhile waits for this.
-        store::release(self.db.pool(), lease.session_id, id).await?;
+        store::release(&self.db, lease.session_id, id).await?;
         done
     }
 }

@@ -170,7 +170,7 @@ impl Sessions {
     async fn housekeep(self, metrics: Metrics, stop: CancellationToken) {
         loop {
             let done = async {
-                store::sessions::expire(self.db.pool(), self.context.now(), self.config.sessions.keep_ended).await?;
+                store::sessions::expire(&self.db, self.context.now(), self.config.sessions.keep_ended).await?;
                 store::sessions::count_active(&mut *self.db.begin(Scope::Platform).await?).await
             };
             match done.await {

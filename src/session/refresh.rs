@@ -108,7 +108,7 @@ impl Sessions {
     async fn exchange(&self, call: &Call, exchange: &Exchange) -> Result<Outcome> {
         let deadline = self.context.clock.instant() + exchange.lease_time;
         loop {
-            match store::exchange(self.db.pool(), exchange).await? {
+            match store::exchange(&self.db, exchange).await? {
                 // Somebody else is renewing the same session. Kanidm's tokens rotate, so they come first.
                 Outcome::KanidmBusy if self.context.clock.instant() < deadline => {
                     tokio::time::sleep(BUSY_PAUSE).await;
@@ -132,7 +132,7 @@ impl Sessions {
                     Err(invalid())
                 }
                 Err(fault) => {
-                    store::release(sessions.db.pool(), lease.session_id, id).await?;
+                    store::release(&sessions.db, lease.session_id, id).await?;
                     Err(fault)
                 }
             }
@@ -154,8 +154,8 @@ impl Sessions {
         let sealed = self.opener.seal_kanidm(lease.session_id, &renewed.refresh_token);
         let event = Event::by_system(EventType::MembershipSynced, call.correlation_id);
         let event = self.recorder.prepare(event);
-        let (pool, now) = (self.db.pool(), self.context.now());
-        let ended = store::renewed(pool, lease.session_id, id, &sealed, &renewed.groups, now, &event.event).await?;
+        let (db, now) = (&self.db, self.context.now());
+        let ended = store::renewed(db, lease.session_id, id, &sealed, &renewed.groups, now, &event.event).await?;
         self.recorder.nudge();
         if let Some(user) = ended {
             self.revocations.end_tokens(user, now);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sidle_token::{Algorithm, Jwk};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::keys::{KeyRoom, KeyState, SigningKey, place};
@@ -15,7 +14,7 @@ use super::signing::PrivateKey;
 use super::store::keys as store;
 use crate::access::Call;
 use crate::audit::{Event, EventType};
-use crate::db::Scope;
+use crate::db::{Connection, Scope};
 use crate::fault::{Fault, Reason, Result};
 
 /// A key that was made and is not stored yet.
@@ -113,13 +112,7 @@ impl KeyRoom {
     ///
     /// # Errors
     /// `INVALID_FIELD` for a key to revoke that is not in use.
-    pub async fn rotate(
-        &self,
-        tx: &mut PgConnection,
-        call: &Call,
-        fresh: FreshKey,
-        wish: &Rotation,
-    ) -> Result<Rotated> {
+    pub async fn rotate(&self, tx: &mut Connection, call: &Call, fresh: FreshKey, wish: &Rotation) -> Result<Rotated> {
         store::lock(tx).await?;
         let now = self.context.now();
         let before = store::usable(tx).await?;
@@ -165,7 +158,7 @@ impl KeyRoom {
     /// When the database fails.
     pub async fn list(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         before: Option<Uuid>,
         retired: bool,
         limit: i64,
@@ -222,7 +215,7 @@ impl KeyRoom {
     /// Publishes a new key, in place of one that is published and does not sign yet.
     async fn add(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         fresh: FreshKey,
         lead: Duration,
         now: DateTime<Utc>,
@@ -245,7 +238,7 @@ impl KeyRoom {
     /// Has a published key sign in place of the one that does.
     async fn take_over(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         kid: Uuid,
         now: DateTime<Utc>,
         event: impl Fn(EventType, Uuid) -> Event,

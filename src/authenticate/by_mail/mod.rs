@@ -11,8 +11,8 @@ mod worker;
 
 use std::time::Duration;
 
+use crate::db::Connection;
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub(super) use self::registration::NewAccount;
@@ -52,7 +52,7 @@ impl Verifications {
     ///
     /// # Errors
     /// When the database fails; the transaction must then not be committed.
-    pub async fn ask(&self, tx: &mut PgConnection, user: Uuid) -> Result<()> {
+    pub async fn ask(&self, tx: &mut Connection, user: Uuid) -> Result<()> {
         let letter = Letter::new(&self.context, &self.outbox, Kind::VerifyEmail, VERIFY_PREFIX, self.lifetime);
         store::ask_verification(tx, user, &letter.token, self.context.now(), letter.mail.as_ref()).await?;
         self.outbox.nudge();

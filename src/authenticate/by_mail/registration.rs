@@ -67,7 +67,7 @@ impl Authenticate {
             .personal("email", &new.email)
             .personal("full_name", &new.full_name);
         let event = self.recorder.prepare(event);
-        let asked = store::ask_registration(self.db.pool(), &registration, now, &event).await?;
+        let asked = store::ask_registration(&self.db, &registration, now, &event).await?;
         self.recorder.nudge();
         self.asked.notify_one();
         match asked {

@@ -31,7 +31,7 @@ impl Authenticate {
         });
         let event = Event::new(EventType::UserPasswordResetRequested, call).personal("identifier", identifier);
         let event = self.recorder.prepare(event);
-        store::ask_reset(self.db.pool(), &request, now, &event).await?;
+        store::ask_reset(&self.db, &request, now, &event).await?;
         self.recorder.nudge();
         self.asked.notify_one();
         Ok(now + self.config.mail.reset_lifetime)

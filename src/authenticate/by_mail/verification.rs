@@ -53,7 +53,7 @@ impl Authenticate {
         let created = self.recorder.prepare(Event::new(EventType::UserRegistered, call));
         let now = self.context.now();
         let digest = opaque::digest(token);
-        let confirmed = store::verify(self.db.pool(), &digest, secret.as_ref(), now, &user, &event, &created).await?;
+        let confirmed = store::verify(&self.db, &digest, secret.as_ref(), now, &user, &event, &created).await?;
         let confirmed = confirmed.ok_or_else(invalid_credentials)?;
         self.recorder.nudge();
         if confirmed.tokens_ended {

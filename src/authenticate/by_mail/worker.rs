@@ -40,7 +40,7 @@ impl Authenticate {
     }
 
     async fn answer_all(&self) -> Result<()> {
-        store::tidy(self.db.pool(), self.context.now()).await?;
+        store::tidy(&self.db, self.context.now()).await?;
         while self.answer_registration().await? || self.answer_reset().await? {}
         Ok(())
     }
@@ -55,14 +55,8 @@ impl Authenticate {
         let attempt = self.outbox.prepare(Message::to_address(Kind::RegistrationAttempt, None, ""));
         let now = self.context.now();
         let most = mail.per_address_and_hour;
-        let answer = store::answer_registration(
-            self.db.pool(),
-            now,
-            &verify.token,
-            verify.mail.as_ref(),
-            attempt.as_ref(),
-            most,
-        );
+        let answer =
+            store::answer_registration(&self.db, now, &verify.token, verify.mail.as_ref(), attempt.as_ref(), most);
         Ok(self.answered("registration", answer.await?))
     }
 
@@ -78,7 +72,7 @@ impl Authenticate {
         let now = self.context.now();
         let most = mail.per_address_and_hour;
         let answer =
-            store::answer_reset(self.db.pool(), now, &reset.token, reset.mail.as_ref(), kanidm.as_ref(), most, &event);
+            store::answer_reset(&self.db, now, &reset.token, reset.mail.as_ref(), kanidm.as_ref(), most, &event);
         Ok(self.answered("password_reset", answer.await?))
     }
 

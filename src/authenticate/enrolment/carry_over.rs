@@ -43,9 +43,9 @@ impl Enrolment {
             return;
         };
         let lease = Lease { id: self.context.new_id(), time: config.carry_over_timeout + Duration::from_secs(5) };
-        let (pool, now) = (self.db.pool(), self.context.now());
+        let (db, now) = (&self.db, self.context.now());
         let again_after = config.carry_over_again_after;
-        let begun = store::carry_over_begin(pool, user, password_hash, &config.tenants, now, again_after, lease).await;
+        let begun = store::carry_over_begin(db, user, password_hash, &config.tenants, now, again_after, lease).await;
         let Some(what) = begun.inspect_err(|fault| left(user, fault)).ok().flatten() else { return };
         let (room, correlation, password) = (self.clone(), call.correlation_id, password.clone());
         tokio::spawn(async move {
@@ -96,7 +96,7 @@ impl Enrolment {
         };
         // While Kanidm was asked the user may have got a second factor, another password, or be locked.
         let may = refusal.is_none()
-            && store::carry_over_check(self.db.pool(), task.user, &task.what, task.lease, self.context.now()).await?;
+            && store::carry_over_check(&self.db, task.user, &task.what, task.lease, self.context.now()).await?;
         if !may {
             kanidm.cancel_update(&update).await?;
             return Ok(refusal.unwrap_or(CarriedOver::Dropped));
@@ -127,10 +127,10 @@ impl Enrolment {
             _ => None,
         };
         let event = event.map(|event| self.recorder.prepare(event));
-        let (pool, now) = (self.db.pool(), self.context.now());
+        let (db, now) = (&self.db, self.context.now());
         let mail = self.outbox.prepare(Message::to_user(Kind::PasswordCarriedOver, task.user));
         let (person, outcome) = (task.what.person, outcome.as_str());
-        store::carry_over_end(pool, person, task.lease, outcome, now, event.as_ref(), mail.as_ref()).await?;
+        store::carry_over_end(db, person, task.lease, outcome, now, event.as_ref(), mail.as_ref()).await?;
         self.recorder.nudge();
         self.outbox.nudge();
         tracing::info!(event = "password_carry_over_ended", outcome, user_id = %task.user);

@@ -72,15 +72,15 @@ impl Enrolment {
             match room.with_lease(&call, &kanidm, &invited, person, link, lease).await {
                 Ok(Ended::Handed(link)) => Ok(link),
                 Ok(Ended::Enrolled) => {
-                    store::has_credential(room.db.pool(), person, lease, room.context.now()).await?;
+                    store::has_credential(&room.db, person, lease, room.context.now()).await?;
                     Err(invalid_credentials())
                 }
                 Ok(Ended::Gone) => {
-                    store::release(room.db.pool(), person, lease, None).await?;
+                    store::release(&room.db, person, lease, None).await?;
                     Err(invalid_credentials())
                 }
                 Err(fault) => {
-                    store::release(room.db.pool(), person, lease, None).await?;
+                    store::release(&room.db, person, lease, None).await?;
                     Err(fault)
                 }
             }
@@ -92,7 +92,7 @@ impl Enrolment {
     async fn take(&self, invited: &Invited, lease: Lease) -> Result<(Uuid, Option<LiveLink>)> {
         let since = self.context.clock.instant();
         loop {
-            match store::begin(self.db.pool(), invited, self.context.now(), lease).await? {
+            match store::begin(&self.db, invited, self.context.now(), lease).await? {
                 Begun::Leased { person, link } => return Ok((person, link)),
                 Begun::Gone => return Err(invalid_credentials()),
                 Begun::Busy if self.context.clock.instant() - since >= self.config.kanidm.timeout => {
@@ -121,7 +121,7 @@ impl Enrolment {
         let link = EnrolmentLink::unpack(&self.keyring.open(place(person), &sealed)?)?;
         let event = self.recorder.prepare(redeemed(call, invited).detail("repeated", true));
         let now = self.context.now();
-        let may = store::repeat(self.db.pool(), invited, person, lease, live.link_id, now, &event).await?;
+        let may = store::repeat(&self.db, invited, person, lease, live.link_id, now, &event).await?;
         self.recorder.nudge();
         Ok(if may { Ended::Handed(link) } else { Ended::Gone })
     }
@@ -130,7 +130,7 @@ impl Enrolment {
         let link_id = self.context.new_id();
         // Kanidm may act on the request as long as we wait for it, and the link lives from then on.
         let at_most = SHORTEST_LINK + self.config.kanidm.timeout + Duration::from_secs(5);
-        if !store::intend(self.db.pool(), person, lease, link_id, at_most).await? {
+        if !store::intend(&self.db, person, lease, link_id, at_most).await? {
             return Err(link_out(Duration::from_secs(1)));
         }
         let made = match kanidm.reset_link(person).await {
@@ -138,7 +138,7 @@ impl Enrolment {
             Err(error) => {
                 // Only a refusal says that there is no link.
                 let unmade = is_unmade(&error).then_some(link_id);
-                store::release(self.db.pool(), person, lease, unmade).await?;
+                store::release(&self.db, person, lease, unmade).await?;
                 return Err(error.into());
             }
         };
@@ -148,7 +148,7 @@ impl Enrolment {
         let minted = Minted { link_id, sealed, lifetime };
         let event = self.recorder.prepare(redeemed(call, invited).detail("repeated", false));
         let now = self.context.now();
-        let may = store::minted(self.db.pool(), invited, person, lease, &minted, now, &event).await?;
+        let may = store::minted(&self.db, invited, person, lease, &minted, now, &event).await?;
         self.recorder.nudge();
         tracing::info!(event = "invitation_redeemed", user_id = %invited.user_id, handed_out = may);
         Ok(if may { Ended::Handed(link) } else { Ended::Gone })

@@ -127,7 +127,7 @@ impl Enrolment {
         if !opaque::is_plausible(PREFIX, token) {
             return Ok(None);
         }
-        store::find(self.db.pool(), &opaque::digest(token), self.context.now()).await
+        store::find(&self.db, &opaque::digest(token), self.context.now()).await
     }
 
     /// Removes what has lapsed.
@@ -135,7 +135,7 @@ impl Enrolment {
     /// # Errors
     /// When the database fails.
     pub(super) async fn tidy(&self) -> Result<()> {
-        store::tidy(self.db.pool(), self.context.now()).await
+        store::tidy(&self.db, self.context.now()).await
     }
 
     /// A lease that outlasts so many calls to Kanidm, each as long as it may take.

@@ -2,12 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::audit::Prepared;
 use crate::authenticate::by_mail::Verified;
-use crate::db::{Db, Scope};
+use crate::db::{Connection, Db, Scope};
 use crate::fault::{Fault, Result};
 
 /// What became of a registration.
@@ -22,7 +21,7 @@ pub(in crate::authenticate) enum Asked {
 
 /// Writes a registration down.
 pub(in crate::authenticate) async fn ask_registration(
-    pool: &PgPool,
+    db: &Db,
     registration: &Value,
     now: DateTime<Utc>,
     event: &Prepared,
@@ -34,7 +33,7 @@ pub(in crate::authenticate) async fn ask_registration(
         event.event,
         event.personal.as_deref(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(match (row.outcome.as_str(), row.expires_at) {
         ("asked" | "repeated", Some(at)) => Asked::Until(at),
@@ -55,7 +54,7 @@ pub(in crate::authenticate) async fn has_registration(db: &Db) -> Result<bool> {
 
 /// Answers the oldest registration.
 pub(in crate::authenticate) async fn answer_registration(
-    pool: &PgPool,
+    db: &Db,
     now: DateTime<Utc>,
     token: &Value,
     verify: Option<&Value>,
@@ -65,7 +64,7 @@ pub(in crate::authenticate) async fn answer_registration(
     let most = i32::try_from(most).unwrap_or(i32::MAX);
     let answer =
         sqlx::query_scalar!("SELECT registration_answer($1, $2, $3, $4, $5)", now, token, verify, attempt, most)
-            .fetch_one(pool)
+            .fetch_one(db)
             .await?;
     Ok(answer)
 }
@@ -79,7 +78,7 @@ pub(in crate::authenticate) struct Confirmed {
 
 /// Takes a token as the proof of an address; none when it is not good.
 pub(in crate::authenticate) async fn verify(
-    pool: &PgPool,
+    db: &Db,
     token: &[u8; 32],
     secret: Option<&[u8; 32]>,
     now: DateTime<Utc>,
@@ -99,7 +98,7 @@ pub(in crate::authenticate) async fn verify(
         created.event,
         created.personal.as_deref(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     let (Some(user_id), Some(verified_at), true) = (row.user_id, row.verified_at, row.outcome != "refused") else {
         return Ok(None);
@@ -111,7 +110,7 @@ pub(in crate::authenticate) async fn verify(
 
 /// Asks a user to confirm the address they have now.
 pub(in crate::authenticate) async fn ask_verification(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     token: &Value,
     now: DateTime<Utc>,
@@ -123,15 +122,13 @@ pub(in crate::authenticate) async fn ask_verification(
 
 /// Writes down that somebody asks for a new password.
 pub(in crate::authenticate) async fn ask_reset(
-    pool: &PgPool,
+    db: &Db,
     request: &Value,
     now: DateTime<Utc>,
     event: &Prepared,
 ) -> Result<()> {
     let personal = event.personal.as_deref();
-    sqlx::query!("SELECT password_reset_ask($1, $2, $3, $4)", request, now, event.event, personal)
-        .execute(pool)
-        .await?;
+    sqlx::query!("SELECT password_reset_ask($1, $2, $3, $4)", request, now, event.event, personal).execute(db).await?;
     Ok(())
 }
 
@@ -147,7 +144,7 @@ pub(in crate::authenticate) async fn has_reset(db: &Db) -> Result<bool> {
 
 /// Answers the oldest request for a new password.
 pub(in crate::authenticate) async fn answer_reset(
-    pool: &PgPool,
+    db: &Db,
     now: DateTime<Utc>,
     token: &Value,
     reset: Option<&Value>,
@@ -165,7 +162,7 @@ pub(in crate::authenticate) async fn answer_reset(
         most,
         event
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(answer)
 }
@@ -185,7 +182,7 @@ pub(in crate::authenticate) type Refusal = (Option<Uuid>, &'static str);
 
 /// Whose a reset token is, or why it is not accepted; holds the user until the transaction ends.
 pub(in crate::authenticate) async fn reset_holder(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     token: &[u8; 32],
     now: DateTime<Utc>,
 ) -> Result<std::result::Result<Holder, Refusal>> {
@@ -229,7 +226,7 @@ fn word(refusal: &str) -> &'static str {
 
 /// Voids a user's tokens by mail and ends their sessions.
 pub(in crate::authenticate) async fn finish_reset(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     now: DateTime<Utc>,
 ) -> Result<Vec<Uuid>> {
@@ -239,7 +236,7 @@ pub(in crate::authenticate) async fn finish_reset(
 }
 
 /// Removes what has lapsed.
-pub(in crate::authenticate) async fn tidy(pool: &PgPool, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("SELECT one_time_tidy($1)", now).execute(pool).await?;
+pub(in crate::authenticate) async fn tidy(db: &Db, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("SELECT one_time_tidy($1)", now).execute(db).await?;
     Ok(())
 }

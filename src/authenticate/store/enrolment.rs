@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::db::Db;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
@@ -53,14 +53,10 @@ pub(in crate::authenticate) struct CarryOver {
 }
 
 /// Whose invitation this is, if it can be redeemed.
-pub(in crate::authenticate) async fn find(
-    pool: &PgPool,
-    token_hash: &[u8],
-    now: DateTime<Utc>,
-) -> Result<Option<Invited>> {
+pub(in crate::authenticate) async fn find(db: &Db, token_hash: &[u8], now: DateTime<Utc>) -> Result<Option<Invited>> {
     let row =
         sqlx::query!("SELECT invitation_id, user_id, second_factor FROM invitation_find($1, $2)", token_hash, now)
-            .fetch_one(pool)
+            .fetch_one(db)
             .await?;
     let (Some(invitation_id), Some(user_id)) = (row.invitation_id, row.user_id) else { return Ok(None) };
     // What is not told is taken for the stricter case.
@@ -70,7 +66,7 @@ pub(in crate::authenticate) async fn find(
 
 /// Takes the lease on the person of somebody who has shown all that redeeming an invitation takes.
 pub(in crate::authenticate) async fn begin(
-    pool: &PgPool,
+    db: &Db,
     invited: &Invited,
     now: DateTime<Utc>,
     lease: Lease,
@@ -85,7 +81,7 @@ pub(in crate::authenticate) async fn begin(
         lease.id,
         lease.time.as_secs_f64(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     match (row.outcome.as_deref(), row.person_id) {
         (Some("begun"), Some(person)) => {
@@ -104,7 +100,7 @@ pub(in crate::authenticate) async fn begin(
 
 /// Writes down that a link is about to be made. False when that may not be.
 pub(in crate::authenticate) async fn intend(
-    pool: &PgPool,
+    db: &Db,
     person: Uuid,
     lease: Lease,
     link_id: Uuid,
@@ -117,7 +113,7 @@ pub(in crate::authenticate) async fn intend(
         link_id,
         lifetime.as_secs_f64(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(row.may)
 }
@@ -131,7 +127,7 @@ pub(in crate::authenticate) struct Minted {
 
 /// Keeps a link that was made. False when it must not be handed out, because the invitation died meanwhile.
 pub(in crate::authenticate) async fn minted(
-    pool: &PgPool,
+    db: &Db,
     invited: &Invited,
     person: Uuid,
     lease: Lease,
@@ -152,14 +148,14 @@ pub(in crate::authenticate) async fn minted(
         event.event,
         event.personal.as_deref(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(row.may)
 }
 
 /// Hands a link out once more. False when the invitation died meanwhile.
 pub(in crate::authenticate) async fn repeat(
-    pool: &PgPool,
+    db: &Db,
     invited: &Invited,
     person: Uuid,
     lease: Lease,
@@ -178,36 +174,31 @@ pub(in crate::authenticate) async fn repeat(
         event.event,
         event.personal.as_deref(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(row.may)
 }
 
 /// Gives a lease back, and forgets the link that was not made.
-pub(in crate::authenticate) async fn release(
-    pool: &PgPool,
-    person: Uuid,
-    lease: Lease,
-    unmade: Option<Uuid>,
-) -> Result<()> {
-    sqlx::query!("SELECT enrolment_release($1, $2, $3)", person, lease.id, unmade).fetch_one(pool).await?;
+pub(in crate::authenticate) async fn release(db: &Db, person: Uuid, lease: Lease, unmade: Option<Uuid>) -> Result<()> {
+    sqlx::query!("SELECT enrolment_release($1, $2, $3)", person, lease.id, unmade).fetch_one(db).await?;
     Ok(())
 }
 
 /// Writes down that a person has a credential, and gives the lease back.
 pub(in crate::authenticate) async fn has_credential(
-    pool: &PgPool,
+    db: &Db,
     person: Uuid,
     lease: Lease,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    sqlx::query!("SELECT enrolment_credential($1, $2, $3)", person, lease.id, now).fetch_one(pool).await?;
+    sqlx::query!("SELECT enrolment_credential($1, $2, $3)", person, lease.id, now).fetch_one(db).await?;
     Ok(())
 }
 
 /// Takes the lease on the person of a user whose password may be carried over: one that is right for this hash.
 pub(in crate::authenticate) async fn carry_over_begin(
-    pool: &PgPool,
+    db: &Db,
     user: Uuid,
     password_hash: &str,
     tenants: &[String],
@@ -226,7 +217,7 @@ pub(in crate::authenticate) async fn carry_over_begin(
         lease.id,
         lease.time.as_secs_f64(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     let (tenant_id, password_changed_at) = (row.tenant_id, row.password_changed_at);
     Ok(row.person_id.map(|person| CarryOver { person, tenant_id, password_changed_at }))
@@ -234,7 +225,7 @@ pub(in crate::authenticate) async fn carry_over_begin(
 
 /// Whether the password may still be carried over.
 pub(in crate::authenticate) async fn carry_over_check(
-    pool: &PgPool,
+    db: &Db,
     user: Uuid,
     carry_over: &CarryOver,
     lease: Lease,
@@ -248,14 +239,14 @@ pub(in crate::authenticate) async fn carry_over_check(
         carry_over.password_changed_at,
         now,
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(row.may)
 }
 
 /// Writes down how carrying a password over ended, gives the lease back and tells the user of a success.
 pub(in crate::authenticate) async fn carry_over_end(
-    pool: &PgPool,
+    db: &Db,
     person: Uuid,
     lease: Lease,
     outcome: &str,
@@ -273,13 +264,13 @@ pub(in crate::authenticate) async fn carry_over_end(
         event.and_then(|event| event.personal.as_deref()),
         mail,
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(())
 }
 
 /// Removes invitations and sealed links that have lapsed.
-pub(in crate::authenticate) async fn tidy(pool: &PgPool, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("SELECT invitations_tidy($1)", now).fetch_one(pool).await?;
+pub(in crate::authenticate) async fn tidy(db: &Db, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("SELECT invitations_tidy($1)", now).fetch_one(db).await?;
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::login::{Finished, Reserved};
@@ -80,7 +80,7 @@ fn sealed(totp_id: Option<Uuid>, secret: Option<Vec<u8>>) -> Option<SealedTotp> 
 /// Reserves an attempt of somebody known to show a code: of the application they have or, `pending`, of the one that they
 /// are enrolling.
 pub(in crate::authenticate) async fn begin(
-    pool: &PgPool,
+    db: &Db,
     (user, pending): (Uuid, bool),
     now: DateTime<Utc>,
     passwords: &PasswordConfig,
@@ -96,7 +96,7 @@ pub(in crate::authenticate) async fn begin(
         passwords.lock_duration.as_secs_f64(),
         device.map(|device| &device[..]) as Option<&[u8]>,
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     let reserved = reserved(Some(user), row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref());
     Ok((reserved, sealed(row.totp_id, row.secret)))
@@ -112,7 +112,7 @@ pub(in crate::authenticate) struct Waiting {
 
 /// Reserves an attempt to complete a login.
 pub(in crate::authenticate) async fn mfa_begin(
-    pool: &PgPool,
+    db: &Db,
     challenge: &[u8; 32],
     now: DateTime<Utc>,
     passwords: &PasswordConfig,
@@ -125,7 +125,7 @@ pub(in crate::authenticate) async fn mfa_begin(
         i32::try_from(passwords.max_attempts).unwrap_or(i32::MAX),
         passwords.lock_duration.as_secs_f64(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(Waiting {
         reserved: reserved(row.user_id, row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref()),
@@ -154,7 +154,7 @@ pub(in crate::authenticate) struct MfaFinish<'a> {
 
 /// Spends code and challenge and completes the login; or why the code does not count.
 pub(in crate::authenticate) async fn mfa_finish(
-    pool: &PgPool,
+    db: &Db,
     finish: MfaFinish<'_>,
 ) -> Result<std::result::Result<(Finished, Option<String>), &'static str>> {
     let (totp_id, step, digests) = finish.spend.parts();
@@ -182,7 +182,7 @@ pub(in crate::authenticate) async fn mfa_finish(
         finish.offer.map(|offer| &offer.record),
         finish.offer.and_then(|offer| offer.personal.as_deref()),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     let finished = match row.outcome.as_str() {
         "signed_in" => Finished::SignedIn {
@@ -221,7 +221,7 @@ pub(in crate::authenticate) struct Standing {
 }
 
 /// Locks a user for a change of factors; none when the user has gone.
-pub(in crate::authenticate) async fn lock(tx: &mut PgConnection, user: Uuid) -> Result<Option<Standing>> {
+pub(in crate::authenticate) async fn lock(tx: &mut Connection, user: Uuid) -> Result<Option<Standing>> {
     let row = sqlx::query_as!(
         Standing,
         r#"SELECT tenant_id, email, password_hash IS NOT NULL AND auth_method <> 'kanidm' AS "has_password!",
@@ -236,7 +236,7 @@ pub(in crate::authenticate) async fn lock(tx: &mut PgConnection, user: Uuid) -> 
 }
 
 /// Whether a user has an authenticator application.
-pub(in crate::authenticate) async fn has_totp(tx: &mut PgConnection, user: Uuid) -> Result<bool> {
+pub(in crate::authenticate) async fn has_totp(tx: &mut Connection, user: Uuid) -> Result<bool> {
     let found = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM user_totp WHERE user_id = $1 AND confirmed_at IS NOT NULL) AS "found!""#,
         user,
@@ -248,7 +248,7 @@ pub(in crate::authenticate) async fn has_totp(tx: &mut PgConnection, user: Uuid)
 
 /// Spends a code, once; says whether it was there to be spent.
 pub(in crate::authenticate) async fn spend(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     spend: &Spend,
     now: DateTime<Utc>,
@@ -268,18 +268,14 @@ pub(in crate::authenticate) async fn spend(
 }
 
 /// Gives an attempt back: the code was right.
-pub(in crate::authenticate) async fn refund(
-    tx: &mut PgConnection,
-    user: Uuid,
-    device: Option<&[u8; 32]>,
-) -> Result<()> {
+pub(in crate::authenticate) async fn refund(tx: &mut Connection, user: Uuid, device: Option<&[u8; 32]>) -> Result<()> {
     let device = device.map(|device| &device[..]);
     sqlx::query!("SELECT attempt_refund($1, $2)", user, device as Option<&[u8]>).fetch_one(tx).await?;
     Ok(())
 }
 
 /// How many recovery codes a user has left.
-pub(in crate::authenticate) async fn codes_left(tx: &mut PgConnection, user: Uuid) -> Result<i64> {
+pub(in crate::authenticate) async fn codes_left(tx: &mut Connection, user: Uuid) -> Result<i64> {
     let left = sqlx::query_scalar!(
         r#"SELECT count(*) AS "left!" FROM recovery_codes WHERE user_id = $1 AND used_at IS NULL"#,
         user,
@@ -291,7 +287,7 @@ pub(in crate::authenticate) async fn codes_left(tx: &mut PgConnection, user: Uui
 
 /// Begins an enrolment, in the place of an unfinished one.
 pub(in crate::authenticate) async fn enrol(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     totp: &SealedTotp,
     now: DateTime<Utc>,
@@ -316,7 +312,7 @@ pub(in crate::authenticate) async fn enrol(
 
 /// Makes the unfinished enrolment count, once; its first code is spent with it.
 pub(in crate::authenticate) async fn confirm(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     totp_id: Uuid,
     step: i64,
@@ -336,7 +332,7 @@ pub(in crate::authenticate) async fn confirm(
 }
 
 /// Takes the application away, with everything that is worth something through it only.
-pub(in crate::authenticate) async fn remove(tx: &mut PgConnection, user: Uuid) -> Result<()> {
+pub(in crate::authenticate) async fn remove(tx: &mut Connection, user: Uuid) -> Result<()> {
     sqlx::query!("DELETE FROM recovery_codes WHERE user_id = $1", user).execute(&mut *tx).await?;
     sqlx::query!("DELETE FROM mfa_challenges WHERE user_id = $1", user).execute(&mut *tx).await?;
     sqlx::query!("DELETE FROM user_totp WHERE user_id = $1", user).execute(&mut *tx).await?;
@@ -344,14 +340,14 @@ pub(in crate::authenticate) async fn remove(tx: &mut PgConnection, user: Uuid) -
 }
 
 /// Voids the proofs by factors that are about to change.
-pub(in crate::authenticate) async fn void_proofs(tx: &mut PgConnection, user: Uuid) -> Result<()> {
+pub(in crate::authenticate) async fn void_proofs(tx: &mut Connection, user: Uuid) -> Result<()> {
     sqlx::query!("DELETE FROM step_up_tokens WHERE user_id = $1", user).execute(tx).await?;
     Ok(())
 }
 
 /// Gives a user these recovery codes in the place of any others.
 pub(in crate::authenticate) async fn replace_codes(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     ids: &[Uuid],
     digests: &[Vec<u8>],
@@ -373,7 +369,7 @@ pub(in crate::authenticate) async fn replace_codes(
 
 /// Ends the sessions of a user except one, and tells which ended.
 pub(in crate::authenticate) async fn end_other_sessions(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     except: Uuid,
     now: DateTime<Utc>,
@@ -390,7 +386,7 @@ pub(in crate::authenticate) async fn end_other_sessions(
 }
 
 /// Removes what has lapsed of proofs, unfinished logins and unfinished enrolments.
-pub(in crate::authenticate) async fn tidy(pool: &PgPool, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("SELECT factors_tidy($1)", now).fetch_one(pool).await?;
+pub(in crate::authenticate) async fn tidy(db: &Db, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("SELECT factors_tidy($1)", now).fetch_one(db).await?;
     Ok(())
 }

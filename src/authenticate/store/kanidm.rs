@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::login::Finished;
@@ -22,7 +21,7 @@ pub(in crate::authenticate) struct Begun {
 
 /// Remembers a login that goes to Kanidm.
 pub(in crate::authenticate) async fn begin_kanidm(
-    pool: &PgPool,
+    db: &Db,
     login: &Value,
     pkce_verifier: &[u8],
     fresh_after: DateTime<Utc>,
@@ -34,7 +33,7 @@ pub(in crate::authenticate) async fn begin_kanidm(
         pkce_verifier,
         fresh_after,
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?)
 }
 
@@ -60,7 +59,7 @@ pub(in crate::authenticate) struct Taker<'a> {
 }
 
 /// Takes a begun login, which can be done once, and only with its secret and by whom it belongs to.
-pub(in crate::authenticate) async fn take_kanidm(pool: &PgPool, taker: Taker<'_>) -> Result<Option<Taken>> {
+pub(in crate::authenticate) async fn take_kanidm(db: &Db, taker: Taker<'_>) -> Result<Option<Taken>> {
     let row = sqlx::query!(
         r#"SELECT login_id AS "login_id!", nonce_hash AS "nonce_hash!", pkce_verifier AS "pkce_verifier!",
                redirect_uri AS "redirect_uri!", request AS "request!", purpose AS "purpose!", live AS "live!"
@@ -72,7 +71,7 @@ pub(in crate::authenticate) async fn take_kanidm(pool: &PgPool, taker: Taker<'_>
         taker.session_id,
         taker.now,
     )
-    .fetch_optional(pool)
+    .fetch_optional(db)
     .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(Taken {
@@ -103,10 +102,7 @@ pub(in crate::authenticate) struct KanidmFinish<'a> {
 }
 
 /// Signs in the user that is linked to a person; none when nobody is.
-pub(in crate::authenticate) async fn finish_kanidm(
-    pool: &PgPool,
-    finish: &KanidmFinish<'_>,
-) -> Result<Option<Finished>> {
+pub(in crate::authenticate) async fn finish_kanidm(db: &Db, finish: &KanidmFinish<'_>) -> Result<Option<Finished>> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", user_id, tenant_id, choices, roles, permissions, platform_permissions,
                tokens_valid_from, must_change_password, email, username, full_name, auth_method
@@ -126,7 +122,7 @@ pub(in crate::authenticate) async fn finish_kanidm(
         finish.created.event,
         finish.created.personal.as_deref(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(match (row.outcome.as_str(), row.user_id) {
         ("signed_in", Some(user_id)) => Some(Finished::SignedIn {
@@ -195,7 +191,7 @@ pub(in crate::authenticate) struct Linked {
 }
 
 /// Links a person to the user of a session.
-pub(in crate::authenticate) async fn link_kanidm(pool: &PgPool, link: &Link<'_>) -> Result<Linked> {
+pub(in crate::authenticate) async fn link_kanidm(db: &Db, link: &Link<'_>) -> Result<Linked> {
     Ok(sqlx::query_as!(
         Linked,
         r#"SELECT outcome AS "outcome!", ended, tokens_valid_from
@@ -215,12 +211,12 @@ pub(in crate::authenticate) async fn link_kanidm(pool: &PgPool, link: &Link<'_>)
         link.migrated.event,
         link.notice,
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?)
 }
 
 /// The person that a user is linked to and may sign in as.
-pub(in crate::authenticate) async fn linked_person(tx: &mut sqlx::PgConnection, user: Uuid) -> Result<Option<Uuid>> {
+pub(in crate::authenticate) async fn linked_person(tx: &mut crate::db::Connection, user: Uuid) -> Result<Option<Uuid>> {
     let person = sqlx::query_scalar!(
         "SELECT kanidm_user_id FROM users
          WHERE user_id = $1 AND auth_method <> 'password' AND status = 'active' AND deleted_at IS NULL",

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::throttle::seconds;
@@ -73,7 +72,7 @@ pub(in crate::authenticate) enum Finished {
 }
 
 /// Finds the user and reserves the attempt.
-pub(in crate::authenticate) async fn login_begin(pool: &PgPool, begin: Begin<'_>) -> Result<Begun> {
+pub(in crate::authenticate) async fn login_begin(db: &Db, begin: Begin<'_>) -> Result<Begun> {
     let limit = begin.limit.as_ref();
     let row = sqlx::query!(
         r#"SELECT user_id, tenant_id, password_hash, password_pepper_id, set_here, attempt, known_device, refusal,
@@ -89,7 +88,7 @@ pub(in crate::authenticate) async fn login_begin(pool: &PgPool, begin: Begin<'_>
         limit.map_or(0.0, |limit| limit.spacing.as_secs_f64()),
         limit.map_or(0.0, |limit| limit.burst.as_secs_f64()),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     if let Some(wait) = row.wait {
         return Ok(Begun::Throttled(seconds(wait)));
@@ -120,18 +119,14 @@ pub(in crate::authenticate) fn refusal(reason: &str) -> &'static str {
 }
 
 /// Records a refused login, and the lock that it led to.
-pub(in crate::authenticate) async fn login_refuse(
-    pool: &PgPool,
-    event: &Prepared,
-    lock: Option<&Prepared>,
-) -> Result<()> {
+pub(in crate::authenticate) async fn login_refuse(db: &Db, event: &Prepared, lock: Option<&Prepared>) -> Result<()> {
     sqlx::query!(
         "SELECT login_refuse($1, $2, $3)",
         event.event,
         event.personal.as_deref(),
         lock.map(|lock| &lock.event),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(())
 }
@@ -158,10 +153,7 @@ pub(in crate::authenticate) struct Finish<'a> {
 
 /// After the right password: begins the session, or asks for the second factor. Tells besides by which way the user was
 /// invited to enrol in Kanidm, if they were.
-pub(in crate::authenticate) async fn login_finish(
-    pool: &PgPool,
-    finish: Finish<'_>,
-) -> Result<(Finished, Option<String>)> {
+pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -> Result<(Finished, Option<String>)> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", tenant_id, choices, roles, permissions, platform_permissions,
                tokens_valid_from, must_change_password, email, username, full_name, auth_method, known_device,
@@ -185,7 +177,7 @@ pub(in crate::authenticate) async fn login_finish(
         finish.offer.map(|offer| &offer.record),
         finish.offer.and_then(|offer| offer.personal.as_deref()),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     let finished = match row.outcome.as_str() {
         "signed_in" => Finished::SignedIn {

@@ -1,8 +1,8 @@
 //! SQL of passwords of those who are known: showing one once more, and setting one.
 
+use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::login::{Reserved, refusal};
@@ -14,7 +14,7 @@ use crate::session::{Renewal, Renewed, Rights};
 
 /// Reserves an attempt of somebody known to show their password once more.
 pub(in crate::authenticate) async fn proof_begin(
-    pool: &PgPool,
+    db: &Db,
     user: Uuid,
     now: DateTime<Utc>,
     passwords: &PasswordConfig,
@@ -29,7 +29,7 @@ pub(in crate::authenticate) async fn proof_begin(
         passwords.lock_duration.as_secs_f64(),
         device.map(|device| &device[..]) as Option<&[u8]>,
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(Reserved {
         user_id: Some(user),
@@ -45,14 +45,14 @@ pub(in crate::authenticate) async fn proof_begin(
 }
 
 /// Gives a reserved attempt back: the secret was right.
-pub(in crate::authenticate) async fn refund(pool: &PgPool, user: Uuid, device: Option<&[u8; 32]>) -> Result<()> {
+pub(in crate::authenticate) async fn refund(db: &Db, user: Uuid, device: Option<&[u8; 32]>) -> Result<()> {
     let device = device.map(|device| &device[..]);
-    sqlx::query!("SELECT attempt_refund($1, $2)", user, device as Option<&[u8]>).fetch_one(pool).await?;
+    sqlx::query!("SELECT attempt_refund($1, $2)", user, device as Option<&[u8]>).fetch_one(db).await?;
     Ok(())
 }
 
 /// Locks a user, and tells the hash that is kept then.
-pub(in crate::authenticate) async fn lock(connection: &mut PgConnection, user: Uuid) -> Result<Option<String>> {
+pub(in crate::authenticate) async fn lock(connection: &mut Connection, user: Uuid) -> Result<Option<String>> {
     let hash = sqlx::query_scalar!(
         "SELECT password_hash FROM users
          WHERE user_id = $1 AND deleted_at IS NULL AND status = 'active' AND auth_method <> 'kanidm' FOR NO KEY UPDATE",
@@ -76,7 +76,7 @@ pub(in crate::authenticate) struct Change<'a> {
 /// Sets a password from within a session, and tells how that goes on and which others ended; none when it has ended
 /// itself. For a transaction that has locked the user.
 pub(in crate::authenticate) async fn change(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     change: &Change<'_>,
 ) -> Result<Option<(Renewed, Vec<Uuid>)>> {
     let hash = change.hash;
@@ -122,7 +122,7 @@ pub(in crate::authenticate) async fn change(
 /// automatic lock. Known devices are forgotten with it; sessions are for the caller to end. For a transaction of the
 /// platform that has locked the user.
 pub(in crate::authenticate) async fn set(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     user: Uuid,
     password: &StoredHash,
     now: DateTime<Utc>,

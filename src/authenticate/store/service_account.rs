@@ -1,7 +1,7 @@
 //! SQL of API keys.
 
+use crate::db::Db;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
@@ -25,7 +25,7 @@ pub(in crate::authenticate) struct KeyOwner {
 
 /// Checks an API key or, with the id of its client, a client's secret.
 pub(in crate::authenticate) async fn exchange_key(
-    pool: &PgPool,
+    db: &Db,
     digest: &[u8; 32],
     client: Option<Uuid>,
     now: DateTime<Utc>,
@@ -44,7 +44,7 @@ pub(in crate::authenticate) async fn exchange_key(
         refused.event,
         refused.personal.as_deref(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(match (row.outcome.as_str(), row.service_account_id) {
         ("accepted", Some(service_account_id)) => KeyAnswer::Accepted(KeyOwner {

@@ -1,7 +1,7 @@
 //! SQL of proofs for sensitive calls.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::fault::Result;
@@ -20,7 +20,7 @@ pub(in crate::authenticate) struct NewProof<'a> {
 }
 
 /// Keeps a proof.
-pub(in crate::authenticate) async fn insert(tx: &mut PgConnection, proof: &NewProof<'_>) -> Result<()> {
+pub(in crate::authenticate) async fn insert(tx: &mut Connection, proof: &NewProof<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO step_up_tokens (step_up_token_id, token_hash, user_id, session_id, method, target, factor,
             created_at, expires_at)
@@ -42,7 +42,7 @@ pub(in crate::authenticate) async fn insert(tx: &mut PgConnection, proof: &NewPr
 
 /// Spends the proof for a call; otherwise the ways in which the user can give one.
 pub(in crate::authenticate) async fn take(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     token_hash: Option<&[u8; 32]>,
     (user, session): (Uuid, Uuid),
     (method, target): (&str, &str),
@@ -66,14 +66,14 @@ pub(in crate::authenticate) async fn take(
 }
 
 /// The ways in which a user can prove who they are once more. For transactions of the platform.
-pub(in crate::authenticate) async fn ways(tx: &mut PgConnection, user: Uuid) -> Result<Vec<String>> {
+pub(in crate::authenticate) async fn ways(tx: &mut Connection, user: Uuid) -> Result<Vec<String>> {
     let ways = sqlx::query_scalar!("SELECT step_up_ways($1)", user).fetch_one(tx).await?;
     Ok(ways.unwrap_or_default())
 }
 
 /// Whether this is still the hash of the user's password, and the password enough of a proof; the user is locked from
 /// here on, so that it stays so until the proof is kept and any change of it voids the proof.
-pub(in crate::authenticate) async fn goes_by_password(tx: &mut PgConnection, user: Uuid, hash: &str) -> Result<bool> {
+pub(in crate::authenticate) async fn goes_by_password(tx: &mut Connection, user: Uuid, hash: &str) -> Result<bool> {
     let same = sqlx::query_scalar!(
         r#"SELECT password_hash = $2 AS "same!" FROM users
            WHERE user_id = $1 AND password_hash IS NOT NULL AND deleted_at IS NULL FOR NO KEY UPDATE"#,
@@ -86,7 +86,7 @@ pub(in crate::authenticate) async fn goes_by_password(tx: &mut PgConnection, use
 }
 
 /// Whether a login through Kanidm is a proof for this user; the user is locked from here on.
-pub(in crate::authenticate) async fn goes_by_kanidm(tx: &mut PgConnection, user: Uuid) -> Result<bool> {
+pub(in crate::authenticate) async fn goes_by_kanidm(tx: &mut Connection, user: Uuid) -> Result<bool> {
     sqlx::query!("SELECT FROM users WHERE user_id = $1 FOR NO KEY UPDATE", user).execute(&mut *tx).await?;
     Ok(ways(tx, user).await?.iter().any(|way| way == "kanidm"))
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use crate::db::Db;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use crate::authenticate::throttle::{Lane, Limit};
 use crate::fault::Result;
 
 /// Takes one call out of what an address may ask for; gives how long to wait when there is none left.
 pub(in crate::authenticate) async fn take(
-    pool: &PgPool,
+    db: &Db,
     lane: Lane,
     network: &str,
     now: DateTime<Utc>,
@@ -25,14 +25,14 @@ pub(in crate::authenticate) async fn take(
         limit.spacing.as_secs_f64(),
         limit.burst.as_secs_f64(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(wait.map(seconds))
 }
 
 /// Removes what has lapsed.
-pub(in crate::authenticate) async fn tidy(pool: &PgPool, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("SELECT guessing_tidy($1)", now).fetch_one(pool).await?;
+pub(in crate::authenticate) async fn tidy(db: &Db, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("SELECT guessing_tidy($1)", now).fetch_one(db).await?;
     Ok(())
 }
 

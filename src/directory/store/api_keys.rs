@@ -1,7 +1,7 @@
 //! API keys. Only digests are stored.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::KeyKind;
@@ -36,13 +36,13 @@ macro_rules! api_keys {
 }
 
 /// The key of this id.
-pub async fn by_id(tx: &mut PgConnection, id: Uuid) -> Result<Option<ApiKey>> {
+pub async fn by_id(tx: &mut Connection, id: Uuid) -> Result<Option<ApiKey>> {
     Ok(api_keys!("WHERE api_key_id = $1", id).fetch_optional(tx).await?)
 }
 
 /// Keys after `after` by id.
 pub async fn list(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     service_account: Option<Uuid>,
     include_revoked: bool,
     after: Uuid,
@@ -60,7 +60,7 @@ pub async fn list(
 }
 
 /// Inserts a key.
-pub async fn insert(tx: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> Result<()> {
+pub async fn insert(tx: &mut Connection, key: &ApiKey, digest: &[u8; 32]) -> Result<()> {
     sqlx::query!(
         "INSERT INTO api_keys (api_key_id, service_account_id, tenant_id, display_prefix, key_hash, description, scopes,
             expires_at, created_at, kind)
@@ -82,7 +82,7 @@ pub async fn insert(tx: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> R
 }
 
 /// How many client secrets of a service account work.
-pub async fn live_secrets(tx: &mut PgConnection, service_account: Uuid, now: DateTime<Utc>) -> Result<i64> {
+pub async fn live_secrets(tx: &mut Connection, service_account: Uuid, now: DateTime<Utc>) -> Result<i64> {
     let count = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM api_keys WHERE service_account_id = $1 AND kind = 'client_secret'
             AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)"#,
@@ -93,7 +93,7 @@ pub async fn live_secrets(tx: &mut PgConnection, service_account: Uuid, now: Dat
 }
 
 /// Revokes a key; false when it was revoked already.
-pub async fn revoke(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<bool> {
+pub async fn revoke(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result<bool> {
     let done =
         sqlx::query!("UPDATE api_keys SET revoked_at = $2 WHERE api_key_id = $1 AND revoked_at IS NULL", id, now)
             .execute(tx)
@@ -102,7 +102,7 @@ pub async fn revoke(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Resu
 }
 
 /// Revokes every key of a service account and says how many.
-pub async fn revoke_all(tx: &mut PgConnection, service_account: Uuid, now: DateTime<Utc>) -> Result<u64> {
+pub async fn revoke_all(tx: &mut Connection, service_account: Uuid, now: DateTime<Utc>) -> Result<u64> {
     let done = sqlx::query!(
         "UPDATE api_keys SET revoked_at = $2 WHERE service_account_id = $1 AND revoked_at IS NULL",
         service_account,

@@ -1,19 +1,19 @@
 //! Links to people in Kanidm.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::taken;
 use crate::fault::Result;
 
 /// Why a person may not be linked to a user; none when it may, which then no migration changes until the transaction ends.
-pub async fn refusal(tx: &mut PgConnection, user: Uuid, person: Uuid) -> Result<Option<String>> {
+pub async fn refusal(tx: &mut Connection, user: Uuid, person: Uuid) -> Result<Option<String>> {
     Ok(sqlx::query_scalar!("SELECT kanidm_person_refusal($1, $2)", user, person).fetch_one(tx).await?)
 }
 
 /// What membership in these groups permits, with the tenant in which it does.
-pub async fn group_rights(tx: &mut PgConnection, groups: &[Uuid]) -> Result<Vec<(Uuid, Vec<String>)>> {
+pub async fn group_rights(tx: &mut Connection, groups: &[Uuid]) -> Result<Vec<(Uuid, Vec<String>)>> {
     let rows = sqlx::query!(
         r#"SELECT tenant_id AS "tenant_id!", permissions AS "permissions!" FROM kanidm_group_rights($1)"#,
         groups,
@@ -22,7 +22,7 @@ pub async fn group_rights(tx: &mut PgConnection, groups: &[Uuid]) -> Result<Vec<
 }
 
 /// Links a user to a person.
-pub async fn link(tx: &mut PgConnection, user: Uuid, person: Uuid, name: &str, now: DateTime<Utc>) -> Result<()> {
+pub async fn link(tx: &mut Connection, user: Uuid, person: Uuid, name: &str, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         "UPDATE users SET kanidm_user_id = $2, kanidm_name = nullif($3, ''), auth_method = 'dual', kanidm_synced_at = $4
          WHERE user_id = $1",

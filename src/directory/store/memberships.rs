@@ -1,7 +1,7 @@
 //! Memberships in tenants and grants on the platform, shown as one thing.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{GrantSource, taken};
@@ -48,7 +48,7 @@ macro_rules! on_platform {
 }
 
 /// The membership of this id, in a tenant or on the platform.
-pub async fn by_id(tx: &mut PgConnection, id: Uuid) -> Result<Option<Membership>> {
+pub async fn by_id(tx: &mut Connection, id: Uuid) -> Result<Option<Membership>> {
     let found = in_tenants!("WHERE m.membership_id = $1", id).fetch_optional(&mut *tx).await?;
     if found.is_some() {
         return Ok(found);
@@ -61,7 +61,7 @@ pub type Position = (Uuid, Uuid);
 
 /// Members of a tenant.
 pub async fn of_tenant(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     tenant: Uuid,
     user: Option<Uuid>,
     role: Option<Uuid>,
@@ -84,7 +84,7 @@ pub async fn of_tenant(
 
 /// Memberships of a user in every tenant.
 pub async fn of_user(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     role: Option<Uuid>,
     after: Position,
@@ -104,7 +104,7 @@ pub async fn of_user(
 
 /// Grants on the platform.
 pub async fn of_platform(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Option<Uuid>,
     role: Option<Uuid>,
     after: Position,
@@ -125,7 +125,7 @@ pub async fn of_platform(
 
 /// Gives a user a role in a tenant.
 pub async fn insert(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     id: Uuid,
     tenant: Uuid,
     user: Uuid,
@@ -149,7 +149,7 @@ pub async fn insert(
 
 /// Gives a user a role on the platform.
 pub async fn insert_on_platform(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     id: Uuid,
     user: Uuid,
     role: Uuid,
@@ -169,7 +169,7 @@ pub async fn insert_on_platform(
 }
 
 /// Takes a membership away; false when another transaction was faster.
-pub async fn delete(tx: &mut PgConnection, membership: &Membership) -> Result<bool> {
+pub async fn delete(tx: &mut Connection, membership: &Membership) -> Result<bool> {
     let done = match membership.tenant_id {
         Some(_) => {
             sqlx::query!("DELETE FROM memberships WHERE membership_id = $1", membership.membership_id).execute(tx).await

@@ -1,7 +1,7 @@
 //! Roles.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{in_use, taken};
@@ -36,22 +36,22 @@ macro_rules! roles {
 }
 
 /// The role of this id.
-pub async fn by_id(tx: &mut PgConnection, id: Uuid) -> Result<Option<Role>> {
+pub async fn by_id(tx: &mut Connection, id: Uuid) -> Result<Option<Role>> {
     Ok(roles!("WHERE role_id = $1", id).fetch_optional(tx).await?)
 }
 
 /// The shared or platform role of this name.
-pub async fn shared(tx: &mut PgConnection, name: &str) -> Result<Option<Role>> {
+pub async fn shared(tx: &mut Connection, name: &str) -> Result<Option<Role>> {
     Ok(roles!("WHERE tenant_id IS NULL AND name = $1", name).fetch_optional(tx).await?)
 }
 
 /// The role of this id, kept from other writers until the transaction ends. A tenant cannot lock a shared role.
-pub async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<Option<Role>> {
+pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<Role>> {
     Ok(roles!("WHERE role_id = $1 FOR UPDATE", id).fetch_optional(tx).await?)
 }
 
 /// Roles after `after` by id: with a tenant, its own and the shared ones.
-pub async fn list(tx: &mut PgConnection, tenant: Option<Uuid>, after: Uuid, limit: i64) -> Result<Vec<Role>> {
+pub async fn list(tx: &mut Connection, tenant: Option<Uuid>, after: Uuid, limit: i64) -> Result<Vec<Role>> {
     let found = roles!(
         "WHERE role_id > $1 AND ($2::uuid IS NULL OR tenant_id = $2 OR tenant_id IS NULL AND NOT is_platform)
          ORDER BY role_id LIMIT $3",
@@ -65,7 +65,7 @@ pub async fn list(tx: &mut PgConnection, tenant: Option<Uuid>, after: Uuid, limi
 const UNIQUE: &[(&str, &str)] = &[("roles_name_key", "name"), ("roles_tenant_name_key", "name")];
 
 /// Inserts a role.
-pub async fn insert(tx: &mut PgConnection, role: &Role) -> Result<()> {
+pub async fn insert(tx: &mut Connection, role: &Role) -> Result<()> {
     sqlx::query!(
         "INSERT INTO roles (role_id, tenant_id, name, description, permissions, is_platform, is_admin, created_at,
             updated_at)
@@ -86,7 +86,7 @@ pub async fn insert(tx: &mut PgConnection, role: &Role) -> Result<()> {
 }
 
 /// Writes what can be changed.
-pub async fn update(tx: &mut PgConnection, role: &Role) -> Result<()> {
+pub async fn update(tx: &mut Connection, role: &Role) -> Result<()> {
     sqlx::query!(
         "UPDATE roles SET name = $2, description = $3, permissions = $4, is_admin = $5 WHERE role_id = $1",
         role.role_id,
@@ -102,7 +102,7 @@ pub async fn update(tx: &mut PgConnection, role: &Role) -> Result<()> {
 }
 
 /// Deletes a role that nothing depends on.
-pub async fn delete(tx: &mut PgConnection, id: Uuid) -> Result<()> {
+pub async fn delete(tx: &mut Connection, id: Uuid) -> Result<()> {
     sqlx::query!("DELETE FROM roles WHERE role_id = $1", id).execute(tx).await.map_err(|error| {
         let memberships = ["memberships_role_id_fkey", "platform_grants_role_id_fkey"];
         if crate::db::constraint(&error) == Some("kanidm_tenant_groups_role_id_fkey") {

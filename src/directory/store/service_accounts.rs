@@ -1,7 +1,7 @@
 //! Service accounts.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Switch, taken};
@@ -39,22 +39,22 @@ macro_rules! service_accounts {
 }
 
 /// The living service account of this id.
-pub async fn by_id(tx: &mut PgConnection, id: Uuid) -> Result<Option<ServiceAccount>> {
+pub async fn by_id(tx: &mut Connection, id: Uuid) -> Result<Option<ServiceAccount>> {
     Ok(service_accounts!("service_account_id = $1", id).fetch_optional(tx).await?)
 }
 
 /// The living service account of this name.
-pub async fn by_name(tx: &mut PgConnection, name: &str) -> Result<Option<ServiceAccount>> {
+pub async fn by_name(tx: &mut Connection, name: &str) -> Result<Option<ServiceAccount>> {
     Ok(service_accounts!("name = $1", name).fetch_optional(tx).await?)
 }
 
 /// The living service account of this id, kept from other writers until the transaction ends.
-pub async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<Option<ServiceAccount>> {
+pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<ServiceAccount>> {
     Ok(service_accounts!("service_account_id = $1 FOR UPDATE", id).fetch_optional(tx).await?)
 }
 
 /// Service accounts after `after` by id.
-pub async fn list(tx: &mut PgConnection, tenant: Option<Uuid>, after: Uuid, limit: i64) -> Result<Vec<ServiceAccount>> {
+pub async fn list(tx: &mut Connection, tenant: Option<Uuid>, after: Uuid, limit: i64) -> Result<Vec<ServiceAccount>> {
     let found = service_accounts!(
         "service_account_id > $1 AND ($2::uuid IS NULL OR tenant_id = $2) ORDER BY service_account_id LIMIT $3",
         after,
@@ -65,7 +65,7 @@ pub async fn list(tx: &mut PgConnection, tenant: Option<Uuid>, after: Uuid, limi
 }
 
 /// Inserts a service account.
-pub async fn insert(tx: &mut PgConnection, account: &ServiceAccount) -> Result<()> {
+pub async fn insert(tx: &mut Connection, account: &ServiceAccount) -> Result<()> {
     sqlx::query!(
         "INSERT INTO service_accounts (service_account_id, tenant_id, name, description, permissions, created_by,
             created_at, updated_at)
@@ -86,7 +86,7 @@ pub async fn insert(tx: &mut PgConnection, account: &ServiceAccount) -> Result<(
 
 /// Writes what can be changed; tokens issued before `tokens_valid_from` are refused.
 pub async fn update(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     account: &ServiceAccount,
     tokens_valid_from: Option<DateTime<Utc>>,
 ) -> Result<()> {
@@ -106,7 +106,7 @@ pub async fn update(
 }
 
 /// Makes these the client certificates of an account.
-pub async fn set_certificates(tx: &mut PgConnection, account: &ServiceAccount, now: DateTime<Utc>) -> Result<()> {
+pub async fn set_certificates(tx: &mut Connection, account: &ServiceAccount, now: DateTime<Utc>) -> Result<()> {
     let id = account.service_account_id;
     sqlx::query!("DELETE FROM service_account_certificates WHERE service_account_id = $1", id)
         .execute(&mut *tx)
@@ -130,7 +130,7 @@ pub async fn set_certificates(tx: &mut PgConnection, account: &ServiceAccount, n
 }
 
 /// Refuses tokens issued before `at`.
-pub async fn end_tokens(tx: &mut PgConnection, id: Uuid, at: DateTime<Utc>) -> Result<()> {
+pub async fn end_tokens(tx: &mut Connection, id: Uuid, at: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         "UPDATE service_accounts SET tokens_valid_from = greatest(tokens_valid_from, $2) WHERE service_account_id = $1",
         id,
@@ -142,7 +142,7 @@ pub async fn end_tokens(tx: &mut PgConnection, id: Uuid, at: DateTime<Utc>) -> R
 }
 
 /// Keeps exchanges of keys of every service account of a tenant waiting until the transaction ends.
-pub async fn lock_of_tenant(tx: &mut PgConnection, tenant: Uuid) -> Result<()> {
+pub async fn lock_of_tenant(tx: &mut Connection, tenant: Uuid) -> Result<()> {
     sqlx::query!("SELECT FROM service_accounts WHERE tenant_id = $1 ORDER BY service_account_id FOR UPDATE", tenant)
         .execute(tx)
         .await?;
@@ -150,7 +150,7 @@ pub async fn lock_of_tenant(tx: &mut PgConnection, tenant: Uuid) -> Result<()> {
 }
 
 /// Refuses tokens of every service account of a tenant issued before `at`, and says whose.
-pub async fn end_tokens_of_tenant(tx: &mut PgConnection, tenant: Uuid, at: DateTime<Utc>) -> Result<Vec<Uuid>> {
+pub async fn end_tokens_of_tenant(tx: &mut Connection, tenant: Uuid, at: DateTime<Utc>) -> Result<Vec<Uuid>> {
     let ids = sqlx::query_scalar!(
         "UPDATE service_accounts SET tokens_valid_from = greatest(tokens_valid_from, $2) WHERE tenant_id = $1
          RETURNING service_account_id",
@@ -163,7 +163,7 @@ pub async fn end_tokens_of_tenant(tx: &mut PgConnection, tenant: Uuid, at: DateT
 }
 
 /// Marks a service account as deleted; its certificates may be another's from then on.
-pub async fn delete(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+pub async fn delete(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!("DELETE FROM service_account_certificates WHERE service_account_id = $1", id)
         .execute(&mut *tx)
         .await?;

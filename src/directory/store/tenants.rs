@@ -1,8 +1,8 @@
 //! Tenants.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Switch, taken};
@@ -37,33 +37,33 @@ macro_rules! tenants {
 }
 
 /// The living tenant of this id.
-pub async fn by_id(tx: &mut PgConnection, id: Uuid) -> Result<Option<Tenant>> {
+pub async fn by_id(tx: &mut Connection, id: Uuid) -> Result<Option<Tenant>> {
     Ok(tenants!("WHERE tenant_id = $1 AND deleted_at IS NULL", id).fetch_optional(tx).await?)
 }
 
 /// The living tenant with this slug.
-pub async fn by_slug(tx: &mut PgConnection, slug: &str) -> Result<Option<Tenant>> {
+pub async fn by_slug(tx: &mut Connection, slug: &str) -> Result<Option<Tenant>> {
     Ok(tenants!("WHERE slug = $1 AND deleted_at IS NULL", slug).fetch_optional(tx).await?)
 }
 
 /// The living tenant with this external id.
-pub async fn by_external_id(tx: &mut PgConnection, id: &str) -> Result<Option<Tenant>> {
+pub async fn by_external_id(tx: &mut Connection, id: &str) -> Result<Option<Tenant>> {
     Ok(tenants!("WHERE external_id = $1 AND deleted_at IS NULL", id).fetch_optional(tx).await?)
 }
 
 /// The living tenant of this id, kept from other writers until the transaction ends.
-pub async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<Option<Tenant>> {
+pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<Tenant>> {
     Ok(tenants!("WHERE tenant_id = $1 AND deleted_at IS NULL FOR UPDATE", id).fetch_optional(tx).await?)
 }
 
 /// The living tenant of this id, kept from being changed until the transaction ends.
-pub async fn hold(tx: &mut PgConnection, id: Uuid) -> Result<Option<Tenant>> {
+pub async fn hold(tx: &mut Connection, id: Uuid) -> Result<Option<Tenant>> {
     Ok(tenants!("WHERE tenant_id = $1 AND deleted_at IS NULL FOR SHARE", id).fetch_optional(tx).await?)
 }
 
 /// Tenants after `after` by id.
 pub async fn list(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     status: Option<Switch>,
     include_deleted: bool,
     after: Uuid,
@@ -84,7 +84,7 @@ pub async fn list(
 const UNIQUE: &[(&str, &str)] = &[("tenants_slug_key", "slug"), ("tenants_external_id_key", "external_id")];
 
 /// Inserts a tenant.
-pub async fn insert(tx: &mut PgConnection, tenant: &Tenant) -> Result<()> {
+pub async fn insert(tx: &mut Connection, tenant: &Tenant) -> Result<()> {
     sqlx::query!(
         "INSERT INTO tenants (tenant_id, slug, external_id, name, brand, settings, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
@@ -103,7 +103,7 @@ pub async fn insert(tx: &mut PgConnection, tenant: &Tenant) -> Result<()> {
 }
 
 /// Writes what can be changed.
-pub async fn update(tx: &mut PgConnection, tenant: &Tenant) -> Result<()> {
+pub async fn update(tx: &mut Connection, tenant: &Tenant) -> Result<()> {
     sqlx::query!(
         "UPDATE tenants SET external_id = $2, name = $3, brand = $4, settings = $5, status = $6 WHERE tenant_id = $1",
         tenant.tenant_id,
@@ -120,7 +120,7 @@ pub async fn update(tx: &mut PgConnection, tenant: &Tenant) -> Result<()> {
 }
 
 /// Marks a tenant as deleted.
-pub async fn delete(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+pub async fn delete(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!("UPDATE tenants SET deleted_at = $2, external_id = NULL WHERE tenant_id = $1", id, now)
         .execute(tx)
         .await?;
@@ -128,7 +128,7 @@ pub async fn delete(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Resu
 }
 
 /// Whether a living user calls the tenant home.
-pub async fn has_users(tx: &mut PgConnection, id: Uuid) -> Result<bool> {
+pub async fn has_users(tx: &mut Connection, id: Uuid) -> Result<bool> {
     let found = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM users WHERE tenant_id = $1 AND deleted_at IS NULL) AS "found!""#,
         id

@@ -1,7 +1,7 @@
 //! Ending access: tokens issued before a time, and sessions; and the rule that somebody can still administer.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::fault::Result;
@@ -10,32 +10,32 @@ use crate::fault::Result;
 const ADMINS_LOCK: i64 = 0x5349_444c_4500_0001;
 
 /// Waits until no other transaction takes platform administrators away.
-pub async fn lock_admins(tx: &mut PgConnection) -> Result<()> {
+pub async fn lock_admins(tx: &mut Connection) -> Result<()> {
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", ADMINS_LOCK).execute(tx).await?;
     Ok(())
 }
 
 /// Whether anybody with all permissions on the platform can sign in.
-pub async fn has_platform_admin(tx: &mut PgConnection, now: DateTime<Utc>) -> Result<bool> {
+pub async fn has_platform_admin(tx: &mut Connection, now: DateTime<Utc>) -> Result<bool> {
     let found =
         sqlx::query_scalar!(r#"SELECT directory_has_platform_admin($1) AS "found!""#, now).fetch_one(tx).await?;
     Ok(found)
 }
 
 /// Keeps logins and refreshes of these users waiting until the transaction ends.
-pub async fn lock_users(tx: &mut PgConnection, users: &[Uuid]) -> Result<()> {
+pub async fn lock_users(tx: &mut Connection, users: &[Uuid]) -> Result<()> {
     sqlx::query!("SELECT directory_lock_users($1)", users).execute(tx).await?;
     Ok(())
 }
 
 /// Refuses access tokens of these users that were issued until `at`.
-pub async fn end_users(tx: &mut PgConnection, users: &[Uuid], at: DateTime<Utc>) -> Result<()> {
+pub async fn end_users(tx: &mut Connection, users: &[Uuid], at: DateTime<Utc>) -> Result<()> {
     sqlx::query!("SELECT directory_end_tokens($1, $2)", users, at).execute(tx).await?;
     Ok(())
 }
 
 /// Ends every session of a user and answers their ids.
-pub async fn end_sessions(tx: &mut PgConnection, user: Uuid, reason: &str, now: DateTime<Utc>) -> Result<Vec<Uuid>> {
+pub async fn end_sessions(tx: &mut Connection, user: Uuid, reason: &str, now: DateTime<Utc>) -> Result<Vec<Uuid>> {
     let ended = sqlx::query_scalar!(r#"SELECT session_end_all($1, NULL, $2, $3) AS "sessions!""#, user, reason, now)
         .fetch_one(tx)
         .await?;
@@ -43,7 +43,7 @@ pub async fn end_sessions(tx: &mut PgConnection, user: Uuid, reason: &str, now: 
 }
 
 /// Users who have a tenant's or a shared role, after `after` by id.
-pub async fn holders_of_role(tx: &mut PgConnection, role: Uuid, after: Uuid, limit: i64) -> Result<Vec<Uuid>> {
+pub async fn holders_of_role(tx: &mut Connection, role: Uuid, after: Uuid, limit: i64) -> Result<Vec<Uuid>> {
     let users = sqlx::query_scalar!(
         "SELECT DISTINCT user_id FROM memberships WHERE role_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3",
         role,
@@ -56,7 +56,7 @@ pub async fn holders_of_role(tx: &mut PgConnection, role: Uuid, after: Uuid, lim
 }
 
 /// Users who have a platform role, after `after` by id.
-pub async fn holders_of_platform_role(tx: &mut PgConnection, role: Uuid, after: Uuid, limit: i64) -> Result<Vec<Uuid>> {
+pub async fn holders_of_platform_role(tx: &mut Connection, role: Uuid, after: Uuid, limit: i64) -> Result<Vec<Uuid>> {
     let users = sqlx::query_scalar!(
         "SELECT user_id FROM platform_grants WHERE role_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3",
         role,
@@ -69,7 +69,7 @@ pub async fn holders_of_platform_role(tx: &mut PgConnection, role: Uuid, after: 
 }
 
 /// Users who are members of a tenant, after `after` by id.
-pub async fn members_of_tenant(tx: &mut PgConnection, tenant: Uuid, after: Uuid, limit: i64) -> Result<Vec<Uuid>> {
+pub async fn members_of_tenant(tx: &mut Connection, tenant: Uuid, after: Uuid, limit: i64) -> Result<Vec<Uuid>> {
     let users = sqlx::query_scalar!(
         "SELECT DISTINCT user_id FROM memberships WHERE tenant_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3",
         tenant,

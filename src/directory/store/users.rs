@@ -1,7 +1,7 @@
 //! Users.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{AuthMethod, LockReason, UserStatus, taken};
@@ -82,27 +82,27 @@ macro_rules! users {
 }
 
 /// The user of this id.
-pub async fn by_id(tx: &mut PgConnection, id: Uuid, include_deleted: bool) -> Result<Option<User>> {
+pub async fn by_id(tx: &mut Connection, id: Uuid, include_deleted: bool) -> Result<Option<User>> {
     Ok(users!("WHERE user_id = $1 AND ($2 OR deleted_at IS NULL)", id, include_deleted).fetch_optional(tx).await?)
 }
 
 /// The living user with this e-mail address, by its comparable form.
-pub async fn by_email(tx: &mut PgConnection, key: &str) -> Result<Option<User>> {
+pub async fn by_email(tx: &mut Connection, key: &str) -> Result<Option<User>> {
     Ok(users!("WHERE email_key = $1 AND deleted_at IS NULL", key).fetch_optional(tx).await?)
 }
 
 /// The living user with this username, by its comparable form.
-pub async fn by_username(tx: &mut PgConnection, key: &str) -> Result<Option<User>> {
+pub async fn by_username(tx: &mut Connection, key: &str) -> Result<Option<User>> {
     Ok(users!("WHERE username_key = $1 AND deleted_at IS NULL", key).fetch_optional(tx).await?)
 }
 
 /// The living user of this id, kept from other writers until the transaction ends.
-pub async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<Option<User>> {
+pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<User>> {
     Ok(users!("WHERE user_id = $1 AND deleted_at IS NULL FOR UPDATE", id).fetch_optional(tx).await?)
 }
 
 /// Users after `after` by id. Two statements: each has one index to walk.
-pub async fn list(tx: &mut PgConnection, filter: Filter, after: Uuid, limit: i64) -> Result<Vec<User>> {
+pub async fn list(tx: &mut Connection, filter: Filter, after: Uuid, limit: i64) -> Result<Vec<User>> {
     let status = filter.status.map(UserStatus::as_str);
     let method = filter.auth_method.map(AuthMethod::as_str);
     let found = match filter.tenant_id {
@@ -146,7 +146,7 @@ pub async fn list(tx: &mut PgConnection, filter: Filter, after: Uuid, limit: i64
 const UNIQUE: &[(&str, &str)] = &[("users_email_key_key", "email"), ("users_username_key_key", "username")];
 
 /// Inserts a user.
-pub async fn insert(tx: &mut PgConnection, user: Insert<'_>) -> Result<()> {
+pub async fn insert(tx: &mut Connection, user: Insert<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO users (user_id, tenant_id, email, email_key, username, username_key, full_name, status,
             password_hash, password_cost, password_pepper_id, password_changed_at, must_change_password, verified_at,
@@ -176,7 +176,7 @@ pub async fn insert(tx: &mut PgConnection, user: Insert<'_>) -> Result<()> {
 }
 
 /// Writes what an administrator may edit.
-pub async fn update(tx: &mut PgConnection, user: &User, email_key: &str, username_key: Option<&str>) -> Result<()> {
+pub async fn update(tx: &mut Connection, user: &User, email_key: &str, username_key: Option<&str>) -> Result<()> {
     sqlx::query!(
         "UPDATE users SET email = $2, email_key = $3, username = $4, username_key = $5, full_name = $6,
             must_change_password = $7, verified_at = $8
@@ -198,7 +198,7 @@ pub async fn update(tx: &mut PgConnection, user: &User, email_key: &str, usernam
 
 /// Sets the status and, with it, when the address was verified.
 pub async fn set_status(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     id: Uuid,
     status: UserStatus,
     verified_at: Option<DateTime<Utc>>,
@@ -210,13 +210,13 @@ pub async fn set_status(
 }
 
 /// Marks a user as deleted.
-pub async fn delete(tx: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+pub async fn delete(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!("UPDATE users SET deleted_at = $2 WHERE user_id = $1", id, now).execute(tx).await?;
     Ok(())
 }
 
 /// Locks a user in an administrator's name.
-pub async fn set_lock(tx: &mut PgConnection, id: Uuid, until: DateTime<Utc>) -> Result<()> {
+pub async fn set_lock(tx: &mut Connection, id: Uuid, until: DateTime<Utc>) -> Result<()> {
     sqlx::query!("UPDATE users SET locked_until = $2, lock_reason = 'administrator' WHERE user_id = $1", id, until)
         .execute(tx)
         .await?;
@@ -224,7 +224,7 @@ pub async fn set_lock(tx: &mut PgConnection, id: Uuid, until: DateTime<Utc>) -> 
 }
 
 /// Takes any lock away and forgets failed attempts.
-pub async fn clear_lock(tx: &mut PgConnection, id: Uuid) -> Result<()> {
+pub async fn clear_lock(tx: &mut Connection, id: Uuid) -> Result<()> {
     sqlx::query!(
         "UPDATE users SET locked_until = NULL, lock_reason = NULL, failed_login_attempts = 0 WHERE user_id = $1",
         id
@@ -236,7 +236,7 @@ pub async fn clear_lock(tx: &mut PgConnection, id: Uuid) -> Result<()> {
 }
 
 /// What a user may do, by tenant; none stands for the platform.
-pub async fn rights(tx: &mut PgConnection, id: Uuid) -> Result<Vec<(Option<Uuid>, Vec<String>)>> {
+pub async fn rights(tx: &mut Connection, id: Uuid) -> Result<Vec<(Option<Uuid>, Vec<String>)>> {
     let rows = sqlx::query!(r#"SELECT tenant_id, permissions AS "permissions!" FROM directory_rights($1)"#, id)
         .fetch_all(tx)
         .await?;
@@ -244,7 +244,7 @@ pub async fn rights(tx: &mut PgConnection, id: Uuid) -> Result<Vec<(Option<Uuid>
 }
 
 /// Whether there is a master administrator.
-pub async fn has_master_admin(tx: &mut PgConnection) -> Result<bool> {
+pub async fn has_master_admin(tx: &mut Connection) -> Result<bool> {
     let found = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM users WHERE is_master_admin) AS "found!""#)
         .fetch_one(tx)
         .await?;
@@ -252,7 +252,7 @@ pub async fn has_master_admin(tx: &mut PgConnection) -> Result<bool> {
 }
 
 /// Takes a user's authenticator application away, with everything that is worth something through it only.
-pub async fn remove_second_factor(tx: &mut PgConnection, id: Uuid) -> Result<()> {
+pub async fn remove_second_factor(tx: &mut Connection, id: Uuid) -> Result<()> {
     sqlx::query!("SELECT directory_remove_second_factor($1)", id).fetch_one(tx).await?;
     Ok(())
 }

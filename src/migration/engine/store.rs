@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use crate::db::Connection;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
@@ -25,7 +25,7 @@ pub(super) struct Taken {
 }
 
 /// Takes up the oldest job that nobody holds, by the database's clock.
-pub(super) async fn take(tx: &mut PgConnection, owner: Uuid, duration: Duration) -> Result<Option<Taken>> {
+pub(super) async fn take(tx: &mut Connection, owner: Uuid, duration: Duration) -> Result<Option<Taken>> {
     let row = sqlx::query!(
         r#"WITH next AS (
                SELECT migration_id, lease_owner FROM migrations
@@ -49,7 +49,7 @@ pub(super) async fn take(tx: &mut PgConnection, owner: Uuid, duration: Duration)
 }
 
 /// Extends the lease; false when it is lost.
-pub(super) async fn extend(tx: &mut PgConnection, lease: &Lease) -> Result<bool> {
+pub(super) async fn extend(tx: &mut Connection, lease: &Lease) -> Result<bool> {
     let extended = sqlx::query!(
         "UPDATE migrations SET lease_until = clock_timestamp() + $4
          WHERE migration_id = $1 AND lease_owner = $2 AND lease_epoch = $3",
@@ -64,7 +64,7 @@ pub(super) async fn extend(tx: &mut PgConnection, lease: &Lease) -> Result<bool>
 }
 
 /// Gives the job back, so that another replica need not wait for the lease to lapse.
-pub(super) async fn release(tx: &mut PgConnection, lease: &Lease) -> Result<()> {
+pub(super) async fn release(tx: &mut Connection, lease: &Lease) -> Result<()> {
     sqlx::query!(
         "UPDATE migrations SET lease_owner = NULL, lease_until = NULL
          WHERE migration_id = $1 AND lease_owner = $2 AND lease_epoch = $3",
@@ -78,7 +78,7 @@ pub(super) async fn release(tx: &mut PgConnection, lease: &Lease) -> Result<()> 
 }
 
 /// Locks the job until the end of the transaction; none when the lease is lost.
-pub(super) async fn lock(tx: &mut PgConnection, lease: &Lease) -> Result<Option<Job>> {
+pub(super) async fn lock(tx: &mut Connection, lease: &Lease) -> Result<Option<Job>> {
     let row = sqlx::query!(
         r#"SELECT migration_id, kind, state, total, pending, done, failed, skipped, needs_review, plan_id, tenant_id, step,
                started_by, waiting_for, waiting_since, progressed_at, ended_at, version, created_at,
@@ -119,7 +119,7 @@ pub(super) async fn lock(tx: &mut PgConnection, lease: &Lease) -> Result<Option<
 }
 
 /// Writes the job's counts, step, state and what it waits for.
-pub(super) async fn advance(tx: &mut PgConnection, lease: &Lease, job: &Job, progressed: bool) -> Result<()> {
+pub(super) async fn advance(tx: &mut Connection, lease: &Lease, job: &Job, progressed: bool) -> Result<()> {
     let counts = job.counts;
     sqlx::query!(
         "UPDATE migrations
@@ -156,7 +156,7 @@ pub(super) async fn advance(tx: &mut PgConnection, lease: &Lease, job: &Job, pro
 }
 
 /// Active tenants that open items belong to.
-pub(super) async fn tenants(tx: &mut PgConnection, migration_id: Uuid) -> Result<Vec<Uuid>> {
+pub(super) async fn tenants(tx: &mut Connection, migration_id: Uuid) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar!(
         "SELECT t.tenant_id FROM tenants t
          WHERE t.status = 'active' AND t.deleted_at IS NULL AND EXISTS (
@@ -169,7 +169,7 @@ pub(super) async fn tenants(tx: &mut PgConnection, migration_id: Uuid) -> Result
 }
 
 /// The next open items after an ordinal, with what has become of their users since the plan.
-pub(super) async fn open_items(tx: &mut PgConnection, migration_id: Uuid, after: i32, limit: i64) -> Result<Vec<Item>> {
+pub(super) async fn open_items(tx: &mut Connection, migration_id: Uuid, after: i32, limit: i64) -> Result<Vec<Item>> {
     let rows = sqlx::query!(
         r#"SELECT i.item_id, i.ordinal, i.user_id, i.tenant_id, i.user_version, i.kanidm_name, i.display_name, i.mail,
                i.is_admin, i.state, i.intent_recorded_at IS NOT NULL AS "had_intent!",
@@ -211,7 +211,7 @@ pub(super) async fn open_items(tx: &mut PgConnection, migration_id: Uuid, after:
 }
 
 /// Records the intent to create the persons of items, and that they were taken up.
-pub(super) async fn intend(tx: &mut PgConnection, items: &[Uuid]) -> Result<()> {
+pub(super) async fn intend(tx: &mut Connection, items: &[Uuid]) -> Result<()> {
     sqlx::query!(
         "UPDATE migration_items
          SET state = CASE WHEN state = 'pending' THEN 'intent_recorded' ELSE state END, attempts = attempts + 1,
@@ -225,7 +225,7 @@ pub(super) async fn intend(tx: &mut PgConnection, items: &[Uuid]) -> Result<()> 
 }
 
 /// Writes what became of open items; returns those that were.
-pub(super) async fn settle(tx: &mut PgConnection, migration_id: Uuid, results: &[Settled]) -> Result<HashSet<Uuid>> {
+pub(super) async fn settle(tx: &mut Connection, migration_id: Uuid, results: &[Settled]) -> Result<HashSet<Uuid>> {
     let item_ids: Vec<Uuid> = results.iter().map(|settled| settled.item_id).collect();
     let states: Vec<&str> = results.iter().map(|settled| settled.state.as_str()).collect();
     let reasons: Vec<Option<&str>> = results.iter().map(|settled| settled.reason.map(ItemReason::as_str)).collect();
@@ -246,7 +246,7 @@ pub(super) async fn settle(tx: &mut PgConnection, migration_id: Uuid, results: &
 }
 
 /// Links users to their persons, those that are still as planned; returns them.
-pub(super) async fn link(tx: &mut PgConnection, items: &[Item]) -> Result<HashSet<Uuid>> {
+pub(super) async fn link(tx: &mut Connection, items: &[Item]) -> Result<HashSet<Uuid>> {
     if items.is_empty() {
         return Ok(HashSet::new());
     }

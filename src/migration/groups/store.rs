@@ -1,6 +1,6 @@
 //! SQL of tenants' groups.
 
-use sqlx::PgConnection;
+use crate::db::Connection;
 use uuid::Uuid;
 
 use super::{GroupRole, Standing, TenantGroup};
@@ -12,7 +12,7 @@ pub(super) struct TenantRow {
 }
 
 /// These tenants, or every active one when none is named, ordered by slug.
-pub(super) async fn tenants(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<TenantRow>> {
+pub(super) async fn tenants(tx: &mut Connection, ids: &[Uuid]) -> Result<Vec<TenantRow>> {
     let tenants = sqlx::query_as!(
         TenantRow,
         "SELECT tenant_id, slug FROM tenants
@@ -29,7 +29,7 @@ pub(super) async fn tenants(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<T
 }
 
 /// Writes down uuids for groups that have none yet.
-pub(super) async fn choose(tx: &mut PgConnection, wanted: &[(Uuid, GroupRole, Uuid, String)]) -> Result<()> {
+pub(super) async fn choose(tx: &mut Connection, wanted: &[(Uuid, GroupRole, Uuid, String)]) -> Result<()> {
     let tenant_ids: Vec<Uuid> = wanted.iter().map(|(tenant_id, ..)| *tenant_id).collect();
     let roles: Vec<&str> = wanted.iter().map(|(_, role, ..)| role.as_str()).collect();
     let uuids: Vec<Uuid> = wanted.iter().map(|(_, _, uuid, _)| *uuid).collect();
@@ -51,7 +51,7 @@ pub(super) async fn choose(tx: &mut PgConnection, wanted: &[(Uuid, GroupRole, Uu
 }
 
 /// The groups that are written down for these tenants, ordered by slug, those of members first.
-pub(super) async fn recorded(tx: &mut PgConnection, tenants: &[TenantRow]) -> Result<Vec<TenantGroup>> {
+pub(super) async fn recorded(tx: &mut Connection, tenants: &[TenantRow]) -> Result<Vec<TenantGroup>> {
     let ids: Vec<Uuid> = tenants.iter().map(|tenant| tenant.tenant_id).collect();
     let rows = sqlx::query!(
         "SELECT g.tenant_id, t.slug, g.role, g.kanidm_group_uuid, g.kanidm_group_name
@@ -73,7 +73,7 @@ pub(super) async fn recorded(tx: &mut PgConnection, tenants: &[TenantRow]) -> Re
 }
 
 /// Notes that groups were seen; returns tenant and uuid of those for which that is new.
-pub(super) async fn confirm(tx: &mut PgConnection, uuids: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>> {
+pub(super) async fn confirm(tx: &mut Connection, uuids: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>> {
     let rows = sqlx::query!(
         "UPDATE kanidm_tenant_groups SET confirmed_at = now()
          WHERE kanidm_group_uuid = ANY ($1) AND confirmed_at IS NULL RETURNING tenant_id, kanidm_group_uuid",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::PgConnection;
+use crate::db::Connection;
 use uuid::Uuid;
 
 use super::store;
@@ -56,7 +56,7 @@ impl Mapping {
     /// Reads tenants and roles, and refuses a header that names one that is not there: every row would be refused. Roles
     /// with more than the importer holds over every tenant, also by the group that they lead into in Kanidm, are as good as
     /// not there: nobody hands out what they lack.
-    pub(super) async fn load(tx: &mut PgConnection, header: &Header, held: &Permissions) -> Result<Self> {
+    pub(super) async fn load(tx: &mut Connection, header: &Header, held: &Permissions) -> Result<Self> {
         let mut known = HashMap::new();
         for tenant in store::tenants(tx).await? {
             // A slug cannot look like a UUID's text, and an external id gives way to both.

@@ -1,7 +1,7 @@
 //! SQL of imports.
 
+use crate::db::Connection;
 use serde_json::Value;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::row::Candidate;
@@ -14,7 +14,7 @@ pub(super) struct TenantRow {
 }
 
 /// Tenants that users can be imported into.
-pub(super) async fn tenants(tx: &mut PgConnection) -> Result<Vec<TenantRow>> {
+pub(super) async fn tenants(tx: &mut Connection) -> Result<Vec<TenantRow>> {
     Ok(sqlx::query_as!(
         TenantRow,
         "SELECT tenant_id, slug, external_id FROM tenants WHERE status = 'active' AND deleted_at IS NULL"
@@ -32,7 +32,7 @@ pub(super) struct RoleRow {
 }
 
 /// Roles that can be imported: those that reach no further than a tenant.
-pub(super) async fn roles(tx: &mut PgConnection) -> Result<Vec<RoleRow>> {
+pub(super) async fn roles(tx: &mut Connection) -> Result<Vec<RoleRow>> {
     Ok(sqlx::query_as!(
         RoleRow,
         "SELECT role_id, tenant_id, name, permissions, is_admin FROM roles WHERE NOT is_platform"
@@ -43,7 +43,7 @@ pub(super) async fn roles(tx: &mut PgConnection) -> Result<Vec<RoleRow>> {
 
 /// Makes the statements of this transaction be planned for the table as it has become: it may begin empty and end with
 /// millions of rows, and a plan that was good for the first batch would read all of them for each of the last.
-pub(super) async fn plan_each_batch(tx: &mut PgConnection) -> Result<()> {
+pub(super) async fn plan_each_batch(tx: &mut Connection) -> Result<()> {
     sqlx::query!("SET LOCAL plan_cache_mode = force_custom_plan").execute(tx).await?;
     Ok(())
 }
@@ -62,7 +62,7 @@ pub(super) struct Holder {
 }
 
 /// Everybody who has an id, address, username or legacy id that one of the rows wants.
-pub(super) async fn holders(tx: &mut PgConnection, source: &str, rows: &[Candidate]) -> Result<Vec<Holder>> {
+pub(super) async fn holders(tx: &mut Connection, source: &str, rows: &[Candidate]) -> Result<Vec<Holder>> {
     let ids: Vec<Uuid> = rows.iter().filter(|row| row.keeps_id).map(|row| row.user_id).collect();
     let emails: Vec<&str> = rows.iter().map(|row| row.email_key.as_str()).collect();
     let usernames: Vec<String> = rows.iter().filter_map(Candidate::username_key).collect();
@@ -99,7 +99,7 @@ pub(super) async fn holders(tx: &mut PgConnection, source: &str, rows: &[Candida
 /// Inserts users and their memberships; returns those that went in. What collides with a user who came in meanwhile is
 /// left out.
 pub(super) async fn insert(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     import_id: Uuid,
     source: &str,
     rows: &[Candidate],
@@ -182,7 +182,7 @@ pub(super) struct Record<'a> {
 }
 
 /// Keeps an import. False when the same caller's `request_id` was used already; of two at the same time, the second waits.
-pub(super) async fn keep(tx: &mut PgConnection, record: &Record<'_>) -> Result<bool> {
+pub(super) async fn keep(tx: &mut Connection, record: &Record<'_>) -> Result<bool> {
     let kept = sqlx::query!(
         "INSERT INTO imports (import_id, source, principal_id, request_id, row_count, accepted, with_remarks,
              already_there, refused, reasons, hashes, digest)
@@ -220,7 +220,7 @@ pub(super) struct Kept {
 }
 
 /// The import that a caller made with this `request_id`.
-pub(super) async fn kept(tx: &mut PgConnection, principal_id: Uuid, request_id: Uuid) -> Result<Option<Kept>> {
+pub(super) async fn kept(tx: &mut Connection, principal_id: Uuid, request_id: Uuid) -> Result<Option<Kept>> {
     Ok(sqlx::query_as!(
         Kept,
         "SELECT import_id, row_count, accepted, with_remarks, already_there, refused, reasons, hashes, digest
@@ -233,7 +233,7 @@ pub(super) async fn kept(tx: &mut PgConnection, principal_id: Uuid, request_id: 
 }
 
 /// Takes the lock of imports until the end of the transaction; false when another import has it.
-pub(super) async fn lock(tx: &mut PgConnection) -> Result<bool> {
+pub(super) async fn lock(tx: &mut Connection) -> Result<bool> {
     Ok(sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock(hashtextextended('sidle import', 0)) AS "locked!""#)
         .fetch_one(tx)
         .await?)

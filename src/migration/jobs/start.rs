@@ -1,6 +1,6 @@
 //! Starting the migration that a plan describes.
 
-use sqlx::PgConnection;
+use crate::db::Connection;
 use uuid::Uuid;
 
 use super::{Job, Jobs, Step, store};
@@ -25,7 +25,7 @@ impl Jobs {
     ///
     /// # Errors
     /// `NOT_FOUND`, `PLAN_STALE`, `MIGRATION_OVERLAP`.
-    pub async fn start(&self, tx: &mut PgConnection, call: &Call, starting: &Starting<'_>) -> Result<Job> {
+    pub async fn start(&self, tx: &mut Connection, call: &Call, starting: &Starting<'_>) -> Result<Job> {
         let stale = |text| Fault::new(Reason::PlanStale, text);
         let plan = store::lock_plan(tx, starting.plan_id).await?.ok_or_else(|| Fault::not_found("plan"))?;
         if plan.digest != starting.digest {

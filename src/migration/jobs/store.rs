@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Counts, ItemFilter, Job, JobFilter, JobItem};
-use crate::db::constraint;
+use crate::db::{Connection, constraint};
 use crate::fault::{Fault, Reason, Result};
 use crate::migration::vocabulary::{ItemReason, ItemState, MigrationKind, MigrationState, WaitReason};
 
@@ -72,7 +71,7 @@ pub(super) struct PlanRow {
 }
 
 /// A plan that is to be started. Of two starts at the same time the second waits here, and then finds the first.
-pub(super) async fn lock_plan(tx: &mut PgConnection, plan_id: Uuid) -> Result<Option<PlanRow>> {
+pub(super) async fn lock_plan(tx: &mut Connection, plan_id: Uuid) -> Result<Option<PlanRow>> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('sidle plan ' || $1::text, 0))", plan_id.to_string())
         .execute(&mut *tx)
         .await?;
@@ -87,12 +86,7 @@ pub(super) async fn lock_plan(tx: &mut PgConnection, plan_id: Uuid) -> Result<Op
 }
 
 /// Makes the migration, with the counts that the plan foresees: what is bound to fail has failed.
-pub(super) async fn insert_job(
-    tx: &mut PgConnection,
-    migration_id: Uuid,
-    plan_id: Uuid,
-    started_by: Uuid,
-) -> Result<()> {
+pub(super) async fn insert_job(tx: &mut Connection, migration_id: Uuid, plan_id: Uuid, started_by: Uuid) -> Result<()> {
     sqlx::query!(
         "INSERT INTO migrations (migration_id, kind, state, plan_id, tenant_id, total, pending, failed, skipped, needs_review,
              started_by)
@@ -113,7 +107,7 @@ pub(super) async fn insert_job(
 }
 
 /// Makes the items. An earlier intent for the same user is carried over: the person that it may have made is still ours.
-pub(super) async fn insert_items(tx: &mut PgConnection, migration_id: Uuid, plan_id: Uuid) -> Result<()> {
+pub(super) async fn insert_items(tx: &mut Connection, migration_id: Uuid, plan_id: Uuid) -> Result<()> {
     let inserted = sqlx::query!(
         "INSERT INTO migration_items (item_id, migration_id, ordinal, user_id, tenant_id, user_version, kanidm_name,
              display_name, mail, is_admin, group_names, state, reason, intent_recorded_at)
@@ -140,7 +134,7 @@ pub(super) async fn insert_items(tx: &mut PgConnection, migration_id: Uuid, plan
 }
 
 /// A migration, if the scope reaches it.
-pub(super) async fn job(tx: &mut PgConnection, migration_id: Uuid) -> Result<Option<Job>> {
+pub(super) async fn job(tx: &mut Connection, migration_id: Uuid) -> Result<Option<Job>> {
     let row = sqlx::query_as!(
         Row,
         r#"SELECT migration_id, kind, state, total, pending, done, failed, skipped, needs_review, plan_id, tenant_id, step,
@@ -155,12 +149,7 @@ pub(super) async fn job(tx: &mut PgConnection, migration_id: Uuid) -> Result<Opt
 }
 
 /// Migrations, newest first.
-pub(super) async fn list(
-    tx: &mut PgConnection,
-    filter: JobFilter,
-    after: Option<Uuid>,
-    limit: i64,
-) -> Result<Vec<Job>> {
+pub(super) async fn list(tx: &mut Connection, filter: JobFilter, after: Option<Uuid>, limit: i64) -> Result<Vec<Job>> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT migration_id, kind, state, total, pending, done, failed, skipped, needs_review, plan_id, tenant_id, step,
@@ -181,7 +170,7 @@ pub(super) async fn list(
 
 /// Items of a migration in their order.
 pub(super) async fn items(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     migration_id: Uuid,
     filter: &ItemFilter,
     after: i32,
@@ -226,7 +215,7 @@ pub(super) async fn items(
 }
 
 /// How many items have each reason.
-pub(super) async fn reasons(tx: &mut PgConnection, migration_id: Uuid) -> Result<BTreeMap<ItemReason, i64>> {
+pub(super) async fn reasons(tx: &mut Connection, migration_id: Uuid) -> Result<BTreeMap<ItemReason, i64>> {
     let rows = sqlx::query!(
         r#"SELECT reason AS "reason!", count(*) AS "items!" FROM migration_items
            WHERE migration_id = $1 AND reason IS NOT NULL GROUP BY reason"#,

@@ -201,7 +201,7 @@ impl Plans {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn keep(&self, tx: &mut sqlx::PgConnection, call: &Call, draft: &Draft) -> Result<()> {
+    pub async fn keep(&self, tx: &mut crate::db::Connection, call: &Call, draft: &Draft) -> Result<()> {
         let plan = &draft.plan;
         store::keep(tx, plan, call.principal()?.id).await?;
         let mut first = 1;

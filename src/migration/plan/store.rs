@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::db::Connection;
 use serde_json::Value;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::assign::Seeker;
@@ -58,7 +58,7 @@ impl User {
 }
 
 /// The users of a cohort in the order in which they were created.
-pub(super) async fn users(tx: &mut PgConnection, cohort: &Cohort, limit: i64) -> Result<Vec<User>> {
+pub(super) async fn users(tx: &mut Connection, cohort: &Cohort, limit: i64) -> Result<Vec<User>> {
     Ok(sqlx::query_as!(
         User,
         r#"SELECT u.user_id, u.tenant_id, u.version, u.username, u.email_key, u.full_name,
@@ -91,7 +91,7 @@ pub(super) async fn users(tx: &mut PgConnection, cohort: &Cohort, limit: i64) ->
 }
 
 /// Keeps a plan.
-pub(super) async fn keep(tx: &mut PgConnection, plan: &Plan, created_by: Uuid) -> Result<()> {
+pub(super) async fn keep(tx: &mut Connection, plan: &Plan, created_by: Uuid) -> Result<()> {
     sqlx::query!(
         "INSERT INTO migration_plans (plan_id, tenant_id, cohort, digest, total, will_be_created, needs_review,
              will_be_refused, reasons, hashes, names_derived, created_by, created_at, expires_at)
@@ -117,7 +117,7 @@ pub(super) async fn keep(tx: &mut PgConnection, plan: &Plan, created_by: Uuid) -
 }
 
 /// Keeps some items of a plan, the first of which has this ordinal.
-pub(super) async fn keep_items(tx: &mut PgConnection, plan_id: Uuid, first: i32, items: &[PlanItem]) -> Result<()> {
+pub(super) async fn keep_items(tx: &mut Connection, plan_id: Uuid, first: i32, items: &[PlanItem]) -> Result<()> {
     let item_ids: Vec<Uuid> = items.iter().map(|item| item.item_id).collect();
     let user_ids: Vec<Uuid> = items.iter().map(|item| item.user_id).collect();
     let tenant_ids: Vec<Uuid> = items.iter().map(|item| item.tenant_id).collect();
@@ -158,7 +158,7 @@ pub(super) async fn keep_items(tx: &mut PgConnection, plan_id: Uuid, first: i32,
 }
 
 /// A plan, if the scope reaches it.
-pub(super) async fn plan(tx: &mut PgConnection, plan_id: Uuid) -> Result<Option<Plan>> {
+pub(super) async fn plan(tx: &mut Connection, plan_id: Uuid) -> Result<Option<Plan>> {
     let row = sqlx::query!(
         r#"SELECT p.plan_id, p.tenant_id, p.cohort, p.digest, p.total, p.will_be_created, p.needs_review, p.will_be_refused,
                p.reasons, p.hashes, p.names_derived, p.created_at, p.expires_at, m.migration_id AS "migration_id?"
@@ -188,7 +188,7 @@ pub(super) async fn plan(tx: &mut PgConnection, plan_id: Uuid) -> Result<Option<
 
 /// Items of a plan after an ordinal, with theirs.
 pub(super) async fn items(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     plan_id: Uuid,
     forecast: Option<Forecast>,
     after: i32,

@@ -1,7 +1,7 @@
 //! SQL of signing keys.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::fault::Result;
@@ -45,24 +45,19 @@ macro_rules! rows {
 }
 
 /// Every key that a living token may be signed with, and the one that comes next.
-pub(in crate::session) async fn usable(tx: &mut PgConnection) -> Result<Vec<Row>> {
+pub(in crate::session) async fn usable(tx: &mut Connection) -> Result<Vec<Row>> {
     Ok(rows!("state <> 'retired' ORDER BY created_at, kid").fetch_all(tx).await?)
 }
 
 /// Keys before `before` by id, the newest first.
-pub(in crate::session) async fn list(
-    tx: &mut PgConnection,
-    before: Uuid,
-    retired: bool,
-    limit: i64,
-) -> Result<Vec<Row>> {
+pub(in crate::session) async fn list(tx: &mut Connection, before: Uuid, retired: bool, limit: i64) -> Result<Vec<Row>> {
     let found = rows!("kid < $1 AND ($2 OR state <> 'retired') ORDER BY kid DESC LIMIT $3", before, retired, limit);
     Ok(found.fetch_all(tx).await?)
 }
 
 /// Keys that stopped being accepted since then.
 pub(in crate::session) async fn retired(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     since: DateTime<Utc>,
 ) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
     let rows = sqlx::query!(r#"SELECT kid, retired_at AS "at!" FROM signing_keys WHERE retired_at > $1"#, since)
@@ -72,14 +67,14 @@ pub(in crate::session) async fn retired(
 }
 
 /// Keeps other replicas from changing keys until the transaction ends.
-pub(in crate::session) async fn lock(tx: &mut PgConnection) -> Result<()> {
+pub(in crate::session) async fn lock(tx: &mut Connection) -> Result<()> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('sidle signing keys', 0))").execute(tx).await?;
     Ok(())
 }
 
 /// Adds a key that is published and does not sign yet.
 pub(in crate::session) async fn insert(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     kid: Uuid,
     algorithm: &str,
     private_key: &[u8],
@@ -102,7 +97,7 @@ pub(in crate::session) async fn insert(
 
 /// Has the active key sign no more; its tokens are good until `expires_at`.
 pub(in crate::session) async fn retire_active(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     now: DateTime<Utc>,
     expires_at: DateTime<Utc>,
 ) -> Result<Option<Uuid>> {
@@ -117,7 +112,7 @@ pub(in crate::session) async fn retire_active(
 }
 
 /// Has the pending key sign.
-pub(in crate::session) async fn activate(tx: &mut PgConnection, kid: Uuid, now: DateTime<Utc>) -> Result<()> {
+pub(in crate::session) async fn activate(tx: &mut Connection, kid: Uuid, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         "UPDATE signing_keys SET state = 'active', activated_at = $2 WHERE kid = $1 AND state = 'pending'",
         kid,
@@ -130,7 +125,7 @@ pub(in crate::session) async fn activate(tx: &mut PgConnection, kid: Uuid, now: 
 
 /// Has these keys be accepted no more, and forgets their private halves; tells which were not retired before.
 pub(in crate::session) async fn retire(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     kids: &[Uuid],
     reason: &str,
     now: DateTime<Utc>,

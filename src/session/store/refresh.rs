@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
@@ -58,7 +57,7 @@ pub(in crate::session) struct Lease {
 }
 
 /// Exchanges a refresh token.
-pub(in crate::session) async fn exchange(pool: &PgPool, exchange: &Exchange) -> Result<Outcome> {
+pub(in crate::session) async fn exchange(db: &Db, exchange: &Exchange) -> Result<Outcome> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", session_id, user_id, tenant_id, audience, roles, permissions,
                platform_permissions, tokens_valid_from, must_change_password, expires_at, refresh_expires_at,
@@ -82,7 +81,7 @@ pub(in crate::session) async fn exchange(pool: &PgPool, exchange: &Exchange) -> 
         exchange.reused.event,
         exchange.reused.personal.as_deref(),
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     let missing = || Fault::internal("session_refresh left out what its outcome needs");
     Ok(match row.outcome.as_str() {
@@ -116,7 +115,7 @@ pub(in crate::session) async fn exchange(pool: &PgPool, exchange: &Exchange) -> 
 
 /// Keeps what renewing a session at Kanidm gave; says whose access tokens ended by that.
 pub(in crate::session) async fn renewed(
-    pool: &PgPool,
+    db: &Db,
     session: Uuid,
     lease: Uuid,
     refresh_token: &[u8],
@@ -133,20 +132,20 @@ pub(in crate::session) async fn renewed(
         now,
         event,
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await?;
     Ok(ended)
 }
 
 /// Gives the session back.
-pub(in crate::session) async fn release(pool: &PgPool, session: Uuid, lease: Uuid) -> Result<()> {
-    sqlx::query!("SELECT session_kanidm_released($1, $2)", session, lease).fetch_one(pool).await?;
+pub(in crate::session) async fn release(db: &Db, session: Uuid, lease: Uuid) -> Result<()> {
+    sqlx::query!("SELECT session_kanidm_released($1, $2)", session, lease).fetch_one(db).await?;
     Ok(())
 }
 
 /// Leases sessions that Kanidm was not asked about for `older_than`, the longest first.
 pub(in crate::session) async fn due(
-    pool: &PgPool,
+    db: &Db,
     older_than: Duration,
     limit: i32,
     lease: Uuid,
@@ -161,7 +160,7 @@ pub(in crate::session) async fn due(
         lease,
         lease_time.as_secs_f64(),
     )
-    .fetch_all(pool)
+    .fetch_all(db)
     .await?)
 }
 

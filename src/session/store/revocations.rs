@@ -1,20 +1,20 @@
 //! SQL of the picture of revocations, as a replica loads it.
 
+use crate::db::Connection;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::fault::Result;
 
 /// Sessions that were ended since then.
-pub(in crate::session) async fn ended_sessions(tx: &mut PgConnection, since: DateTime<Utc>) -> Result<Vec<Uuid>> {
+pub(in crate::session) async fn ended_sessions(tx: &mut Connection, since: DateTime<Utc>) -> Result<Vec<Uuid>> {
     let ids = sqlx::query_scalar!("SELECT session_id FROM sessions WHERE revoked_at > $1", since).fetch_all(tx).await?;
     Ok(ids)
 }
 
 /// Principals whose tokens were ended since then, and until when.
 pub(in crate::session) async fn ended_tokens(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     since: DateTime<Utc>,
 ) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
     let rows = sqlx::query!(

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::audit::Prepared;
@@ -22,7 +22,7 @@ pub(in crate::session) struct Wanted {
 
 /// One session, as far as the transaction's scope reaches.
 pub(in crate::session) async fn get(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     session: Uuid,
     now: DateTime<Utc>,
 ) -> Result<Option<SessionView>> {
@@ -44,7 +44,7 @@ pub(in crate::session) async fn get(
 
 /// Sessions older than `before`, newest first, as far as the transaction's scope reaches.
 pub(in crate::session) async fn list(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     wanted: &Wanted,
     before: Option<Uuid>,
     limit: i64,
@@ -101,7 +101,7 @@ pub(in crate::session) async fn list(
 
 /// Ends a session in the transaction's scope and records it; says whether it still lived.
 pub(in crate::session) async fn end(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     session: Uuid,
     reason: &str,
     now: DateTime<Utc>,
@@ -122,7 +122,7 @@ pub(in crate::session) async fn end(
 
 /// Ends the sessions of a user, as far as the transaction's scope reaches.
 pub(in crate::session) async fn end_all(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     user: Uuid,
     except: Option<Uuid>,
     reason: &str,
@@ -135,7 +135,7 @@ pub(in crate::session) async fn end_all(
 }
 
 /// Whether there is such a user, as far as the transaction's scope reaches.
-pub(in crate::session) async fn knows_user(tx: &mut PgConnection, user: Uuid) -> Result<bool> {
+pub(in crate::session) async fn knows_user(tx: &mut Connection, user: Uuid) -> Result<bool> {
     let known = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM users WHERE user_id = $1) AS "known!""#, user)
         .fetch_one(tx)
         .await?;
@@ -143,18 +143,18 @@ pub(in crate::session) async fn knows_user(tx: &mut PgConnection, user: Uuid) ->
 }
 
 /// Marks what has lapsed and removes what nobody can use or see any more; says how many sessions it marked.
-pub(in crate::session) async fn expire(pool: &PgPool, now: DateTime<Utc>, keep: Duration) -> Result<i64> {
+pub(in crate::session) async fn expire(db: &Db, now: DateTime<Utc>, keep: Duration) -> Result<i64> {
     let expired = sqlx::query_scalar!(
         r#"SELECT expire_old_sessions($1, make_interval(secs => $2)) AS "expired!""#,
         now,
         keep.as_secs_f64()
     );
-    Ok(expired.fetch_one(pool).await?)
+    Ok(expired.fetch_one(db).await?)
 }
 
 /// How many sessions live: counted up to 100,000, beyond that as the planner estimates them, so that asking every
 /// minute costs the same however many there are.
-pub(in crate::session) async fn count_active(tx: &mut PgConnection) -> Result<i64> {
+pub(in crate::session) async fn count_active(tx: &mut Connection) -> Result<i64> {
     let count = sqlx::query_scalar!(
         r#"SELECT CASE WHEN counted.count <= 100000 THEN counted.count
                ELSE greatest(counted.count, (SELECT reltuples::bigint FROM pg_class

@@ -202,7 +202,7 @@ async fn a_batch_is_announced_once_when_it_is_committed() {
     parts.record((0..3).map(|number| numbered(None, number))).await;
     assert_eq!(parts.sequencer.step().await.unwrap(), Step::Moved(3));
     assert_eq!(parts.sequencer.step().await.unwrap(), Step::Nothing);
-    sqlx::query("SELECT pg_notify('sidle_audit', 'marker')").execute(parts.db.pool()).await.unwrap();
+    sqlx::query("SELECT pg_notify('sidle_audit', 'marker')").execute(&parts.db).await.unwrap();
     assert_eq!(listener.recv().await.unwrap().payload(), "3");
     assert_eq!(listener.recv().await.unwrap().payload(), "marker");
 }

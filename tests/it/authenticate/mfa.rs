@@ -385,11 +385,7 @@ async fn an_enrolment_counts_for_nothing_until_its_first_code_and_then_lapses() 
     let totp_code = Authenticator::new(&second.secret).code(server.context.now(), 0);
     let late = client.authenticate.clone().confirm_totp(ConfirmTotpRequest { totp_code }).await.unwrap_err();
     assert_eq!(reason(&late), "FACTOR_STATE");
-    sqlx::query("SELECT factors_tidy($1)")
-        .bind(server.context.now())
-        .execute(&server.app().db.pool().clone())
-        .await
-        .unwrap();
+    sqlx::query("SELECT factors_tidy($1)").bind(server.context.now()).execute(&server.app().db).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM user_totp").fetch_one(server.sql()).await.unwrap();
     assert_eq!(left, 0);
 }

@@ -395,7 +395,7 @@ async fn a_proof_dies_with_what_it_stands_on() {
             }
         }
     }
-    sqlx::query("SELECT factors_tidy($1)").bind(server.context.now()).execute(server.app().db.pool()).await.unwrap();
+    sqlx::query("SELECT factors_tidy($1)").bind(server.context.now()).execute(&server.app().db).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM step_up_tokens WHERE expires_at <= $1")
         .bind(server.context.now())
         .fetch_one(server.sql())

@@ -154,7 +154,7 @@ async fn what_ended_is_marked_kept_for_a_while_and_then_removed() {
     let tidy = async |later: Duration| {
         let at = server.context.now() + later;
         let sql = "SELECT expire_old_sessions($1, interval '10 days')";
-        let marked: i64 = sqlx::query_scalar(sql).bind(at).fetch_one(server.app().db.pool()).await.unwrap();
+        let marked: i64 = sqlx::query_scalar(sql).bind(at).fetch_one(&server.app().db).await.unwrap();
         (marked, sessions(&server).await.into_iter().map(|session| session.1).collect::<Vec<_>>())
     };
     assert_eq!(tidy(Duration::ZERO).await, (0, vec!["revoked".to_owned(), "active".to_owned()]));
@@ -179,7 +179,7 @@ async fn an_answer_to_a_repeated_call_is_removed_after_a_day() {
     admin.directory.clone().create_tenant(request).await.unwrap();
     let left = async |later: Duration| -> i64 {
         let sql = "SELECT expire_old_sessions($1, interval '90 days')";
-        sqlx::query(sql).bind(server.context.now() + later).execute(server.app().db.pool()).await.unwrap();
+        sqlx::query(sql).bind(server.context.now() + later).execute(&server.app().db).await.unwrap();
         sqlx::query_scalar("SELECT count(*) FROM request_answers").fetch_one(server.sql()).await.unwrap()
     };
     assert_eq!(left(DAY - Duration::from_secs(60)).await, 1);

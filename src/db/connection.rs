@@ -1,0 +1,243 @@
+//! A connection that knows what it is in the middle of: a statement, a transaction, or nothing. Every statement of the
+//! service passes through here, so that nothing can be left half-way without being noticed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, Stream};
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{AssertSqlSafe, Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+
+use super::errors;
+
+/// Counts the times that the database turned out to be read-only: connections from before the last one are of no use.
+pub(super) type Generation = Arc<AtomicU64>;
+
+/// A connection to Postgres, in the middle of at most one transaction.
+pub struct Connection {
+    inner: PgConnection,
+    /// Process id of the server's side, for cancelling what it does. Behind a transaction pooler it is known only while a
+    /// transaction is open.
+    pub(super) pid: Option<i32>,
+    /// Whether statements are prepared by name and kept.
+    prepared: bool,
+    pub(super) progress: Progress,
+}
+
+/// What a connection is in the middle of.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// A statement was sent and not answered to its end.
+    in_flight: bool,
+    /// BEGIN may have been executed, and neither COMMIT nor ROLLBACK is known to have been.
+    in_transaction: bool,
+    /// A statement failed since the transaction began, so that the server will not commit it.
+    failed: bool,
+    /// The connection itself failed.
+    broken: bool,
+    /// The generation that the connection belongs to.
+    born: u64,
+    generation: Generation,
+}
+
+impl Progress {
+    /// Whether the connection can serve somebody else as it is.
+    pub(super) fn is_idle(&self) -> bool {
+        !(self.in_flight || self.in_transaction || self.failed || self.broken)
+    }
+
+    /// Whether the connection is of no use to anybody.
+    pub(super) fn is_lost(&self) -> bool {
+        self.broken || self.born != self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight
+    }
+
+    fn begin_statement(&mut self) {
+        self.in_flight = true;
+    }
+
+    fn end_statement(&mut self, error: Option<&sqlx::Error>) {
+        self.in_flight = false;
+        let Some(error) = error else { return };
+        self.failed = true;
+        // Decoding and encoding fail on this side; the server may still be sending rows.
+        self.in_flight = !matches!(error, sqlx::Error::Database(_) | sqlx::Error::RowNotFound);
+        self.broken |= errors::is_broken_connection(error);
+        if errors::is_read_only(error) {
+            self.retire();
+        }
+    }
+
+    /// Whoever failed over left a standby behind: no connection from before leads to where writing is possible.
+    fn retire(&self) {
+        // Only the first of a generation to find that out begins the next one.
+        let _ = self.generation.compare_exchange(self.born, self.born + 1, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+impl Connection {
+    pub(super) fn new(inner: PgConnection, pid: Option<i32>, prepared: bool, generation: Generation) -> Self {
+        let born = generation.load(Ordering::Acquire);
+        let progress =
+            Progress { in_flight: false, in_transaction: false, failed: false, broken: false, born, generation };
+        Self { inner, pid, prepared, progress }
+    }
+
+    /// Sends `sql`, which holds no parameter, as one message, and gives the first row of its answer.
+    pub(super) async fn simple(&mut self, sql: String) -> sqlx::Result<Option<PgRow>> {
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_optional(self).await
+    }
+
+    /// Sends what begins a transaction. From before the first byte is sent the connection counts as being inside one.
+    pub(super) async fn begin(&mut self, sql: String) -> sqlx::Result<Option<PgRow>> {
+        self.progress.in_transaction = true;
+        self.simple(sql).await
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// When a statement of the transaction failed, since the server rolls back then and says that all is well.
+    pub(super) async fn commit(&mut self) -> sqlx::Result<()> {
+        if self.progress.failed || self.progress.in_flight {
+            return Err(sqlx::Error::Protocol("a transaction with a failed statement was to be committed".into()));
+        }
+        self.simple("COMMIT".to_owned()).await?;
+        self.progress.in_transaction = false;
+        Ok(())
+    }
+
+    /// Ends whatever is open, and asks the server whether nothing is left: no transaction, no scope.
+    pub(super) async fn reset(&mut self) -> sqlx::Result<bool> {
+        use sqlx::{Connection as _, Row as _};
+        /// What an abandoned statement may still have to say: its own error, and that of a cancellation that came late.
+        const ERRORS: u32 = 4;
+        let mut errors = 0;
+        while let Err(error) = self.inner.ping().await {
+            errors += 1;
+            if errors > ERRORS || !matches!(error, sqlx::Error::Database(_)) || errors::is_broken_connection(&error) {
+                return Err(error);
+            }
+        }
+        self.simple("ROLLBACK".to_owned()).await?;
+        // Outside a transaction block the statement begins the transaction that it runs in.
+        let left = "SELECT coalesce(current_setting('sidle.tenant_id', true), '') = ''
+                AND coalesce(current_setting('sidle.platform', true), '') = ''
+                AND transaction_timestamp() = statement_timestamp()";
+        let is_clean = match self.simple(left.to_owned()).await? {
+            Some(row) => row.try_get::<bool, _>(0)?,
+            None => false,
+        };
+        (self.progress.in_transaction, self.progress.failed) = (!is_clean, !is_clean);
+        Ok(is_clean)
+    }
+
+    /// Has the connection, and every other from before, replaced: the server takes no writes.
+    pub(super) fn retire(&mut self) {
+        self.progress.retire();
+    }
+
+    /// Ends the connection in order.
+    pub(super) async fn close(self) {
+        use sqlx::Connection as _;
+        // Whoever closes a connection has no use for what goes wrong with that.
+        let _ = self.inner.close().await;
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("pid", &self.pid).field("progress", &self.progress).finish_non_exhaustive()
+    }
+}
+
+/// A query as it is sent: without a name where names of prepared statements must not outlive the transaction.
+struct Sent<E> {
+    query: E,
+    prepared: bool,
+}
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Sent<E> {
+    fn sql(self) -> SqlStr {
+        self.query.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.query.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, sqlx::error::BoxDynError> {
+        self.query.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        self.prepared && self.query.persistent()
+    }
+}
+
+/// The answer to a statement, noted when it ends.
+struct Answer<'e> {
+    rows: BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>,
+    progress: &'e mut Progress,
+}
+
+impl Stream for Answer<'_> {
+    type Item = sqlx::Result<Either<PgQueryResult, PgRow>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.rows.as_mut().poll_next(cx);
+        match &next {
+            Poll::Ready(None) => self.progress.end_statement(None),
+            Poll::Ready(Some(Err(error))) => self.progress.end_statement(Some(error)),
+            _ => {}
+        }
+        next
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Connection {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let Connection { inner, prepared, progress, .. } = self;
+        progress.begin_statement();
+        Box::pin(Answer { rows: inner.fetch_many(Sent { query, prepared: *prepared }), progress })
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(async move {
+            self.progress.begin_statement();
+            let row = self.inner.fetch_optional(Sent { query, prepared: self.prepared }).await;
+            self.progress.end_statement(row.as_ref().err());
+            row
+        })
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        self.inner.prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        self.inner.describe(sql)
+    }
+}
