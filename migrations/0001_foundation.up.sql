@@ -31,15 +31,16 @@ COMMENT ON FUNCTION sidle_platform() IS 'Whether the current transaction acts fo
 -- half-way: it must not be taken over, whichever it is.
 CREATE FUNCTION scope_begin(p_tenant uuid) RETURNS void
     LANGUAGE plpgsql
+    SET search_path = pg_catalog
     AS $$
 BEGIN
-    IF pg_catalog.current_setting('sidle.platform', true) <> '' OR pg_catalog.current_setting('sidle.tenant_id', true) <> '' THEN
+    IF current_setting('sidle.platform', true) <> '' OR current_setting('sidle.tenant_id', true) <> '' THEN
         RAISE EXCEPTION 'the transaction has a scope already' USING ERRCODE = 'active_sql_transaction';
     END IF;
     IF p_tenant IS NULL THEN
-        PERFORM pg_catalog.set_config('sidle.platform', 'on', true);
+        PERFORM set_config('sidle.platform', 'on', true);
     ELSE
-        PERFORM pg_catalog.set_config('sidle.tenant_id', p_tenant::pg_catalog.text, true);
+        PERFORM set_config('sidle.tenant_id', p_tenant::text, true);
     END IF;
 END
 $$;

@@ -113,29 +113,49 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends whatever is open, and asks the server whether nothing is left: no transaction, no scope.
+    /// Ends whatever is open, and says whether that worked.
     pub(super) async fn reset(&mut self) -> sqlx::Result<bool> {
-        use sqlx::{Connection as _, Row as _};
-        /// What an abandoned statement may still have to say: its own error, and that of a cancellation that came late.
-        const ERRORS: u32 = 4;
+        if !self.progress.in_flight {
+            // Every statement was answered, so that what is open is known, and ends with the answer to this.
+            self.simple("ROLLBACK".to_owned()).await?;
+            (self.progress.in_transaction, self.progress.failed) = (false, false);
+            return Ok(true);
+        }
+        self.drain().await?;
+        self.simple("ROLLBACK".to_owned()).await?;
+        let is_clean = self.is_clean().await?;
+        (self.progress.in_transaction, self.progress.failed) = (!is_clean, !is_clean);
+        Ok(is_clean)
+    }
+
+    /// Reads what an abandoned statement still has to say, its own error and that of a late cancellation among it.
+    async fn drain(&mut self) -> sqlx::Result<()> {
+        use sqlx::Connection as _;
+        const MOST_ERRORS: u32 = 4;
         let mut errors = 0;
         while let Err(error) = self.inner.ping().await {
             errors += 1;
-            if errors > ERRORS || !matches!(error, sqlx::Error::Database(_)) || errors::is_broken_connection(&error) {
+            if errors > MOST_ERRORS
+                || !matches!(error, sqlx::Error::Database(_))
+                || errors::is_broken_connection(&error)
+            {
                 return Err(error);
             }
         }
-        self.simple("ROLLBACK".to_owned()).await?;
+        Ok(())
+    }
+
+    /// Asks the server whether neither a transaction nor a scope is left.
+    async fn is_clean(&mut self) -> sqlx::Result<bool> {
+        use sqlx::Row as _;
         // Outside a transaction block the statement begins the transaction that it runs in.
-        let left = "SELECT coalesce(current_setting('sidle.tenant_id', true), '') = ''
+        let asked = "SELECT coalesce(current_setting('sidle.tenant_id', true), '') = ''
                 AND coalesce(current_setting('sidle.platform', true), '') = ''
                 AND transaction_timestamp() = statement_timestamp()";
-        let is_clean = match self.simple(left.to_owned()).await? {
-            Some(row) => row.try_get::<bool, _>(0)?,
-            None => false,
-        };
-        (self.progress.in_transaction, self.progress.failed) = (!is_clean, !is_clean);
-        Ok(is_clean)
+        match self.simple(asked.to_owned()).await? {
+            Some(row) => row.try_get(0),
+            None => Ok(false),
+        }
     }
 
     /// Has the connection, and every other from before, replaced: the server takes no writes.

@@ -33,7 +33,7 @@ impl Limits {
     pub(super) fn sql(self, local: bool) -> String {
         let set = if local { "SET LOCAL" } else { "SET" };
         format!(
-            "{set} statement_timeout = {}; {set} lock_timeout = {}; {set} idle_in_transaction_session_timeout = {}",
+            "{set} client_min_messages = error; {set} statement_timeout = {}; {set} lock_timeout = {}; {set} idle_in_transaction_session_timeout = {}",
             self.statement.as_millis(),
             self.lock.as_millis(),
             self.idle_in_transaction.as_millis(),

@@ -4,7 +4,7 @@
 mod runner;
 mod store;
 
-pub use self::runner::{Applied, Migration, Plan, Schema, require_current};
+pub use self::runner::{Applied, LockWait, Migration, Plan, Schema, require_current};
 
 /// A migration as it is built into the binary.
 struct Embedded {

@@ -1,5 +1,7 @@
 //! Running schema migrations.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection as _, PgConnection};
@@ -42,10 +44,29 @@ pub struct Plan {
     pub files: Vec<String>,
 }
 
+/// How a step waits for tables that others hold. Everybody who comes after it waits behind it meanwhile, so that it waits
+/// for a short while and then lets them pass.
+#[derive(Clone, Copy, Debug)]
+pub struct LockWait {
+    /// Longest wait for one lock.
+    pub timeout: Duration,
+    /// Pause before the second attempt; doubled before each further one.
+    pub pause: Duration,
+    /// Attempts in all.
+    pub attempts: u32,
+}
+
+impl Default for LockWait {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(3), pause: Duration::from_secs(1), attempts: 6 }
+    }
+}
+
 /// The schema of one database.
 pub struct Schema {
     connection: PgConnection,
     clock: Clock,
+    lock_wait: LockWait,
 }
 
 impl Schema {
@@ -55,7 +76,13 @@ impl Schema {
     /// When the address cannot be read or the database not be reached.
     pub async fn connect(config: &DatabaseConfig, clock: Clock) -> Result<Self> {
         let (connection, _) = config.owner_target()?.named("sidle-schema").connect().await?;
-        Ok(Self { connection, clock })
+        Ok(Self { connection, clock, lock_wait: LockWait::default() })
+    }
+
+    /// With another way to wait for tables that others hold.
+    #[must_use]
+    pub fn with_lock_wait(self, lock_wait: LockWait) -> Self {
+        Self { lock_wait, ..self }
     }
 
     /// Every migration that this release knows, and whether it is applied.
@@ -123,23 +150,54 @@ impl Schema {
     }
 
     async fn apply(&mut self, known: &Embedded) -> Result<()> {
-        let begun = self.clock.instant();
-        let mut tx = self.connection.begin().await?;
-        store::run(&mut tx, known.up).await.map_err(|e| failed(known.filename, e))?;
-        let took = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
-        store::record(&mut tx, known.version, known.filename, took, &checksum(known)).await?;
-        tx.commit().await?;
-        tracing::info!(event = "database_tables_created", file = known.filename, millis = took, "applied");
+        let clock = self.clock.clone();
+        let begun = clock.instant();
+        let millis = || i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.step(known.filename, known.up, async |tx| {
+            store::record(tx, known.version, known.filename, millis(), &checksum(known)).await
+        })
+        .await?;
+        tracing::info!(event = "database_tables_created", file = known.filename, millis = millis(), "applied");
         Ok(())
     }
 
     async fn revert(&mut self, known: &Embedded) -> Result<()> {
-        let mut tx = self.connection.begin().await?;
-        store::run(&mut tx, known.down).await.map_err(|e| failed(known.filename, e))?;
-        store::forget(&mut tx, known.version).await?;
-        tx.commit().await?;
+        self.step(known.filename, known.down, async |tx| store::forget(tx, known.version).await).await?;
         tracing::info!(event = "database_tables_removed", version = known.version, "reverted");
         Ok(())
+    }
+
+    /// Runs `sql` and what `record` adds in one transaction, again when a table is held by somebody else for too long.
+    async fn step(
+        &mut self,
+        file: &str,
+        sql: &'static str,
+        record: impl AsyncFn(&mut PgConnection) -> Result<()>,
+    ) -> Result<()> {
+        let LockWait { timeout, mut pause, attempts } = self.lock_wait;
+        let mut attempt = 1;
+        loop {
+            let mut tx = self.connection.begin().await?;
+            store::bound_lock_waits(&mut tx, timeout).await?;
+            match store::run(&mut tx, sql).await {
+                Ok(()) => {
+                    record(&mut tx).await?;
+                    return Ok(tx.commit().await?);
+                }
+                Err(error) if store::is_lock_timeout(&error) => tx.rollback().await?,
+                Err(error) => return Err(failed(file, error)),
+            }
+            let holders = store::open_transactions(&mut self.connection).await?.join("; ");
+            if attempt >= attempts {
+                return Err(Fault::internal(format!(
+                    "{file} waited {attempts} times for a table that somebody else holds, and was rolled back each time. \
+                     Open transactions: {holders}. End them, or wait for them, and repeat the command"
+                )));
+            }
+            tracing::warn!(event = "schema_step_waits", file, attempt, holders, "a table is held by somebody else");
+            tokio::time::sleep(pause).await;
+            (attempt, pause) = (attempt + 1, pause * 2);
+        }
     }
 
     async fn lock(&mut self) -> Result<()> {

@@ -1,5 +1,7 @@
 //! SQL of the schema's own record. Not checked at compile time: the table is made here.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use super::Applied;
@@ -70,6 +72,29 @@ pub(super) async fn applied(connection: &mut PgConnection) -> Result<Vec<(i64, A
 pub(super) async fn run(connection: &mut PgConnection, sql: &'static str) -> sqlx::Result<()> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
+}
+
+/// Bounds how long the rest of the transaction waits for a lock.
+pub(super) async fn bound_lock_waits(connection: &mut PgConnection, timeout: Duration) -> sqlx::Result<()> {
+    let set = format!("SET LOCAL lock_timeout = {}", timeout.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await?;
+    Ok(())
+}
+
+/// Whether a statement gave up because somebody else holds what it wants.
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+}
+
+/// The transactions that are open in this database, the oldest first: whoever is in the way is among them.
+pub(super) async fn open_transactions(connection: &mut PgConnection) -> Result<Vec<String>> {
+    let open =
+        "SELECT format('pid %s (%s, %s, open for %s s)', pid, coalesce(nullif(application_name, ''), 'no name'), state,
+            extract(epoch FROM clock_timestamp() - xact_start)::bigint)
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+        ORDER BY xact_start LIMIT 5";
+    Ok(sqlx::query_scalar(open).fetch_all(connection).await?)
 }
 
 pub(super) async fn record(

@@ -57,16 +57,30 @@ fn sql_stands_in_stores_only() {
 
 #[test]
 fn the_driver_is_known_to_stores_only() {
-    // The type of a connection passes through a room's use cases; everything else of the driver does not.
     let offenders: Vec<String> = files("src", ".rs")
         .into_iter()
         .filter(|(file, text)| {
-            let code = code(text).replace("sqlx::PgConnection", "").replace("sqlx::Error", "");
+            let code = code(text).replace("sqlx::Error", "");
             mentions(&code, "sqlx") && !is_store(file) && !["db", "schema"].contains(&room(file))
         })
         .map(|(file, _)| file)
         .collect();
     assert!(offenders.is_empty(), "sqlx does not belong in {offenders:?}");
+}
+
+/// A connection that is not lent by `db` can come back in the middle of something.
+#[test]
+fn connections_are_made_and_lent_by_one_module() {
+    let offenders: Vec<String> = files("src", ".rs")
+        .into_iter()
+        .filter(|(file, text)| {
+            let code = code(text);
+            let names = ["PgConnection", "PgPool", "PgPoolOptions", "PgConnectOptions", "PgListener", "Acquire"];
+            names.iter().any(|name| code.contains(name)) && !["db", "schema"].contains(&room(file))
+        })
+        .map(|(file, _)| file)
+        .collect();
+    assert!(offenders.is_empty(), "connections are made in src/db, and lent as Db and Tx: {offenders:?}");
 }
 
 #[test]

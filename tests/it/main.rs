@@ -9,6 +9,7 @@ mod certificates;
 mod cli;
 mod client;
 mod contract;
+mod database;
 mod directory;
 mod dynamic;
 mod edge;

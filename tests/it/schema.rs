@@ -1,8 +1,10 @@
 //! The schema as the database sees it: both ways, explained, and walled.
 
+use std::time::Duration;
+
 use sidle::config::Config;
 use sidle::context::Clock;
-use sidle::schema::Schema;
+use sidle::schema::{LockWait, Schema};
 use sidle_dev::postgres::Database;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
@@ -51,6 +53,26 @@ async fn every_migration_can_be_taken_back_and_applied_again() {
     let left: Vec<String> =
         shape(&mut look).await.into_iter().filter(|line| !line.contains("schema_migrations")).collect();
     assert!(left.is_empty(), "left behind: {left:#?}");
+    schema.up(false).await.unwrap();
+    assert_eq!(shape(&mut look).await, before);
+}
+
+/// A step that waited in line for a table would hold up everybody behind it.
+#[tokio::test]
+async fn a_step_gives_up_on_a_table_that_somebody_holds_and_names_them() {
+    let database = database().await;
+    let wait = LockWait { timeout: Duration::from_millis(50), pause: Duration::from_millis(1), attempts: 2 };
+    let mut schema = schema(&database).await.with_lock_wait(wait);
+    let mut look = PgConnection::connect(&database.owner_url).await.unwrap();
+    let before = shape(&mut look).await;
+    let mut holder = PgConnection::connect(&format!("{}?application_name=report", database.owner_url)).await.unwrap();
+    let mut held = holder.begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM users").execute(&mut *held).await.unwrap();
+    let fault = schema.down(0, false).await.unwrap_err();
+    let cause = fault.cause().unwrap().to_string();
+    assert!(cause.contains("report") && cause.contains("pid ") && cause.contains(".up.sql"), "{cause}");
+    // Whatever was taken back before it is whole.
+    held.rollback().await.unwrap();
     schema.up(false).await.unwrap();
     assert_eq!(shape(&mut look).await, before);
 }

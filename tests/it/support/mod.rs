@@ -89,6 +89,23 @@ pub async fn database() -> Database {
     Database::create("sidle_test", Some(template().await)).await.expect("a copy of the template")
 }
 
+/// Asks `whether` again and again until it gives something, and gives that.
+///
+/// # Panics
+/// When it has not within a minute: says what was waited for.
+pub async fn eventually<T>(what: &str, mut whether: impl AsyncFnMut() -> Option<T>) -> T {
+    let asked = async {
+        loop {
+            if let Some(value) = whether().await {
+                return value;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(60);
+    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
+}
+
 /// A bcrypt hash of `password` at the lowest cost, made once for each password that tests use.
 pub fn cheap_hash(password: &str) -> String {
     static HASHES: OnceLock<std::sync::Mutex<std::collections::HashMap<String, String>>> = OnceLock::new();

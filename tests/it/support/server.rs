@@ -103,7 +103,8 @@ impl Setup {
         TestServer { setup: self.clone(), context, running: Some(running), channel, superuser }
     }
 
-    fn superuser_url(&self) -> String {
+    /// The database as its superuser.
+    pub fn superuser_url(&self) -> String {
         let url = std::env::var("SIDLE_DEV_PG_SUPER_URL").expect("started through ./run");
         let (server, _) = url.rsplit_once('/').unwrap();
         format!("{server}/{}", self.database.name)

@@ -1,0 +1,98 @@
+//! A row that somebody holds delays those who want it and nobody else, and what nobody waits for any more is cancelled.
+
+use std::time::Duration;
+
+use sidle::proto;
+use tonic::{Code, Request};
+
+use super::waiting_for_locks;
+use crate::authenticate::attempt;
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
+
+/// A server of five connections whose statements may wait for a minute, with so many users.
+async fn stage(users: usize) -> TestServer {
+    let setup = Setup::new().await.with("DATABASE__LOCK_TIMEOUT", "60s").with("DATABASE__STATEMENT_TIMEOUT", "60s");
+    let server = setup.with("DATABASE__ACQUIRE_TIMEOUT", "30s").with("LOG__LEVEL", "info").start().await;
+    let tenant = server.tenant("acme").await;
+    for number in 0..users {
+        server.user(tenant, &format!("user{number}@example.com"), "user").await;
+    }
+    server.user(tenant, "other@example.com", "user").await;
+    server
+}
+
+fn login(number: usize) -> proto::AuthenticatePasswordRequest {
+    proto::AuthenticatePasswordRequest {
+        identifier: format!("user{number}@example.com"),
+        password: ADMIN_PASSWORD.into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_locked_by_somebody_delay_their_own_callers_only() {
+    let server = stage(12).await;
+    let tokens = server.sign_in("other@example.com").await;
+    let mut holder = server.sql().begin().await.unwrap();
+    let hold = "UPDATE users SET full_name = full_name WHERE email LIKE 'user%'";
+    sqlx::query(hold).execute(&mut *holder).await.unwrap();
+
+    let held: Vec<_> = (0..12)
+        .map(|number| {
+            let mut client = server.client("").authenticate;
+            tokio::spawn(async move { client.authenticate_password(login(number)).await })
+        })
+        .collect();
+    eventually("logins wait for the locked rows", async || (waiting_for_locks(&server).await >= 2).then_some(())).await;
+
+    for _ in 0..5 {
+        attempt(&server, "other@example.com", ADMIN_PASSWORD).await.expect("another login goes on");
+        let whoami = server.client(&tokens.access_token).authenticate.who_am_i(proto::WhoAmIRequest::default()).await;
+        whoami.expect("tokens are verified");
+        let ready = reqwest::get(format!("{}/readyz", server.ops_url())).await.unwrap();
+        assert_eq!(ready.status(), 200);
+    }
+    holder.rollback().await.unwrap();
+    for answer in held {
+        match answer.await.unwrap() {
+            Ok(_) => {}
+            // Had to give way.
+            Err(refused) => assert_eq!(refused.code(), Code::Unavailable, "{refused:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_passes_cancels_the_statement() {
+    let server = stage(3).await;
+    let mut holder = server.sql().begin().await.unwrap();
+    let hold = "UPDATE users SET full_name = full_name WHERE email LIKE 'user%'";
+    sqlx::query(hold).execute(&mut *holder).await.unwrap();
+    let held: Vec<_> = (0..3)
+        .map(|number| {
+            let mut request = Request::new(login(number));
+            request.set_timeout(Duration::from_secs(2));
+            let mut client = server.client("").authenticate;
+            tokio::spawn(async move { client.authenticate_password(request).await })
+        })
+        .collect();
+    eventually("logins wait for the locked rows", async || (waiting_for_locks(&server).await == 3).then_some(())).await;
+    for answer in held {
+        let refused = answer.await.unwrap().expect_err("the rows are held");
+        assert!([Code::DeadlineExceeded, Code::Cancelled].contains(&refused.code()), "{refused:?}");
+    }
+    eventually("the statements are cancelled", async || (waiting_for_locks(&server).await == 0).then_some(())).await;
+    holder.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_too_long_for_a_lock_is_told_to_come_back() {
+    let setup = Setup::new().await.with("DATABASE__LOCK_TIMEOUT", "50ms");
+    let server = setup.start().await;
+    let tenant = server.tenant("acme").await;
+    server.user(tenant, "user0@example.com", "user").await;
+    let mut holder = server.sql().begin().await.unwrap();
+    sqlx::query("SELECT FROM users FOR UPDATE").execute(&mut *holder).await.unwrap();
+    let refused = server.client("").authenticate.authenticate_password(login(0)).await.unwrap_err();
+    assert_eq!((refused.code(), crate::look::reason(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+}
