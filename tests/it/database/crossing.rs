@@ -18,19 +18,27 @@ async fn hurry(caller: Client, anybody: Client, seed: u64, stop: Arc<AtomicBool>
         // 0.3 to 50 ms, in an order of no meaning.
         deadline = deadline.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let timeout = Duration::from_micros(300 + (deadline >> 33) % 50_000);
-        let mut sessions = Request::new(proto::ListSessionsRequest::default());
-        sessions.set_timeout(timeout);
-        let mut users = Request::new(proto::ListUsersRequest::default());
-        users.set_timeout(timeout);
-        let mut login = Request::new(proto::AuthenticatePasswordRequest {
-            identifier: "nobody@example.com".into(),
-            password: "wrong".into(),
-            ..Default::default()
-        });
-        login.set_timeout(timeout);
-        let (mut one, mut two, mut three) =
-            (caller.session.clone(), caller.directory.clone(), anybody.authenticate.clone());
-        drop(tokio::join!(one.list_sessions(sessions), two.list_users(users), three.authenticate_password(login)));
+        match deadline % 3 {
+            0 => {
+                let mut request = Request::new(proto::ListSessionsRequest::default());
+                request.set_timeout(timeout);
+                drop(caller.session.clone().list_sessions(request).await);
+            }
+            1 => {
+                let mut request = Request::new(proto::ListUsersRequest::default());
+                request.set_timeout(timeout);
+                drop(caller.directory.clone().list_users(request).await);
+            }
+            _ => {
+                let mut request = Request::new(proto::AuthenticatePasswordRequest {
+                    identifier: "nobody@example.com".into(),
+                    password: "wrong".into(),
+                    ..Default::default()
+                });
+                request.set_timeout(timeout);
+                drop(anybody.authenticate.clone().authenticate_password(request).await);
+            }
+        }
     }
 }
 
