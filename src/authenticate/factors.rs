@@ -75,7 +75,7 @@ impl Authenticate {
             store::void_proofs(&mut tx, user).await?;
             let kinds = (EventType::UserTotpConfirmed, Kind::TotpEnabled);
             let ended = room.seal_change(tx, &call, kinds, &standing, (user, session)).await?;
-            Ok((codes, ended))
+            Ok::<_, Fault>((codes, ended))
         };
         self.show_code(call, Typed::Totp(code), purpose, confirm).await
     }
