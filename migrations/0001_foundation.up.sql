@@ -106,8 +106,12 @@ CREATE TABLE users (
     password_cost          smallint,
     password_pepper_id     smallint,
     password_changed_at    timestamptz,
+    password_version       bigint NOT NULL DEFAULT 1,
+    password_rehashes      bigint NOT NULL DEFAULT 0,
     must_change_password   boolean NOT NULL DEFAULT false,
     failed_login_attempts  integer NOT NULL DEFAULT 0,
+    second_factor_failures integer NOT NULL DEFAULT 0,
+    second_factor_told_at  timestamptz,
     locked_until           timestamptz,
     lock_reason            text,
     verified_at            timestamptz,
@@ -147,9 +151,9 @@ COMMENT ON TABLE users IS 'People who sign in.';
 COMMENT ON COLUMN users.user_id IS 'UUID of the user; an imported user keeps a UUID it had. Also the uuid of the Kanidm person that Sidle creates.';
 COMMENT ON COLUMN users.tenant_id IS 'Home tenant: where the user signs in unless another is asked for, and what roll-out goes by.';
 COMMENT ON COLUMN users.email IS 'E-mail address as given.';
-COMMENT ON COLUMN users.email_key IS 'E-mail address in lower case; unique across all tenants.';
+COMMENT ON COLUMN users.email_key IS 'Key of the e-mail address, which the service makes; unique across all tenants.';
 COMMENT ON COLUMN users.username IS 'Name to sign in with, without an @; optional.';
-COMMENT ON COLUMN users.username_key IS 'Username in lower case; unique across all tenants.';
+COMMENT ON COLUMN users.username_key IS 'Key of the username, which the service makes; unique across all tenants.';
 COMMENT ON COLUMN users.full_name IS 'Name shown to people.';
 COMMENT ON COLUMN users.status IS 'active, pending_verification (address never shown to be theirs) or disabled.';
 COMMENT ON COLUMN users.auth_method IS 'How the user may sign in: password (legacy), kanidm (Kanidm only), dual (both).';
@@ -157,8 +161,12 @@ COMMENT ON COLUMN users.password_hash IS 'bcrypt hash; null for users without a 
 COMMENT ON COLUMN users.password_cost IS 'Cost of the bcrypt hash, kept beside it so that the highest in use is known.';
 COMMENT ON COLUMN users.password_pepper_id IS 'Which pepper the password was mixed with before hashing; null for none.';
 COMMENT ON COLUMN users.password_changed_at IS 'When the password was set last; null for one that was imported.';
+COMMENT ON COLUMN users.password_version IS 'Counts changes of the password; a new hash of the same password is none.';
+COMMENT ON COLUMN users.password_rehashes IS 'Counts new hashes of the same password. An update of the hash that does not count here is a change of the password.';
 COMMENT ON COLUMN users.must_change_password IS 'Whether the next login must set a new password.';
 COMMENT ON COLUMN users.failed_login_attempts IS 'Attempts reserved since the last success, over every way in.';
+COMMENT ON COLUMN users.second_factor_failures IS 'Attempts reserved at second factors since the last complete login; they make the locks longer.';
+COMMENT ON COLUMN users.second_factor_told_at IS 'When the user was told last that somebody guesses at the second factor.';
 COMMENT ON COLUMN users.locked_until IS 'Sign-in by guessable secrets is refused until then.';
 COMMENT ON COLUMN users.lock_reason IS 'Why: too_many_failures or administrator.';
 COMMENT ON COLUMN users.verified_at IS 'When the address was shown to be theirs.';

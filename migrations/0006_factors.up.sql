@@ -39,7 +39,7 @@ CREATE TABLE mfa_challenges (
     challenge_id   uuid PRIMARY KEY,
     challenge_hash bytea NOT NULL,
     user_id        uuid NOT NULL REFERENCES users ON DELETE CASCADE,
-    password_hash  text NOT NULL,
+    password_version bigint NOT NULL,
     request        jsonb NOT NULL,
     created_at     timestamptz NOT NULL,
     expires_at     timestamptz NOT NULL,
@@ -52,7 +52,7 @@ COMMENT ON TABLE mfa_challenges IS 'Logins whose password was right and whose se
 COMMENT ON COLUMN mfa_challenges.challenge_id IS 'UUIDv7 of the challenge.';
 COMMENT ON COLUMN mfa_challenges.challenge_hash IS 'SHA-256 of the token that the client completes the login with.';
 COMMENT ON COLUMN mfa_challenges.user_id IS 'Whose login it is.';
-COMMENT ON COLUMN mfa_challenges.password_hash IS 'The hash that the password was right for: another password by now voids the challenge.';
+COMMENT ON COLUMN mfa_challenges.password_version IS 'Version of the password that was right: another password by now voids the challenge.';
 COMMENT ON COLUMN mfa_challenges.request IS 'What was asked for: tenant, audience, device, persistent.';
 COMMENT ON COLUMN mfa_challenges.created_at IS 'When the password was shown.';
 COMMENT ON COLUMN mfa_challenges.expires_at IS 'When it stops being accepted.';

@@ -1,16 +1,19 @@
 DROP FUNCTION guessing_tidy(timestamptz);
 DROP FUNCTION password_change(uuid, uuid, jsonb, jsonb, timestamptz, interval, interval, jsonb, bytea);
-DROP FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea);
+DROP FUNCTION login_finish(uuid, bigint, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea);
 DROP FUNCTION login_complete(uuid, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb);
-DROP FUNCTION password_proof_begin(uuid, timestamptz, integer, interval);
 DROP FUNCTION login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval);
-DROP FUNCTION attempt_succeeded(uuid, bytea);
-DROP FUNCTION attempt_refund(uuid, bytea);
-DROP FUNCTION attempt_reserve(uuid, timestamptz, integer, interval, bytea);
+DROP FUNCTION attempt_succeeded(uuid, bytea, timestamptz);
+DROP FUNCTION attempt_refund(uuid, bytea, timestamptz, boolean);
+DROP FUNCTION attempt_reserve(uuid, timestamptz, integer, interval, interval, bytea);
 DROP FUNCTION throttle_take(text, text, timestamptz, interval, interval);
 DROP FUNCTION known_devices_unlock(uuid);
+DROP TRIGGER users_password_version ON users;
+DROP FUNCTION users_password_version();
 DROP TRIGGER users_known_devices_forget ON users;
 DROP FUNCTION known_devices_forget();
+DROP FUNCTION login_refuse_unknown(text, timestamptz, interval, jsonb, bytea);
+DROP TABLE unknown_refusals;
 DROP TABLE address_attempts;
 DROP TABLE known_devices;
 

@@ -6,6 +6,7 @@ CREATE TABLE known_devices (
     user_id         uuid NOT NULL REFERENCES users ON DELETE CASCADE,
     token_hash      bytea NOT NULL,
     failed_attempts integer NOT NULL DEFAULT 0,
+    second_factor_failures integer NOT NULL DEFAULT 0,
     locked_until    timestamptz,
     created_at      timestamptz NOT NULL,
     last_used_at    timestamptz,
@@ -20,6 +21,7 @@ COMMENT ON COLUMN known_devices.known_device_id IS 'UUIDv7 of the device''s secr
 COMMENT ON COLUMN known_devices.user_id IS 'For whom the device is known.';
 COMMENT ON COLUMN known_devices.token_hash IS 'SHA-256 of the secret that the device keeps, which has 256 random bits.';
 COMMENT ON COLUMN known_devices.failed_attempts IS 'Attempts reserved from the device since its last success.';
+COMMENT ON COLUMN known_devices.second_factor_failures IS 'Attempts reserved at second factors from the device since the last complete login from it.';
 COMMENT ON COLUMN known_devices.locked_until IS 'Sign-in from the device is refused until then.';
 COMMENT ON COLUMN known_devices.created_at IS 'When the secret was handed out.';
 COMMENT ON COLUMN known_devices.last_used_at IS 'When somebody last signed in with it; null if nobody ever has, and then it is the first to be forgotten.';
@@ -38,6 +40,26 @@ COMMENT ON COLUMN address_attempts.network IS 'The address; of IPv6 the first 64
 COMMENT ON COLUMN address_attempts.free_at IS 'When all that was asked for would be paid off at the permitted rate; each call adds its share.';
 CREATE INDEX idx_address_attempts_free_at ON address_attempts (free_at);
 
+CREATE TABLE unknown_refusals (
+    network    text NOT NULL,
+    event_type text NOT NULL,
+    until      timestamptz NOT NULL,
+    refusals   bigint NOT NULL,
+    earlier    bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (network, event_type)
+) WITH (fillfactor = 70);
+CREATE INDEX idx_unknown_refusals_until ON unknown_refusals (until);
+COMMENT ON TABLE unknown_refusals IS 'Refusals of identifiers of nobody, counted for each address and recorded together: an event for each would let anybody fill the log.';
+COMMENT ON COLUMN unknown_refusals.network IS 'The client''s address; of IPv6 the first 64 bits; empty where there is none.';
+COMMENT ON COLUMN unknown_refusals.event_type IS 'Type of the event that stands for them.';
+COMMENT ON COLUMN unknown_refusals.until IS 'When the interval ends that is being counted.';
+COMMENT ON COLUMN unknown_refusals.refusals IS 'How many there were in it, apart from the first, which was recorded at once.';
+COMMENT ON COLUMN unknown_refusals.earlier IS 'How many there were in the interval before, which the event of this one''s first tells.';
+
+ALTER TABLE unknown_refusals ENABLE ROW LEVEL SECURITY;
+ALTER TABLE unknown_refusals FORCE ROW LEVEL SECURITY;
+CREATE POLICY unknown_refusals_scope ON unknown_refusals USING ((SELECT sidle_platform()));
+GRANT SELECT, UPDATE, DELETE ON unknown_refusals TO sidle_app;
 ALTER TABLE known_devices ENABLE ROW LEVEL SECURITY;
 ALTER TABLE known_devices FORCE ROW LEVEL SECURITY;
 CREATE POLICY known_devices_scope ON known_devices USING ((SELECT sidle_platform()));
@@ -68,6 +90,22 @@ CREATE TRIGGER users_known_devices_forget
         OR NEW.status = 'disabled' OR NEW.deleted_at IS NOT NULL)
     EXECUTE FUNCTION known_devices_forget();
 
+-- Whatever writes another hash changes the password, unless it says that it is the same one hashed anew.
+CREATE FUNCTION users_password_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public
+    AS $$
+BEGIN
+    NEW.password_version := OLD.password_version + 1;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION users_password_version() IS 'Trigger: counts a change of the password.';
+CREATE TRIGGER users_password_version
+    BEFORE UPDATE OF password_hash ON users FOR EACH ROW
+    WHEN (OLD.password_hash IS DISTINCT FROM NEW.password_hash AND OLD.password_rehashes = NEW.password_rehashes)
+    EXECUTE FUNCTION users_password_version();
+
 CREATE FUNCTION known_devices_unlock(p_user uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
@@ -75,7 +113,7 @@ CREATE FUNCTION known_devices_unlock(p_user uuid) RETURNS void
 DECLARE
     v_scope text := session_widen();
 BEGIN
-    UPDATE known_devices d SET failed_attempts = 0, locked_until = NULL FROM users u
+    UPDATE known_devices d SET failed_attempts = 0, second_factor_failures = 0, locked_until = NULL FROM users u
         WHERE d.user_id = p_user AND u.user_id = d.user_id AND (v_scope = 'on' OR u.tenant_id = sidle_tenant());
     PERFORM session_narrow(v_scope);
 END
@@ -108,8 +146,8 @@ COMMENT ON FUNCTION throttle_take(text, text, timestamptz, interval, interval) I
 -- The attempts. Whoever checks a guessable secret reserves an attempt before, in its own transaction; gives it back when
 -- the secret was right and more is to come; and forgets the failures only when somebody has signed in entirely.
 
-CREATE FUNCTION attempt_reserve(p_user uuid, p_now timestamptz, p_max integer, p_lock interval, p_device_hash bytea,
-    OUT refusal text, OUT attempt integer, OUT known_device boolean)
+CREATE FUNCTION attempt_reserve(p_user uuid, p_now timestamptz, p_max integer, p_lock interval, p_longest interval,
+    p_device_hash bytea, OUT refusal text, OUT attempt integer, OUT known_device boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
@@ -117,6 +155,8 @@ DECLARE
     v_scope text := session_widen();
     u users%ROWTYPE;
     d known_devices%ROWTYPE;
+    v_lock interval;
+    v_guess integer := CASE WHEN p_longest IS NULL THEN 0 ELSE 1 END;
 BEGIN
     <<body>>
     BEGIN
@@ -135,16 +175,21 @@ BEGIN
         IF refusal IS NOT NULL THEN
             EXIT body;
         END IF;
+        -- Whoever guesses at a second factor has the password: each lock is twice as long as the one before.
+        v_lock := CASE WHEN p_longest IS NULL THEN p_lock ELSE greatest(p_lock, least(p_longest, p_lock * power(2, least(16,
+            CASE WHEN known_device THEN d.second_factor_failures ELSE u.second_factor_failures END / p_max)))) END;
         -- A lock that has run out begins a new count; the row is locked, so attempts that come together count one by one.
         IF known_device THEN
             attempt := CASE WHEN d.locked_until IS NULL THEN d.failed_attempts ELSE 0 END + 1;
             UPDATE known_devices x SET failed_attempts = attempt,
-                    locked_until = CASE WHEN attempt >= p_max THEN p_now + p_lock END
+                    second_factor_failures = x.second_factor_failures + v_guess,
+                    locked_until = CASE WHEN attempt >= p_max THEN p_now + v_lock END
                 WHERE x.known_device_id = d.known_device_id;
         ELSE
             attempt := CASE WHEN u.locked_until IS NULL THEN u.failed_login_attempts ELSE 0 END + 1;
             UPDATE users x SET failed_login_attempts = attempt,
-                    locked_until = CASE WHEN attempt >= p_max THEN p_now + p_lock END,
+                    second_factor_failures = x.second_factor_failures + v_guess,
+                    locked_until = CASE WHEN attempt >= p_max THEN p_now + v_lock END,
                     lock_reason = CASE WHEN attempt >= p_max THEN 'too_many_failures' END
                 WHERE x.user_id = u.user_id;
         END IF;
@@ -152,19 +197,23 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION attempt_reserve(uuid, timestamptz, integer, interval, bytea) IS 'Reserves an attempt at any guessable secret of a user, or says why not; the last attempt locks until it is known to be right. From a known device the count is the device''s own.';
+COMMENT ON FUNCTION attempt_reserve(uuid, timestamptz, integer, interval, interval, bytea) IS 'Reserves an attempt at any guessable secret of a user, or says why not; the last attempt locks until it is known to be right. From a known device the count is the device''s own. With a longest lock it is an attempt at a second factor, whose locks grow up to that.';
 
-CREATE FUNCTION attempt_refund(p_user uuid, p_device_hash bytea) RETURNS void
+CREATE FUNCTION attempt_refund(p_user uuid, p_device_hash bytea, p_now timestamptz, p_second_factor boolean) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_scope text := session_widen();
+    v_guess integer := CASE WHEN p_second_factor THEN 1 ELSE 0 END;
 BEGIN
-    UPDATE known_devices x SET failed_attempts = greatest(x.failed_attempts - 1, 0), locked_until = NULL
-        WHERE x.token_hash = p_device_hash AND x.user_id = p_user;
+    -- By the rule of the reservation: a device that has lapsed is not known, and the attempt was the account's.
+    UPDATE known_devices x SET failed_attempts = greatest(x.failed_attempts - 1, 0), locked_until = NULL,
+            second_factor_failures = greatest(x.second_factor_failures - v_guess, 0)
+        WHERE x.token_hash = p_device_hash AND x.user_id = p_user AND x.expires_at > p_now;
     IF NOT FOUND THEN
         UPDATE users x SET failed_login_attempts = greatest(x.failed_login_attempts - 1, 0),
+                second_factor_failures = greatest(x.second_factor_failures - v_guess, 0),
                 locked_until = CASE WHEN x.lock_reason = 'administrator' THEN x.locked_until END,
                 lock_reason = CASE WHEN x.lock_reason = 'administrator' THEN x.lock_reason END
             WHERE x.user_id = p_user;
@@ -172,25 +221,26 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION attempt_refund(uuid, bytea) IS 'Gives one reserved attempt back, with the lock it may have led to: the secret was right, but the failures before stay counted.';
+COMMENT ON FUNCTION attempt_refund(uuid, bytea, timestamptz, boolean) IS 'Gives one reserved attempt back, with the lock it may have led to: the secret was right, but the failures before stay counted.';
 
-CREATE FUNCTION attempt_succeeded(p_user uuid, p_device_hash bytea) RETURNS void
+CREATE FUNCTION attempt_succeeded(p_user uuid, p_device_hash bytea, p_now timestamptz) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_scope text := session_widen();
 BEGIN
-    UPDATE known_devices x SET failed_attempts = 0, locked_until = NULL
-        WHERE x.token_hash = p_device_hash AND x.user_id = p_user;
+    UPDATE known_devices x SET failed_attempts = 0, second_factor_failures = 0, locked_until = NULL
+        WHERE x.token_hash = p_device_hash AND x.user_id = p_user AND x.expires_at > p_now;
     -- A success from a known device gives those who guess from elsewhere no new attempts.
     IF NOT FOUND THEN
-        UPDATE users x SET failed_login_attempts = 0, locked_until = NULL, lock_reason = NULL WHERE x.user_id = p_user;
+        UPDATE users x SET failed_login_attempts = 0, second_factor_failures = 0, locked_until = NULL, lock_reason = NULL
+            WHERE x.user_id = p_user;
     END IF;
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION attempt_succeeded(uuid, bytea) IS 'Forgets the failures, of the known device or of the account, once somebody has signed in entirely.';
+COMMENT ON FUNCTION attempt_succeeded(uuid, bytea, timestamptz) IS 'Forgets the failures, of the known device or of the account, once somebody has signed in entirely.';
 
 -- Password login: begin before the hash, finish or refuse after it.
 
@@ -199,8 +249,9 @@ DROP FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, j
 
 CREATE FUNCTION login_begin(p_identifier text, p_now timestamptz, p_max integer, p_lock interval, p_device_hash bytea,
     p_network text, p_spacing interval, p_burst interval,
-    OUT user_id uuid, OUT tenant_id uuid, OUT password_hash text, OUT password_pepper_id smallint, OUT set_here boolean,
-    OUT attempt integer, OUT known_device boolean, OUT refusal text, OUT highest_cost smallint, OUT wait interval)
+    OUT user_id uuid, OUT tenant_id uuid, OUT password_hash text, OUT password_version bigint,
+    OUT password_pepper_id smallint, OUT set_here boolean, OUT attempt integer, OUT known_device boolean, OUT refusal text,
+    OUT highest_cost smallint, OUT wait interval)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
@@ -213,18 +264,20 @@ BEGIN
     BEGIN
         -- What is reserved here reaches the disk with the refusal or the session, before anybody is answered.
         PERFORM set_config('synchronous_commit', 'off', true);
+        SELECT max(x.password_cost) INTO highest_cost FROM users x;
+        IF position('@' IN p_identifier) > 0 THEN
+            SELECT * INTO u FROM users x WHERE x.email_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        ELSE
+            SELECT * INTO u FROM users x WHERE x.username_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
+        END IF;
+        -- After the user's row, which somebody may hold for long: whoever waits for it must not keep the address's row from
+        -- everybody else who comes from there. The address was charged in memory before this call.
         IF p_network IS NOT NULL THEN
             wait := throttle_take('password', p_network, p_now, p_spacing, p_burst);
             IF wait IS NOT NULL THEN
                 refusal := 'throttled';
                 EXIT body;
             END IF;
-        END IF;
-        SELECT max(x.password_cost) INTO highest_cost FROM users x;
-        IF position('@' IN p_identifier) > 0 THEN
-            SELECT * INTO u FROM users x WHERE x.email_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
-        ELSE
-            SELECT * INTO u FROM users x WHERE x.username_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
         END IF;
         user_id := u.user_id;
         tenant_id := u.tenant_id;
@@ -239,7 +292,7 @@ BEGIN
         IF refusal IS NOT NULL THEN
             EXIT body;
         END IF;
-        SELECT * INTO v_reserved FROM attempt_reserve(u.user_id, p_now, p_max, p_lock, p_device_hash);
+        SELECT * INTO v_reserved FROM attempt_reserve(u.user_id, p_now, p_max, p_lock, NULL, p_device_hash);
         known_device := v_reserved.known_device;
         attempt := v_reserved.attempt;
         refusal := v_reserved.refusal;
@@ -247,52 +300,40 @@ BEGIN
             EXIT body;
         END IF;
         password_hash := u.password_hash;
+        password_version := u.password_version;
         password_pepper_id := u.password_pepper_id;
         set_here := u.password_changed_at IS NOT NULL;
     END body;
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval) IS 'Takes the call out of what the client''s address may ask for, finds a user by e-mail address or username and reserves an attempt, or says why not.';
+COMMENT ON FUNCTION login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval) IS 'Finds a user by e-mail address or username, takes the call out of what the client''s address may ask for and reserves an attempt, or says why not.';
 
-CREATE FUNCTION password_proof_begin(p_user uuid, p_now timestamptz, p_max integer, p_lock interval,
-    OUT tenant_id uuid, OUT password_hash text, OUT password_pepper_id smallint, OUT set_here boolean,
-    OUT attempt integer, OUT refusal text, OUT highest_cost smallint)
+CREATE FUNCTION login_refuse_unknown(p_network text, p_now timestamptz, p_interval interval, p_event jsonb,
+    p_personal bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_scope text := session_widen();
-    u users%ROWTYPE;
-    v_reserved record;
+    v_refusals bigint;
+    v_earlier bigint;
 BEGIN
-    <<body>>
-    BEGIN
-        SELECT max(x.password_cost) INTO highest_cost FROM users x;
-        SELECT * INTO u FROM users x WHERE x.user_id = p_user AND x.deleted_at IS NULL FOR NO KEY UPDATE;
-        tenant_id := u.tenant_id;
-        refusal := CASE
-            WHEN u.user_id IS NULL THEN 'unknown'
-            WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
-            WHEN u.password_hash IS NULL THEN 'no_password'
-        END;
-        IF refusal IS NOT NULL THEN
-            EXIT body;
-        END IF;
-        SELECT * INTO v_reserved FROM attempt_reserve(p_user, p_now, p_max, p_lock, NULL);
-        attempt := v_reserved.attempt;
-        refusal := v_reserved.refusal;
-        IF refusal IS NOT NULL THEN
-            EXIT body;
-        END IF;
-        password_hash := u.password_hash;
-        password_pepper_id := u.password_pepper_id;
-        set_here := u.password_changed_at IS NOT NULL;
-    END body;
+    INSERT INTO unknown_refusals AS r (network, event_type, until, refusals)
+        VALUES (p_network, p_event ->> 'event_type', p_now + p_interval, 0)
+        ON CONFLICT (network, event_type) DO UPDATE SET
+            refusals = CASE WHEN r.until > p_now THEN r.refusals + 1 ELSE 0 END,
+            earlier = CASE WHEN r.until > p_now THEN r.earlier ELSE r.refusals END,
+            until = CASE WHEN r.until > p_now THEN r.until ELSE p_now + p_interval END
+        RETURNING r.refusals, r.earlier INTO v_refusals, v_earlier;
+    IF v_refusals = 0 THEN
+        PERFORM audit_record(p_event || jsonb_build_object('details',
+            coalesce(p_event -> 'details', '{}') || jsonb_build_object('earlier', v_earlier)), p_personal);
+    END IF;
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval) IS 'Reserves an attempt of somebody known to show their password once more, or says why not.';
+COMMENT ON FUNCTION login_refuse_unknown(text, timestamptz, interval, jsonb, bytea) IS 'Counts a refusal of an identifier of nobody; records the first of an interval, with how many more the one before had.';
 
 CREATE FUNCTION login_complete(p_user uuid, p_asked_tenant uuid, p_now timestamptz, p_session jsonb, p_event jsonb,
     p_personal bytea, p_refused jsonb, p_refused_personal bytea, p_device_hash bytea, p_new_device jsonb,
@@ -315,7 +356,7 @@ BEGIN
         outcome := 'refused';
         RETURN;
     END IF;
-    PERFORM attempt_succeeded(p_user, p_device_hash);
+    PERFORM attempt_succeeded(p_user, p_device_hash, p_now);
     SELECT * INTO v_tenant FROM session_tenant(p_user, u.tenant_id, p_asked_tenant);
     choices := v_tenant.choices;
     IF v_tenant.outcome <> 'found' THEN
@@ -357,7 +398,7 @@ END
 $$;
 COMMENT ON FUNCTION login_complete(uuid, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb) IS 'After every factor: forgets the failures, begins a session, makes the device known and tells what the user may do. For functions that have widened the scope.';
 
-CREATE FUNCTION login_finish(p_user uuid, p_password_hash text, p_asked_tenant uuid, p_now timestamptz, p_session jsonb,
+CREATE FUNCTION login_finish(p_user uuid, p_password_version bigint, p_asked_tenant uuid, p_now timestamptz, p_session jsonb,
     p_event jsonb, p_personal bytea, p_refused jsonb, p_refused_personal bytea, p_device_hash bytea, p_new_device jsonb,
     p_overlong boolean, p_challenge jsonb, p_challenged jsonb, p_challenged_personal bytea,
     OUT outcome text, OUT tenant_id uuid, OUT choices uuid[], OUT roles text[], OUT permissions text[],
@@ -377,7 +418,7 @@ BEGIN
         SELECT * INTO u FROM users x WHERE x.user_id = p_user FOR NO KEY UPDATE;
         -- While the hash was computed the user may have been disabled, moved to Kanidm or given another password.
         IF u.deleted_at IS NOT NULL OR u.status <> 'active' OR u.auth_method = 'kanidm'
-                OR u.password_hash IS DISTINCT FROM p_password_hash
+                OR u.password_hash IS NULL OR u.password_version <> p_password_version
                 OR (u.locked_until > p_now AND u.lock_reason = 'administrator') THEN
             PERFORM audit_record(p_refused || '{"reason": "changed_meanwhile"}', p_refused_personal);
             outcome := 'refused';
@@ -389,12 +430,12 @@ BEGIN
         END IF;
         IF EXISTS (SELECT FROM user_totp t WHERE t.user_id = p_user AND t.confirmed_at IS NOT NULL) THEN
             -- Given back, not forgotten: a right password alone must not make room for more guesses at the code.
-            PERFORM attempt_refund(p_user, p_device_hash);
+            PERFORM attempt_refund(p_user, p_device_hash, p_now, false);
             DELETE FROM mfa_challenges c WHERE c.user_id = p_user AND c.expires_at <= p_now;
-            INSERT INTO mfa_challenges (challenge_id, challenge_hash, user_id, password_hash, request, created_at,
+            INSERT INTO mfa_challenges (challenge_id, challenge_hash, user_id, password_version, request, created_at,
                 expires_at)
             VALUES ((p_challenge ->> 'challenge_id')::uuid, decode(p_challenge ->> 'challenge_hash', 'hex'), p_user,
-                p_password_hash, p_challenge -> 'request', p_now, (p_challenge ->> 'expires_at')::timestamptz);
+                p_password_version, p_challenge -> 'request', p_now, (p_challenge ->> 'expires_at')::timestamptz);
             PERFORM audit_record(p_challenged || jsonb_build_object('tenant_id', u.tenant_id), p_challenged_personal);
             recovery_codes := EXISTS (SELECT FROM recovery_codes r WHERE r.user_id = p_user AND r.used_at IS NULL);
             outcome := 'mfa_required';
@@ -419,7 +460,7 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea) IS 'After the right password: completes the login, or asks for the second factor of a user who has one.';
+COMMENT ON FUNCTION login_finish(uuid, bigint, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea) IS 'After the right password: completes the login, or asks for the second factor of a user who has one.';
 
 CREATE FUNCTION password_change(p_user uuid, p_session uuid, p_password jsonb, p_tokens jsonb, p_now timestamptz,
     p_idle interval, p_persistent_idle interval, p_event jsonb, p_personal bytea,
@@ -492,19 +533,20 @@ END
 $$;
 COMMENT ON FUNCTION guessing_tidy(timestamptz) IS 'Removes what has lapsed: counts of addresses, known devices, logins that wait for a second factor; at most 10,000 of each.';
 
-REVOKE ALL ON FUNCTION known_devices_forget(), known_devices_unlock(uuid),
+REVOKE ALL ON FUNCTION known_devices_forget(), users_password_version(),
+    login_refuse_unknown(text, timestamptz, interval, jsonb, bytea), known_devices_unlock(uuid),
     throttle_take(text, text, timestamptz, interval, interval),
-    attempt_reserve(uuid, timestamptz, integer, interval, bytea), attempt_refund(uuid, bytea), attempt_succeeded(uuid, bytea),
+    attempt_reserve(uuid, timestamptz, integer, interval, interval, bytea),
+    attempt_refund(uuid, bytea, timestamptz, boolean), attempt_succeeded(uuid, bytea, timestamptz),
     login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval),
-    password_proof_begin(uuid, timestamptz, integer, interval),
     login_complete(uuid, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb),
-    login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea),
+    login_finish(uuid, bigint, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea),
     password_change(uuid, uuid, jsonb, jsonb, timestamptz, interval, interval, jsonb, bytea),
     guessing_tidy(timestamptz) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION known_devices_unlock(uuid), throttle_take(text, text, timestamptz, interval, interval),
-    attempt_reserve(uuid, timestamptz, integer, interval, bytea), attempt_refund(uuid, bytea), attempt_succeeded(uuid, bytea),
+GRANT EXECUTE ON FUNCTION login_refuse_unknown(text, timestamptz, interval, jsonb, bytea),
+    known_devices_unlock(uuid), throttle_take(text, text, timestamptz, interval, interval),
+    attempt_refund(uuid, bytea, timestamptz, boolean),
     login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval),
-    password_proof_begin(uuid, timestamptz, integer, interval),
-    login_finish(uuid, text, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea),
+    login_finish(uuid, bigint, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea),
     password_change(uuid, uuid, jsonb, jsonb, timestamptz, interval, interval, jsonb, bytea),
     guessing_tidy(timestamptz) TO sidle_app;

@@ -36,7 +36,7 @@ COMMENT ON COLUMN mail_outbox.kind IS 'Which template it is made from.';
 COMMENT ON COLUMN mail_outbox.state IS 'waiting, sent, failed (refused for good) or expired (given up).';
 COMMENT ON COLUMN mail_outbox.user_id IS 'The user it is about; null when there is none.';
 COMMENT ON COLUMN mail_outbox.recipient IS 'Address it goes to; null once nothing more is to be done.';
-COMMENT ON COLUMN mail_outbox.recipient_hash IS 'SHA-256 of the address in lower case, by which messages to one address are counted.';
+COMMENT ON COLUMN mail_outbox.recipient_hash IS 'SHA-256 of the address''s key, by which messages to one address are counted.';
 COMMENT ON COLUMN mail_outbox.parameters IS 'What the template is filled with, sealed; null once nothing more is to be done.';
 COMMENT ON COLUMN mail_outbox.created_at IS 'When it was written.';
 COMMENT ON COLUMN mail_outbox.expires_at IS 'When it is given up.';
@@ -61,6 +61,7 @@ DECLARE
     v_scope text;
     v_user uuid := (p_mail ->> 'user_id')::uuid;
     v_recipient text := nullif(p_mail ->> 'recipient', '');
+    v_key text := p_mail ->> 'recipient_key';
     v_now timestamptz := clock_timestamp();
 BEGIN
     -- No mail server, no message.
@@ -70,13 +71,13 @@ BEGIN
     v_scope := session_widen();
     IF v_recipient IS NULL THEN
         -- The address as it is now: whoever changes it later does not divert the message.
-        SELECT u.email INTO v_recipient FROM users u WHERE u.user_id = v_user AND u.deleted_at IS NULL;
+        SELECT u.email, u.email_key INTO v_recipient, v_key FROM users u WHERE u.user_id = v_user AND u.deleted_at IS NULL;
     END IF;
     IF v_recipient IS NOT NULL THEN
         INSERT INTO mail_outbox (mail_id, kind, user_id, recipient, recipient_hash, parameters, created_at,
             expires_at, next_attempt_at)
         VALUES ((p_mail ->> 'mail_id')::uuid, p_mail ->> 'kind', v_user, v_recipient,
-            sha256(convert_to(lower(v_recipient), 'UTF8')), decode(p_mail ->> 'parameters', 'hex'), v_now,
+            sha256(convert_to(v_key, 'UTF8')), decode(p_mail ->> 'parameters', 'hex'), v_now,
             v_now + make_interval(secs => (p_mail ->> 'lifetime_seconds')::double precision), v_now);
     END IF;
     PERFORM session_narrow(v_scope);
@@ -86,12 +87,12 @@ COMMENT ON FUNCTION mail_enqueue(jsonb) IS 'Writes a message that the service pr
 REVOKE ALL ON FUNCTION mail_enqueue(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mail_enqueue(jsonb) TO sidle_app;
 
-CREATE FUNCTION mail_is_capped(p_recipient text, p_most integer) RETURNS boolean
+CREATE FUNCTION mail_is_capped(p_recipient_key text, p_most integer) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
-    v_hash bytea := sha256(convert_to(lower(p_recipient), 'UTF8'));
+    v_hash bytea := sha256(convert_to(p_recipient_key, 'UTF8'));
 BEGIN
     -- One after the other for each address, or several at once would each see room for one more.
     PERFORM pg_advisory_xact_lock(('x' || encode(substr(v_hash, 1, 8), 'hex'))::bit(64)::bigint);
@@ -115,6 +116,7 @@ CREATE TABLE registrations (
     email              text,
     email_key          text,
     username           text,
+    username_key       text,
     full_name          text,
     password_hash      text,
     password_cost      smallint,
@@ -130,6 +132,7 @@ CREATE TABLE registrations (
     CONSTRAINT registrations_personal_check CHECK ((state IN ('asked', 'sent')) = (email_key IS NOT NULL)
         AND (state IN ('asked', 'sent') OR (email IS NULL AND username IS NULL AND full_name IS NULL
             AND password_hash IS NULL))),
+    CONSTRAINT registrations_username_key_check CHECK ((username IS NULL) = (username_key IS NULL)),
     CONSTRAINT registrations_verified_check CHECK ((state = 'verified') = (user_id IS NOT NULL)),
     CONSTRAINT registrations_hashes_check CHECK (octet_length(secret_hash) = 32 AND octet_length(token_hash) = 32)
 );
@@ -146,8 +149,9 @@ COMMENT ON COLUMN registrations.request_hash IS 'Keyed digest of the request; an
 COMMENT ON COLUMN registrations.tenant_id IS 'Tenant to register in.';
 COMMENT ON COLUMN registrations.state IS 'asked (nothing sent yet), sent, dropped (the address has an account, or had enough messages), superseded (by a newer one) or verified.';
 COMMENT ON COLUMN registrations.email IS 'Address as given; null once nothing more is to come.';
-COMMENT ON COLUMN registrations.email_key IS 'Address in lower case; null once nothing more is to come.';
+COMMENT ON COLUMN registrations.email_key IS 'Key of the address; null once nothing more is to come.';
 COMMENT ON COLUMN registrations.username IS 'Name to sign in with; null once nothing more is to come.';
+COMMENT ON COLUMN registrations.username_key IS 'Key of that name; null once nothing more is to come.';
 COMMENT ON COLUMN registrations.full_name IS 'Name shown to people; null once nothing more is to come.';
 COMMENT ON COLUMN registrations.password_hash IS 'Hash of the password that was given; null once nothing more is to come.';
 COMMENT ON COLUMN registrations.password_cost IS 'Cost of that hash.';
@@ -164,6 +168,8 @@ CREATE TABLE password_reset_requests (
     request_id     uuid PRIMARY KEY,
     identifier_key text NOT NULL,
     correlation_id uuid NOT NULL,
+    event          jsonb NOT NULL,
+    personal       bytea,
     created_at     timestamptz NOT NULL
 );
 CREATE UNIQUE INDEX password_reset_requests_identifier_key ON password_reset_requests (identifier_key);
@@ -171,6 +177,8 @@ COMMENT ON TABLE password_reset_requests IS 'Addresses and usernames for which s
 COMMENT ON COLUMN password_reset_requests.request_id IS 'UUIDv7 of the request.';
 COMMENT ON COLUMN password_reset_requests.identifier_key IS 'The address or username in lower case.';
 COMMENT ON COLUMN password_reset_requests.correlation_id IS 'The call that asked.';
+COMMENT ON COLUMN password_reset_requests.event IS 'The event of the request, which is recorded if the name is somebody''s: what is asked for in nobody''s name fills no log.';
+COMMENT ON COLUMN password_reset_requests.personal IS 'Its personal data, sealed.';
 COMMENT ON COLUMN password_reset_requests.created_at IS 'When it asked.';
 
 CREATE TABLE one_time_tokens (
@@ -223,7 +231,7 @@ CREATE FUNCTION registration_close(p_registration uuid, p_state text) RETURNS vo
     LANGUAGE sql
     SET search_path = pg_catalog, public
     AS $$
-    UPDATE registrations SET state = p_state, email = NULL, email_key = NULL, username = NULL, full_name = NULL,
+    UPDATE registrations SET state = p_state, email = NULL, email_key = NULL, username = NULL, username_key = NULL, full_name = NULL,
             password_hash = NULL, password_cost = NULL, password_pepper_id = NULL
         WHERE registration_id = p_registration
 $$;
@@ -246,6 +254,7 @@ COMMENT ON FUNCTION one_time_issue(text, uuid, jsonb, timestamptz) IS 'Makes a t
 
 REVOKE ALL ON FUNCTION registration_is_open(uuid), registration_close(uuid, text),
     one_time_issue(text, uuid, jsonb, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION registration_is_open(uuid) TO sidle_app;
 
 CREATE FUNCTION registration_ask(p_registration jsonb, p_now timestamptz, p_event jsonb, p_personal bytea,
     OUT outcome text, OUT expires_at timestamptz)
@@ -265,10 +274,11 @@ BEGIN
         END IF;
         expires_at := (p_registration ->> 'expires_at')::timestamptz;
         INSERT INTO registrations (registration_id, request_id, request_hash, tenant_id, email, email_key, username,
-            full_name, password_hash, password_cost, password_pepper_id, secret_hash, created_at, expires_at)
+            username_key, full_name, password_hash, password_cost, password_pepper_id, secret_hash, created_at, expires_at)
         VALUES ((p_registration ->> 'registration_id')::uuid, (p_registration ->> 'request_id')::uuid,
             decode(p_registration ->> 'request_hash', 'hex'), v_tenant, p_registration ->> 'email',
-            p_registration ->> 'email_key', p_registration ->> 'username', p_registration ->> 'full_name',
+            p_registration ->> 'email_key', p_registration ->> 'username', p_registration ->> 'username_key',
+            p_registration ->> 'full_name',
             p_registration ->> 'password_hash', (p_registration ->> 'password_cost')::smallint,
             (p_registration ->> 'password_pepper_id')::smallint, decode(p_registration ->> 'secret_hash', 'hex'), p_now,
             registration_ask.expires_at)
@@ -307,7 +317,7 @@ BEGIN
         END IF;
         IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id) THEN
             v_answer := 'lapsed';
-        ELSIF mail_is_capped(r.email, p_most) THEN
+        ELSIF mail_is_capped(r.email_key, p_most) THEN
             v_answer := 'capped';
         ELSE
             SELECT * INTO u FROM users x WHERE x.email_key = r.email_key AND x.deleted_at IS NULL FOR NO KEY UPDATE;
@@ -320,16 +330,18 @@ BEGIN
                 END LOOP;
                 UPDATE registrations x SET state = 'sent', token_hash = decode(p_token ->> 'token_hash', 'hex')
                     WHERE x.registration_id = r.registration_id;
-                PERFORM mail_enqueue(p_verify || jsonb_build_object('recipient', r.email));
+                PERFORM mail_enqueue(p_verify || jsonb_build_object('recipient', r.email, 'recipient_key', r.email_key));
                 v_answer := 'verification_sent';
                 EXIT body;
             ELSIF u.verified_at IS NULL AND u.status <> 'disabled' THEN
                 -- Somebody whose address nobody has confirmed yet gets the way to do so.
                 PERFORM one_time_issue('verify_email', u.user_id, p_token, p_now);
-                PERFORM mail_enqueue(p_verify || jsonb_build_object('recipient', u.email, 'user_id', u.user_id));
+                PERFORM mail_enqueue(p_verify || jsonb_build_object('recipient', u.email,
+                    'recipient_key', u.email_key, 'user_id', u.user_id));
                 v_answer := 'verification_repeated';
             ELSE
-                PERFORM mail_enqueue(p_attempt || jsonb_build_object('recipient', u.email, 'user_id', u.user_id));
+                PERFORM mail_enqueue(p_attempt || jsonb_build_object('recipient', u.email,
+                    'recipient_key', u.email_key, 'user_id', u.user_id));
                 v_answer := 'owner_told';
             END IF;
         END IF;
@@ -384,13 +396,13 @@ BEGIN
                     password_hash, password_cost, password_pepper_id, password_changed_at, verified_at, created_at,
                     updated_at)
                 SELECT email_verify.user_id, r.tenant_id, r.email, r.email_key,
-                    CASE WHEN NOT taken.name THEN r.username END, CASE WHEN NOT taken.name THEN lower(r.username) END,
+                    CASE WHEN NOT taken.name THEN r.username END, CASE WHEN NOT taken.name THEN r.username_key END,
                     r.full_name, 'active',
                     CASE WHEN email_verify.password_kept THEN r.password_hash END,
                     CASE WHEN email_verify.password_kept THEN r.password_cost END,
                     CASE WHEN email_verify.password_kept THEN r.password_pepper_id END,
                     CASE WHEN email_verify.password_kept THEN p_now END, p_now, p_now, p_now
-                FROM (SELECT EXISTS (SELECT FROM users x WHERE x.username_key = lower(r.username)
+                FROM (SELECT EXISTS (SELECT FROM users x WHERE x.username_key = r.username_key
                     AND x.deleted_at IS NULL) AS name) taken;
             EXCEPTION WHEN unique_violation THEN
                 -- The address has an account by now.
@@ -487,11 +499,10 @@ CREATE FUNCTION password_reset_ask(p_request jsonb, p_now timestamptz, p_event j
 DECLARE
     v_scope text := session_widen();
 BEGIN
-    INSERT INTO password_reset_requests (request_id, identifier_key, correlation_id, created_at)
+    INSERT INTO password_reset_requests (request_id, identifier_key, correlation_id, event, personal, created_at)
     VALUES ((p_request ->> 'request_id')::uuid, p_request ->> 'identifier_key',
-        (p_request ->> 'correlation_id')::uuid, p_now)
+        (p_request ->> 'correlation_id')::uuid, p_event, p_personal, p_now)
     ON CONFLICT (identifier_key) DO NOTHING;
-    PERFORM audit_record(p_event, p_personal);
     PERFORM session_narrow(v_scope);
 END
 $$;
@@ -525,17 +536,21 @@ BEGIN
             WHEN u.user_id IS NULL THEN 'unknown'
             WHEN u.status = 'disabled' THEN 'disabled'
             WHEN u.status <> 'active' OR u.verified_at IS NULL THEN 'unverified'
-            WHEN mail_is_capped(u.email, p_most) THEN 'capped'
+            WHEN mail_is_capped(u.email_key, p_most) THEN 'capped'
             WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
             ELSE 'sent'
         END;
         IF v_answer = 'kanidm_only' THEN
-            PERFORM mail_enqueue(p_kanidm || jsonb_build_object('recipient', u.email, 'user_id', u.user_id));
+            PERFORM mail_enqueue(p_kanidm || jsonb_build_object('recipient', u.email,
+                    'recipient_key', u.email_key, 'user_id', u.user_id));
         ELSIF v_answer = 'sent' THEN
             PERFORM one_time_issue('password_reset', u.user_id, p_token, p_now);
-            PERFORM mail_enqueue(p_reset || jsonb_build_object('recipient', u.email, 'user_id', u.user_id));
+            PERFORM mail_enqueue(p_reset || jsonb_build_object('recipient', u.email,
+                    'recipient_key', u.email_key, 'user_id', u.user_id));
         END IF;
         IF u.user_id IS NOT NULL THEN
+            PERFORM audit_record(q.event || jsonb_build_object('tenant_id', u.tenant_id, 'target_kind', 'user',
+                'target_id', u.user_id, 'personal_subject', u.user_id), q.personal);
             PERFORM audit_record(p_event || jsonb_build_object('correlation_id', q.correlation_id,
                 'tenant_id', u.tenant_id, 'target_kind', 'user', 'target_id', u.user_id,
                 'outcome', CASE WHEN v_answer = 'sent' THEN 'success' ELSE 'refused' END,

@@ -1,7 +1,7 @@
 DROP FUNCTION factors_tidy(timestamptz);
 DROP FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb);
-DROP FUNCTION mfa_begin(bytea, timestamptz, integer, interval);
-DROP FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval);
+DROP FUNCTION second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval);
+DROP FUNCTION mfa_begin(bytea, timestamptz, integer, interval, interval);
 DROP FUNCTION factor_spend(uuid, uuid, bigint, bytea[], timestamptz);
 DROP FUNCTION step_up_take(bytea, uuid, uuid, text, text, timestamptz);
 DROP FUNCTION step_up_ways(uuid);

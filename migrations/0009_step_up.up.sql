@@ -120,38 +120,9 @@ END
 $$;
 COMMENT ON FUNCTION factor_spend(uuid, uuid, bigint, bytea[], timestamptz) IS 'Accepts a code''s time step, or a recovery code, once. For functions that have widened the scope, and for the platform.';
 
-CREATE FUNCTION factor_begin(p_user uuid, p_pending boolean, p_now timestamptz, p_max integer, p_lock interval,
-    OUT tenant_id uuid, OUT attempt integer, OUT refusal text, OUT totp_id uuid, OUT secret bytea)
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, public
-    AS $$
-DECLARE
-    v_scope text := session_widen();
-    t user_totp%ROWTYPE;
-BEGIN
-    <<body>>
-    BEGIN
-        SELECT u.tenant_id INTO tenant_id FROM users u WHERE u.user_id = p_user AND u.deleted_at IS NULL FOR NO KEY UPDATE;
-        SELECT * INTO t FROM user_totp x WHERE x.user_id = p_user
-            AND CASE WHEN p_pending THEN x.confirmed_at IS NULL AND x.expires_at > p_now ELSE x.confirmed_at IS NOT NULL END;
-        IF t.user_id IS NULL THEN
-            refusal := 'no_second_factor';
-            EXIT body;
-        END IF;
-        SELECT r.attempt, r.refusal INTO attempt, refusal FROM attempt_reserve(p_user, p_now, p_max, p_lock, NULL) r;
-        IF refusal IS NULL THEN
-            totp_id := t.totp_id;
-            secret := t.secret;
-        END IF;
-    END body;
-    PERFORM session_narrow(v_scope);
-END
-$$;
-COMMENT ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval) IS 'Reserves an attempt of somebody known to show a code, of the enrolled application or of the one that is being enrolled, or says why not.';
-
 -- Completing a login with a second factor: begin before the code is computed, finish after it.
 
-CREATE FUNCTION mfa_begin(p_challenge_hash bytea, p_now timestamptz, p_max integer, p_lock interval,
+CREATE FUNCTION mfa_begin(p_challenge_hash bytea, p_now timestamptz, p_max integer, p_lock interval, p_longest interval,
     OUT user_id uuid, OUT tenant_id uuid, OUT attempt integer, OUT known_device boolean, OUT refusal text,
     OUT totp_id uuid, OUT secret bytea, OUT request jsonb)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -179,14 +150,14 @@ BEGIN
             WHEN c.expires_at <= p_now THEN 'challenge_lapsed'
             WHEN u.user_id IS NULL THEN 'unknown'
             WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
-            WHEN u.password_hash IS DISTINCT FROM c.password_hash THEN 'changed_meanwhile'
+            WHEN u.password_hash IS NULL OR u.password_version <> c.password_version THEN 'changed_meanwhile'
             WHEN t.user_id IS NULL THEN 'no_second_factor'
         END;
         IF refusal IS NOT NULL THEN
             EXIT body;
         END IF;
         SELECT * INTO v_reserved
-            FROM attempt_reserve(u.user_id, p_now, p_max, p_lock, decode(c.request ->> 'known_device', 'hex'));
+            FROM attempt_reserve(u.user_id, p_now, p_max, p_lock, p_longest, decode(c.request ->> 'known_device', 'hex'));
         attempt := v_reserved.attempt;
         known_device := v_reserved.known_device;
         refusal := v_reserved.refusal;
@@ -199,7 +170,32 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION mfa_begin(bytea, timestamptz, integer, interval) IS 'Reserves an attempt to complete a login with a code, counted with those at the password, or says why not.';
+COMMENT ON FUNCTION mfa_begin(bytea, timestamptz, integer, interval, interval) IS 'Reserves an attempt to complete a login with a code, counted with those at the password, or says why not.';
+
+CREATE FUNCTION second_factor_refuse(p_user uuid, p_event jsonb, p_personal bytea, p_lock_event jsonb, p_mail jsonb,
+    p_now timestamptz, p_tell_again interval) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    PERFORM audit_record(p_event, p_personal);
+    IF p_lock_event IS NOT NULL THEN
+        PERFORM audit_record(p_lock_event, NULL);
+        -- Once, and not again before the user has signed in: whoever guesses must not be able to fill a mailbox.
+        UPDATE users u SET second_factor_told_at = p_now
+            WHERE u.user_id = p_user AND u.deleted_at IS NULL AND u.verified_at IS NOT NULL AND p_mail IS NOT NULL
+                AND (u.second_factor_told_at IS NULL OR (u.last_login_at > u.second_factor_told_at
+                    AND u.second_factor_told_at + p_tell_again <= p_now));
+        IF FOUND THEN
+            PERFORM mail_enqueue(p_mail);
+        END IF;
+    END IF;
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval) IS 'Records a wrong second factor, and the lock that it led to; with a lock the user is told, at their verified address, unless they were told lately.';
 
 CREATE FUNCTION mfa_finish(p_challenge_hash bytea, p_totp uuid, p_step bigint, p_code_hashes bytea[],
     p_asked_tenant uuid, p_now timestamptz, p_session jsonb, p_event jsonb, p_personal bytea, p_refused jsonb,
@@ -227,7 +223,7 @@ BEGIN
         v_refusal := CASE
             WHEN c.challenge_id IS NULL THEN 'challenge_spent'
             WHEN c.expires_at <= p_now THEN 'challenge_lapsed'
-            WHEN u.password_hash IS DISTINCT FROM c.password_hash THEN 'changed_meanwhile'
+            WHEN u.password_hash IS NULL OR u.password_version <> c.password_version THEN 'changed_meanwhile'
             WHEN NOT factor_spend(u.user_id, p_totp, p_step, p_code_hashes, p_now)
                 THEN CASE WHEN p_step IS NULL THEN 'wrong_code' ELSE 'replayed' END
         END;
@@ -284,12 +280,12 @@ $$;
 COMMENT ON FUNCTION factors_tidy(timestamptz) IS 'Removes what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.';
 
 REVOKE ALL ON FUNCTION step_up_forget(), step_up_ways(uuid), factor_spend(uuid, uuid, bigint, bytea[], timestamptz),
-    factor_begin(uuid, boolean, timestamptz, integer, interval),
-    mfa_begin(bytea, timestamptz, integer, interval),
+    mfa_begin(bytea, timestamptz, integer, interval, interval),
+    second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval),
     mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb),
     step_up_take(bytea, uuid, uuid, text, text, timestamptz), factors_tidy(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION step_up_ways(uuid), factor_spend(uuid, uuid, bigint, bytea[], timestamptz),
-    factor_begin(uuid, boolean, timestamptz, integer, interval),
-    mfa_begin(bytea, timestamptz, integer, interval),
+    mfa_begin(bytea, timestamptz, integer, interval, interval),
+    second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval),
     mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb),
     step_up_take(bytea, uuid, uuid, text, text, timestamptz), factors_tidy(timestamptz) TO sidle_app;

@@ -4,7 +4,7 @@ DROP TRIGGER users_invitations_void ON users;
 DROP FUNCTION invitations_tidy(timestamptz);
 DROP FUNCTION carry_over_end(uuid, uuid, text, timestamptz, jsonb, bytea, jsonb);
 DROP FUNCTION carry_over_check(uuid, uuid, uuid, timestamptz, timestamptz);
-DROP FUNCTION carry_over_begin(uuid, text, jsonb, timestamptz, interval, uuid, interval);
+DROP FUNCTION carry_over_begin(uuid, bigint, jsonb, timestamptz, interval, uuid, interval);
 DROP FUNCTION enrolment_credential(uuid, uuid, timestamptz);
 DROP FUNCTION enrolment_release(uuid, uuid, uuid);
 DROP FUNCTION enrolment_repeat(uuid, uuid, uuid, uuid, uuid, timestamptz, jsonb, bytea);

@@ -399,7 +399,7 @@ COMMENT ON FUNCTION enrolment_credential(uuid, uuid, timestamptz) IS 'Writes dow
 
 -- Carrying a password over.
 
-CREATE FUNCTION carry_over_begin(p_user uuid, p_password_hash text, p_tenants jsonb, p_now timestamptz,
+CREATE FUNCTION carry_over_begin(p_user uuid, p_password_version bigint, p_tenants jsonb, p_now timestamptz,
     p_again_after interval, p_lease uuid, p_lease_time interval,
     OUT person_id uuid, OUT tenant_id uuid, OUT password_changed_at timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -413,7 +413,7 @@ BEGIN
     BEGIN
         SELECT * INTO u FROM users x WHERE x.user_id = p_user FOR NO KEY UPDATE;
         IF u.user_id IS NULL OR u.must_change_password OR u.locked_until > p_now OR NOT enrolment_pending(u)
-                OR u.password_hash IS DISTINCT FROM p_password_hash OR NOT enrolment_tenant(u.tenant_id, p_tenants)
+                OR u.password_hash IS NULL OR u.password_version <> p_password_version OR NOT enrolment_tenant(u.tenant_id, p_tenants)
                 OR EXISTS (SELECT FROM user_totp t WHERE t.user_id = p_user AND t.confirmed_at IS NOT NULL) THEN
             EXIT body;
         END IF;
@@ -435,7 +435,7 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION carry_over_begin(uuid, text, jsonb, timestamptz, interval, uuid, interval) IS 'Takes the lease on the person of a user whose password may be carried over; no person when it may not.';
+COMMENT ON FUNCTION carry_over_begin(uuid, bigint, jsonb, timestamptz, interval, uuid, interval) IS 'Takes the lease on the person of a user whose password may be carried over; no person when it may not.';
 
 CREATE FUNCTION carry_over_check(p_user uuid, p_person uuid, p_lease uuid, p_password_changed_at timestamptz,
     p_now timestamptz) RETURNS boolean
@@ -512,7 +512,7 @@ REVOKE ALL ON FUNCTION invitations_void(), invitations_void_factor(), invitation
     enrolment_minted(uuid, uuid, uuid, uuid, uuid, bytea, interval, timestamptz, jsonb, bytea),
     enrolment_repeat(uuid, uuid, uuid, uuid, uuid, timestamptz, jsonb, bytea),
     enrolment_release(uuid, uuid, uuid), enrolment_credential(uuid, uuid, timestamptz),
-    carry_over_begin(uuid, text, jsonb, timestamptz, interval, uuid, interval),
+    carry_over_begin(uuid, bigint, jsonb, timestamptz, interval, uuid, interval),
     carry_over_check(uuid, uuid, uuid, timestamptz, timestamptz),
     carry_over_end(uuid, uuid, text, timestamptz, jsonb, bytea, jsonb), invitations_tidy(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION invitation_offer(text, boolean, uuid, timestamptz, jsonb, bytea),
@@ -521,6 +521,6 @@ GRANT EXECUTE ON FUNCTION invitation_offer(text, boolean, uuid, timestamptz, jso
     enrolment_minted(uuid, uuid, uuid, uuid, uuid, bytea, interval, timestamptz, jsonb, bytea),
     enrolment_repeat(uuid, uuid, uuid, uuid, uuid, timestamptz, jsonb, bytea),
     enrolment_release(uuid, uuid, uuid), enrolment_credential(uuid, uuid, timestamptz),
-    carry_over_begin(uuid, text, jsonb, timestamptz, interval, uuid, interval),
+    carry_over_begin(uuid, bigint, jsonb, timestamptz, interval, uuid, interval),
     carry_over_check(uuid, uuid, uuid, timestamptz, timestamptz),
     carry_over_end(uuid, uuid, text, timestamptz, jsonb, bytea, jsonb), invitations_tidy(timestamptz) TO sidle_app;

@@ -235,7 +235,7 @@ BEGIN
         END IF;
         IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id) THEN
             v_answer := 'lapsed';
-        ELSIF mail_is_capped(r.email, p_most) THEN
+        ELSIF mail_is_capped(r.email_key, p_most) THEN
             v_answer := 'capped';
         ELSE
             SELECT * INTO u FROM users x WHERE x.email_key = r.email_key AND x.deleted_at IS NULL FOR NO KEY UPDATE;
@@ -248,16 +248,18 @@ BEGIN
                 END LOOP;
                 UPDATE registrations x SET state = 'sent', token_hash = decode(p_token ->> 'token_hash', 'hex')
                     WHERE x.registration_id = r.registration_id;
-                PERFORM mail_enqueue(p_verify || jsonb_build_object('recipient', r.email));
+                PERFORM mail_enqueue(p_verify || jsonb_build_object('recipient', r.email, 'recipient_key', r.email_key));
                 v_answer := 'verification_sent';
                 EXIT body;
             ELSIF u.status = 'pending_verification' THEN
                 -- Somebody whose address nobody has confirmed yet gets the way to do so.
                 PERFORM one_time_issue('verify_email', u.user_id, p_token, p_now);
-                PERFORM mail_enqueue(p_verify || jsonb_build_object('recipient', u.email, 'user_id', u.user_id));
+                PERFORM mail_enqueue(p_verify || jsonb_build_object('recipient', u.email,
+                    'recipient_key', u.email_key, 'user_id', u.user_id));
                 v_answer := 'verification_repeated';
             ELSE
-                PERFORM mail_enqueue(p_attempt || jsonb_build_object('recipient', u.email, 'user_id', u.user_id));
+                PERFORM mail_enqueue(p_attempt || jsonb_build_object('recipient', u.email,
+                    'recipient_key', u.email_key, 'user_id', u.user_id));
                 v_answer := 'owner_told';
             END IF;
         END IF;

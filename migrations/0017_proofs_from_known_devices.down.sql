@@ -1,2 +1,2 @@
-DROP FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, bytea);
+DROP FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, interval, bytea);
 DROP FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea);

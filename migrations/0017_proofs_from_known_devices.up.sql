@@ -1,9 +1,10 @@
 -- Guesses by others must not keep somebody who is signed in from proving who they are: from a known device the count is
--- the device's own, as at the login. Beside the functions that the release before calls.
+-- the device's own, as at the login.
 
 CREATE FUNCTION password_proof_begin(p_user uuid, p_now timestamptz, p_max integer, p_lock interval,
     p_device_hash bytea,
-    OUT tenant_id uuid, OUT password_hash text, OUT password_pepper_id smallint, OUT set_here boolean,
+    OUT tenant_id uuid, OUT password_hash text, OUT password_version bigint, OUT password_pepper_id smallint,
+    OUT set_here boolean,
     OUT attempt integer, OUT known_device boolean, OUT refusal text, OUT highest_cost smallint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -26,7 +27,7 @@ BEGIN
         IF refusal IS NOT NULL THEN
             EXIT body;
         END IF;
-        SELECT * INTO v_reserved FROM attempt_reserve(p_user, p_now, p_max, p_lock, p_device_hash);
+        SELECT * INTO v_reserved FROM attempt_reserve(p_user, p_now, p_max, p_lock, NULL, p_device_hash);
         attempt := v_reserved.attempt;
         known_device := v_reserved.known_device;
         refusal := v_reserved.refusal;
@@ -34,6 +35,7 @@ BEGIN
             EXIT body;
         END IF;
         password_hash := u.password_hash;
+        password_version := u.password_version;
         password_pepper_id := u.password_pepper_id;
         set_here := u.password_changed_at IS NOT NULL;
     END body;
@@ -43,7 +45,7 @@ $$;
 COMMENT ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea) IS 'Reserves an attempt of somebody known to show their password once more, or says why not. From a known device the count is the device''s own.';
 
 CREATE FUNCTION factor_begin(p_user uuid, p_pending boolean, p_now timestamptz, p_max integer, p_lock interval,
-    p_device_hash bytea, OUT tenant_id uuid, OUT attempt integer, OUT known_device boolean, OUT refusal text, OUT totp_id uuid, OUT secret bytea)
+    p_longest interval, p_device_hash bytea, OUT tenant_id uuid, OUT attempt integer, OUT known_device boolean, OUT refusal text, OUT totp_id uuid, OUT secret bytea)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -61,7 +63,7 @@ BEGIN
             EXIT body;
         END IF;
         SELECT r.attempt, r.known_device, r.refusal INTO attempt, known_device, refusal
-            FROM attempt_reserve(p_user, p_now, p_max, p_lock, p_device_hash) r;
+            FROM attempt_reserve(p_user, p_now, p_max, p_lock, p_longest, p_device_hash) r;
         IF refusal IS NULL THEN
             totp_id := t.totp_id;
             secret := t.secret;
@@ -70,9 +72,9 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, bytea) IS 'Reserves an attempt of somebody known to show a code, of the enrolled application or of the one that is being enrolled, or says why not. From a known device the count is the device''s own.';
+COMMENT ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, interval, bytea) IS 'Reserves an attempt of somebody known to show a code, of the enrolled application or of the one that is being enrolled, or says why not. From a known device the count is the device''s own.';
 
 REVOKE ALL ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea),
-    factor_begin(uuid, boolean, timestamptz, integer, interval, bytea) FROM PUBLIC;
+    factor_begin(uuid, boolean, timestamptz, integer, interval, interval, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea),
-    factor_begin(uuid, boolean, timestamptz, integer, interval, bytea) TO sidle_app;
+    factor_begin(uuid, boolean, timestamptz, integer, interval, interval, bytea) TO sidle_app;

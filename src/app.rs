@@ -128,7 +128,7 @@ impl App {
         let outbox = Outbox::new(context.clone(), keyring.clone(), &config.mail);
         let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), metrics.clone())?;
         let oidc = kanidm.clone().map(|kanidm| Oidc::new(kanidm, &config.kanidm, context.clone())).transpose()?;
-        let hasher = Hasher::new(config.passwords.clone(), context.clone(), metrics.clone())?;
+        let hasher = Hasher::new(config.passwords.clone(), &config.throttle, context.clone(), metrics.clone())?;
         let policy = Policy::new(&config.passwords)?;
         let sessions = Sessions::new(
             Arc::clone(&config),

@@ -123,6 +123,8 @@ pub struct Metrics {
     pub panics: Counter,
     /// Hashes computed, in units of 2^cost, so that work can be compared between populations.
     pub hash_units: Counter,
+    /// New passwords whose strength was estimated.
+    pub strength_checks: Counter,
     /// Hashes that wait for a thread.
     pub hash_queue: Gauge,
     /// Sessions that can be refreshed, as counted last.
@@ -226,6 +228,7 @@ impl Metrics {
 
         let panics = counter(&mut registry, "panics", "Calls that panicked");
         let hash_units = counter(&mut registry, "hash_units", "Hash work done, in units of 2^cost");
+        let strength_checks = counter(&mut registry, "strength_checks", "New passwords whose strength was estimated");
         let audit_personal_lost =
             counter(&mut registry, "audit_personal_lost", "Personal parts of events that could not be kept");
         let users_migrated = counter(&mut registry, "users_migrated", "Users linked to a Kanidm person");
@@ -255,6 +258,7 @@ impl Metrics {
             inner: Arc::new(inner),
             panics,
             hash_units,
+            strength_checks,
             hash_queue,
             sessions_active,
             audit_unsequenced,

@@ -52,11 +52,6 @@ pub fn text(field: &'static str, value: &str, max: usize) -> Result<String> {
     Ok(value.to_owned())
 }
 
-/// The form by which e-mail addresses and usernames are compared.
-pub fn key(value: &str) -> String {
-    value.trim().to_lowercase()
-}
-
 /// An e-mail address: one `@`, a name before it, a domain after it, nothing that a mail header could misread.
 ///
 /// # Errors

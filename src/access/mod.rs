@@ -6,6 +6,7 @@ pub mod etag;
 pub(crate) mod fuzzing;
 pub mod input;
 pub mod layer;
+pub mod names;
 pub mod paging;
 mod policy;
 mod principal;

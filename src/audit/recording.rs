@@ -75,7 +75,7 @@ impl Recorder {
     pub fn prepare(&self, event: Event) -> Prepared {
         let event_id = self.context.new_id();
         let has_personal = !(event.origin.is_empty() && event.personal.is_empty());
-        let subject = event.known_subject().or_else(|| has_personal.then(|| self.pseudonym(&event, event_id)));
+        let subject = event.known_subject().or_else(|| has_personal.then(|| self.nobody(event_id)));
         let target = event.target.as_ref();
         let fields = json!({
             "event_id": event_id,
@@ -117,18 +117,13 @@ impl Recorder {
         self.keyring.seal(&self.context.entropy, waiting_place(event_id), &canonical(&parts))
     }
 
-    /// Stands for a person of whom only a name or an address is known: the same for the same name, so that one key
-    /// covers all that was recorded under it, and telling nothing to whoever lacks the service's keys.
-    fn pseudonym(&self, event: &Event, event_id: Uuid) -> Uuid {
-        let name = ["email", "identifier"].iter().find_map(|name| event.personal.get(*name)?.as_str());
-        let address = event.origin.get("ip_address").and_then(Value::as_str);
-        let Some(known_by) = name.map(str::to_lowercase).or_else(|| address.map(str::to_owned)) else {
-            return event_id;
-        };
+    /// Stands for everybody of whom no account is known. One for each day, so that what strangers did takes a key a day
+    /// however many there were, and can be forgotten by the day; keys of their own have those who have an account.
+    fn nobody(&self, event_id: Uuid) -> Uuid {
         let key = self.keyring.derive("audit pseudonyms");
         // HMAC takes keys of any length, so this cannot fail.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&*key) else { return event_id };
-        mac.update(known_by.as_bytes());
+        mac.update(format!("nobody {}", self.context.now().date_naive()).as_bytes());
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&mac.finalize().into_bytes()[..16]);
         uuid::Builder::from_custom_bytes(bytes).into_uuid()
@@ -178,13 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_person_has_one_pseudonym_per_name() {
+    fn strangers_share_one_key_a_day_whatever_they_call_themselves() {
+        let recorder = recorder();
         let subject = |email: &str| {
             let event = Event::new(EventType::UserLoginRefused, &call()).personal("email", email);
-            recorder().prepare(event).event["personal_subject"].clone()
+            recorder.prepare(event).event["personal_subject"].clone()
         };
-        assert_eq!(subject("ann@example.com"), subject("Ann@Example.com"));
-        assert_ne!(subject("ann@example.com"), subject("bob@example.com"));
+        let today = subject("ann@example.com");
+        assert_eq!(today, subject("bob@example.com"));
+        recorder.context.clock.advance(std::time::Duration::from_secs(24 * 3600));
+        assert_ne!(today, subject("ann@example.com"));
     }
 
     #[test]

@@ -79,8 +79,8 @@ impl BcryptHash {
         self.sign_extends || self.cost < cost
     }
 
-    /// Whether it is the hash of `password`. Takes the same time for every password.
-    pub fn matches(&self, password: &[u8]) -> bool {
+    /// Whether it is the hash of `password`. Takes the same time for every password, and long: for the hashing threads.
+    pub(super) fn compute_and_compare(&self, password: &[u8]) -> bool {
         let key = if self.sign_extends { sign_extended_key(password) } else { key(password) };
         let computed = bcrypt::bcrypt(self.cost, self.salt, &key);
         bool::from(computed[..23].ct_eq(&self.digest))
@@ -88,12 +88,12 @@ impl BcryptHash {
 }
 
 /// Computes a hash that nobody compares with anything, for the time it takes.
-pub fn spend(cost: u32) {
+pub(super) fn spend(cost: u32) {
     std::hint::black_box(bcrypt::bcrypt(cost, [0x5a; 16], b"nobody\0"));
 }
 
 /// A new hash. Passwords that bcrypt would cut are for the caller to refuse.
-pub fn hash(password: &[u8], cost: u32, salt: [u8; 16]) -> String {
+pub(super) fn hash(password: &[u8], cost: u32, salt: [u8; 16]) -> String {
     let digest = bcrypt::bcrypt(cost, salt, &key(password));
     format!("$2b${cost:02}${}{}", ENGINE.encode(salt), ENGINE.encode(&digest[..23]))
 }
@@ -153,19 +153,19 @@ mod tests {
     fn hashes_of_other_implementations_match_their_passwords_only() {
         for (text, password) in VECTORS {
             let hash = BcryptHash::parse(text).unwrap();
-            assert!(hash.matches(password), "{text}");
-            assert!(!hash.matches(b"another"), "{text}");
+            assert!(hash.compute_and_compare(password), "{text}");
+            assert!(!hash.compute_and_compare(b"another"), "{text}");
         }
         // The two computations differ where a byte over 0x7f stands after others in its word.
         let wrong = BcryptHash::parse("$2x$05$abcdefghijklmnopqrstuu9e8nLPmmFoAJChRsFWf8OPekU0X1g4y").unwrap();
-        assert!(!wrong.matches("Grün".as_bytes()));
+        assert!(!wrong.compute_and_compare("Grün".as_bytes()));
     }
 
     #[test]
     fn a_new_hash_is_read_back() {
         let text = hash(b"correct horse", 4, [7; 16]);
         let parsed = BcryptHash::parse(&text).unwrap();
-        assert!(parsed.matches(b"correct horse") && !parsed.matches(b"correct horsf"));
+        assert!(parsed.compute_and_compare(b"correct horse") && !parsed.compute_and_compare(b"correct horsf"));
         assert!(bcrypt::verify("correct horse", &text).unwrap(), "other implementations read it as well");
         assert!(parsed.is_weaker_than(5) && !parsed.is_weaker_than(4));
     }

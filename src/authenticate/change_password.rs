@@ -1,11 +1,13 @@
 //! Changing one's own password, with the present one: also the way out of having to.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::step_up::person;
 use super::store::{account, password as store};
-use super::{Authenticate, invalid_credentials};
+use super::{Authenticate, Charge, StoredHash, invalid_credentials};
 use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::db::Scope;
@@ -26,7 +28,7 @@ impl Authenticate {
     ///
     /// # Errors
     /// `INVALID_FIELD` when the new password breaks the policy or is the present one; `INVALID_CREDENTIALS` when the
-    /// present one is not right; `PERSON_REQUIRED`, `OVERLOADED`, `UNAUTHENTICATED` when the session ended meanwhile.
+    /// present one is not right; `PERSON_REQUIRED`, `THROTTLED`, `OVERLOADED`, `UNAUTHENTICATED` when the session ended meanwhile.
     pub(super) async fn change_password(
         &self,
         call: &Call,
@@ -34,17 +36,17 @@ impl Authenticate {
         new: Zeroizing<String>,
     ) -> Result<Changed> {
         let (user, session) = person(call)?;
-        // Before the proof: whoever mistypes a new password has not guessed at the old one.
-        self.check_own_policy(user, "new_password", &new).await?;
+        let charge = self.hasher.charges().principal(user)?;
+        // First, with its count: nothing is done with a new password for somebody who does not have the present one.
+        let shown = self.show_password(call, &charge, user, current.clone()).await?;
         if *current == *new {
             return Err(Fault::field("new_password", "must be another than the present one"));
         }
-        let shown = self.show_password(call, user, current).await?;
-        let hash = self.hasher.hash("new_password", &new).await?;
+        let hash = self.own_password(&charge, user, "new_password", &new).await?;
 
         let mut tx = self.db.begin(Scope::Platform).await?;
         // Of two changes with the same old password one comes too late.
-        if store::lock(&mut tx, user).await?.is_none_or(|kept| kept != shown.password_hash) {
+        if store::lock(&mut tx, user).await?.is_none_or(|kept| kept != shown.password_version) {
             return Err(invalid_credentials());
         }
         let (renewal, now) = (self.sessions.opener.renewal(), self.context.now());
@@ -65,13 +67,19 @@ impl Authenticate {
         Ok(Changed { tokens, sessions_revoked: ended.len() })
     }
 
-    /// Whether a user may set this password.
-    async fn check_own_policy(&self, user: Uuid, field: &'static str, password: &str) -> Result<()> {
+    /// The hash of a password that a user may set.
+    async fn own_password(
+        &self,
+        charge: &Arc<Charge>,
+        user: Uuid,
+        field: &'static str,
+        password: &Zeroizing<String>,
+    ) -> Result<StoredHash> {
         let gone = || Fault::new(Reason::Unauthenticated, "The account does not exist any more.");
         let (account, tenants) = account::account(&self.db, user).await?.ok_or_else(gone)?;
         let who = account.user;
         let mut about = vec![who.email.as_str(), &who.full_name, who.username.as_deref().unwrap_or_default()];
         about.extend(tenants.iter().flat_map(|tenant| [tenant.slug.as_str(), &tenant.name]).take(20));
-        self.policy.check(field, password, &about)
+        self.hasher.new_password(charge, &self.policy, field, password, &about).await
     }
 }

@@ -63,18 +63,21 @@ impl Authenticate {
     /// Completes an enrolment with its first code. Says how many other sessions ended.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS`, counted like any other wrong code; `FACTOR_STATE`, `PERSON_REQUIRED`.
+    /// `INVALID_CREDENTIALS`, counted like any other wrong code; `FACTOR_STATE`, `PERSON_REQUIRED`, `THROTTLED`.
     pub(super) async fn confirm_totp(&self, call: &Call, code: Zeroizing<String>) -> Result<(Codes, usize)> {
         let (user, session) = person(call)?;
+        self.hasher.charges().principal(user)?;
         let refused = Event::new(EventType::UserProofRefused, call);
-        let purpose = Purpose { pending: true, refused };
-        let (mut tx, _) = self.show_code(call, user, Typed::Totp(code), purpose).await?;
-        let standing = standing(&mut tx, user).await?;
-        let codes = self.give_codes(&mut tx, user).await?;
-        store::void_proofs(&mut tx, user).await?;
-        let kinds = (EventType::UserTotpConfirmed, Kind::TotpEnabled);
-        let ended = self.seal_change(tx, call, kinds, &standing, (user, session)).await?;
-        Ok((codes, ended))
+        let purpose = Purpose { user, pending: true, refused };
+        let confirm = move |room: Self, call: Call, mut tx: Tx| async move {
+            let standing = standing(&mut tx, user).await?;
+            let codes = room.give_codes(&mut tx, user).await?;
+            store::void_proofs(&mut tx, user).await?;
+            let kinds = (EventType::UserTotpConfirmed, Kind::TotpEnabled);
+            let ended = room.seal_change(tx, &call, kinds, &standing, (user, session)).await?;
+            Ok::<_, Fault>((codes, ended))
+        };
+        self.show_code(call, Typed::Totp(code), purpose, confirm).await
     }
 
     /// Takes the authenticator application and the recovery codes away. Says how many other sessions ended.

@@ -1,8 +1,8 @@
-//! Threads that hash, and nothing else does. There are as many as cores, and a line before them that is only as long as
-//! can be worked off in the configured time: whoever would have to wait longer is turned away before anything is done.
+//! Threads that hash and judge passwords, and nothing else does. There are as many as cores, and a queue before them that
+//! is only as long as can be worked off in the configured time: whoever would have to wait longer is turned away before
+//! anything is done. Work is admitted for a charge only, and those who are charged are served in turn.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +10,12 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::bcrypt_hash::{self, BcryptHash, MAX_COST, MAX_PASSWORD};
+use super::charge::{Charge, Charges};
 use super::pepper::Peppers;
-use crate::config::PasswordConfig;
+use super::policy::Policy;
+use super::queue::{Limits, Queue};
+use super::strength;
+use crate::config::{PasswordConfig, ThrottleConfig};
 use crate::context::Context;
 use crate::fault::{Fault, Reason, Result};
 use crate::metrics::Metrics;
@@ -27,6 +31,7 @@ pub struct Hasher {
 
 struct Inner {
     shared: Arc<Shared>,
+    charges: Charges,
 }
 
 struct Shared {
@@ -34,25 +39,21 @@ struct Shared {
     context: Context,
     metrics: Metrics,
     threads: usize,
+    limits: Limits,
     peppers: Peppers,
-    line: Mutex<Line>,
+    queue: Mutex<Queue<Job>>,
     arrived: Condvar,
-    admitted: AtomicUsize,
-    admitted_units: AtomicU64,
+    closed: AtomicBool,
     nanos_per_unit: AtomicU64,
     /// The highest cost in use when that was looked at last, which a refusal is filled up to.
     dearest: AtomicU32,
 }
 
-#[derive(Default)]
-struct Line {
-    jobs: VecDeque<Job>,
-    closed: bool,
-}
-
 struct Job {
     work: Work,
     answer: oneshot::Sender<Done>,
+    /// Held until the job is done or nobody waits for it any more.
+    permit: Permit,
 }
 
 enum Work {
@@ -62,21 +63,32 @@ enum Work {
         hash: Option<BcryptHash>,
         fill_to: u32,
     },
-    Hash {
+    Hash(ToHash),
+    /// Hashes a new password unless it is easier to guess than this.
+    Set {
         password: Zeroizing<String>,
-        cost: u32,
-        salt: [u8; 16],
+        about: Vec<Zeroizing<String>>,
+        min_strength: u8,
+        hash: ToHash,
     },
+}
+
+struct ToHash {
+    mixed: Zeroizing<String>,
+    cost: u32,
+    salt: [u8; 16],
 }
 
 enum Done {
     Verified(bool),
     Hashed(String),
+    TooWeak,
 }
 
-/// A place in the line.
-pub struct Ticket {
+/// Leave to have one piece of work done, got for a charge.
+pub struct Permit {
     shared: Arc<Shared>,
+    charge: Arc<Charge>,
     units: u64,
 }
 
@@ -102,20 +114,21 @@ impl Hasher {
     ///
     /// # Errors
     /// When the system gives none, or a pepper cannot be read.
-    pub fn new(config: PasswordConfig, context: Context, metrics: Metrics) -> Result<Self> {
+    pub fn new(config: PasswordConfig, throttle: &ThrottleConfig, context: Context, metrics: Metrics) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.threads == 0 { cores } else { config.threads };
         let peppers = Peppers::new(config.peppers().map_err(Fault::internal)?, config.pepper_new_hashes);
+        let charges = Charges::new(throttle, context.clock.clone(), metrics.clone());
         let shared = Arc::new(Shared {
             peppers,
+            limits: Limits::new(threads, config.queue, config.queue_share),
             config,
             context,
             metrics,
             threads,
-            line: Mutex::default(),
+            queue: Mutex::default(),
             arrived: Condvar::new(),
-            admitted: AtomicUsize::new(0),
-            admitted_units: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             nanos_per_unit: AtomicU64::new(GUESSED_NANOS),
             dearest: AtomicU32::new(0),
         });
@@ -124,35 +137,35 @@ impl Hasher {
             let thread = std::thread::Builder::new().name(format!("hashing-{number}"));
             thread.spawn(move || shared.work()).map_err(Fault::internal)?;
         }
-        Ok(Self { inner: Arc::new(Inner { shared }) })
+        Ok(Self { inner: Arc::new(Inner { shared, charges }) })
     }
 
-    /// A place in the line for work of up to this cost.
-    ///
-    /// # Errors
-    /// `OVERLOADED` when that would mean waiting too long.
-    pub fn admit(&self, cost: u32) -> Result<Ticket> {
+    /// What calls are charged by before they can have anything done here.
+    pub fn charges(&self) -> &Charges {
+        &self.inner.charges
+    }
+
+    /// A permit for work of so many units.
+    fn admit(&self, charge: &Arc<Charge>, units: u64) -> Result<Permit> {
         let shared = &self.inner.shared;
-        let wait = shared.wait();
-        let limit = shared.threads + shared.config.queue;
-        let is_full = shared.admitted.fetch_add(1, Ordering::AcqRel) >= limit || wait > shared.config.max_wait;
-        let units = units(cost.min(MAX_COST));
-        shared.admitted_units.fetch_add(units, Ordering::AcqRel);
-        // Gives the place back when it is dropped, here as well.
-        let ticket = Ticket { shared: Arc::clone(shared), units };
-        if is_full {
+        let mut queue = shared.queue();
+        let wait = shared.wait(&queue, charge, units);
+        if !queue.has_place(charge.account(), shared.limits) || wait > shared.config.max_wait {
+            drop(queue);
             return Err(Fault::new(Reason::Overloaded, "More logins are waiting than can be done in reasonable time.")
                 .retry_after(wait.max(Duration::from_secs(1))));
         }
-        Ok(ticket)
+        queue.admit(charge.account(), units);
+        Ok(Permit { shared: Arc::clone(shared), charge: Arc::clone(charge), units })
     }
 
-    /// A place in the line for comparing a password, whose refusal takes as much as the dearest hash in use.
+    /// A permit for comparing a password, whose refusal takes as much as the dearest hash in use.
     ///
     /// # Errors
-    /// `OVERLOADED` when that would mean waiting too long.
-    pub fn admit_comparison(&self) -> Result<Ticket> {
-        self.admit(self.cost().max(self.inner.shared.dearest.load(Ordering::Relaxed)))
+    /// `OVERLOADED` when that would mean waiting too long, or when whoever is charged has their share already.
+    pub fn admit_comparison(&self, charge: &Arc<Charge>) -> Result<Permit> {
+        let cost = self.cost().max(self.inner.shared.dearest.load(Ordering::Relaxed));
+        self.admit(charge, units(cost.min(MAX_COST)))
     }
 
     /// Notes the highest cost that is in use now.
@@ -170,36 +183,59 @@ impl Hasher {
         &self.inner.shared.peppers
     }
 
-    /// Hashes a new password, on the threads, at the configured cost. That it obeys the policy is for the caller to check.
+    /// Judges a new password by the policy and hashes it at the configured cost. What depends on the password's text runs
+    /// on the threads, once it was admitted. `about`: what others know of the user, such as address, name and tenant.
     ///
     /// # Errors
-    /// `INVALID_FIELD` for `field` when bcrypt would not read all of the password; `OVERLOADED`.
-    pub async fn hash(&self, field: &'static str, password: &Zeroizing<String>) -> Result<StoredHash> {
-        check_storable(field, password, self.peppers().current().is_some())?;
-        self.rehash(password).await
+    /// `INVALID_FIELD` for `field` when the policy refuses the password, with what to do; `OVERLOADED`.
+    pub async fn new_password(
+        &self,
+        charge: &Arc<Charge>,
+        policy: &Policy,
+        field: &'static str,
+        password: &Zeroizing<String>,
+        about: &[&str],
+    ) -> Result<StoredHash> {
+        policy.check_form(field, password)?;
+        let permit = self.admit(charge, units(self.cost()) + strength::UNITS)?;
+        let (hash, cost, pepper_id) = self.to_hash(password)?;
+        let (about, min_strength) = (strength::words(about), policy.min_strength());
+        match permit.run(Work::Set { password: password.clone(), about, min_strength, hash }).await? {
+            Done::Hashed(hash) => Ok(StoredHash { hash, cost, pepper_id }),
+            Done::TooWeak => Err(Policy::too_weak(field)),
+            Done::Verified(_) => Err(Fault::internal("a hash was answered with a verdict")),
+        }
     }
 
     /// Hashes a password that was in use before anew.
-    pub(super) async fn rehash(&self, password: &Zeroizing<String>) -> Result<StoredHash> {
+    pub(super) async fn rehash(&self, charge: &Arc<Charge>, password: &Zeroizing<String>) -> Result<StoredHash> {
+        let permit = self.admit(charge, units(self.cost()))?;
+        let (hash, cost, pepper_id) = self.to_hash(password)?;
+        match permit.run(Work::Hash(hash)).await? {
+            Done::Hashed(hash) => Ok(StoredHash { hash, cost, pepper_id }),
+            Done::Verified(_) | Done::TooWeak => Err(Fault::internal("a hash was answered with a verdict")),
+        }
+    }
+
+    fn to_hash(&self, password: &Zeroizing<String>) -> Result<(ToHash, i16, Option<i16>)> {
         let (cost, pepper_id) = (self.cost(), self.peppers().current());
         let mixed = self.peppers().mix(pepper_id, password);
-        let password = mixed.ok_or_else(|| Fault::internal("the current pepper is not there"))?;
+        let mixed = mixed.ok_or_else(|| Fault::internal("the current pepper is not there"))?;
         let salt = self.inner.shared.context.entropy.array();
-        match self.admit(cost)?.run(Work::Hash { password, cost, salt }).await? {
-            Done::Hashed(hash) => Ok(StoredHash { hash, cost: i16::try_from(cost).unwrap_or_default(), pepper_id }),
-            Done::Verified(_) => Err(Fault::internal("a hash was answered with a verdict")),
-        }
+        Ok((ToHash { mixed, cost, salt }, i16::try_from(cost).unwrap_or_default(), pepper_id))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.shared.line().closed = true;
+        let queue = self.shared.queue();
+        self.shared.closed.store(true, Ordering::Release);
+        drop(queue);
         self.shared.arrived.notify_all();
     }
 }
 
-impl Ticket {
+impl Permit {
     /// Whether `password` belongs to `hash`. A refusal does as much work as a hash of the cost `fill_to` takes, also
     /// without any hash; a success answers at once.
     ///
@@ -208,84 +244,100 @@ impl Ticket {
     pub async fn verify(self, password: Zeroizing<String>, hash: Option<BcryptHash>, fill_to: u32) -> Result<bool> {
         match self.run(Work::Verify { password, hash, fill_to }).await? {
             Done::Verified(matches) => Ok(matches),
-            Done::Hashed(_) => Err(Fault::internal("a verdict was answered with a hash")),
+            Done::Hashed(_) | Done::TooWeak => Err(Fault::internal("a verdict was answered with a hash")),
         }
     }
 
     async fn run(self, work: Work) -> Result<Done> {
         let (answer, done) = oneshot::channel();
-        self.shared.line().jobs.push_back(Job { work, answer });
-        self.shared.metrics.hash_queue.inc();
-        self.shared.arrived.notify_one();
+        let (shared, charge) = (Arc::clone(&self.shared), Arc::clone(&self.charge));
+        shared.queue().push(charge.account(), Job { work, answer, permit: self });
+        shared.metrics.hash_queue.inc();
+        shared.arrived.notify_one();
         done.await.map_err(Fault::internal)
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.admitted.fetch_sub(1, Ordering::AcqRel);
-        self.shared.admitted_units.fetch_sub(self.units, Ordering::AcqRel);
+        self.shared.queue().release(self.charge.account(), self.units);
     }
 }
 
 impl Shared {
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue<Job>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long what was admitted will take.
-    fn wait(&self) -> Duration {
-        let units = self.admitted_units.load(Ordering::Acquire);
-        let nanos = self.nanos_per_unit.load(Ordering::Relaxed);
-        let ahead = units.saturating_mul(nanos) / self.threads as u64;
+    /// How long a new job would wait for its turn.
+    fn wait(&self, queue: &Queue<Job>, charge: &Charge, units: u64) -> Duration {
         // What is at work already does not make anybody wait as long as a free thread is there.
-        let busy = self.admitted.load(Ordering::Acquire) >= self.threads;
-        if busy { Duration::from_nanos(ahead) } else { Duration::ZERO }
+        if queue.admitted() < self.threads {
+            return Duration::ZERO;
+        }
+        let nanos = self.nanos_per_unit.load(Ordering::Relaxed);
+        Duration::from_nanos(queue.ahead_of(charge.account(), units).saturating_mul(nanos) / self.threads as u64)
     }
 
     fn work(&self) {
-        while let Some(job) = self.next() {
+        while let Some(Job { work, answer, permit }) = self.next() {
             self.metrics.hash_queue.dec();
             // Whoever asked may have gone while the job waited.
-            if job.answer.is_closed() {
+            if answer.is_closed() {
                 continue;
             }
-            let (done, units, took) = self.compute(job.work);
-            self.metrics.hash_units.inc_by(units);
-            if let Some(nanos) = u64::try_from(took.as_nanos()).ok().and_then(|nanos| nanos.checked_div(units)) {
-                let known = self.nanos_per_unit.load(Ordering::Relaxed);
-                self.nanos_per_unit.store((known * 7 + nanos) / 8, Ordering::Relaxed);
-            }
+            let done = self.compute(work);
+            // Given back first: whoever has the answer finds the place free.
+            drop(permit);
             // Nobody waits any more when this fails.
-            let _ = job.answer.send(done);
+            let _ = answer.send(done);
         }
     }
 
     fn next(&self) -> Option<Job> {
-        let mut line = self.line();
+        let mut queue = self.queue();
         loop {
-            if let Some(job) = line.jobs.pop_front() {
+            if let Some(job) = queue.pop() {
                 return Some(job);
             }
-            if line.closed {
+            if self.closed.load(Ordering::Acquire) {
                 return None;
             }
-            line = self.arrived.wait(line).unwrap_or_else(PoisonError::into_inner);
+            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn compute(&self, work: Work) -> (Done, u64, Duration) {
-        let began = self.context.clock.instant();
-        let (done, units) = match work {
+    fn compute(&self, work: Work) -> Done {
+        match work {
             Work::Verify { password, hash, fill_to } => {
-                let (matches, units) = verify(password.as_bytes(), hash.as_ref(), fill_to);
-                (Done::Verified(matches), units)
+                Done::Verified(self.measured(|| verify(password.as_bytes(), hash.as_ref(), fill_to)))
             }
-            Work::Hash { password, cost, salt } => {
-                (Done::Hashed(bcrypt_hash::hash(password.as_bytes(), cost, salt)), units(cost))
+            Work::Hash(hash) => Done::Hashed(self.hash(&hash)),
+            Work::Set { password, about, min_strength, hash } => {
+                self.metrics.strength_checks.inc();
+                if strength::score(&password, &about) < min_strength {
+                    return Done::TooWeak;
+                }
+                Done::Hashed(self.hash(&hash))
             }
-        };
-        (done, units, self.context.clock.instant().saturating_duration_since(began))
+        }
+    }
+
+    fn hash(&self, ToHash { mixed, cost, salt }: &ToHash) -> String {
+        self.measured(|| (bcrypt_hash::hash(mixed.as_bytes(), *cost, *salt), units(*cost)))
+    }
+
+    /// Counts the units that `work` tells beside its result, and measures what one takes.
+    fn measured<T>(&self, work: impl FnOnce() -> (T, u64)) -> T {
+        let began = self.context.clock.instant();
+        let (done, units) = work();
+        let took = self.context.clock.instant().saturating_duration_since(began);
+        self.metrics.hash_units.inc_by(units);
+        if let Some(nanos) = u64::try_from(took.as_nanos()).ok().and_then(|nanos| nanos.checked_div(units)) {
+            let known = self.nanos_per_unit.load(Ordering::Relaxed);
+            self.nanos_per_unit.store((known * 7 + nanos) / 8, Ordering::Relaxed);
+        }
+        done
     }
 }
 
@@ -295,7 +347,7 @@ fn verify(password: &[u8], hash: Option<&BcryptHash>, fill_to: u32) -> (bool, u6
         bcrypt_hash::spend(fill_to);
         return (false, units(fill_to));
     };
-    if hash.matches(password) {
+    if hash.compute_and_compare(password) {
         return (true, units(hash.cost()));
     }
     for cost in hash.cost()..fill_to {
@@ -333,9 +385,17 @@ mod tests {
         PasswordConfig { cost: 4, threads, queue, max_wait: Duration::from_secs(60), ..passwords }
     }
 
+    fn with(config: PasswordConfig) -> (Hasher, Metrics) {
+        let (metrics, throttle) = (Metrics::new(), Config::load(None, []).unwrap().throttle);
+        (Hasher::new(config, &throttle, Context::system(), metrics.clone()).unwrap(), metrics)
+    }
+
     fn hasher(threads: usize, queue: usize) -> (Hasher, Metrics) {
-        let metrics = Metrics::new();
-        (Hasher::new(config(threads, queue), Context::system(), metrics.clone()).unwrap(), metrics)
+        with(config(threads, queue))
+    }
+
+    fn charge(name: &str) -> Arc<Charge> {
+        Arc::new(Charge::of(name))
     }
 
     fn password(text: &str) -> Zeroizing<String> {
@@ -354,63 +414,79 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_line_turns_away_and_says_when_to_come_back() {
-        let (hasher, _) = hasher(1, 2);
-        let held: Vec<Ticket> = (0..3).map(|_| hasher.admit(4).unwrap()).collect();
-        let refused = hasher.admit(4).err().unwrap();
+    async fn a_full_queue_turns_away_and_says_when_to_come_back() {
+        let (hasher, _) = hasher(1, 5);
+        let (a, b) = (charge("a"), charge("b"));
+        let held: Vec<Permit> = [&a, &a, &a, &b, &b, &b].map(|owner| hasher.admit(owner, 16).unwrap()).into();
+        let refused = hasher.admit(&a, 16).err().unwrap();
         assert_eq!(refused.reason(), Reason::Overloaded);
         assert!(refused.retry_delay().is_some());
         drop(held);
-        assert!(hasher.admit(4).is_ok(), "places are given back, that of the refused as well");
+        assert!(hasher.admit(&a, 16).is_ok(), "places are given back");
     }
 
     #[tokio::test]
-    async fn a_line_that_would_take_too_long_turns_away_although_there_is_room() {
-        let metrics = Metrics::new();
-        let short = PasswordConfig { max_wait: Duration::from_millis(1), ..config(1, 1000) };
-        let hasher = Hasher::new(short, Context::system(), metrics).unwrap();
-        let _held = hasher.admit(14).unwrap();
-        assert_eq!(hasher.admit(14).err().unwrap().reason(), Reason::Overloaded);
+    async fn a_queue_that_would_take_too_long_turns_away_although_it_is_not_full() {
+        let (hasher, _) = with(PasswordConfig { max_wait: Duration::from_millis(1), ..config(1, 1000) });
+        let _held = hasher.admit(&charge("a"), 1 << 14).unwrap();
+        assert_eq!(hasher.admit(&charge("a"), 1 << 14).err().unwrap().reason(), Reason::Overloaded);
+    }
+
+    /// Whoever came first with much makes others wait for one job of theirs, not for all.
+    #[tokio::test]
+    async fn what_one_owner_waits_for_turns_no_other_away() {
+        let (hasher, _) =
+            with(PasswordConfig { max_wait: Duration::from_secs(2), queue_share: 500, ..config(1, 1000) });
+        let (many, one) = (charge("a"), charge("b"));
+        let mut held = Vec::new();
+        while let Ok(permit) = hasher.admit(&many, 1 << 14) {
+            held.push(permit);
+        }
+        assert!((1..500).contains(&held.len()), "the first owner is turned away for the wait");
+        assert!(hasher.admit(&one, 1 << 14).is_ok());
     }
 
     #[tokio::test]
-    async fn what_a_refusal_takes_is_what_is_counted_at_the_door() {
-        let hasher = Hasher::new(config(1, 1000), Context::system(), Metrics::new()).unwrap();
-        drop(hasher.admit_comparison().unwrap());
+    async fn what_a_refusal_takes_is_what_is_counted_when_it_is_admitted() {
+        let (hasher, _) = hasher(1, 1000);
+        drop(hasher.admit_comparison(&charge("a")).unwrap());
         for (dearest, counted) in [(9, 9), (2, 4), (12, 12)] {
             hasher.dearest(dearest);
-            let _held = hasher.admit_comparison().unwrap();
-            assert_eq!(hasher.inner.shared.admitted_units.load(Ordering::Acquire), 1 << counted);
+            let held = hasher.admit_comparison(&charge("a")).unwrap();
+            assert_eq!(held.units, 1 << counted);
         }
     }
 
     #[tokio::test]
     async fn whoever_went_away_costs_nothing() {
         let (hasher, metrics) = hasher(1, 10);
-        let mut first = Box::pin(hasher.admit(12).unwrap().verify(password("a"), None, 12));
-        let mut gone = Box::pin(hasher.admit(4).unwrap().verify(password("b"), None, 4));
-        // Asked once each, so that they stand in the line in this order.
+        let charge = charge("a");
+        let mut first = Box::pin(hasher.admit(&charge, 1).unwrap().verify(password("a"), None, 12));
+        let mut gone = Box::pin(hasher.admit(&charge, 1).unwrap().verify(password("b"), None, 4));
+        // Asked once each, so that they wait in this order.
         for waiting in [&mut first, &mut gone] {
             tokio::select! { biased; _ = waiting => unreachable!(), () = std::future::ready(()) => {} }
         }
         drop(gone);
         assert!(!first.await.unwrap());
-        assert!(!hasher.admit(4).unwrap().verify(password("c"), None, 5).await.unwrap());
+        assert!(!hasher.admit(&charge, 1).unwrap().verify(password("c"), None, 5).await.unwrap());
         assert_eq!(metrics.hash_units.get(), (1 << 12) + (1 << 5));
+        assert_eq!(hasher.inner.shared.queue().admitted(), 0);
     }
 
     #[tokio::test]
-    async fn what_bcrypt_would_not_read_entirely_is_not_hashed() {
-        let (hasher, _) = hasher(1, 10);
-        for bad in [&*"x".repeat(73), "with a \0 in it", &"é".repeat(37)] {
-            assert_eq!(
-                hasher.hash("password", &password(bad)).await.unwrap_err().reason(),
-                Reason::InvalidField,
-                "{bad}"
-            );
+    async fn a_new_password_is_hashed_if_bcrypt_reads_all_of_it_and_it_is_hard_to_guess() {
+        let (hasher, metrics) = hasher(1, 10);
+        let policy = Policy::new(&config(1, 10)).unwrap();
+        let (charge, about) = (charge("a"), ["ann@example.com"]);
+        for bad in [&*"x".repeat(73), "with a \0 in it", &"é".repeat(37), "password1", "ann@example.com"] {
+            let refused = hasher.new_password(&charge, &policy, "password", &password(bad), &about).await.unwrap_err();
+            assert_eq!(refused.reason(), Reason::InvalidField, "{bad}");
         }
-        let stored = hasher.hash("password", &password("a good one")).await.unwrap();
+        assert_eq!(metrics.hash_units.get(), 0, "what is refused is not hashed");
+        let good = password("kX9#qLwpM4!v");
+        let stored = hasher.new_password(&charge, &policy, "password", &good, &about).await.unwrap();
         assert_eq!((stored.cost, stored.pepper_id), (4, None));
-        assert!(BcryptHash::parse(&stored.hash).unwrap().matches(b"a good one"));
+        assert!(BcryptHash::parse(&stored.hash).unwrap().compute_and_compare(good.as_bytes()));
     }
 }

@@ -8,7 +8,7 @@ use super::kanidm::{Holder, Purpose, Return, refused};
 use super::store::kanidm::{self as store, KanidmFinish};
 use super::store::login::Finished;
 use super::{Authenticate, SignedIn, invalid_credentials, tenant_required};
-use crate::access::{Call, input};
+use crate::access::{Call, input, names};
 use crate::audit::{Event, EventType};
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm;
@@ -118,7 +118,7 @@ impl Authenticate {
         // Kanidm's word on the address is taken for what it is: an address that nobody has shown to be theirs.
         let email = person.email.as_deref().and_then(|email| input::email("email", email).ok());
         let name = person.name.as_deref().and_then(|name| input::text("name", name, 200).ok()).unwrap_or_default();
-        let about = json!({ "email": email, "email_key": email.as_deref().map(input::key), "full_name": name });
+        let about = json!({ "email": email, "email_key": email.as_deref().map(names::email_key), "full_name": name });
         let created = Event::by_system(EventType::UserCreated, call.correlation_id)
             .target("user", person.person)
             .detail("source", "kanidm_first_login")

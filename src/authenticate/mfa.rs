@@ -5,8 +5,8 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::password::CHALLENGE_PREFIX;
-use super::second_factor::Typed;
-use super::store::factors::{self as store, MfaFinish, Waiting};
+use super::second_factor::{Guess, Right, Typed};
+use super::store::factors::{self as store, MfaFinish};
 use super::{Authenticate, Lane, SignedIn, invalid_credentials};
 use crate::access::Call;
 use crate::audit::{self, Event, EventType};
@@ -44,44 +44,23 @@ impl Authenticate {
             return Err(invalid_credentials());
         }
         let challenge = opaque::digest(token);
-        let now = self.context.now();
-        let waiting = store::mfa_begin(&self.db, &challenge, now, &self.config.passwords).await?;
-        let Some(user) = waiting.reserved.user_id else {
-            // Nobody's: there is no account to record it for, and no guess that it could have been.
-            tracing::info!(event = "user_login_refused", method = "second_factor", reason = "unknown_challenge");
-            return Err(invalid_credentials());
-        };
-        let refused = || Event::new(EventType::UserLoginRefused, call).detail("method", "password");
-        let refusal = match &waiting {
-            Waiting { reserved, totp: Some(totp), request: Some(request) } if reserved.refusal.is_none() => {
-                match self.read_code(user, totp, &typed)? {
-                    None => "wrong_code",
-                    Some(spend) => {
-                        let kept = Kept::deserialize(request).map_err(Fault::internal)?;
-                        match self.finish_mfa(call, &challenge, user, &spend, &typed, kept.wish).await? {
-                            Ok(signed_in) => return Ok(signed_in),
-                            Err(refusal) => refusal,
-                        }
-                    }
-                }
-            }
-            waiting => waiting.reserved.refusal.unwrap_or("no_second_factor"),
-        };
-        self.refuse_code(call, refused(), &typed, &waiting.reserved, refusal).await?;
-        Err(invalid_credentials())
+        let refused = Event::new(EventType::UserLoginRefused, call).detail("method", "password");
+        let finish =
+            move |room: Self, call: Call, right: Right| async move { room.finish_mfa(&call, &challenge, &right).await };
+        self.guess_code(call, Guess::Login { challenge }, typed, refused, finish).await
     }
 
     async fn finish_mfa(
         &self,
         call: &Call,
         challenge: &[u8; 32],
-        user: uuid::Uuid,
-        spend: &store::Spend,
-        typed: &Typed,
-        wish: Wish,
+        right: &Right,
     ) -> Result<std::result::Result<SignedIn, &'static str>> {
+        let missing = || Fault::internal("mfa_challenges.request is missing");
+        let kept = Kept::deserialize(right.request.as_ref().ok_or_else(missing)?).map_err(Fault::internal)?;
+        let (user, wish) = (right.user, kept.wish);
         let opening = self.sessions.opener.open(call, &wish);
-        let (device, factor) = (self.new_device(), typed.factor().as_str());
+        let (device, factor) = (self.new_device(), right.factor.as_str());
         let by_user = |event| Event::new(event, call).by_user(user).target("user", user);
         let method = |event: Event| event.detail("method", "password").detail("factor", factor);
         let event = method(by_user(EventType::UserAuthenticated)).session(opening.session_id);
@@ -90,7 +69,7 @@ impl Authenticate {
         let finish = MfaFinish {
             challenge,
             user,
-            spend,
+            spend: &right.spend,
             tenant: wish.tenant_id,
             now: self.context.now(),
             session: opening.record(),

@@ -2,10 +2,12 @@
 //! or issue a token. Knows how credentials are checked and what a refusal may tell, which is nothing.
 
 mod api_key;
+mod attempt;
 mod bcrypt_hash;
 mod breached;
 mod by_mail;
 mod change_password;
+mod charge;
 mod devices;
 mod enrolment;
 mod factors;
@@ -22,12 +24,14 @@ mod password;
 mod pepper;
 pub mod policy;
 mod proof;
+mod queue;
 mod recovery_codes;
 mod redeem;
 mod rpc;
 mod second_factor;
 mod step_up;
 mod store;
+mod strength;
 mod throttle;
 mod totp;
 mod who;
@@ -44,6 +48,7 @@ use zeroize::Zeroizing;
 
 pub use self::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
 pub use self::by_mail::Verifications;
+pub use self::charge::{Charge, Charges};
 pub use self::enrolment::{Enrolment, Hint};
 use self::gate::Gates;
 pub use self::hashing::{Hasher, StoredHash};
@@ -204,6 +209,9 @@ impl Authenticate {
             }
             if let Err(fault) = store::factors::tidy(&self.db, self.context.now()).await {
                 tracing::warn!(event = "factors_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));
+            }
+            if let Err(fault) = self.record_unknown().await {
+                tracing::warn!(event = "unknown_refusals_not_recorded", %fault, cause = fault.cause().map(tracing::field::display));
             }
             if let Err(fault) = self.enrolment.tidy().await {
                 tracing::warn!(event = "invitations_not_tidied", %fault, cause = fault.cause().map(tracing::field::display));

@@ -5,6 +5,7 @@
 //! same and says the same whatever its reason, and is answered at fixed intervals, so that neither text nor work nor
 //! time tells one from another.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -12,13 +13,14 @@ use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::attempt::ToItsEnd;
 use super::bcrypt_hash::MAX_PASSWORD;
-use super::hashing::Ticket;
+use super::hashing::Permit;
 use super::proof::Compared;
-use super::store::login::{self as store, Begin, Begun, Finish, Finished};
+use super::store::login::{self as store, Begin, Begun, Finish, Finished, Reserved};
 use super::throttle::{Lane, network};
-use super::{Authenticate, Challenge, Factor, Outcome, SignedIn, invalid_credentials, tenant_required};
-use crate::access::{Call, input};
+use super::{Authenticate, Challenge, Charge, Factor, Outcome, SignedIn, invalid_credentials, tenant_required};
+use crate::access::{Call, names};
 use crate::audit::{self, Event, EventType};
 use crate::fault::{Fault, Reason, Result};
 use crate::metrics::{LoginMethod, LoginOutcome};
@@ -37,6 +39,14 @@ pub(super) struct Attempt {
     pub known_device: Option<[u8; 32]>,
     /// What else is asked for.
     pub wish: Wish,
+}
+
+/// The password that was right, as it was kept when it was compared.
+struct Stored {
+    user: Uuid,
+    hash: String,
+    /// Stays when the same password is hashed anew.
+    version: i64,
 }
 
 impl Authenticate {
@@ -63,21 +73,31 @@ impl Authenticate {
     /// Waits for a turn, which the caller may leave; from then on the attempt is made to its end in any case, so that
     /// nobody guesses without its being counted and recorded.
     async fn take_turn(&self, call: &Call, attempt: Attempt) -> Result<Outcome> {
-        let key = input::key(&attempt.identifier);
+        // In memory, before the call holds anything that others wait for; the exact count is taken with the attempt.
+        let charge = self.hasher.charges().address(call, Lane::Password)?;
+        let key = names::identifier_key(&attempt.identifier);
         // A known device has a line of its own: whoever guesses at its user must not keep it waiting.
         let device = attempt.known_device.map(|device| hex(&device)).unwrap_or_default();
         let place = self.gates.enter(&format!("{key} {device}")).await?;
-        let ticket = self.hasher.admit_comparison()?;
-        let (room, call) = (self.clone(), call.clone());
-        let made = tokio::spawn(async move {
-            let answer = room.attempt(&call, &key, attempt, ticket).await;
+        let permit = self.hasher.admit_comparison(&charge)?;
+        let call = call.clone();
+        self.to_its_end(|room, end| async move {
+            let answer = room.attempt(&end, &call, &key, attempt, charge, permit).await;
             drop(place);
             answer
-        });
-        made.await.map_err(Fault::internal)?
+        })
+        .await
     }
 
-    async fn attempt(&self, call: &Call, key: &str, attempt: Attempt, ticket: Ticket) -> Result<Outcome> {
+    async fn attempt(
+        &self,
+        end: &ToItsEnd,
+        call: &Call,
+        key: &str,
+        attempt: Attempt,
+        charge: Arc<Charge>,
+        permit: Permit,
+    ) -> Result<Outcome> {
         let begin = Begin {
             key,
             now: self.context.now(),
@@ -86,20 +106,27 @@ impl Authenticate {
             network: call.address.map(network),
             limit: Lane::Password.limit(&self.config.throttle),
         };
-        let reserved = match store::login_begin(&self.db, begin).await? {
+        let reserved = match store::login_begin(&self.db, end, begin).await? {
             Begun::Reserved(reserved) => reserved,
-            Begun::Throttled(wait) => return Err(self.throttled(wait)),
+            Begun::Throttled(wait) => return Err(self.hasher.charges().throttled(wait)),
         };
-        let compared = self.compare(ticket, &reserved, &attempt.password).await?;
-        match (reserved.user_id, reserved.password_hash.as_deref()) {
-            (Some(user), Some(stored)) if compared.matches => {
-                let outcome = self.finish(call, &attempt, user, stored, &compared).await?;
-                self.later(call, user, stored, &compared, &outcome, attempt.password);
+        let compared = self.compare(permit, &reserved, &attempt.password).await?;
+        match reserved {
+            Reserved { user_id: Some(user), password_hash: Some(hash), password_version: Some(version), .. }
+                if compared.matches =>
+            {
+                let stored = Stored { user, hash, version };
+                let outcome = self.finish(call, &attempt, &stored, &compared).await?;
+                self.later(call, charge, stored, &compared, &outcome, attempt.password);
                 Ok(outcome)
             }
-            _ => {
+            reserved => {
                 let reason = compared.refusal.unwrap_or("wrong_password");
-                let event = refused(call).reason(reason).personal("identifier", &attempt.identifier);
+                let mut event = refused(call).reason(reason);
+                // What somebody typed who is nobody here may be anything, a password too, and is kept by nobody's key.
+                if reserved.user_id.is_some() {
+                    event = event.personal("identifier", &attempt.identifier);
+                }
                 self.refuse(call, event, &reserved).await?;
                 tracing::info!(event = "user_login_refused", method = "password", reason);
                 Err(invalid_credentials())
@@ -107,14 +134,8 @@ impl Authenticate {
         }
     }
 
-    async fn finish(
-        &self,
-        call: &Call,
-        attempt: &Attempt,
-        user: Uuid,
-        stored: &str,
-        compared: &Compared,
-    ) -> Result<Outcome> {
+    async fn finish(&self, call: &Call, attempt: &Attempt, stored: &Stored, compared: &Compared) -> Result<Outcome> {
+        let user = stored.user;
         let opening = self.sessions.opener.open(call, &attempt.wish);
         let device = self.new_device();
         let (challenge, record) = self.new_challenge(attempt);
@@ -124,7 +145,7 @@ impl Authenticate {
         let event = if compared.overlong { event.detail("overlong", true) } else { event };
         let finish = Finish {
             user,
-            password_hash: stored,
+            password_version: stored.version,
             tenant: attempt.wish.tenant_id,
             now: self.context.now(),
             session: opening.record(),
@@ -195,8 +216,8 @@ impl Authenticate {
     fn later(
         &self,
         call: &Call,
-        user: Uuid,
-        stored: &str,
+        charge: Arc<Charge>,
+        stored: Stored,
         compared: &Compared,
         outcome: &Outcome,
         password: Zeroizing<String>,
@@ -212,24 +233,24 @@ impl Authenticate {
         if !rehashes && !carries {
             return;
         }
-        let (room, call, stored) = (self.clone(), call.clone(), stored.to_owned());
+        let (room, call) = (self.clone(), call.clone());
         tokio::spawn(async move {
-            // First, as long as this is the hash that the password was right for.
             if carries {
-                room.enrolment.carry_over(&call, user, &stored, &password).await;
+                room.enrolment.carry_over(&call, stored.user, stored.version, &password).await;
             }
             if rehashes {
-                room.rehash(&call, user, &stored, &password).await;
+                room.rehash(&call, &charge, &stored, &password).await;
             }
         });
     }
 
-    async fn rehash(&self, call: &Call, user: Uuid, stored: &str, password: &Zeroizing<String>) {
+    async fn rehash(&self, call: &Call, charge: &Arc<Charge>, stored: &Stored, password: &Zeroizing<String>) {
+        let user = stored.user;
         let renewed = async {
-            let new = self.hasher.rehash(password).await?;
+            let new = self.hasher.rehash(charge, password).await?;
             let event = Event::by_system(EventType::UserPasswordRehashed, call.correlation_id);
             let event = event.target("user", user).detail("cost", new.cost).detail("pepper_id", new.pepper_id);
-            store::replace_hash(&self.db, &self.recorder, user, stored, &new, event).await
+            store::replace_hash(&self.db, &self.recorder, user, &stored.hash, &new, event).await
         };
         // There will be another login.
         if let Err(fault) = renewed.await {

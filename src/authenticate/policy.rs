@@ -41,11 +41,12 @@ impl Policy {
         Ok(Self { rules: Arc::new(Rules { min_length, min_strength, peppered, breached }) })
     }
 
-    /// Whether `password` may be set for somebody about whom others know these words: address, name, tenant.
+    /// Whether `password` may be set as far as that can be told at once: length, characters, list of breached ones. Judging
+    /// how hard it is to guess takes long, and is the hashing threads' work.
     ///
     /// # Errors
     /// `INVALID_FIELD` for `field`, with what to do.
-    pub fn check(&self, field: &'static str, password: &str, about: &[&str]) -> Result<()> {
+    pub(super) fn check_form(&self, field: &'static str, password: &str) -> Result<()> {
         let rules = &self.rules;
         if password.chars().count() < rules.min_length {
             return Err(Fault::field(field, format!("must be at least {} characters long", rules.min_length)));
@@ -57,27 +58,26 @@ impl Policy {
                 "is on a list of passwords that others know: choose one used nowhere else",
             ));
         }
-        let words: Vec<&str> = about.iter().flat_map(|text| own_words(text)).collect();
-        if u8::from(zxcvbn::zxcvbn(password, &words).score()) < rules.min_strength {
-            return Err(Fault::field(
-                field,
-                "is too easily guessed: make it longer, of several words that have nothing to do with the user",
-            ));
-        }
         Ok(())
     }
-}
 
-/// A text and the words in it: whoever is ann.smith@example.com might choose any of these.
-fn own_words(text: &str) -> impl Iterator<Item = &str> {
-    /// Shorter ones occur in any password.
-    const SHORTEST: usize = 3;
-    let parts = text.split(|letter: char| !letter.is_alphanumeric());
-    std::iter::once(text).chain(parts).filter(|word| word.chars().count() >= SHORTEST)
+    /// Least strength of a new password, 0 to 4.
+    pub(super) fn min_strength(&self) -> u8 {
+        self.rules.min_strength
+    }
+
+    /// The refusal of a password that is not as strong as that.
+    pub(super) fn too_weak(field: &'static str) -> Fault {
+        Fault::field(
+            field,
+            "is too easily guessed: make it longer, of several words that have nothing to do with the user",
+        )
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::strength;
     use super::*;
     use crate::config::Config;
     use crate::fault::Reason;
@@ -89,7 +89,9 @@ mod tests {
     }
 
     fn objection(policy: &Policy, password: &str, about: &[&str]) -> Option<String> {
-        let fault = policy.check("new_password", password, about).err()?;
+        let is_weak = || strength::score(password, &strength::words(about)) < policy.min_strength();
+        let weak = || if is_weak() { Err(Policy::too_weak("new_password")) } else { Ok(()) };
+        let fault = policy.check_form("new_password", password).and_then(|()| weak()).err()?;
         assert_eq!(fault.reason(), Reason::InvalidField);
         Some(format!("{:?}", fault.fields()))
     }

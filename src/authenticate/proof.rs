@@ -1,17 +1,20 @@
 //! Comparing a password with what is kept of it: after an attempt was reserved, with as much work as any other, and with
 //! the refusal written down before it is answered. Also for those who are signed in and show their password once more.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::attempt::ToItsEnd;
 use super::bcrypt_hash::{BcryptHash, MAX_COST, MAX_PASSWORD, Unusable};
-use super::hashing::Ticket;
-use super::store::login::{self, Reserved};
+use super::hashing::Permit;
+use super::store::login::Reserved;
 use super::store::password as store;
-use super::{Authenticate, invalid_credentials};
+use super::{Authenticate, Charge, invalid_credentials};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome};
-use crate::fault::{Fault, Result};
+use crate::fault::Result;
 
 /// A password that was compared.
 pub(super) struct Compared {
@@ -25,9 +28,9 @@ pub(super) struct Compared {
     hash: Option<BcryptHash>,
 }
 
-/// A password that was shown by somebody who is signed in, and the hash that it is right for.
+/// A password that was shown by somebody who is signed in: which one it is.
 pub(super) struct Shown {
-    pub password_hash: String,
+    pub password_version: i64,
 }
 
 impl Compared {
@@ -38,18 +41,26 @@ impl Compared {
 }
 
 impl Authenticate {
-    /// Has somebody who is signed in show their password once more. Counted, locked and refused like a login.
+    /// Has somebody who is signed in show their password once more. Charged to them; counted, locked and refused like a
+    /// login.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS` for every reason, on the grid; `OVERLOADED`.
+    /// `INVALID_CREDENTIALS` for every reason, on the grid; `THROTTLED`, `OVERLOADED`.
     pub async fn check_password(&self, call: &Call, user: Uuid, password: Zeroizing<String>) -> Result<()> {
-        self.show_password(call, user, password).await.map(|_| ())
+        let charge = self.hasher.charges().principal(user)?;
+        self.show_password(call, &charge, user, password).await.map(|_| ())
     }
 
-    /// As [`Self::check_password`], with the hash that the password is right for.
-    pub(super) async fn show_password(&self, call: &Call, user: Uuid, password: Zeroizing<String>) -> Result<Shown> {
+    /// As [`Self::check_password`] for a call that was charged, with the password that was right.
+    pub(super) async fn show_password(
+        &self,
+        call: &Call,
+        charge: &Arc<Charge>,
+        user: Uuid,
+        password: Zeroizing<String>,
+    ) -> Result<Shown> {
         let came_in = self.context.clock.instant();
-        let answer = self.show_password_at_once(call, user, password).await;
+        let answer = self.show_password_at_once(call, charge, user, password).await;
         self.on_the_grid(came_in, answer).await
     }
 
@@ -57,35 +68,36 @@ impl Authenticate {
     pub(super) async fn show_password_at_once(
         &self,
         call: &Call,
+        charge: &Arc<Charge>,
         user: Uuid,
         password: Zeroizing<String>,
     ) -> Result<Shown> {
         let place = self.gates.enter(&user.to_string()).await?;
-        let ticket = self.hasher.admit_comparison()?;
-        let (room, call) = (self.clone(), call.clone());
-        // To its end, also if the caller goes away: what was guessed is counted and recorded.
-        let made = tokio::spawn(async move {
-            let answer = room.compare_shown(&call, user, &password, ticket).await;
+        let permit = self.hasher.admit_comparison(charge)?;
+        let call = call.clone();
+        self.to_its_end(|room, end| async move {
+            let answer = room.compare_shown(&end, &call, user, &password, permit).await;
             drop(place);
             answer
-        });
-        made.await.map_err(Fault::internal)?
+        })
+        .await
     }
 
     async fn compare_shown(
         &self,
+        end: &ToItsEnd,
         call: &Call,
         user: Uuid,
         password: &Zeroizing<String>,
-        ticket: Ticket,
+        permit: Permit,
     ) -> Result<Shown> {
         let (now, device) = (self.context.now(), call.known_device.as_ref());
-        let reserved = store::proof_begin(&self.db, user, now, &self.config.passwords, device).await?;
-        let compared = self.compare(ticket, &reserved, password).await?;
-        if let Some(password_hash) = reserved.password_hash.clone().filter(|_| compared.matches) {
+        let reserved = store::proof_begin(&self.db, end, user, now, &self.config.passwords, device).await?;
+        let compared = self.compare(permit, &reserved, password).await?;
+        if let Some(password_version) = reserved.password_version.filter(|_| compared.matches) {
             // Given back and no more: who holds a session must not make room for guesses at other secrets.
-            store::refund(&self.db, user, device.filter(|_| reserved.known_device)).await?;
-            return Ok(Shown { password_hash });
+            store::refund(&self.db, user, device.filter(|_| reserved.known_device), now).await?;
+            return Ok(Shown { password_version });
         }
         let reason = compared.refusal.unwrap_or("wrong_password");
         let event = Event::new(EventType::UserProofRefused, call).outcome(Outcome::Refused).reason(reason);
@@ -97,7 +109,7 @@ impl Authenticate {
     /// Compares a password with what was reserved for it. A refusal does as much work as the dearest hash in use.
     pub(super) async fn compare(
         &self,
-        ticket: Ticket,
+        permit: Permit,
         reserved: &Reserved,
         password: &Zeroizing<String>,
     ) -> Result<Compared> {
@@ -116,29 +128,8 @@ impl Authenticate {
         let fill_to = self.hasher.cost().max(reserved.highest_cost).min(MAX_COST);
         self.hasher.dearest(fill_to);
         let typed = mixed.unwrap_or_else(|| password.clone());
-        let matches = ticket.verify(typed, hash.clone(), fill_to).await? && refusal.is_none();
+        let matches = permit.verify(typed, hash.clone(), fill_to).await? && refusal.is_none();
         Ok(Compared { matches, refusal, overlong: is_cut, pepper_id, hash })
-    }
-
-    /// Writes a refusal down before it is answered, and the lock that this attempt led to.
-    pub(super) async fn refuse(&self, call: &Call, event: Event, reserved: &Reserved) -> Result<()> {
-        let mut event = event.tenant(reserved.tenant_id);
-        if let Some(user) = reserved.user_id {
-            event = event.target("user", user);
-        }
-        let is_last = reserved.attempt.is_some_and(|attempt| attempt >= self.config.passwords.max_attempts);
-        let locked = reserved.user_id.filter(|_| is_last).map(|user| self.locked(call, user, reserved));
-        let event = self.recorder.prepare(event);
-        login::login_refuse(&self.db, &event, locked.as_ref()).await?;
-        self.recorder.nudge();
-        Ok(())
-    }
-
-    fn locked(&self, call: &Call, user: Uuid, reserved: &Reserved) -> crate::audit::Prepared {
-        let what = if reserved.known_device { EventType::UserDeviceLocked } else { EventType::UserLocked };
-        let event = Event::by_system(what, call.correlation_id).target("user", user);
-        tracing::warn!(event = "user_locked", user_id = %user, known_device = reserved.known_device, "too many failures");
-        self.recorder.prepare(event.tenant(reserved.tenant_id).reason("too_many_failures"))
     }
 }
 
@@ -162,6 +153,7 @@ mod tests {
             user_id: Some(Uuid::nil()),
             tenant_id: None,
             password_hash: hash.map(str::to_owned),
+            password_version: Some(1),
             pepper_id: None,
             set_here: false,
             attempt: Some(1),

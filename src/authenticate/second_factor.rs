@@ -1,10 +1,13 @@
 //! Showing a second factor: an attempt is reserved, the code computed, and what was right is spent, once, in one
-//! transaction with what it is shown for. Attempts are counted with those at the password, whichever way they come.
+//! transaction with what it is shown for. Attempts are counted with those at the password, whichever way they come, and
+//! make each lock longer than the one before.
 
+use serde_json::Value;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::store::factors::{self as store, SealedTotp, Spend};
+use super::attempt::ToItsEnd;
+use super::store::factors::{self as store, Locking, SealedTotp, Spend, Waiting};
 use super::store::login::Reserved;
 use super::totp::{Code, Totp};
 use super::{Authenticate, Factor, invalid_credentials, recovery_codes};
@@ -21,8 +24,28 @@ pub(super) enum Typed {
     RecoveryCode(Zeroizing<String>),
 }
 
-/// What a code is shown for, and how a refusal of it is recorded.
+/// Whose code is guessed at.
+pub(super) enum Guess {
+    /// That of somebody known: of the application that they have or, `pending`, of the one that they are enrolling.
+    Own { user: Uuid, pending: bool },
+    /// That of whoever's login waits under this challenge.
+    Login { challenge: [u8; 32] },
+}
+
+/// A code that is right as far as that can be computed; what it is shown for spends it.
+pub(super) struct Right {
+    pub user: Uuid,
+    pub factor: Factor,
+    pub spend: Spend,
+    /// What the login asked for that waits.
+    pub request: Option<Value>,
+    /// The known device that the attempt was counted for.
+    device: Option<[u8; 32]>,
+}
+
+/// What a code is shown for by somebody known, and how a refusal of it is recorded.
 pub(super) struct Purpose {
+    pub user: Uuid,
     /// Whether it is of the application that is being enrolled.
     pub pending: bool,
     pub refused: Event,
@@ -71,68 +94,134 @@ impl Authenticate {
             return Ok(());
         }
         let refused = Event::new(EventType::UserProofRefused, call);
-        let purpose = Purpose { pending: false, refused };
-        let (tx, _) = self.show_code(call, user, Typed::of_either_kind(code), purpose).await?;
-        tx.commit().await
+        let purpose = Purpose { user, pending: false, refused };
+        self.show_code(call, Typed::of_either_kind(code), purpose, |_, _, tx| tx.commit()).await
     }
 
-    /// Spends the code that a user shows, and gives the transaction in which it is spent: committing it is left to whoever
-    /// adds what the code was shown for. The user is locked in it.
-    pub(super) async fn show_code(
+    /// Spends the code that a user shows and does what it is shown for: in the transaction that it gets, in which the user
+    /// is locked, and which is its to commit.
+    pub(super) async fn show_code<T, F>(
         &self,
         call: &Call,
-        user: Uuid,
         typed: Typed,
         purpose: Purpose,
-    ) -> Result<(Tx, Spend)> {
+        then: impl FnOnce(Self, Call, Tx) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
         let came_in = self.context.clock.instant();
-        let answer = self.spend_code(call, user, typed, purpose).await;
+        let answer = self.spend_code(call, typed, purpose, then).await;
         self.on_the_grid(came_in, answer).await
     }
 
     /// As [`Self::show_code`], for whoever holds the refusal back until the next point of the grid by themselves.
-    pub(super) async fn spend_code(
+    pub(super) async fn spend_code<T, F>(
         &self,
         call: &Call,
-        user: Uuid,
         typed: Typed,
         purpose: Purpose,
-    ) -> Result<(Tx, Spend)> {
-        let (now, pending) = (self.context.now(), purpose.pending);
-        let (asked, device) = ((user, pending), call.known_device.as_ref());
-        let (reserved, totp) = store::begin(&self.db, asked, now, &self.config.passwords, device).await?;
-        if pending && reserved.refusal == Some("no_second_factor") {
-            return Err(factor_state("not_enrolling", "No enrolment is waiting for its first code."));
-        }
-        let refusal = match (reserved.refusal, totp) {
-            (None, Some(totp)) => match self.read_code(user, &totp, &typed)? {
-                Some(spend) => {
-                    let mut tx = self.db.begin(Scope::Platform).await?;
-                    store::lock(&mut tx, user).await?.ok_or_else(invalid_credentials)?;
-                    let counts = match &spend {
-                        Spend::Totp { totp_id, step } if pending => {
-                            store::confirm(&mut tx, user, *totp_id, *step, now).await?
-                        }
-                        spend => store::spend(&mut tx, user, spend, now).await?,
-                    };
-                    if counts {
-                        // Given back and no more: who holds a session must not make room for guesses at other secrets.
-                        store::refund(&mut tx, user, device.filter(|_| reserved.known_device)).await?;
-                        self.tell_of_recovery_code(&mut tx, call, user, &spend).await?;
-                        return Ok((tx, spend));
-                    }
-                    if typed.factor() == Factor::Totp { "replayed" } else { "wrong_code" }
-                }
-                None => "wrong_code",
-            },
-            (refusal, _) => refusal.unwrap_or("no_second_factor"),
+        then: impl FnOnce(Self, Call, Tx) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let pending = purpose.pending;
+        let guess = Guess::Own { user: purpose.user, pending };
+        let right = move |room: Self, call: Call, right: Right| async move {
+            match room.spend(&call, pending, &right).await? {
+                Ok(tx) => then(room, call, tx).await.map(Ok),
+                Err(refusal) => Ok(Err(refusal)),
+            }
         };
-        self.refuse_code(call, purpose.refused, &typed, &reserved, refusal).await?;
-        Err(invalid_credentials())
+        self.guess_code(call, guess, typed, purpose.refused, right).await
+    }
+
+    /// Counts, compares and records a guess at a second factor, to its end whoever goes away: the one way in which a code
+    /// is shown. `right` spends a right code together with what it is shown for, or tells why it does not count after all,
+    /// which is recorded like a wrong one.
+    pub(super) async fn guess_code<T, F>(
+        &self,
+        call: &Call,
+        guess: Guess,
+        typed: Typed,
+        refused: Event,
+        right: impl FnOnce(Self, Call, Right) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<std::result::Result<T, &'static str>>> + Send + 'static,
+    {
+        let call = call.clone();
+        self.to_its_end(move |room, end| async move {
+            let Waiting { reserved, totp, request } = room.reserve_guess(&end, &call, &guess).await?;
+            let Some(user) = reserved.user_id else {
+                // Nobody's: there is no account to record it for, and no guess that it could have been.
+                tracing::info!(event = "user_login_refused", method = "second_factor", reason = "unknown_challenge");
+                return Err(invalid_credentials());
+            };
+            let pending = matches!(guess, Guess::Own { pending: true, .. });
+            if pending && reserved.refusal == Some("no_second_factor") {
+                return Err(factor_state("not_enrolling", "No enrolment is waiting for its first code."));
+            }
+            let factor = typed.factor();
+            let refusal = match (reserved.refusal, totp) {
+                (None, Some(totp)) => match room.read_code(user, &totp, &typed)? {
+                    Some(spend) => {
+                        let device = call.known_device.filter(|_| reserved.known_device);
+                        let found = Right { user, factor, spend, request, device };
+                        match right(room.clone(), call.clone(), found).await? {
+                            Ok(done) => return Ok(done),
+                            Err(refusal) => refusal,
+                        }
+                    }
+                    None => "wrong_code",
+                },
+                (refusal, _) => refusal.unwrap_or("no_second_factor"),
+            };
+            room.refuse_code(&call, user, refused, factor, &reserved, refusal).await?;
+            Err(invalid_credentials())
+        })
+        .await
+    }
+
+    async fn reserve_guess(&self, end: &ToItsEnd, call: &Call, guess: &Guess) -> Result<Waiting> {
+        let (db, now) = (&self.db, self.context.now());
+        let locking = Locking { passwords: &self.config.passwords, longest: self.config.mfa.longest_lock };
+        match guess {
+            Guess::Login { challenge } => store::mfa_begin(db, end, challenge, now, locking).await,
+            Guess::Own { user, pending } => {
+                let device = call.known_device.as_ref();
+                let (reserved, totp) = store::begin(db, end, (*user, *pending), now, locking, device).await?;
+                Ok(Waiting { reserved, totp, request: None })
+            }
+        }
+    }
+
+    /// The transaction in which a right code was spent; or why it does not count.
+    async fn spend(&self, call: &Call, pending: bool, right: &Right) -> Result<std::result::Result<Tx, &'static str>> {
+        let (user, now) = (right.user, self.context.now());
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        if store::lock(&mut tx, user).await?.is_none() {
+            return Ok(Err("unknown"));
+        }
+        let counts = match &right.spend {
+            Spend::Totp { totp_id, step } if pending => store::confirm(&mut tx, user, *totp_id, *step, now).await?,
+            spend => store::spend(&mut tx, user, spend, now).await?,
+        };
+        if !counts {
+            return Ok(Err(if right.factor == Factor::Totp { "replayed" } else { "wrong_code" }));
+        }
+        // Given back and no more: who holds a session must not make room for guesses at other secrets.
+        store::refund(&mut tx, user, right.device.as_ref(), now).await?;
+        self.tell_of_recovery_code(&mut tx, call, user, &right.spend).await?;
+        Ok(Ok(tx))
     }
 
     /// What is to be spent if a code is right; for a recovery code that is for the database to say.
-    pub(super) fn read_code(&self, user: Uuid, totp: &SealedTotp, typed: &Typed) -> Result<Option<Spend>> {
+    fn read_code(&self, user: Uuid, totp: &SealedTotp, typed: &Typed) -> Result<Option<Spend>> {
         match typed {
             Typed::Totp(typed) => {
                 let Some(code) = Code::parse(typed) else { return Ok(None) };
@@ -146,18 +235,24 @@ impl Authenticate {
         }
     }
 
-    /// Writes the refusal of a code down before it is answered, and the lock that it led to.
-    pub(super) async fn refuse_code(
+    /// Writes the refusal of a code down before it is answered, with the lock that it led to and the message that tells of it.
+    async fn refuse_code(
         &self,
         call: &Call,
+        user: Uuid,
         refused: Event,
-        typed: &Typed,
+        factor: Factor,
         reserved: &Reserved,
         reason: &'static str,
     ) -> Result<()> {
-        let factor = typed.factor().as_str();
+        let factor = factor.as_str();
         let event = refused.outcome(Outcome::Refused).reason(reason).detail("factor", factor);
-        self.refuse(call, event, reserved).await?;
+        let (event, lock) = self.refusal(call, event, reserved);
+        let mail = lock.as_ref().and_then(|_| self.outbox.prepare(Message::to_user(Kind::SecondFactorGuessed, user)));
+        let (now, tell_again) = (self.context.now(), self.config.mfa.tell_again_after);
+        store::refuse(&self.db, user, (&event, lock.as_ref()), mail.as_ref(), now, tell_again).await?;
+        self.recorder.nudge();
+        self.outbox.nudge();
         tracing::info!(event = "user_second_factor_refused", factor, reason);
         Ok(())
     }

@@ -125,9 +125,10 @@ impl Authenticate {
     ///
     /// # Errors
     /// `INVALID_CREDENTIALS` for a wrong proof, and for one through Kanidm what else that may be refused with; `STEP_UP_REQUIRED` for one that the account does not go by;
-    /// `PERSON_REQUIRED`.
+    /// `PERSON_REQUIRED`, `THROTTLED`.
     pub(super) async fn step_up(&self, call: &Call, asked: Asked) -> Result<Given> {
         let (user, session) = person(call)?;
+        let charge = self.hasher.charges().principal(user)?;
         let way = asked.proof.way();
         let mut tx = self.db.begin(Scope::Platform).await?;
         let ways = store::ways(&mut tx, user).await?;
@@ -139,10 +140,10 @@ impl Authenticate {
         }
         let tx = match asked.proof {
             Proof::Password(password) => {
-                let shown = self.show_password(call, user, password).await?;
+                let shown = self.show_password(call, &charge, user, password).await?;
                 let mut tx = self.db.begin(Scope::Platform).await?;
                 // Another password by now, or a second factor, and what was shown is not enough any more.
-                if !store::goes_by_password(&mut tx, user, &shown.password_hash).await? {
+                if !store::goes_by_password(&mut tx, user, shown.password_version).await? {
                     return Err(invalid_credentials());
                 }
                 tx
@@ -158,7 +159,11 @@ impl Authenticate {
             }
             Proof::Code(typed) => {
                 let refused = Event::new(EventType::UserStepUpRefused, call).detail("method", asked.method);
-                self.show_code(call, user, typed, Purpose { pending: false, refused }).await?.0
+                let (purpose, method, target) = (Purpose { user, pending: false, refused }, asked.method, asked.target);
+                let give = move |room: Self, call: Call, tx: Tx| async move {
+                    room.give_proof(tx, &call, (user, session), (method, target), way).await
+                };
+                return self.show_code(call, typed, purpose, give).await;
             }
         };
         self.give_proof(tx, call, (user, session), (asked.method, asked.target), way).await

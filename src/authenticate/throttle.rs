@@ -1,16 +1,17 @@
-//! How much a client address may ask for: whoever guesses at many accounts has few addresses. Counted in the database,
-//! so that it is the same over all replicas, and refused alike whatever was asked for.
+//! How much a client address may ask for: whoever guesses at many accounts has few addresses. Counted in memory first
+//! (`charge.rs`) and in the database, so that it is the same over all replicas, and refused alike whatever was asked for.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Authenticate, store};
+use super::{Authenticate, Charge, store};
 use crate::access::Call;
 use crate::config::ThrottleConfig;
-use crate::fault::{Fault, Reason, Result};
+use crate::fault::Result;
 
 /// Ways in that are counted together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// Passwords. `AuthenticatePassword` takes this one by itself.
     Password,
@@ -58,21 +59,20 @@ impl Lane {
 }
 
 impl Authenticate {
-    /// Takes this call out of what its client's address may ask for. One round trip; for public calls, before anything
-    /// else is done.
+    /// Takes this call out of what its client's address may ask for; for public calls, before anything else is done. One
+    /// round trip, which those do not cost that this replica alone can refuse.
     ///
     /// # Errors
     /// `THROTTLED`, with the time to wait.
-    pub async fn throttle(&self, call: &Call, lane: Lane) -> Result<()> {
-        let (Some(address), Some(limit)) = (call.address, lane.limit(&self.config.throttle)) else { return Ok(()) };
-        let wait = store::throttle::take(&self.db, lane, &network(address), self.context.now(), limit).await?;
-        wait.map_or(Ok(()), |wait| Err(self.throttled(wait)))
-    }
-
-    /// The refusal of an address that asked too often.
-    pub(super) fn throttled(&self, wait: Duration) -> Fault {
-        self.metrics.denied(Reason::Throttled);
-        Fault::new(Reason::Throttled, "Too many attempts from this address.").retry_after(wait)
+    pub async fn throttle(&self, call: &Call, lane: Lane) -> Result<Arc<Charge>> {
+        let charge = self.hasher.charges().address(call, lane)?;
+        if let (Some(address), Some(limit)) = (call.address, lane.limit(&self.config.throttle)) {
+            let (network, now) = (network(address), self.context.now());
+            if let Some(wait) = store::throttle::take(&self.db, lane, &network, now, limit).await? {
+                return Err(self.hasher.charges().throttled(wait));
+            }
+        }
+        Ok(charge)
     }
 }
 

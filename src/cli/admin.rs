@@ -9,7 +9,7 @@ use super::failure::Result;
 use super::output::Out;
 use super::{ConfigFile, config, login};
 use crate::audit::Recorder;
-use crate::authenticate::{Hasher, Policy};
+use crate::authenticate::{Charge, Hasher, Policy};
 use crate::context::Context;
 use crate::db::Db;
 use crate::directory::{FirstAdmin, bootstrap};
@@ -59,17 +59,16 @@ impl Bootstrap {
             true => Zeroizing::new(URL_SAFE_NO_PAD.encode(*Zeroizing::new(context.entropy.array::<18>()))),
             false => login::password("Password of the administrator: ")?,
         };
-        Policy::new(&config.passwords)?.check(
-            "password",
-            &password,
-            &[&self.email, &self.full_name, &self.tenant_slug],
-        )?;
-        let hasher = Hasher::new(config.passwords.clone(), context.clone(), Metrics::new())?;
+        let policy = Policy::new(&config.passwords)?;
+        let hasher = Hasher::new(config.passwords.clone(), &config.throttle, context.clone(), Metrics::new())?;
+        let about = [self.email.as_str(), &self.full_name, &self.tenant_slug];
+        let charge = Charge::operator();
+        let hash = hasher.new_password(&charge, &policy, "password", &password, &about).await?;
         let first = FirstAdmin {
             tenant_slug: self.tenant_slug,
             email: self.email.clone(),
             full_name: self.full_name,
-            password: hasher.hash("password", &password).await?,
+            password: hash,
             must_change_password: false,
         };
         let db = Db::new(&config.database)?;

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Failure, Result};
-use crate::access::input;
+use crate::access::names;
 use crate::context::Context;
 
 /// What the file holds.
@@ -30,7 +30,7 @@ impl Credentials {
     /// What the device is known by at a service to whoever is signed in there.
     pub fn known_device(&self, server: &str) -> Option<&str> {
         let email = &self.servers.get(server)?.email;
-        self.known_devices.get(server)?.get(&input::key(email)).map(String::as_str)
+        self.known_devices.get(server)?.get(&names::identifier_key(email)).map(String::as_str)
     }
 }
 

@@ -10,7 +10,7 @@ use super::credentials::{SignIn, Store};
 use super::failure::{Failure, Result};
 use super::output::Out;
 use super::{Global, proof};
-use crate::access::input;
+use crate::access::names;
 use crate::proto::authenticate_password_response::Outcome;
 use crate::proto::complete_mfa_request::Factor;
 use crate::proto::{
@@ -47,7 +47,7 @@ impl Login {
         };
         let password = password("Password: ")?;
         let known = Store::open()?.read()?.known_devices;
-        let known = known.get(&caller.server).and_then(|devices| devices.get(&input::key(&identifier)));
+        let known = known.get(&caller.server).and_then(|devices| devices.get(&names::identifier_key(&identifier)));
         let request = AuthenticatePasswordRequest {
             identifier: identifier.clone(),
             password: password.to_string(),
@@ -102,8 +102,8 @@ fn keep(caller: &Caller, typed: Option<&str>, signed_in: SignedIn, out: &Out) ->
     if let Some(typed) = typed.filter(|_| !signed_in.known_device_token.is_empty()) {
         let devices = credentials.known_devices.entry(caller.server.clone()).or_default();
         // Also for whoever typed a username: proofs are given by whom the session belongs to.
-        devices.insert(input::key(&email), signed_in.known_device_token.clone());
-        devices.insert(input::key(typed), signed_in.known_device_token);
+        devices.insert(names::identifier_key(&email), signed_in.known_device_token.clone());
+        devices.insert(names::identifier_key(typed), signed_in.known_device_token);
     }
     store.write(&credentials, &caller.context)?;
     if signed_in.must_change_password {

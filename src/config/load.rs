@@ -99,6 +99,9 @@ impl Config {
         if !(4..=14).contains(&self.passwords.cost) {
             return Err(ConfigError::new("passwords.cost must be from 4 to 14"));
         }
+        if self.passwords.queue_share == 0 {
+            return Err(ConfigError::new("passwords.queue_share must be at least 1"));
+        }
         if self.passwords.max_attempts == 0 {
             return Err(ConfigError::new("passwords.max_attempts must be at least 1"));
         }

@@ -16,4 +16,10 @@ pub struct MfaConfig {
     /// How long an enrolment waits for its first code.
     #[serde(with = "humantime_serde")]
     pub enrolment_lifetime: Duration,
+    /// Longest lock that guesses at second factors lead to.
+    #[serde(with = "humantime_serde")]
+    pub longest_lock: Duration,
+    /// How long after a message about such guesses a user is told again, once they have signed in meanwhile.
+    #[serde(with = "humantime_serde")]
+    pub tell_again_after: Duration,
 }

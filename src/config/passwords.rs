@@ -17,6 +17,8 @@ pub struct PasswordConfig {
     pub threads: usize,
     /// Hashes that may wait for a thread.
     pub queue: usize,
+    /// How many of them one client address, or one caller who has signed in, may have.
+    pub queue_share: usize,
     /// Longest time a hash may have to wait by estimate before the call is shed.
     #[serde(with = "humantime_serde")]
     pub max_wait: Duration,

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::names;
 use super::store::{self, Switch, UserStatus};
 use crate::access::input;
+use crate::access::names::email_key;
 use crate::audit::{Event, EventType, Recorder};
 use crate::authenticate::StoredHash;
 use crate::context::Context;
@@ -79,7 +80,7 @@ pub async fn bootstrap(db: &Db, context: &Context, recorder: &Recorder, first: F
         user_id,
         tenant_id,
         email: &email,
-        email_key: &input::key(&email),
+        email_key: &email_key(&email),
         username: None,
         username_key: None,
         full_name: &full_name,

@@ -2,6 +2,7 @@
 
 use super::names;
 pub(crate) use super::rpc::fuzzing::settings;
+use crate::access::names::username;
 use crate::fault::Result;
 use crate::fuzzing::{Input, check_refusal};
 
@@ -11,7 +12,7 @@ pub(crate) fn resource_names(data: &[u8]) {
     let text = input.rest_as_text();
     let slug = taken(names::slug("slug", &text));
     let others = [
-        taken(names::username("username", &text)).flatten(),
+        taken(username("username", &text)).flatten(),
         taken(names::role("name", &text)),
         taken(names::service_account("name", &text)),
         taken(names::description("description", &text)),

@@ -16,19 +16,6 @@ fn matches(value: &str, longest: usize, first: impl Fn(char) -> bool, rest: impl
     letters.next().is_some_and(first) && letters.all(rest) && value.chars().count() <= longest
 }
 
-/// A username; none for the empty text. An `@` would make it an e-mail address.
-pub(super) fn username(field: &'static str, value: &str) -> Result<Option<String>> {
-    if value.is_empty() {
-        return Ok(None);
-    }
-    let fine = |c: char| !c.is_control() && !c.is_whitespace() && c != '@';
-    if matches(value, 64, fine, fine) {
-        Ok(Some(value.to_owned()))
-    } else {
-        Err(Fault::field(field, "must be 1 to 64 characters without @, blanks or control characters"))
-    }
-}
-
 /// A tenant's slug.
 pub(super) fn slug(field: &'static str, value: &str) -> Result<String> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -126,11 +113,6 @@ mod tests {
 
     #[test]
     fn names_that_are_fine_and_that_are_not() {
-        assert_eq!(username("username", "").unwrap(), None);
-        assert_eq!(username("username", "Björn.O'Neil").unwrap().as_deref(), Some("Björn.O'Neil"));
-        for bad in ["a@b", "a b", "a\u{0}", "a\n", &"x".repeat(65)] {
-            assert!(username("username", bad).is_err(), "{bad:?}");
-        }
         assert!(slug("slug", "hotel-north-2").is_ok() && slug("slug", &"x".repeat(48)).is_ok());
         for bad in ["", "2nd", "-a", "Hotel", "a_b", "a.b", "ä", &"x".repeat(49)] {
             assert!(slug("slug", bad).is_err(), "{bad:?}");

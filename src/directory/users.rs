@@ -7,7 +7,8 @@ use uuid::Uuid;
 pub(super) use super::store::users::{Filter, User};
 use super::store::{self, UserStatus};
 use super::{Change, admins, delegation, memberships};
-use crate::access::{etag, input};
+use crate::access::etag;
+use crate::access::names::{email_key, username_key};
 use crate::audit::{Event, EventType};
 use crate::authenticate::StoredHash;
 use crate::fault::{Fault, Result};
@@ -48,12 +49,12 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
     let roles = memberships::roles_for_new_user(change, tenant_id, &new.role_ids).await?;
     let user_id = change.context().new_id();
     let now = change.now;
-    let username_key = new.username.as_deref().map(input::key);
+    let username_key = new.username.as_deref().and_then(username_key);
     let insert = store::users::Insert {
         user_id,
         tenant_id,
         email: &new.email,
-        email_key: &input::key(&new.email),
+        email_key: &email_key(&new.email),
         username: new.username.as_deref(),
         username_key: username_key.as_deref(),
         full_name: &new.full_name,
@@ -109,8 +110,8 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     after.username = edit.username.unwrap_or(after.username);
     after.full_name = edit.full_name.unwrap_or(after.full_name);
     after.must_change_password = edit.must_change_password.unwrap_or(after.must_change_password);
-    let username_key = after.username.as_deref().map(input::key);
-    store::users::update(&mut change.tx, &after, &input::key(&after.email), username_key.as_deref()).await?;
+    let username_key = after.username.as_deref().and_then(username_key);
+    store::users::update(&mut change.tx, &after, &email_key(&after.email), username_key.as_deref()).await?;
     let mut event = about(change, EventType::UserUpdated, &after).old_new(editable(&before), editable(&after));
     if after.must_change_password && !before.must_change_password {
         // Until the new password is set nothing is permitted: neither is what older tokens say.

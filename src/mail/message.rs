@@ -39,6 +39,8 @@ kinds! {
     RecoveryCodesRegenerated => "recovery_codes_regenerated",
     /// A recovery code was used.
     RecoveryCodeUsed => "recovery_code_used",
+    /// Somebody got past the first step of a login or a proof and guesses at the second factor.
+    SecondFactorGuessed => "second_factor_guessed",
     /// The e-mail address was changed; to the old and to the new one.
     EmailChanged => "email_changed",
     /// The account was linked to a person in Kanidm.

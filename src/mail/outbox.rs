@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{Message, store};
+use crate::access::names::email_key;
 use crate::config::MailConfig;
 use crate::context::Context;
 use crate::fault::Result;
@@ -56,7 +57,7 @@ impl Outbox {
 
     /// Makes a message ready for the SQL function `mail_enqueue(jsonb)`, for database functions that write it
     /// themselves; none, which the function takes as well, when there is no mail server. Such a function may override
-    /// `user_id`. Each prepared message may be written once; then call [`Outbox::nudge`].
+    /// `user_id`, and `recipient` with `recipient_key`. Each prepared message may be written once; then call [`Outbox::nudge`].
     pub fn prepare(&self, message: Message) -> Option<Value> {
         if !self.is_configured {
             return None;
@@ -70,6 +71,7 @@ impl Outbox {
             "kind": message.kind.as_str(),
             "user_id": message.user,
             "recipient": message.address,
+            "recipient_key": message.address.as_deref().map(email_key),
             "parameters": hex(&sealed),
             "lifetime_seconds": lifetime.as_secs_f64(),
         }))

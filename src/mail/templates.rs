@@ -35,6 +35,8 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "recovery_codes_regenerated.html",
     "recovery_code_used.txt",
     "recovery_code_used.html",
+    "second_factor_guessed.txt",
+    "second_factor_guessed.html",
     "email_changed.txt",
     "email_changed.html",
     "kanidm_linked.txt",

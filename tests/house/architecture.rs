@@ -154,6 +154,31 @@ fn a_status_is_built_in_one_place() {
     }
 }
 
+/// Work whose cost its caller chooses runs on the bounded hashing threads, behind a permit that a charge paid for.
+#[test]
+fn what_is_expensive_runs_on_the_hashing_threads_only() {
+    let pool = "authenticate/hashing.rs";
+    for (call, home) in [
+        ("zxcvbn::", "authenticate/strength.rs"),
+        ("bcrypt::", "authenticate/bcrypt_hash.rs"),
+        ("strength::score(", pool),
+        ("bcrypt_hash::hash(", pool),
+        ("bcrypt_hash::spend(", pool),
+        (".compute_and_compare(", pool),
+    ] {
+        let files = files("src", ".rs");
+        // Fuzz targets call what they try by itself.
+        let users = files.iter().filter(|(file, text)| !file.ends_with("fuzzing.rs") && code(text).contains(call));
+        let users: Vec<&str> = users.map(|(file, _)| file.as_str()).collect();
+        assert_eq!(users, [home], "`{call}` is called there");
+    }
+    // Nor do they come under another name.
+    for (file, text) in files("src", ".rs") {
+        let imports_all = code(&text).contains("strength::{") || code(&text).contains("bcrypt_hash::*");
+        assert!(!imports_all, "{file} imports what only {pool} may call");
+    }
+}
+
 #[test]
 fn nothing_is_left_half_done() {
     let words = ["todo!(", "unimplemented!(", "FIXME", "XXX", "#[ignore", "allow(dead_code)"];

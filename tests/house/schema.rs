@@ -32,3 +32,18 @@ fn functions_fix_their_search_path() {
         }
     }
 }
+
+/// Postgres and Rust fold case differently (`İ`), and two folds make two keys of one name or one key of two.
+#[test]
+fn the_database_folds_no_case() {
+    for (file, text) in files("migrations", ".sql").into_iter().chain(files("src", ".rs")) {
+        for (number, line) in text.lines().enumerate() {
+            let is_sql = file.ends_with(".sql") || line.contains("SELECT") || line.contains("WHERE");
+            let folds = ["lower(", "upper(", "initcap(", "ILIKE", "~*", "citext"].into_iter().find(|fold| {
+                line.match_indices(fold).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+            });
+            let line = number + 1;
+            assert!(!is_sql || folds.is_none(), "{file}, line {line}: {folds:?}: keys are made in src/access/names.rs");
+        }
+    }
+}

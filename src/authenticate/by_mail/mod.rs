@@ -9,6 +9,7 @@ mod reset;
 mod verification;
 mod worker;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::db::Connection;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 pub(super) use self::registration::NewAccount;
 pub(super) use self::verification::Verified;
 use super::store::by_mail as store;
-use super::{Authenticate, Lane};
+use super::{Authenticate, Charge, Lane};
 use crate::access::Call;
 use crate::config::MailConfig;
 use crate::context::Context;
@@ -87,10 +88,10 @@ impl Letter {
 impl Authenticate {
     /// Takes the call out of what its address may ask for, and refuses it when nothing could be sent. Both are the same
     /// for every address of mail.
-    async fn may_send(&self, call: &Call) -> Result<()> {
-        self.throttle(call, Lane::Mail).await?;
+    async fn may_send(&self, call: &Call) -> Result<Arc<Charge>> {
+        let charge = self.throttle(call, Lane::Mail).await?;
         if self.outbox.is_configured() {
-            return Ok(());
+            return Ok(charge);
         }
         Err(Fault::new(Reason::MailNotConfigured, "The service has no mail server to send the message through."))
     }

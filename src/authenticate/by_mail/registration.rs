@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::REGISTRATION_PREFIX;
 use super::store::{self, Asked};
-use crate::access::{Call, input};
+use crate::access::{Call, names};
 use crate::audit::{Event, EventType};
 use crate::authenticate::Authenticate;
 use crate::fault::{Fault, Reason, Result};
@@ -39,11 +39,14 @@ impl Authenticate {
     /// `INVALID_FIELD`, `REGISTRATION_CLOSED`, `MAIL_NOT_CONFIGURED`, `REQUEST_ID_REUSED`, `THROTTLED`, `OVERLOADED`:
     /// none of them has to do with whether the address has an account.
     pub(in crate::authenticate) async fn register(&self, call: &Call, new: NewAccount) -> Result<Registered> {
-        self.may_send(call).await?;
+        let charge = self.may_send(call).await?;
+        // Which tenants are open is no secret; for a closed one nothing is computed.
+        if !store::registration_is_open(&self.db, new.tenant_id).await? {
+            return Err(closed());
+        }
         let about = [new.email.as_str(), &new.full_name, new.username.as_deref().unwrap_or_default()];
-        self.policy.check("password", &new.password, &about)?;
-        // Before anything is looked up, and for a repeat as well: the work says nothing.
-        let hash = self.hasher.hash("password", &new.password).await?;
+        // Before anything is looked up about the address, and for a repeat as well: the work says nothing.
+        let hash = self.hasher.new_password(&charge, &self.policy, "password", &new.password, &about).await?;
         let (digest, secret) = self.registration_secret(&new);
         let now = self.context.now();
         let registration = json!({
@@ -52,8 +55,9 @@ impl Authenticate {
             "request_hash": hex(&digest),
             "tenant_id": new.tenant_id,
             "email": new.email,
-            "email_key": input::key(&new.email),
+            "email_key": names::email_key(&new.email),
             "username": new.username,
+            "username_key": new.username.as_deref().and_then(names::username_key),
             "full_name": new.full_name,
             "password_hash": hash.hash,
             "password_cost": hash.cost,
@@ -72,9 +76,7 @@ impl Authenticate {
         self.asked.notify_one();
         match asked {
             Asked::Until(expires_at) => Ok(Registered { secret, expires_at }),
-            Asked::Closed => {
-                Err(Fault::new(Reason::RegistrationClosed, "Nobody can register in this tenant by themselves."))
-            }
+            Asked::Closed => Err(closed()),
             Asked::Reused => {
                 Err(Fault::new(Reason::RequestIdReused, "This request_id was used before for a different request."))
             }
@@ -103,4 +105,8 @@ impl Authenticate {
         let bytes = Zeroizing::new(mac(b"secret"));
         (mac(b"request"), opaque::with_bytes(REGISTRATION_PREFIX, &bytes))
     }
+}
+
+fn closed() -> Fault {
+    Fault::new(Reason::RegistrationClosed, "Nobody can register in this tenant by themselves.")
 }

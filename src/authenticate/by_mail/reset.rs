@@ -1,5 +1,7 @@
 //! Setting a password that was forgotten, with the token that was sent to the user's confirmed address.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use uuid::Uuid;
@@ -7,10 +9,10 @@ use zeroize::Zeroizing;
 
 use super::RESET_PREFIX;
 use super::store::{self, Holder};
-use crate::access::{Call, input};
+use crate::access::{Call, names};
 use crate::audit::{Event, EventType, Outcome};
 use crate::authenticate::store::password;
-use crate::authenticate::{Authenticate, Lane, StoredHash, invalid_credentials};
+use crate::authenticate::{Authenticate, Charge, Lane, StoredHash, invalid_credentials};
 use crate::db::Scope;
 use crate::fault::Result;
 use crate::mail::{Kind, Message};
@@ -26,7 +28,7 @@ impl Authenticate {
         let now = self.context.now();
         let request = json!({
             "request_id": self.context.new_id(),
-            "identifier_key": input::key(identifier),
+            "identifier_key": names::identifier_key(identifier),
             "correlation_id": call.correlation_id,
         });
         let event = Event::new(EventType::UserPasswordResetRequested, call).personal("identifier", identifier);
@@ -49,13 +51,20 @@ impl Authenticate {
         new: Zeroizing<String>,
         code: Zeroizing<String>,
     ) -> Result<usize> {
-        self.throttle(call, Lane::MailToken).await?;
+        let charge = self.throttle(call, Lane::MailToken).await?;
         let came_in = self.context.clock.instant();
-        let answer = self.reset(call, token, new, code).await;
+        let answer = self.reset(call, &charge, token, new, code).await;
         self.on_the_grid(came_in, answer).await
     }
 
-    async fn reset(&self, call: &Call, token: &str, new: Zeroizing<String>, code: Zeroizing<String>) -> Result<usize> {
+    async fn reset(
+        &self,
+        call: &Call,
+        charge: &Arc<Charge>,
+        token: &str,
+        new: Zeroizing<String>,
+        code: Zeroizing<String>,
+    ) -> Result<usize> {
         if !opaque::is_plausible(RESET_PREFIX, token) {
             return Err(invalid_credentials());
         }
@@ -65,12 +74,11 @@ impl Authenticate {
             Err((user, refusal)) => return self.refuse_reset(call, user, refusal).await,
         };
         let about = [holder.email.as_str(), &holder.full_name, holder.username.as_deref().unwrap_or_default()];
-        self.policy.check("new_password", &new, &about)?;
-        // Spent by what follows even if that fails: a code is for one attempt.
+        // Before the code, which is spent even if what follows fails: a code is for one attempt.
+        let hash = self.hasher.new_password(charge, &self.policy, "new_password", &new, &about).await?;
         if holder.has_factor {
             self.check_second_factor(call, holder.user_id, code).await?;
         }
-        let hash = self.hasher.hash("new_password", &new).await?;
         self.set_by_mail(call, &digest, &holder, &hash).await
     }
 

@@ -27,13 +27,13 @@ impl Enrolment {
         matches!(login, Login::SignedIn(user) if is_on && user.user.auth_method == "dual" && !user.must_change_password)
     }
 
-    /// Begins to carry a password over that was right for `password_hash` in a login that is complete, if that is
+    /// Begins to carry a password over that was right in this version in a login that is complete, if that is
     /// switched on and there is room. Called after the answer; waits for the database only, and goes on by itself.
     pub(in crate::authenticate) async fn carry_over(
         &self,
         call: &Call,
         user: Uuid,
-        password_hash: &str,
+        password_version: i64,
         password: &Zeroizing<String>,
     ) {
         let config = &self.config.enrolment;
@@ -45,7 +45,7 @@ impl Enrolment {
         let lease = Lease { id: self.context.new_id(), time: config.carry_over_timeout + Duration::from_secs(5) };
         let (db, now) = (&self.db, self.context.now());
         let again_after = config.carry_over_again_after;
-        let begun = store::carry_over_begin(db, user, password_hash, &config.tenants, now, again_after, lease).await;
+        let begun = store::carry_over_begin(db, user, password_version, &config.tenants, now, again_after, lease).await;
         let Some(what) = begun.inspect_err(|fault| left(user, fault)).ok().flatten() else { return };
         let (room, correlation, password) = (self.clone(), call.correlation_id, password.clone());
         tokio::spawn(async move {

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::password::LONGEST_TYPED;
 use super::{Service, convert};
-use crate::access::{Call, input};
+use crate::access::{Call, input, names};
 use crate::authenticate::by_mail::NewAccount;
 use crate::fault::{Fault, Result};
 use crate::proto::*;
@@ -16,7 +16,7 @@ pub(super) async fn register(service: &Service, call: &Call, request: RegisterRe
         request_id: input::uuid("request_id", &request.request_id)?,
         tenant_id: input::uuid("tenant_id", &request.tenant_id)?,
         email: input::email("email", &request.email)?,
-        username: username(&request.username)?,
+        username: names::username("username", &request.username)?,
         full_name: input::text("full_name", &request.full_name, 200)?,
         password,
     };
@@ -25,17 +25,6 @@ pub(super) async fn register(service: &Service, call: &Call, request: RegisterRe
         verification_expires_at: Some(input::to_proto(registered.expires_at)),
         registration_secret: registered.secret.to_string(),
     })
-}
-
-fn username(given: &str) -> Result<Option<String>> {
-    if given.is_empty() {
-        return Ok(None);
-    }
-    let name = input::required("username", given, 64)?;
-    if name.contains(|c: char| c == '@' || c.is_whitespace()) {
-        return Err(Fault::field("username", "must be 1 to 64 characters without @, blanks or control characters"));
-    }
-    Ok(Some(name))
 }
 
 pub(super) async fn verify(service: &Service, call: &Call, request: VerifyEmailRequest) -> Result<VerifyEmailResponse> {

@@ -19,6 +19,14 @@ pub(in crate::authenticate) enum Asked {
     Reused,
 }
 
+/// Whether anybody may register in a tenant.
+pub(in crate::authenticate) async fn registration_is_open(db: &Db, tenant: Uuid) -> Result<bool> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let open = sqlx::query_scalar!(r#"SELECT registration_is_open($1) AS "open!""#, tenant).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(open)
+}
+
 /// Writes a registration down.
 pub(in crate::authenticate) async fn ask_registration(
     db: &Db,

@@ -196,11 +196,11 @@ pub(in crate::authenticate) async fn has_credential(
     Ok(())
 }
 
-/// Takes the lease on the person of a user whose password may be carried over: one that is right for this hash.
+/// Takes the lease on the person of a user whose password may be carried over: one of this version.
 pub(in crate::authenticate) async fn carry_over_begin(
     db: &Db,
     user: Uuid,
-    password_hash: &str,
+    password_version: i64,
     tenants: &[String],
     now: DateTime<Utc>,
     again_after: Duration,
@@ -210,7 +210,7 @@ pub(in crate::authenticate) async fn carry_over_begin(
         "SELECT person_id, tenant_id, password_changed_at
          FROM carry_over_begin($1, $2, $3, $4, make_interval(secs => $5), $6, make_interval(secs => $7))",
         user,
-        password_hash,
+        password_version,
         json!(tenants),
         now,
         again_after.as_secs_f64(),

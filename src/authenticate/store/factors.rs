@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::login::{Finished, Reserved};
 use crate::audit::Prepared;
 use crate::authenticate::UserView;
+use crate::authenticate::attempt::ToItsEnd;
 use crate::authenticate::enrolment::Offer;
 use crate::config::PasswordConfig;
 use crate::fault::Result;
@@ -40,17 +41,18 @@ impl Spend {
     }
 }
 
-fn refusal(reason: &str) -> &'static str {
-    match reason {
-        "unknown_challenge" => "unknown_challenge",
-        "challenge_lapsed" => "challenge_lapsed",
-        "challenge_spent" => "challenge_spent",
-        "changed_meanwhile" => "changed_meanwhile",
-        "no_second_factor" => "no_second_factor",
-        "replayed" => "replayed",
-        "wrong_code" => "wrong_code",
-        other => super::login::refusal(other),
-    }
+fn refusal(reason: &str) -> Result<&'static str> {
+    let known = [
+        "unknown_challenge",
+        "challenge_lapsed",
+        "challenge_spent",
+        "changed_meanwhile",
+        "no_second_factor",
+        "replayed",
+        "wrong_code",
+    ];
+    let found = known.into_iter().find(|known| *known == reason);
+    found.map_or_else(|| super::login::refusal(reason), Ok)
 }
 
 fn reserved(
@@ -59,46 +61,80 @@ fn reserved(
     attempt: Option<i32>,
     known_device: Option<bool>,
     reason: Option<&str>,
-) -> Reserved {
-    Reserved {
+) -> Result<Reserved> {
+    Ok(Reserved {
         user_id: user,
         tenant_id,
         password_hash: None,
+        password_version: None,
         pepper_id: None,
         set_here: false,
         attempt: attempt.and_then(|attempt| u32::try_from(attempt).ok()),
         known_device: known_device.unwrap_or_default(),
-        refusal: reason.map(refusal),
+        refusal: reason.map(refusal).transpose()?,
         highest_cost: 0,
-    }
+    })
 }
 
 fn sealed(totp_id: Option<Uuid>, secret: Option<Vec<u8>>) -> Option<SealedTotp> {
     Some(SealedTotp { totp_id: totp_id?, secret: secret? })
 }
 
+/// After how many failures an account is locked and for how long: each time twice as long as before, up to the longest.
+#[derive(Clone, Copy)]
+pub(in crate::authenticate) struct Locking<'a> {
+    pub passwords: &'a PasswordConfig,
+    pub longest: Duration,
+}
+
+/// Records a refused code, and the lock that it led to, of which the user is told by this message unless they were lately.
+pub(in crate::authenticate) async fn refuse(
+    db: &Db,
+    user: Uuid,
+    (event, lock): (&Prepared, Option<&Prepared>),
+    mail: Option<&Value>,
+    now: DateTime<Utc>,
+    tell_again: Duration,
+) -> Result<()> {
+    sqlx::query!(
+        "SELECT second_factor_refuse($1, $2, $3, $4, $5, $6, make_interval(secs => $7))",
+        user,
+        event.event,
+        event.personal.as_deref(),
+        lock.map(|lock| &lock.event),
+        mail,
+        now,
+        tell_again.as_secs_f64(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(())
+}
+
 /// Reserves an attempt of somebody known to show a code: of the application they have or, `pending`, of the one that they
 /// are enrolling.
 pub(in crate::authenticate) async fn begin(
     db: &Db,
+    _: &ToItsEnd,
     (user, pending): (Uuid, bool),
     now: DateTime<Utc>,
-    passwords: &PasswordConfig,
+    locking: Locking<'_>,
     device: Option<&[u8; 32]>,
 ) -> Result<(Reserved, Option<SealedTotp>)> {
     let row = sqlx::query!(
         "SELECT tenant_id, attempt, known_device, refusal, totp_id, secret
-         FROM factor_begin($1, $2, $3, $4, make_interval(secs => $5), $6)",
+         FROM factor_begin($1, $2, $3, $4, make_interval(secs => $5), make_interval(secs => $6), $7)",
         user,
         pending,
         now,
-        i32::try_from(passwords.max_attempts).unwrap_or(i32::MAX),
-        passwords.lock_duration.as_secs_f64(),
+        i32::try_from(locking.passwords.max_attempts).unwrap_or(i32::MAX),
+        locking.passwords.lock_duration.as_secs_f64(),
+        locking.longest.as_secs_f64(),
         device.map(|device| &device[..]) as Option<&[u8]>,
     )
     .fetch_one(db)
     .await?;
-    let reserved = reserved(Some(user), row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref());
+    let reserved = reserved(Some(user), row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref())?;
     Ok((reserved, sealed(row.totp_id, row.secret)))
 }
 
@@ -113,22 +149,24 @@ pub(in crate::authenticate) struct Waiting {
 /// Reserves an attempt to complete a login.
 pub(in crate::authenticate) async fn mfa_begin(
     db: &Db,
+    _: &ToItsEnd,
     challenge: &[u8; 32],
     now: DateTime<Utc>,
-    passwords: &PasswordConfig,
+    locking: Locking<'_>,
 ) -> Result<Waiting> {
     let row = sqlx::query!(
         "SELECT user_id, tenant_id, attempt, known_device, refusal, totp_id, secret, request
-         FROM mfa_begin($1, $2, $3, make_interval(secs => $4))",
+         FROM mfa_begin($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5))",
         challenge,
         now,
-        i32::try_from(passwords.max_attempts).unwrap_or(i32::MAX),
-        passwords.lock_duration.as_secs_f64(),
+        i32::try_from(locking.passwords.max_attempts).unwrap_or(i32::MAX),
+        locking.passwords.lock_duration.as_secs_f64(),
+        locking.longest.as_secs_f64(),
     )
     .fetch_one(db)
     .await?;
     Ok(Waiting {
-        reserved: reserved(row.user_id, row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref()),
+        reserved: reserved(row.user_id, row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref())?,
         totp: sealed(row.totp_id, row.secret),
         request: row.request,
     })
@@ -206,7 +244,7 @@ pub(in crate::authenticate) async fn mfa_finish(
         "no_tenant" => Finished::NoTenant,
         "tenant_required" => Finished::TenantRequired(row.choices.unwrap_or_default()),
         "refused" => Finished::Refused,
-        reason => return Ok(Err(refusal(reason))),
+        reason => return Ok(Err(refusal(reason)?)),
     };
     Ok(Ok((finished, row.invited)))
 }
@@ -268,9 +306,14 @@ pub(in crate::authenticate) async fn spend(
 }
 
 /// Gives an attempt back: the code was right.
-pub(in crate::authenticate) async fn refund(tx: &mut Connection, user: Uuid, device: Option<&[u8; 32]>) -> Result<()> {
-    let device = device.map(|device| &device[..]);
-    sqlx::query!("SELECT attempt_refund($1, $2)", user, device as Option<&[u8]>).fetch_one(tx).await?;
+pub(in crate::authenticate) async fn refund(
+    tx: &mut Connection,
+    user: Uuid,
+    device: Option<&[u8; 32]>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let device = device.map(|device| &device[..]) as Option<&[u8]>;
+    sqlx::query!("SELECT attempt_refund($1, $2, $3, true)", user, device, now).fetch_one(tx).await?;
     Ok(())
 }
 

@@ -9,17 +9,18 @@ use uuid::Uuid;
 use super::throttle::seconds;
 use crate::audit::{Event, Prepared, Recorder};
 use crate::authenticate::UserView;
+use crate::authenticate::attempt::ToItsEnd;
 use crate::authenticate::enrolment::Offer;
 use crate::authenticate::hashing::StoredHash;
 use crate::authenticate::throttle::Limit;
 use crate::config::PasswordConfig;
-use crate::db::{Db, Scope};
-use crate::fault::Result;
+use crate::db::{Connection, Db, Scope};
+use crate::fault::{Fault, Result};
 use crate::session::Rights;
 
 /// What a login begins with.
 pub(in crate::authenticate) struct Begin<'a> {
-    /// E-mail address or username, in lower case.
+    /// Key of the e-mail address or username.
     pub key: &'a str,
     pub now: DateTime<Utc>,
     pub passwords: &'a PasswordConfig,
@@ -42,6 +43,8 @@ pub(in crate::authenticate) struct Reserved {
     pub user_id: Option<Uuid>,
     pub tenant_id: Option<Uuid>,
     pub password_hash: Option<String>,
+    /// Which password that is the hash of: another hash of the same one has the same version.
+    pub password_version: Option<i64>,
     pub pepper_id: Option<i16>,
     /// Whether the password was set here, and thus is no longer than bcrypt reads.
     pub set_here: bool,
@@ -72,10 +75,10 @@ pub(in crate::authenticate) enum Finished {
 }
 
 /// Finds the user and reserves the attempt.
-pub(in crate::authenticate) async fn login_begin(db: &Db, begin: Begin<'_>) -> Result<Begun> {
+pub(in crate::authenticate) async fn login_begin(db: &Db, _: &ToItsEnd, begin: Begin<'_>) -> Result<Begun> {
     let limit = begin.limit.as_ref();
     let row = sqlx::query!(
-        r#"SELECT user_id, tenant_id, password_hash, password_pepper_id, set_here, attempt, known_device, refusal,
+        r#"SELECT user_id, tenant_id, password_hash, password_version, password_pepper_id, set_here, attempt, known_device, refusal,
                highest_cost, extract(epoch FROM wait)::double precision AS wait
            FROM login_begin($1, $2, $3, make_interval(secs => $4), $5, $6, make_interval(secs => $7),
                make_interval(secs => $8))"#,
@@ -97,25 +100,24 @@ pub(in crate::authenticate) async fn login_begin(db: &Db, begin: Begin<'_>) -> R
         user_id: row.user_id,
         tenant_id: row.tenant_id,
         password_hash: row.password_hash,
+        password_version: row.password_version,
         pepper_id: row.password_pepper_id,
         set_here: row.set_here.unwrap_or_default(),
         attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
         known_device: row.known_device.unwrap_or_default(),
-        refusal: row.refusal.as_deref().map(refusal),
+        refusal: row.refusal.as_deref().map(refusal).transpose()?,
         highest_cost: row.highest_cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or_default(),
     }))
 }
 
 /// Why the database reserved nothing, as a word that lasts.
-pub(in crate::authenticate) fn refusal(reason: &str) -> &'static str {
-    match reason {
-        "unknown" => "unknown",
-        "locked" => "locked",
-        "disabled" => "disabled",
-        "unverified" => "unverified",
-        "kanidm_only" => "kanidm_only",
-        _ => "no_password",
-    }
+///
+/// # Errors
+/// `INTERNAL` for a word that the database does not know.
+pub(in crate::authenticate) fn refusal(reason: &str) -> Result<&'static str> {
+    let known = ["unknown", "locked", "disabled", "unverified", "kanidm_only", "no_password"];
+    let found = known.into_iter().find(|known| *known == reason);
+    found.ok_or_else(|| Fault::internal(format!("login_begin gave the unknown refusal {reason}")))
 }
 
 /// Records a refused login, and the lock that it led to.
@@ -131,11 +133,54 @@ pub(in crate::authenticate) async fn login_refuse(db: &Db, event: &Prepared, loc
     Ok(())
 }
 
+/// Counts a refusal of an identifier of nobody, and records the first of an interval with the number that the one before
+/// had. What is counted is durable like what is recorded.
+pub(in crate::authenticate) async fn refuse_unknown(
+    db: &Db,
+    network: &str,
+    now: DateTime<Utc>,
+    interval: Duration,
+    event: &Prepared,
+) -> Result<()> {
+    sqlx::query!(
+        "SELECT login_refuse_unknown($1, $2, make_interval(secs => $3), $4, $5)",
+        network,
+        now,
+        interval.as_secs_f64(),
+        event.event,
+        event.personal.as_deref(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(())
+}
+
+/// Refusals of identifiers of nobody that were counted in an interval which is over, and are not recorded yet.
+pub(in crate::authenticate) struct Uncounted {
+    pub network: String,
+    pub event_type: String,
+    pub refusals: i64,
+}
+
+/// Takes what was counted in intervals that are over, to be recorded in this transaction.
+pub(in crate::authenticate) async fn take_unknown(tx: &mut Connection, now: DateTime<Utc>) -> Result<Vec<Uncounted>> {
+    let taken = sqlx::query_as!(
+        Uncounted,
+        "DELETE FROM unknown_refusals WHERE (network, event_type) IN (
+             SELECT r.network, r.event_type FROM unknown_refusals r WHERE r.until <= $1 LIMIT 1000 FOR UPDATE SKIP LOCKED)
+         RETURNING network, event_type, refusals",
+        now,
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(taken)
+}
+
 /// What a login ends with.
 pub(in crate::authenticate) struct Finish<'a> {
     pub user: Uuid,
-    /// The hash that the password was right for.
-    pub password_hash: &'a str,
+    /// Which password was right.
+    pub password_version: i64,
     pub tenant: Option<Uuid>,
     pub now: DateTime<Utc>,
     pub session: Value,
@@ -160,7 +205,7 @@ pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -
                recovery_codes, invitation_offer(outcome, known_device, $1, $4, $16, $17) AS invited
            FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
         finish.user,
-        finish.password_hash,
+        finish.password_version,
         finish.tenant,
         finish.now,
         finish.session,
@@ -201,12 +246,14 @@ pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -
         "mfa_required" => Finished::MfaRequired { recovery_codes: row.recovery_codes.unwrap_or_default() },
         "no_tenant" => Finished::NoTenant,
         "tenant_required" => Finished::TenantRequired(row.choices.unwrap_or_default()),
-        _ => Finished::Refused,
+        "refused" => Finished::Refused,
+        other => return Err(Fault::internal(format!("login_finish gave the unknown outcome {other}"))),
     };
     Ok((finished, row.invited))
 }
 
-/// Puts a new hash of the same password in the place of the old one, if that is still there.
+/// Puts a new hash of the same password in the place of the old one, if that is still there. Logins and proofs under way
+/// go on: what they compare is the version of the password, which stays.
 pub(in crate::authenticate) async fn replace_hash(
     db: &Db,
     recorder: &Recorder,
@@ -217,7 +264,8 @@ pub(in crate::authenticate) async fn replace_hash(
 ) -> Result<()> {
     let mut tx = db.begin(Scope::Platform).await?;
     let done = sqlx::query!(
-        "UPDATE users SET password_hash = $3, password_cost = $4, password_pepper_id = $5
+        "UPDATE users SET password_hash = $3, password_cost = $4, password_pepper_id = $5,
+             password_rehashes = password_rehashes + 1
          WHERE user_id = $1 AND password_hash = $2",
         user,
         old,
@@ -228,15 +276,6 @@ pub(in crate::authenticate) async fn replace_hash(
     .execute(&mut *tx)
     .await?;
     if done.rows_affected() == 1 {
-        // Logins that wait for a second factor had the same password right.
-        sqlx::query!(
-            "UPDATE mfa_challenges SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2",
-            user,
-            old,
-            new.hash
-        )
-        .execute(&mut *tx)
-        .await?;
         recorder.record(&mut tx, event).await?;
         tx.commit().await?;
     }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::login::{Reserved, refusal};
 use crate::audit::Prepared;
+use crate::authenticate::attempt::ToItsEnd;
 use crate::authenticate::hashing::StoredHash;
 use crate::config::PasswordConfig;
 use crate::fault::{Fault, Result};
@@ -15,13 +16,14 @@ use crate::session::{Renewal, Renewed, Rights};
 /// Reserves an attempt of somebody known to show their password once more.
 pub(in crate::authenticate) async fn proof_begin(
     db: &Db,
+    _: &ToItsEnd,
     user: Uuid,
     now: DateTime<Utc>,
     passwords: &PasswordConfig,
     device: Option<&[u8; 32]>,
 ) -> Result<Reserved> {
     let row = sqlx::query!(
-        "SELECT tenant_id, password_hash, password_pepper_id, set_here, attempt, known_device, refusal, highest_cost
+        "SELECT tenant_id, password_hash, password_version, password_pepper_id, set_here, attempt, known_device, refusal, highest_cost
          FROM password_proof_begin($1, $2, $3, make_interval(secs => $4), $5)",
         user,
         now,
@@ -31,36 +33,45 @@ pub(in crate::authenticate) async fn proof_begin(
     )
     .fetch_one(db)
     .await?;
+    let refusal = row.refusal.as_deref().map(refusal).transpose()?;
     Ok(Reserved {
-        user_id: Some(user),
+        // Somebody who is not there is nobody, whatever id was asked for.
+        user_id: Some(user).filter(|_| refusal != Some("unknown")),
         tenant_id: row.tenant_id,
         password_hash: row.password_hash,
+        password_version: row.password_version,
         pepper_id: row.password_pepper_id,
         set_here: row.set_here.unwrap_or_default(),
         attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
         known_device: row.known_device.unwrap_or_default(),
-        refusal: row.refusal.as_deref().map(refusal),
+        refusal,
         highest_cost: row.highest_cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or_default(),
     })
 }
 
 /// Gives a reserved attempt back: the secret was right.
-pub(in crate::authenticate) async fn refund(db: &Db, user: Uuid, device: Option<&[u8; 32]>) -> Result<()> {
-    let device = device.map(|device| &device[..]);
-    sqlx::query!("SELECT attempt_refund($1, $2)", user, device as Option<&[u8]>).fetch_one(db).await?;
+pub(in crate::authenticate) async fn refund(
+    db: &Db,
+    user: Uuid,
+    device: Option<&[u8; 32]>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let device = device.map(|device| &device[..]) as Option<&[u8]>;
+    sqlx::query!("SELECT attempt_refund($1, $2, $3, false)", user, device, now).fetch_one(db).await?;
     Ok(())
 }
 
-/// Locks a user, and tells the hash that is kept then.
-pub(in crate::authenticate) async fn lock(connection: &mut Connection, user: Uuid) -> Result<Option<String>> {
-    let hash = sqlx::query_scalar!(
-        "SELECT password_hash FROM users
-         WHERE user_id = $1 AND deleted_at IS NULL AND status = 'active' AND auth_method <> 'kanidm' FOR NO KEY UPDATE",
+/// Locks a user, and tells the version of the password that is kept then.
+pub(in crate::authenticate) async fn lock(connection: &mut Connection, user: Uuid) -> Result<Option<i64>> {
+    let version = sqlx::query_scalar!(
+        "SELECT password_version FROM users
+         WHERE user_id = $1 AND deleted_at IS NULL AND status = 'active' AND auth_method <> 'kanidm'
+             AND password_hash IS NOT NULL FOR NO KEY UPDATE",
         user,
     )
     .fetch_optional(connection)
     .await?;
-    Ok(hash.flatten())
+    Ok(version)
 }
 
 /// What the function `password_change` takes.

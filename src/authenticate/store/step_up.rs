@@ -71,14 +71,14 @@ pub(in crate::authenticate) async fn ways(tx: &mut Connection, user: Uuid) -> Re
     Ok(ways.unwrap_or_default())
 }
 
-/// Whether this is still the hash of the user's password, and the password enough of a proof; the user is locked from
+/// Whether this is still the version of the user's password, and the password enough of a proof; the user is locked from
 /// here on, so that it stays so until the proof is kept and any change of it voids the proof.
-pub(in crate::authenticate) async fn goes_by_password(tx: &mut Connection, user: Uuid, hash: &str) -> Result<bool> {
+pub(in crate::authenticate) async fn goes_by_password(tx: &mut Connection, user: Uuid, version: i64) -> Result<bool> {
     let same = sqlx::query_scalar!(
-        r#"SELECT password_hash = $2 AS "same!" FROM users
+        r#"SELECT password_version = $2 AS "same!" FROM users
            WHERE user_id = $1 AND password_hash IS NOT NULL AND deleted_at IS NULL FOR NO KEY UPDATE"#,
         user,
-        hash,
+        version,
     )
     .fetch_optional(&mut *tx)
     .await?;

@@ -5,9 +5,10 @@ use zeroize::Zeroizing;
 
 use super::super::store::{self, AuthMethod, LockReason, UserStatus};
 use super::super::users::{self, Edit, Filter, NewUser};
-use super::super::{kanidm, names, tenants};
+use super::super::{kanidm, tenants};
 use super::convert::{choice, fields, optional_version, resource, time, version};
 use super::{BEGINNING, Service, finish, page, repeated};
+use crate::access::names::{email_key, username, username_key};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::get_user_request::Identifier;
@@ -22,16 +23,21 @@ pub(super) async fn get(service: &Service, call: &Call, request: GetUserRequest)
         Some(Identifier::UserId(id)) => {
             store::users::by_id(&mut tx, input::uuid("user_id", &id)?, request.include_deleted).await?
         }
-        Some(Identifier::Email(email)) => store::users::by_email(&mut tx, &key("email", &email)?).await?,
-        Some(Identifier::Username(name)) => store::users::by_username(&mut tx, &key("username", &name)?).await?,
+        Some(Identifier::Email(email)) => {
+            let email = input::required("email", &email, 254)?;
+            store::users::by_email(&mut tx, &email_key(&email)).await?
+        }
+        Some(Identifier::Username(name)) => {
+            // What cannot be a username is nobody's.
+            match username_key(&input::required("username", &name, 254)?) {
+                Some(key) => store::users::by_username(&mut tx, &key).await?,
+                None => None,
+            }
+        }
         None => return Err(Fault::field("identifier", "must be one of user_id, email, username")),
     };
     let user = found.ok_or_else(|| Fault::not_found("user"))?;
     Ok(GetUserResponse { user: Some(write(user)) })
-}
-
-fn key(field: &'static str, value: &str) -> Result<String> {
-    Ok(input::key(&input::required(field, value, 254)?))
 }
 
 pub(super) async fn list(service: &Service, call: &Call, request: ListUsersRequest) -> Result<ListUsersResponse> {
@@ -65,7 +71,7 @@ pub(super) async fn create(
     let new = NewUser {
         tenant_id: input::optional_uuid("tenant_id", &request.tenant_id)?,
         email: input::email("email", &request.email)?,
-        username: names::username("username", &request.username)?,
+        username: username("username", &request.username)?,
         full_name: input::text("full_name", &request.full_name, 200)?,
         must_change_password: request.must_change_password.unwrap_or(!password.is_empty()),
         email_verified: request.email_verified,
@@ -77,8 +83,9 @@ pub(super) async fn create(
         true => None,
         false => {
             let about = [new.email.as_str(), new.username.as_deref().unwrap_or_default(), &new.full_name];
-            service.directory.policy.check("initial_password", &password, &about)?;
-            Some(service.directory.hasher.hash("initial_password", &password).await?)
+            let (hasher, policy) = (&service.directory.hasher, &service.directory.policy);
+            let charge = hasher.charges().principal(call.principal()?.id)?;
+            Some(hasher.new_password(&charge, policy, "initial_password", &password, &about).await?)
         }
     };
     let mut change = service.directory.change(call, "users.write").await?;
@@ -107,7 +114,7 @@ pub(super) async fn update(service: &Service, call: &Call, request: UpdateUserRe
     for field in fields(request.update_mask, changeable)? {
         match field {
             "email" => edit.email = Some(input::email("user.email", &user.email)?),
-            "username" => edit.username = Some(names::username("user.username", &user.username)?),
+            "username" => edit.username = Some(username("user.username", &user.username)?),
             "full_name" => edit.full_name = Some(input::text("user.full_name", &user.full_name, 200)?),
             "must_change_password" => edit.must_change_password = Some(user.must_change_password),
             _ if user.has_second_factor => {

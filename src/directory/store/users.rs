@@ -226,7 +226,8 @@ pub async fn set_lock(tx: &mut Connection, id: Uuid, until: DateTime<Utc>) -> Re
 /// Takes any lock away and forgets failed attempts.
 pub async fn clear_lock(tx: &mut Connection, id: Uuid) -> Result<()> {
     sqlx::query!(
-        "UPDATE users SET locked_until = NULL, lock_reason = NULL, failed_login_attempts = 0 WHERE user_id = $1",
+        "UPDATE users SET locked_until = NULL, lock_reason = NULL, failed_login_attempts = 0, second_factor_failures = 0
+         WHERE user_id = $1",
         id
     )
     .execute(&mut *tx)

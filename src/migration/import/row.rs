@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::mapping::{Found, Mapping};
 use crate::access::input;
+use crate::access::names::{email_key, username_key};
 use crate::migration::hash_form::{self, HashFault, HashForm, WEAK_BELOW};
 use crate::migration::vocabulary::{ImportOutcome, ImportReason};
 
@@ -81,7 +82,7 @@ pub(super) struct Candidate {
 
 impl Candidate {
     pub(super) fn username_key(&self) -> Option<String> {
-        self.username.as_deref().map(input::key)
+        self.username.as_deref().and_then(username_key)
     }
 
     /// Drops the username, which another user has.
@@ -193,7 +194,7 @@ impl Row {
             tenant_id,
             role_id,
             email: email.to_owned(),
-            email_key: input::key(email),
+            email_key: email_key(email),
             username,
             full_name: self.full_name.trim().to_owned(),
             password_hash: form.map(|_| hash_form::canonical(hash)),
@@ -211,7 +212,10 @@ impl Row {
         let invalid = Finding { reason: ImportReason::UsernameInvalid, field: "username" };
         match username {
             "" => (None, None),
-            name if name.contains('@') || name.chars().count() > 128 || name.chars().any(char::is_control) => {
+            name if name.chars().count() > 128
+                || name.chars().any(char::is_control)
+                || username_key(name).is_none() =>
+            {
                 (None, Some(invalid))
             }
             name => (Some(name.to_owned()), None),

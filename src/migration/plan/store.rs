@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::assign::Seeker;
 use super::make::{Cohort, Plan, PlanItem};
-use crate::access::input;
+use crate::access::names::username_key;
 use crate::fault::{Fault, Result};
 use crate::migration::groups::GroupRole;
 use crate::migration::import;
@@ -41,7 +41,7 @@ impl User {
 
     pub(super) fn seeker(&self) -> Seeker {
         let first_choice = self.first_choice();
-        let is_username = self.username.as_deref().is_some_and(|username| input::key(username) == first_choice);
+        let is_username = self.username.as_deref().and_then(username_key).is_some_and(|key| key == first_choice);
         Seeker { first_choice, is_username }
     }
 

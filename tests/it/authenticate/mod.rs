@@ -2,18 +2,24 @@
 
 mod api_key;
 mod change_password;
+mod dear_passwords;
 mod equal_work;
 pub mod factors;
+mod fairness;
+mod guessed_codes;
 mod guessing;
 mod known_device;
 mod long_password;
 mod lost_factor;
 mod mfa;
+mod names;
 mod password;
 mod pepper;
+mod rehash;
 mod second_factor;
 mod step_up;
 mod storm;
+mod strangers;
 mod throttle;
 mod tokens;
 

@@ -44,7 +44,11 @@ async fn an_address_has_as_many_attempts_over_all_replicas_as_over_one() {
     let setup = few_attempts().await;
     let context = Context::system();
     let (one, two) = (setup.start_with(context.clone()).await, setup.start_with(context.clone()).await);
+    let tenant = one.tenant("a").await;
     let names: Vec<String> = (0..40).map(|n| format!("user{n}@example.com")).collect();
+    for name in &names {
+        one.user(tenant, name, "user").await;
+    }
     let guesses = names.iter().enumerate().map(|(n, name)| {
         let server = if n % 2 == 0 { &one } else { &two };
         guess(server, "203.0.113.7", name, "a guess")

@@ -80,6 +80,29 @@ async fn somebody_registers_confirms_the_address_and_signs_in() {
     assert_eq!(left, 0, "nothing personal is left behind");
 }
 
+/// Who registers a name that only looks like somebody's, or that the database would fold to it, gets a key of their own.
+#[tokio::test]
+async fn a_registered_name_has_the_key_that_its_login_has() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    for (name, email, password) in
+        [("İrem", "one@open.example", ADMIN_PASSWORD), ("irem", "two@open.example", OTHER_PASSWORD)]
+    {
+        let request = RegisterRequest { username: name.to_owned(), ..request(tenant, email, password) };
+        let registered = register(&server, request).await;
+        let token = next_token(&mut smtp).await;
+        verify(&server, &token, &registered.registration_secret).await.unwrap();
+        assert!(signs_in(&server, name, password).await, "{name}");
+    }
+    assert!(!signs_in(&server, "İrem", OTHER_PASSWORD).await && !signs_in(&server, "irem", ADMIN_PASSWORD).await);
+    for alike in ["аnn", "a\u{200b}nn"] {
+        let request =
+            RegisterRequest { username: alike.to_owned(), ..request(tenant, "eve@open.example", OTHER_PASSWORD) };
+        let status = server.client("").authenticate.register(request).await.unwrap_err();
+        assert_eq!(refused(&status), "INVALID_FIELD", "{alike:?}");
+    }
+}
+
 /// Pre-hijacking: the attacker registers the victim's address and waits for the victim to confirm it.
 #[tokio::test]
 async fn whoever_registers_somebody_elses_address_does_not_get_into_their_account() {

@@ -293,12 +293,13 @@ impl TestServer {
         let id = self.context.new_id();
         sqlx::query(
             "INSERT INTO users (user_id, tenant_id, email, email_key, full_name, password_hash, password_cost, verified_at)
-             VALUES ($1, $2, $3, lower($3), $3, $4, 4, now())",
+             VALUES ($1, $2, $3, $5, $3, $4, 4, now())",
         )
         .bind(id)
         .bind(tenant)
         .bind(email)
         .bind(super::cheap_hash(ADMIN_PASSWORD))
+        .bind(sidle::access::names::email_key(email))
         .execute(&self.superuser)
         .await
         .unwrap();
