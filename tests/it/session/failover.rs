@@ -50,13 +50,13 @@ async fn after_a_fail_over_that_lost_the_last_events_every_event_is_delivered_an
     let (one, two) = (setup.start().await, setup.start().await);
     let (_, _, first) = signed_in(&one).await;
     let caller = verifier_token(&one).await;
-    settled(&two, &one, "session.created").await;
+    settled(&two, &one, "user.authenticated").await;
     cluster.take_standby(&primary).await;
     let kept = one.app().log.head().await.unwrap();
     for _ in 0..20 {
         one.sign_in("ann@example.com").await;
     }
-    settled(&two, &one, "session.created").await;
+    settled(&two, &one, "user.authenticated").await;
     let known = two.app().feed.position().unwrap();
     assert!(known >= kept + 20, "{known} were read, of which the standby has {kept}");
     let watched = proto::WatchRevocationsRequest::default();

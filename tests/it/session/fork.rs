@@ -80,14 +80,14 @@ async fn after_the_database_went_back_revocations_are_read_anew_before_a_token_i
     let (caller, mut admin) = (verifier_token(&one).await, one.admin().await.on(two.channel.clone()));
     let second = one.sign_in("ann@example.com").await;
     let third = one.sign_in("ann@example.com").await;
-    settled(&two, &one, "session.created").await;
+    settled(&two, &one, "user.authenticated").await;
     let before = one.app().log.head().await.unwrap();
     // What happens now is lost later: this revocation, and many other events, as far as the readers have come.
     revoke(&one, &second).await;
     for _ in 0..20 {
         one.sign_in("ann@example.com").await;
     }
-    settled(&two, &one, "session.created").await;
+    settled(&two, &one, "user.authenticated").await;
     until(&two, &caller, &second, "INVALID_TOKEN").await;
     let (mut watching, watch_cursor) = watch(&two, &caller, "").await.unwrap();
     let (mut streaming, stream_cursor) = events(&mut admin, "").await.unwrap();
@@ -143,12 +143,12 @@ async fn what_was_revoked_before_the_replica_noticed_is_refused() {
     let (one, two) = (setup.start().await, setup.start().await);
     let (_, _, first) = signed_in(&one).await;
     let caller = verifier_token(&one).await;
-    settled(&two, &one, "session.created").await;
+    settled(&two, &one, "user.authenticated").await;
     let before = one.app().log.head().await.unwrap();
     for _ in 0..20 {
         one.sign_in("ann@example.com").await;
     }
-    settled(&two, &one, "session.created").await;
+    settled(&two, &one, "user.authenticated").await;
 
     // Nobody numbers or looks while the log is exchanged and its first new event is a revocation.
     rewind(one.sql(), before).await;
