@@ -6,6 +6,7 @@
 
 CREATE TABLE audit_inbox (
     inbox_id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    xact_id          xid8 NOT NULL DEFAULT pg_current_xact_id(),
     event_id         uuid NOT NULL,
     event_type       text NOT NULL,
     outcome          text NOT NULL,
@@ -36,8 +37,10 @@ CREATE TABLE audit_inbox (
     CONSTRAINT audit_inbox_details_check CHECK (jsonb_typeof(details) = 'object' AND length(details::text) <= 65536),
     CONSTRAINT audit_inbox_personal_check CHECK (personal_sealed IS NULL OR (origin_subject IS NOT NULL AND personal_subject IS NOT NULL))
 );
+CREATE INDEX idx_audit_inbox_xact ON audit_inbox (xact_id, inbox_id);
 COMMENT ON TABLE audit_inbox IS 'Events that were written with their change and have no position yet; normally empty within milliseconds.';
 COMMENT ON COLUMN audit_inbox.inbox_id IS 'Order of writing; keeps what one writer did after another''s commit behind it.';
+COMMENT ON COLUMN audit_inbox.xact_id IS 'Transaction that wrote it. It has its id before it draws an inbox_id: see audit_waiting.';
 COMMENT ON COLUMN audit_inbox.event_id IS 'UUIDv7 of the event.';
 COMMENT ON COLUMN audit_inbox.event_type IS 'What happened: domain.verb. The prefix ext. is for events of other services.';
 COMMENT ON COLUMN audit_inbox.outcome IS 'success, refused or failed.';
@@ -61,13 +64,25 @@ CREATE TABLE audit_head (
     singleton   boolean PRIMARY KEY DEFAULT true,
     position    bigint NOT NULL,
     recorded_at timestamptz NOT NULL,
-    CONSTRAINT audit_head_singleton_check CHECK (singleton)
+    newest_id   bigint NOT NULL DEFAULT 0,
+    drained_id  bigint NOT NULL DEFAULT 0,
+    drained_at  pg_snapshot NOT NULL DEFAULT pg_current_snapshot(),
+    drained_by  xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    CONSTRAINT audit_head_singleton_check CHECK (singleton),
+    CONSTRAINT audit_head_drained_check CHECK (drained_id <= newest_id)
 ) WITH (fillfactor = 10);
+-- The row is written with every batch. While a long transaction elsewhere keeps its old versions from being removed, the
+-- newest one is found at the end of this index, and never by reading them all.
+CREATE UNIQUE INDEX audit_head_position_key ON audit_head (position);
 INSERT INTO audit_head (position, recorded_at) VALUES (0, now());
 COMMENT ON TABLE audit_head IS 'The end of the log, one row. Its lock makes one replica at a time give positions.';
 COMMENT ON COLUMN audit_head.singleton IS 'Always true: there is one row.';
 COMMENT ON COLUMN audit_head.position IS 'Position of the newest event; 0 before the first.';
 COMMENT ON COLUMN audit_head.recorded_at IS 'When the newest event got its position.';
+COMMENT ON COLUMN audit_head.newest_id IS 'Highest inbox_id of an event that got a position.';
+COMMENT ON COLUMN audit_head.drained_id IS 'Up to this inbox_id every event has its position but for those of transactions that were under way at drained_at; see audit_waiting.';
+COMMENT ON COLUMN audit_head.drained_at IS 'Snapshot in which that was found.';
+COMMENT ON COLUMN audit_head.drained_by IS 'Transaction that found it; it began after the last event up to drained_id had been written.';
 
 CREATE TABLE audit_events (
     position         bigint PRIMARY KEY,
@@ -158,6 +173,8 @@ CREATE FUNCTION audit_record(p_event jsonb, p_personal bytea) RETURNS void
     LANGUAGE sql VOLATILE
     SET search_path = pg_catalog, public
     AS $$
+    -- The transaction has its id before the row draws an inbox_id: audit_waiting relies on that order.
+    SELECT pg_current_xact_id();
     INSERT INTO public.audit_inbox (event_id, event_type, outcome, reason, occurred_at, tenant_id, actor_kind, actor_id,
         target_kind, target_id, session_id, correlation_id, request_id, source, details, origin_subject,
         personal_subject, personal_sealed)
@@ -173,6 +190,45 @@ COMMENT ON FUNCTION audit_record(jsonb, bytea) IS 'Writes an event, keyed by the
 REVOKE ALL ON FUNCTION audit_record(jsonb, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION audit_record(jsonb, bytea) TO sidle_app;
 
+-- Committed events without a position, oldest first, at a cost that does not depend on how many were there before: while
+-- a long transaction elsewhere keeps their rows from being removed, a scan from the beginning would read them all.
+--
+-- What makes it complete. Every writer has its transaction id before it draws an inbox_id (audit_record). The sequencer's
+-- transaction drained_by took its id under the lock, when every inbox_id up to drained_id was known, so whoever drew one of
+-- those has a lower transaction id than drained_by. What was visible in drained_at has its position. So a row up to
+-- drained_id that is still here was written by a transaction below drained_by that drained_at did not see: one that it
+-- lists, or one from its end on. Those rows are found by their transaction, all others behind drained_id.
+CREATE FUNCTION audit_waiting(p_limit bigint) RETURNS SETOF audit_inbox
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, public
+    -- The tables are empty as a rule and may be full of dead rows: their statistics are worth nothing.
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    AS $$
+DECLARE
+    head public.audit_head;
+    under_way xid8[];
+BEGIN
+    SELECT h.* INTO head FROM public.audit_head h ORDER BY h.position DESC LIMIT 1;
+    under_way := ARRAY(SELECT pg_snapshot_xip(head.drained_at));
+    -- Written as a sum where the index on inbox_id must not be chosen.
+    RETURN QUERY SELECT found.* FROM (
+            (SELECT i.* FROM public.audit_inbox i WHERE i.inbox_id > head.drained_id ORDER BY i.inbox_id LIMIT p_limit)
+            UNION ALL
+            (SELECT i.* FROM public.audit_inbox i
+             WHERE i.xact_id = ANY (under_way) AND i.inbox_id + 0 <= head.drained_id ORDER BY i.inbox_id + 0 LIMIT p_limit)
+            UNION ALL
+            (SELECT i.* FROM public.audit_inbox i
+             WHERE i.xact_id >= pg_snapshot_xmax(head.drained_at) AND i.xact_id < head.drained_by
+                 AND i.inbox_id + 0 <= head.drained_id
+             ORDER BY i.inbox_id + 0 LIMIT p_limit)
+        ) found ORDER BY found.inbox_id LIMIT p_limit;
+END
+$$;
+COMMENT ON FUNCTION audit_waiting(bigint) IS 'Committed events that wait for their position, oldest first, as far as the caller''s scope reaches.';
+REVOKE ALL ON FUNCTION audit_waiting(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_waiting(bigint) TO sidle_app;
+
 -- Asked many times a second by every replica, so it takes one round trip, and no transaction id when nothing waits.
 CREATE FUNCTION audit_oldest_waiting() RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -184,7 +240,7 @@ DECLARE
 BEGIN
     -- An owner who is not a superuser cannot declare this with SET on the function, so it is put back by hand.
     PERFORM set_config('sidle.platform', 'on', true);
-    SELECT i.inbox_id INTO oldest FROM public.audit_inbox i ORDER BY i.inbox_id LIMIT 1;
+    SELECT min(waiting.inbox_id) INTO oldest FROM public.audit_waiting(1) waiting;
     PERFORM set_config('sidle.platform', outer_scope, true);
     RETURN oldest;
 END
@@ -192,6 +248,40 @@ $$;
 COMMENT ON FUNCTION audit_oldest_waiting() IS 'Number of the oldest event that waits for its position; null when none does.';
 REVOKE ALL ON FUNCTION audit_oldest_waiting() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION audit_oldest_waiting() TO sidle_app;
+
+-- The end of the log for whoever is to move it on, locked until the transaction ends; nothing while another holds the lock.
+-- Finds the newest version of the row from the end of its index (see the table).
+CREATE FUNCTION audit_lock_head(OUT head_position bigint, OUT recorded_at timestamptz, OUT newest_id bigint,
+    OUT drained_id bigint)
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, public
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    AS $$
+BEGIN
+    SELECT h.position, greatest(clock_timestamp(), h.recorded_at), h.newest_id, h.drained_id
+        INTO head_position, recorded_at, newest_id, drained_id
+        FROM public.audit_head h ORDER BY h.position DESC LIMIT 1 FOR UPDATE SKIP LOCKED;
+END
+$$;
+COMMENT ON FUNCTION audit_lock_head() IS 'Locks the end of the log; says where it is and when what comes next is recorded, or nothing while another holds the lock.';
+REVOKE ALL ON FUNCTION audit_lock_head() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_lock_head() TO sidle_app;
+
+CREATE FUNCTION audit_newest(OUT head_position bigint, OUT leaf_hash bytea)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, public
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    AS $$
+BEGIN
+    SELECT h.position INTO head_position FROM public.audit_head h ORDER BY h.position DESC LIMIT 1;
+    SELECT e.leaf_hash INTO leaf_hash FROM public.audit_events e WHERE e.position = head_position;
+END
+$$;
+COMMENT ON FUNCTION audit_newest() IS 'Position of the newest event, 0 before the first, and its hash as far as the caller''s scope reaches.';
+REVOKE ALL ON FUNCTION audit_newest() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_newest() TO sidle_app;
 
 -- The one way in which the log is read. Sees what the caller's scope sees. Planned anew for each call, so that a
 -- condition that is not asked for drops out and the one that is asked for finds its index.
@@ -278,7 +368,7 @@ CREATE POLICY audit_subject_keys_scope ON audit_subject_keys USING ((SELECT sidl
 CREATE POLICY audit_subject_keys_read ON audit_subject_keys FOR SELECT USING ((SELECT sidle_tenant()) IS NOT NULL);
 
 GRANT SELECT, INSERT, DELETE ON audit_inbox TO sidle_app;
-GRANT SELECT, UPDATE (position, recorded_at) ON audit_head TO sidle_app;
+GRANT SELECT, UPDATE (position, recorded_at, newest_id, drained_id, drained_at, drained_by) ON audit_head TO sidle_app;
 -- Never UPDATE, DELETE or TRUNCATE: what was recorded stays as it was recorded.
 GRANT SELECT, INSERT ON audit_events TO sidle_app;
 GRANT SELECT, INSERT, UPDATE (wrapped_key, erased_at) ON audit_subject_keys TO sidle_app;

@@ -14,6 +14,7 @@ CREATE OR REPLACE FUNCTION audit_record(p_event jsonb, p_personal bytea) RETURNS
     LANGUAGE sql VOLATILE
     SET search_path = pg_catalog, public, pg_temp
     AS $$
+    SELECT pg_current_xact_id();
     INSERT INTO public.audit_inbox (event_id, event_type, outcome, reason, occurred_at, tenant_id, actor_kind, actor_id,
         target_kind, target_id, session_id, correlation_id, request_id, source, details, origin_subject,
         personal_subject, personal_sealed)

@@ -123,7 +123,7 @@ impl App {
         let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
         let (config, metrics, paging) = (Arc::new(config), Metrics::new(), Paging::new(&keyring));
         let recorder = Recorder::new(context.clone(), keyring.clone());
-        let feed = Feed::new(reserved.feed.clone(), context.clone());
+        let feed = Feed::new(reserved.feed.clone(), context.clone(), recorder.clone(), metrics.clone());
         let log = Log::new(db.clone(), feed.clone());
         let outbox = Outbox::new(context.clone(), keyring.clone(), &config.mail);
         let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), metrics.clone())?;
@@ -254,10 +254,13 @@ impl App {
     async fn start_workers(&self, tasks: &mut JoinSet<Result<()>>) -> Result<()> {
         tasks.spawn(finish(self.db.clone().upkeep(self.stop.clone())));
         let (db, context, keyring) = (self.reserved.sequencer.clone(), self.context.clone(), self.keyring.clone());
-        let sequencer = Sequencer::new(db, context, keyring, self.recorder.clone(), self.metrics.clone());
+        let sequencer =
+            Sequencer::new(db, context, keyring, self.recorder.clone(), self.feed.clone(), self.metrics.clone());
         tasks.spawn(finish(sequencer.run(self.stop.clone())));
         tasks.spawn(finish(self.feed.clone().run(self.stop.clone())));
-        let kept = self.sessions.start(&self.feed, &self.log, self.metrics.clone(), self.stop.clone()).await?;
+        // Calls cannot take these connections away: what is revoked becomes known whatever they do.
+        let log = Log::new(self.reserved.feed.clone(), self.feed.clone());
+        let kept = self.sessions.start(&log, self.metrics.clone(), self.stop.clone()).await?;
         tasks.spawn(finish(kept));
         tasks.spawn(finish(self.authenticate.clone().tidy(self.stop.clone())));
         let mail = &self.config.mail;

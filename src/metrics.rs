@@ -133,6 +133,12 @@ pub struct Metrics {
     pub audit_unsequenced: Gauge,
     /// Personal parts of events that could not be kept.
     pub audit_personal_lost: Counter,
+    /// Times that the log was found to be another one than was read here before.
+    pub audit_forks: Counter,
+    /// 1 while events are announced to this replica, 0 once they were found not to be.
+    pub audit_listening: Gauge,
+    /// Connections for listening that were replaced because events were not announced on them.
+    pub audit_listener_replaced: Counter,
     /// Users linked to a Kanidm person by the engine.
     pub users_migrated: Counter,
     /// Migration items that failed.
@@ -231,6 +237,14 @@ impl Metrics {
         let strength_checks = counter(&mut registry, "strength_checks", "New passwords whose strength was estimated");
         let audit_personal_lost =
             counter(&mut registry, "audit_personal_lost", "Personal parts of events that could not be kept");
+        let audit_forks =
+            counter(&mut registry, "audit_forks", "Times that the audit log was found to be another one than before");
+        let audit_listening = gauge(&mut registry, "audit_listening", "1 while new audit events are announced here");
+        let audit_listener_replaced = counter(
+            &mut registry,
+            "audit_listener_replaced",
+            "Connections for listening that were replaced because nothing was announced on them",
+        );
         let users_migrated = counter(&mut registry, "users_migrated", "Users linked to a Kanidm person");
         let users_not_migrated = counter(&mut registry, "users_not_migrated", "Migration items that failed");
         let kanidm_failures =
@@ -263,6 +277,9 @@ impl Metrics {
             sessions_active,
             audit_unsequenced,
             audit_personal_lost,
+            audit_forks,
+            audit_listening,
+            audit_listener_replaced,
             users_migrated,
             users_not_migrated,
             kanidm_failures,

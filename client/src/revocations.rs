@@ -30,6 +30,8 @@ struct Inner {
     stale: Stale,
     own_bound: Option<Duration>,
     picture: RwLock<Picture>,
+    /// What takes the picture's place once it is complete, after the log that the picture came from was replaced.
+    next: Mutex<Option<Picture>>,
     freshness: Mutex<Freshness>,
     cursor: Mutex<String>,
     loaded: watch::Sender<bool>,
@@ -71,6 +73,7 @@ impl Revocations {
             stale: settings.stale,
             own_bound: settings.bound,
             picture: RwLock::default(),
+            next: Mutex::default(),
             freshness: Mutex::default(),
             cursor: Mutex::default(),
             loaded: watch::Sender::new(false),
@@ -121,8 +124,11 @@ impl Revocations {
             };
             tracing::info!(code = ?status.code(), "revocations are not told any more: {}", status.message());
             self.inner.link.heed(&status).await;
-            if matches!(status.code(), Code::OutOfRange | Code::InvalidArgument) {
-                lock(&self.inner.cursor).clear();
+            match status.code() {
+                // CURSOR_AHEAD, LOG_FORKED: Sidle's database went back to an earlier state. CURSOR_EXPIRED: too much happened.
+                Code::OutOfRange | Code::Aborted => self.begin_anew(),
+                Code::InvalidArgument => lock(&self.inner.cursor).clear(),
+                _ => {}
             }
             self.inner.link.give_up(at);
             pause = if heard { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
@@ -148,10 +154,30 @@ impl Revocations {
         }
     }
 
+    /// Nothing is known until everything has been told again.
+    fn begin_anew(&self) {
+        tracing::warn!("Sidle's log is not the one that revocations came from; they are asked for anew");
+        lock(&self.inner.freshness).complete = None;
+        *lock(&self.inner.next) = Some(Picture::default());
+        lock(&self.inner.cursor).clear();
+    }
+
     fn take(&self, message: WatchRevocationsResponse, asked: Instant, anchor: &mut Option<Anchor>) {
         {
             let mut picture = self.inner.picture.write().unwrap_or_else(PoisonError::into_inner);
-            message.revocations.iter().filter_map(revocation).for_each(|revocation| picture.apply(revocation));
+            let mut next = lock(&self.inner.next);
+            for revocation in message.revocations.iter().filter_map(revocation) {
+                picture.apply(revocation);
+                if let Some(next) = &mut *next {
+                    next.apply(revocation);
+                }
+            }
+            // In one step, so that nobody looks at half a picture.
+            if message.caught_up
+                && let Some(next) = next.take()
+            {
+                *picture = next;
+            }
             picture.forget(clock::now());
         }
         if !message.cursor.is_empty() {
@@ -257,6 +283,41 @@ pub(crate) mod fuzzing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Secret;
+
+    #[test]
+    fn after_the_log_was_replaced_nothing_is_accepted_until_everything_was_told_again() {
+        let revocations = Revocations::new(Link::new(&[], Secret::default()), &Settings::default());
+        let now = clock::now();
+        let message = |session: u128, caught_up| {
+            let time = |time: DateTime<Utc>| prost_types::Timestamp { seconds: time.timestamp(), nanos: 0 };
+            let revoked = Some(proto::revocation::Revoked::SessionId(Uuid::from_u128(session).to_string()));
+            let forget_after = Some(time(now + chrono::TimeDelta::hours(1)));
+            WatchRevocationsResponse {
+                revocations: vec![proto::Revocation { revoked, forget_after }],
+                cursor: session.to_string(),
+                complete_until: Some(time(now)),
+                sent_at: Some(time(now)),
+                caught_up,
+                ..Default::default()
+            }
+        };
+        let refused = |session: u128| {
+            let picture = revocations.inner.picture.read().unwrap();
+            picture.refuses(Some(Uuid::from_u128(session)), Uuid::nil(), None, now)
+        };
+        let mut anchor = None;
+        revocations.take(message(1, true), clock::instant(), &mut anchor);
+        assert!(revocations.is_usable() && refused(1));
+
+        revocations.begin_anew();
+        assert!(!revocations.is_usable() && lock(&revocations.inner.cursor).is_empty());
+        revocations.take(message(2, false), clock::instant(), &mut anchor);
+        assert!(!revocations.is_usable() && refused(2), "half a picture is none");
+        revocations.take(message(3, true), clock::instant(), &mut anchor);
+        assert!(revocations.is_usable() && refused(2) && refused(3));
+        assert!(!refused(1), "what the log does not know of any more");
+    }
 
     #[test]
     fn a_message_that_was_long_on_its_way_does_not_look_young() {

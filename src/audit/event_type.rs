@@ -228,6 +228,8 @@ event_types! {
     /// A signing key stopped being accepted.
     SigningKeyRetired => "signing_key.retired",
 
+    /// The log was found to be another one than a replica had read: events up to the old position are gone.
+    AuditForked => "audit.forked",
     /// A range of the audit log was exported.
     AuditExported => "audit.exported",
     /// A person's data in the audit log was made unreadable.

@@ -9,23 +9,24 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::StoredEvent;
 use super::filter::Filter;
+use super::listener::Listener;
+use super::mark::{Lost, Mark, Origin};
 use super::store::{self, Range};
+use super::{Recorder, StoredEvent};
 use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Reason, Result};
+use crate::metrics::Metrics;
 
-/// The channel on which sequencers tell that there is something new.
-const CHANNEL: &str = "sidle_audit";
 /// Events read at once.
 const PAGE: i64 = 1000;
 /// Pause between looks when no notification comes.
 const POLL: Duration = Duration::from_secs(1);
 /// Longest time a look may take; a connection that hangs must not pass for one with nothing to say.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause before listening again after the connection broke.
-const RECONNECT: Duration = Duration::from_millis(500);
+/// Pause after a look that failed.
+const RETRY: Duration = Duration::from_millis(500);
 /// Batches that may wait for a subscriber. One that falls behind is let go and reads the table.
 const BACKLOG: usize = 64;
 
@@ -41,12 +42,24 @@ pub struct Feed {
 struct Shared {
     db: Db,
     context: Context,
+    recorder: Recorder,
+    metrics: Metrics,
+    listener: Listener,
     wake: Notify,
-    /// Position up to which every subscriber has been served; none before the first look at the log.
-    position: watch::Sender<Option<i64>>,
+    place: watch::Sender<Place>,
     subscribers: Mutex<Subscribers>,
     confirmed: Mutex<Option<Instant>>,
+    lost: Lost,
     closed: CancellationToken,
+}
+
+/// How far the log has been read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// The event up to which every subscriber has been served; none before the first look at the log.
+    mark: Option<Mark>,
+    /// How often the log was found to be another one. Whatever was read before says nothing about what is there now.
+    epoch: u64,
 }
 
 #[derive(Default)]
@@ -76,20 +89,24 @@ impl Stalled {
 
 impl std::fmt::Debug for Feed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Feed").field("position", &*self.shared.position.borrow()).finish()
+        f.debug_struct("Feed").field("place", &*self.shared.place.borrow()).finish()
     }
 }
 
 impl Feed {
     /// A feed that delivers once [`Feed::run`] runs.
-    pub fn new(db: Db, context: Context) -> Self {
+    pub fn new(db: Db, context: Context, recorder: Recorder, metrics: Metrics) -> Self {
         let shared = Shared {
+            listener: Listener::new(db.clone(), context.clone(), metrics.clone()),
             db,
             context,
+            recorder,
+            metrics,
             wake: Notify::new(),
-            position: watch::Sender::new(None),
+            place: watch::Sender::default(),
             subscribers: Mutex::default(),
             confirmed: Mutex::default(),
+            lost: Lost::default(),
             closed: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -100,7 +117,7 @@ impl Feed {
         let _closed = self.shared.closed.clone().drop_guard();
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = self.listen() => {}
+            () = self.shared.listener.run(&self.shared.wake) => {}
             () = self.tail() => {}
         }
     }
@@ -114,26 +131,39 @@ impl Feed {
 
     /// Position up to which everything has been handed out; none before the first look at the log.
     pub fn position(&self) -> Option<i64> {
-        *self.shared.position.borrow()
+        self.mark().map(|mark| mark.position)
     }
 
-    /// Waits for the first look at the log.
+    /// The event up to which everything has been handed out; none before the first look at the log.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        self.shared.place.borrow().mark
+    }
+
+    /// How often the log was found to be another one than had been read before. What was learned from it in an earlier
+    /// epoch must be learned anew.
+    pub fn epoch(&self) -> u64 {
+        self.shared.place.borrow().epoch
+    }
+
+    /// Waits for the first look at the log, of this epoch.
     ///
     /// # Errors
     /// `DATABASE_UNAVAILABLE` when the feed was shut down before.
-    pub async fn ready(&self) -> Result<i64> {
-        let mut position = self.shared.position.subscribe();
+    pub async fn ready(&self) -> Result<Origin> {
+        let mut place = self.shared.place.subscribe();
         let known = tokio::select! {
             () = self.closed() => None,
-            known = position.wait_for(Option::is_some) => known.ok().and_then(|known| *known),
+            known = place.wait_for(|place| place.mark.is_some()) => known.ok().map(|place| *place),
         };
-        known.ok_or_else(|| Fault::new(Reason::DatabaseUnavailable, "The service is shutting down."))
+        let origin = known.and_then(|place| Some(Origin { mark: place.mark?, epoch: place.epoch }));
+        origin.ok_or_else(|| Fault::new(Reason::DatabaseUnavailable, "The service is shutting down."))
     }
 
     /// Waits for everything up to `position` to have been handed out.
     pub async fn reached(&self, position: i64) {
         // Fails only when the feed is gone, and this holds it.
-        let _ = self.shared.position.subscribe().wait_for(|known| known.is_some_and(|known| known >= position)).await;
+        let is_there = |place: &Place| place.mark.is_some_and(|mark| mark.position >= position);
+        let _ = self.shared.place.subscribe().wait_for(is_there).await;
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -145,8 +175,13 @@ impl Feed {
         self.shared.closed.cancelled().await;
     }
 
-    /// Everything after the returned position, from now on: for one tenant, or for everybody.
-    pub(super) fn subscribe(&self, tenant: Option<Uuid>) -> (Subscription, i64) {
+    /// What readers had seen and the log has no more.
+    pub(super) fn lost(&self) -> &Lost {
+        &self.shared.lost
+    }
+
+    /// Everything after the returned event, from now on: for one tenant, or for everybody.
+    pub(super) fn subscribe(&self, tenant: Option<Uuid>) -> (Subscription, Origin) {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let mut subscribers = lock(&self.shared.subscribers);
         let id = subscribers.next_id;
@@ -155,27 +190,10 @@ impl Feed {
             None => subscribers.to_all.insert(id, sender),
             Some(tenant) => subscribers.to_tenant.entry(tenant).or_default().insert(id, sender),
         };
-        // Read under the lock that deliveries hold: nothing falls between this position and the first delivery.
-        let position = self.position().unwrap_or_default();
-        (Subscription { receiver, id, tenant, feed: self.clone() }, position)
-    }
-
-    async fn listen(&self) {
-        loop {
-            let failed = match self.shared.db.listen(CHANNEL).await {
-                Ok(mut listener) => loop {
-                    // What came before listening began was not announced.
-                    self.shared.wake.notify_one();
-                    match listener.try_recv().await {
-                        Ok(_) => {}
-                        Err(error) => break Fault::from(error),
-                    }
-                },
-                Err(fault) => fault,
-            };
-            tracing::warn!(event = "audit_listening_failed", fault = %failed, cause = failed.cause().map(tracing::field::display));
-            tokio::time::sleep(self.shared.context.entropy.jitter(RECONNECT)).await;
-        }
+        // Read under the lock that deliveries hold: nothing falls between this event and the first delivery.
+        let Place { mark, epoch } = *self.shared.place.borrow();
+        let origin = Origin { mark: mark.unwrap_or_default(), epoch };
+        (Subscription { receiver, id, tenant, feed: self.clone() }, origin)
     }
 
     async fn tail(&self) {
@@ -186,7 +204,7 @@ impl Feed {
                 Ok(Ok(false)) => {}
                 Ok(Err(fault)) => {
                     tracing::warn!(event = "audit_feed_failed", %fault, cause = fault.cause().map(tracing::field::display));
-                    tokio::time::sleep(self.shared.context.entropy.jitter(RECONNECT)).await;
+                    tokio::time::sleep(self.shared.context.entropy.jitter(RETRY)).await;
                     continue;
                 }
                 Err(_) => tracing::warn!(event = "audit_feed_failed", cause = "the database did not answer in time"),
@@ -201,25 +219,59 @@ impl Feed {
         // The inbox first: what is not in it any more is in the log when that is read afterwards.
         let waiting = store::oldest_waiting(&self.shared.db).await?;
         let mut tx = self.shared.db.begin(Scope::Platform).await?;
-        let Some(after) = self.position() else {
-            let head = store::head(&mut tx).await?;
-            self.shared.position.send_replace(Some(head));
+        let Some(mark) = self.mark() else {
+            let newest = store::newest(&mut tx).await?;
+            self.shared.place.send_modify(|place| place.mark = Some(newest));
             return Ok(true);
         };
-        let range = Range { after, until: i64::MAX, limit: PAGE, newest_first: false };
-        let events = store::read(&mut tx, &Filter::new(Scope::Platform), range).await?;
+        // Together with what follows it, the event that was read last: in the same look, since the log could become
+        // another one between two.
+        let own = i64::from(mark.is_known());
+        let range = Range { after: mark.position - own, until: i64::MAX, limit: PAGE + own, newest_first: false };
+        let mut events = store::read(&mut tx, &Filter::new(Scope::Platform), range).await?;
         drop(tx);
+        if mark.is_known() {
+            let found = events.first().filter(|event| event.position == mark.position);
+            if !mark.agrees(found.map(|event| event.leaf_hash.as_slice())) {
+                *stalled = None;
+                self.begin_anew(mark);
+                return Ok(true);
+            }
+            events.remove(0);
+        }
         let more = events.len() as i64 == PAGE;
         self.deliver(events);
         if !more {
             *stalled = Stalled::update(stalled.take(), waiting, began);
             *lock(&self.shared.confirmed) = Some(stalled.map_or(began, |stalled| stalled.since));
         }
+        self.shared.listener.read(self.position().unwrap_or_default(), began);
         Ok(more)
     }
 
+    /// The log is another one than was read so far: nothing that was learned from it holds. Every follower ends, and nothing
+    /// is vouched for until what must be known has been read anew.
+    fn begin_anew(&self, lost: Mark) {
+        tracing::error!(
+            event = "audit_log_forked",
+            position = lost.position,
+            "the audit log does not hold the event that was read last: the database was restored, or failed over to a standby \
+             that had not received everything; streams end, and revocations are loaded again"
+        );
+        self.shared.metrics.audit_forks.inc();
+        let mut subscribers = lock(&self.shared.subscribers);
+        subscribers.to_all.clear();
+        subscribers.to_tenant.clear();
+        *lock(&self.shared.confirmed) = None;
+        self.shared.place.send_modify(|place| *place = Place { mark: None, epoch: place.epoch + 1 });
+        drop(subscribers);
+        self.shared.listener.forget();
+        self.shared.lost.report(lost);
+        self.shared.recorder.nudge();
+    }
+
     fn deliver(&self, events: Vec<StoredEvent>) {
-        let Some(last) = events.last().map(|event| event.position) else { return };
+        let Some(last) = events.last().map(Mark::of) else { return };
         let events: Delivery = events.into_iter().map(Arc::new).collect();
         let mut subscribers = lock(&self.shared.subscribers);
         send(&mut subscribers.to_all, &events);
@@ -237,7 +289,7 @@ impl Feed {
             }
         }
         // After the sending: a subscriber with nothing to read knows by this position how far it has come.
-        self.shared.position.send_replace(Some(last));
+        self.shared.place.send_modify(|place| place.mark = Some(last));
     }
 }
 
@@ -264,11 +316,11 @@ impl Subscription {
         self.receiver.recv().await
     }
 
-    /// Position up to which there is nothing here that was not taken; none when that is not known.
-    pub(super) fn idle_at(&self) -> Option<i64> {
-        // The position first, since it is set after what leads to it was sent.
-        let position = self.feed.position();
-        position.filter(|_| self.receiver.is_empty() && !self.receiver.is_closed())
+    /// The event up to which there is nothing here that was not taken; none when that is not known.
+    pub(super) fn idle_at(&self) -> Option<Mark> {
+        // The mark first, since it is set after what leads to it was sent, and after all were let go in a new epoch.
+        let mark = self.feed.mark();
+        mark.filter(|_| self.receiver.is_empty() && !self.receiver.is_closed())
     }
 }
 

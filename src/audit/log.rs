@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::Stream;
@@ -10,7 +11,8 @@ use uuid::Uuid;
 use super::StoredEvent;
 use super::feed::{Feed, Subscription};
 use super::filter::Filter;
-use super::store::{self, Range};
+use super::mark::{Mark, Origin, forked};
+use super::store::{self, Range, Standing};
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Reason, Result};
 
@@ -18,6 +20,8 @@ use crate::fault::{Fault, Reason, Result};
 const PAGE: i64 = 500;
 /// Positions that a follower looks through at once, so that a filter that matches little does not make one long query.
 const WINDOW: i64 = 200_000;
+/// How long a follower that has read further, at another replica, waits for this one before it looks what is the matter.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// Reads the audit log.
 #[derive(Clone, Debug)]
@@ -51,8 +55,8 @@ pub enum Key {
 /// Where following begins.
 #[derive(Clone, Copy, Debug)]
 pub enum Start {
-    /// After this position.
-    After(i64),
+    /// After this event, which the log must hold.
+    After(Mark),
     /// With the oldest event that is kept.
     Beginning,
     /// With what is recorded at or after this time.
@@ -67,6 +71,11 @@ impl Log {
         Self { db, feed }
     }
 
+    /// The database that it lies in.
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
+    }
+
     /// Its live end.
     pub fn feed(&self) -> &Feed {
         &self.feed
@@ -77,7 +86,7 @@ impl Log {
     /// # Errors
     /// When the database fails.
     pub async fn head(&self) -> Result<i64> {
-        store::head(&mut *self.db.begin(Scope::Platform).await?).await
+        Ok(store::newest(&mut *self.db.begin(Scope::Platform).await?).await?.position)
     }
 
     /// Events that the filter wants.
@@ -112,46 +121,79 @@ impl Log {
     /// # Errors
     /// When the database fails.
     pub async fn before(&self, time: DateTime<Utc>) -> Result<i64> {
-        let mut tx = self.db.begin(Scope::Platform).await?;
-        match store::first_recorded_from(&mut tx, time).await? {
-            Some(position) => Ok(position - 1),
-            None => store::head(&mut tx).await,
-        }
+        Ok(store::before(&mut *self.db.begin(Scope::Platform).await?, time).await?.position)
     }
 
-    /// The position after which following begins.
+    /// Where following begins.
     ///
     /// # Errors
-    /// `CURSOR_EXPIRED` when that lies before the oldest event that is kept.
-    pub async fn resolve(&self, start: Start) -> Result<i64> {
-        match start {
-            Start::Now => self.head().await,
-            Start::Time(time) => self.before(time).await,
-            Start::Beginning => Ok(self.oldest().await? - 1),
-            Start::After(position) if position + 1 < self.oldest().await? => {
-                Err(Fault::new(Reason::CursorExpired, "The cursor is older than the oldest event that is kept."))
+    /// `CURSOR_EXPIRED` when that lies before the oldest event that is kept, `CURSOR_AHEAD` and `LOG_FORKED` when the log is
+    /// another one than the mark is from.
+    pub async fn resolve(&self, start: Start) -> Result<Origin> {
+        // Before the log is asked: if it becomes another one afterwards, the follower ends.
+        let epoch = self.feed.epoch();
+        let mark = match start {
+            Start::Now => store::newest(&mut *self.db.begin(Scope::Platform).await?).await?,
+            Start::Time(time) => store::before(&mut *self.db.begin(Scope::Platform).await?, time).await?,
+            Start::Beginning => {
+                let oldest = store::oldest(&mut *self.db.begin(Scope::Platform).await?).await?;
+                Mark::new(oldest - 1, None)
             }
-            Start::After(position) => Ok(position),
+            Start::After(mark) => {
+                self.check(mark).await?;
+                mark
+            }
+        };
+        Ok(Origin { mark, epoch })
+    }
+
+    /// Before the first event that ever was.
+    pub fn beginning(&self) -> Origin {
+        Origin { mark: Mark::BEGINNING, epoch: self.feed.epoch() }
+    }
+
+    /// Whether the log that is there now goes on from this event.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub async fn check(&self, mark: Mark) -> Result<()> {
+        let standing = store::standing(&mut *self.db.begin(Scope::Platform).await?, mark.position).await?;
+        let Standing { head, oldest, found } = standing;
+        if mark.position > head {
+            return Err(Fault::new(Reason::CursorAhead, "The cursor points past the end of the log."));
+        }
+        match found {
+            _ if mark == Mark::BEGINNING && oldest <= 1 => Ok(()),
+            // The log ended before it, and nobody was given an event that is not there.
+            Some(_) if !mark.is_known() => Err(forked()),
+            Some(hash) if mark.agrees(Some(&hash)) => Ok(()),
+            Some(_) => Err(forked()),
+            // Made for going on with the oldest event, which is still that.
+            None if !mark.is_known() && mark.position + 1 == oldest => Ok(()),
+            None => Err(Fault::new(Reason::CursorExpired, "The cursor is older than the oldest event that is kept.")),
         }
     }
 
-    /// Position of the oldest event that is kept, or of the first that will be.
-    async fn oldest(&self) -> Result<i64> {
-        let mut tx = self.db.begin(Scope::Platform).await?;
-        match store::oldest(&mut tx).await? {
-            Some(position) => Ok(position),
-            None => Ok(store::head(&mut tx).await? + 1),
+    /// Whether the log holds all of these events now.
+    async fn holds(&self, marks: &[Mark]) -> Result<bool> {
+        let positions: Vec<i64> = marks.iter().filter(|mark| mark.is_known()).map(|mark| mark.position).collect();
+        if positions.is_empty() {
+            return Ok(true);
         }
+        let found = store::hashes(&mut *self.db.begin(Scope::Platform).await?, &positions).await?;
+        Ok(marks.iter().all(|mark| mark.agrees(found.get(&mark.position).map(Vec::as_slice))))
     }
 
-    /// Follows the log after a position: first what is there, then what comes, in order, each event once.
-    pub fn follow(&self, filter: Filter, after: i64) -> Follow {
+    /// Follows the log from an origin on: first what is there, then what comes, in order, each event once.
+    pub fn follow(&self, filter: Filter, origin: Origin) -> Follow {
         Follow {
             log: self.clone(),
             filter,
-            position: after,
+            epoch: origin.epoch,
+            mark: origin.mark,
+            position: origin.mark.position,
             pending: VecDeque::new(),
-            scanned: after,
+            scanned: origin.mark.position,
             goal: None,
             live: None,
         }
@@ -175,13 +217,17 @@ pub enum Progress {
 pub struct Follow {
     log: Log,
     filter: Filter,
+    /// Which of the logs there have been it follows.
+    epoch: u64,
+    /// The last event that is known by its hash, up to which everything was delivered or not wanted.
+    mark: Mark,
     /// Up to here everything was delivered or not wanted.
     position: i64,
     pending: VecDeque<Arc<StoredEvent>>,
     /// Up to here everything was delivered or not wanted once `pending` is delivered.
     scanned: i64,
     /// Up to here the table must be read before the subscription takes over.
-    goal: Option<i64>,
+    goal: Option<Mark>,
     live: Option<Subscription>,
 }
 
@@ -189,7 +235,8 @@ impl Follow {
     /// The next event; none when the replica shuts down.
     ///
     /// # Errors
-    /// When the database fails. Calling again goes on where it stopped.
+    /// When the database fails. Calling again goes on where it stopped. `LOG_FORKED`, from then on, when the log is another
+    /// one.
     pub async fn next(&mut self) -> Result<Option<Arc<StoredEvent>>> {
         loop {
             match self.progress().await? {
@@ -203,12 +250,14 @@ impl Follow {
     /// The next thing that happens to this follower. Reads at most one page or window before it returns.
     ///
     /// # Errors
-    /// When the database fails. Calling again goes on where it stopped.
+    /// As [`Self::next`].
     pub async fn progress(&mut self) -> Result<Progress> {
+        self.ensure_current()?;
         while let Some(event) = self.pending.pop_front() {
             // Events that were read from the table come again with the first delivery.
             if event.position > self.position {
                 self.position = event.position;
+                self.mark = Mark::of(&event);
                 if self.filter.matches(&event) {
                     return Ok(Progress::Event(event));
                 }
@@ -230,33 +279,54 @@ impl Follow {
                 }
                 Ok(Progress::Further)
             }
-            (_, Some(goal)) if self.position < goal => {
+            (_, Some(goal)) if self.position < goal.position => {
                 self.read(goal).await?;
                 Ok(Progress::Further)
             }
-            (Some(_), Some(_)) => {
-                self.goal = None;
-                Ok(Progress::Live)
+            (_, Some(goal)) => {
+                self.arrive(goal)?;
+                Ok(if self.live.is_some() { Progress::Live } else { Progress::Further })
             }
-            (None, _) => {
+            (None, None) => {
                 self.approach().await?;
                 Ok(Progress::Further)
             }
         }
     }
 
-    /// Everything up to this position was delivered or not wanted: where a later follower goes on.
+    /// Everything up to this position was delivered or not wanted.
     pub fn position(&self) -> i64 {
-        let idle = match (&self.live, self.goal) {
+        self.idle().map_or(self.position, |idle| idle.position.max(self.position))
+    }
+
+    /// Where a later follower goes on: everything up to this event was delivered or not wanted.
+    pub fn mark(&self) -> Mark {
+        self.idle().filter(|idle| idle.position >= self.mark.position).unwrap_or(self.mark)
+    }
+
+    /// Where somebody goes on here who knows everything that was delivered.
+    pub fn origin(&self) -> Origin {
+        Origin { mark: self.mark(), epoch: self.epoch }
+    }
+
+    fn idle(&self) -> Option<Mark> {
+        match (&self.live, self.goal) {
             (Some(live), None) if self.pending.is_empty() => live.idle_at(),
             _ => None,
-        };
-        idle.map_or(self.position, |idle| idle.max(self.position))
+        }
     }
 
     /// Whether it has come to the live end of the log.
     pub fn is_live(&self) -> bool {
         self.live.is_some() && self.goal.is_none()
+    }
+
+    /// Whether the log is still the one that it follows.
+    ///
+    /// # Errors
+    /// `LOG_FORKED`.
+    pub fn ensure_current(&self) -> Result<()> {
+        if self.epoch == self.log.feed.epoch() { Ok(()) } else { Err(forked()) }
     }
 
     /// The events as a stream, which ends when the replica shuts down.
@@ -268,26 +338,48 @@ impl Follow {
 
     /// Sets the next goal: the live end, or, once near it, what has been delivered when the subscription begins.
     async fn approach(&mut self) -> Result<()> {
-        let end = self.log.feed.ready().await?;
-        if end - self.position > PAGE {
+        let end = self.log.feed.ready().await?.mark;
+        if end.position < self.position {
+            // It may have read further at another replica, or in a log that is gone.
+            let _ = tokio::time::timeout(WAIT, self.log.feed.reached(self.position)).await;
+            return if self.log.holds(&[self.mark]).await? { Ok(()) } else { Err(forked()) };
+        }
+        if end.position - self.position > PAGE {
             self.goal = Some(end);
             return Ok(());
         }
         let (live, delivered) = self.log.feed.subscribe(self.filter.scope.tenant());
+        // Ends above when it is of a later epoch.
         self.live = Some(live);
-        self.goal = Some(delivered);
+        self.goal = Some(delivered.mark);
         Ok(())
     }
 
     /// Reads a page on the way to `goal`.
-    async fn read(&mut self, goal: i64) -> Result<()> {
-        let until = goal.min(self.position.saturating_add(WINDOW));
+    async fn read(&mut self, goal: Mark) -> Result<()> {
+        let until = goal.position.min(self.position.saturating_add(WINDOW));
         let page = Page { after: self.position, until: Some(until), size: PAGE, newest_first: false };
         let events = self.log.list(&self.filter, page).await?;
+        // Afterwards: a log that has lost an event never holds it again, so the page is of the log that holds both.
+        if !self.log.holds(&[self.mark, goal]).await? {
+            return Err(forked());
+        }
         let is_full = events.len() as i64 == PAGE;
         let last = events.last().map_or(until, |event| event.position);
         self.take(events.into_iter().map(Arc::new));
         self.scanned = if is_full { last } else { until };
+        Ok(())
+    }
+
+    /// Everything up to `goal` was delivered or not wanted.
+    fn arrive(&mut self, goal: Mark) -> Result<()> {
+        if !self.mark.is_beside(goal) {
+            return Err(forked());
+        }
+        if goal.position == self.position && goal.is_known() {
+            self.mark = goal;
+        }
+        self.goal = None;
         Ok(())
     }
 

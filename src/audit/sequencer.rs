@@ -3,20 +3,22 @@
 //! has seen everything that will ever be at or before N.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Recorder;
 use super::leaf::{self, Commitment, Leaf};
+use super::mark::Mark;
 use super::personal::{Part, SubjectKey, commitment, opening};
 use super::recording::waiting_place;
-use super::store::{self, Numbered, Waiting};
+use super::store::{self, Drained, Head, Numbered, Waiting};
+use super::{Event, EventType, Feed, Recorder};
 use crate::context::Context;
-use crate::db::{Db, Scope};
+use crate::db::{Connection, Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
@@ -42,7 +44,10 @@ pub struct Sequencer {
     context: Context,
     keyring: Keyring,
     recorder: Recorder,
+    feed: Feed,
     metrics: Metrics,
+    /// The newest event that was given its position here: whatever the log becomes, it must hold it.
+    last: Arc<Mutex<Option<Mark>>>,
 }
 
 /// What one look at the inbox came to.
@@ -57,9 +62,9 @@ pub enum Step {
 }
 
 impl Sequencer {
-    /// A sequencer that is woken by what `recorder` writes.
-    pub fn new(db: Db, context: Context, keyring: Keyring, recorder: Recorder, metrics: Metrics) -> Self {
-        Self { db, context, keyring, recorder, metrics }
+    /// A sequencer that is woken by what `recorder` writes, and records what `feed` finds to be gone from the log.
+    pub fn new(db: Db, context: Context, keyring: Keyring, recorder: Recorder, feed: Feed, metrics: Metrics) -> Self {
+        Self { db, context, keyring, recorder, feed, metrics, last: Arc::default() }
     }
 
     /// Works until `shutdown`. Dropping it in the middle loses nothing: a batch is one transaction.
@@ -97,33 +102,78 @@ impl Sequencer {
     /// # Errors
     /// When the database fails; nothing has been moved then, or all of the batch when only the answer was lost.
     pub async fn step(&self) -> Result<Step> {
+        let lost = self.feed.lost().all();
         // Asked first without a lock, which would make every idle look a write.
-        if store::oldest_waiting(&self.db).await?.is_none() {
+        if lost.is_empty() && store::oldest_waiting(&self.db).await?.is_none() {
             self.metrics.audit_unsequenced.set(0);
             return Ok(Step::Nothing);
         }
         let mut tx = self.db.begin(Scope::Platform).await?;
-        let Some((head, now)) = store::lock_head(&mut tx).await? else { return Ok(Step::Elsewhere) };
+        let Some(head) = store::lock_head(&mut tx).await? else { return Ok(Step::Elsewhere) };
+        let is_forked = self.compare(&mut tx, head.position, &lost).await?;
         // Only now, under the lock: an earlier look could still show rows that the last holder has moved.
         let waiting = store::waiting(&mut tx, BATCH).await?;
         if waiting.is_empty() {
+            // Another replica recorded it.
+            if is_forked {
+                *self.last() = None;
+            }
+            self.feed.lost().settle(&lost);
             return Ok(Step::Nothing);
         }
+        let drained = drained(&head, &waiting);
         let keys = self.subject_keys(&mut tx, &waiting).await?;
         let moved = waiting.len();
         self.metrics.audit_unsequenced.set(i64::try_from(moved).unwrap_or(i64::MAX));
         let (context, keyring, metrics) = (self.context.clone(), self.keyring.clone(), self.metrics.clone());
-        let batch = Batch { context, keyring, metrics, keys, head, now };
+        let batch = Batch { context, keyring, metrics, keys, head: head.position, now: head.now };
         // Tens of microseconds an event: too long for a thread that answers calls.
         let numbered = tokio::task::spawn_blocking(move || batch.number(waiting)).await.map_err(Fault::internal)?;
-        let head = numbered.position.last().copied().unwrap_or(head);
-        store::append(&mut tx, &numbered, head, now).await?;
+        store::append(&mut tx, &numbered, &head, drained.as_ref()).await?;
         tx.commit().await?;
+        if let (Some(position), Some(hash)) = (numbered.position.last(), numbered.leaf_hash.last()) {
+            *self.last() = Some(Mark::new(*position, Some(hash)));
+        }
+        self.feed.lost().settle(&lost);
         Ok(Step::Moved(moved))
     }
 
+    /// Records, under the lock, what was known here to be in the log and is not any more: the last event that this
+    /// sequencer gave a position, and what the feed reported. Replicas that had read equally far record it once. Says
+    /// whether the former was.
+    async fn compare(&self, tx: &mut Connection, head: i64, lost: &[Mark]) -> Result<bool> {
+        let last = *self.last();
+        let known: Vec<i64> = last.iter().map(|mark| mark.position).collect();
+        let found = if known.is_empty() { HashMap::new() } else { store::hashes(tx, &known).await? };
+        let gone = last.filter(|mark| !mark.agrees(found.get(&mark.position).map(Vec::as_slice)));
+        if let Some(mark) = gone {
+            tracing::error!(
+                event = "audit_log_forked",
+                position = mark.position,
+                head,
+                "the audit log does not hold the event that was given its position last: the database was restored, or \
+                 failed over to a standby that had not received everything"
+            );
+            self.metrics.audit_forks.inc();
+        }
+        let mut recorded = HashSet::new();
+        for mark in gone.iter().chain(lost) {
+            let told = json!({ "old_position": mark.position, "old_hash": mark.hash_text() });
+            if recorded.insert(mark.position) && !store::has_event(tx, EventType::AuditForked.as_str(), &told).await? {
+                let event = Event::by_system(EventType::AuditForked, self.context.new_id());
+                let event = event.detail("old_position", mark.position).detail("old_hash", mark.hash_text());
+                self.recorder.record(tx, event.detail("new_position", head)).await?;
+            }
+        }
+        Ok(gone.is_some())
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Mark>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The key of every subject of the batch, made for those who appear for the first time; none for erased ones.
-    async fn subject_keys(&self, tx: &mut crate::db::Connection, waiting: &[Waiting]) -> Result<HashMap<Uuid, Key>> {
+    async fn subject_keys(&self, tx: &mut Connection, waiting: &[Waiting]) -> Result<HashMap<Uuid, Key>> {
         let subjects: HashSet<Uuid> = waiting
             .iter()
             .filter(|row| row.personal_sealed.is_some())
@@ -158,6 +208,17 @@ impl Sequencer {
         }
         Ok(keys)
     }
+}
+
+/// Up to where nothing waits any more once `waiting` has been moved; none when that would be less than is known. See
+/// `audit_waiting` in the schema for what follows from it.
+fn drained(head: &Head, waiting: &[Waiting]) -> Option<Drained> {
+    let last = waiting.last()?;
+    // A full batch may have left more behind.
+    let is_all = (waiting.len() as i64) < BATCH;
+    // Never beyond what was known before this transaction had its id: whoever drew a later number may have a later id.
+    let inbox_id = if is_all { head.newest_id } else { head.newest_id.min(last.inbox_id) };
+    (inbox_id >= head.drained_id).then(|| Drained { inbox_id, snapshot: last.snapshot.clone() })
 }
 
 enum Key {

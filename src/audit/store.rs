@@ -1,5 +1,6 @@
 //! SQL of the audit log.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::db::{Connection, Db};
@@ -8,6 +9,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::filter::Filter;
+use super::mark::Mark;
 use super::stored::SealedPart;
 use super::{ActorKind, Outcome, StoredEvent};
 use crate::fault::{Fault, Result};
@@ -40,14 +42,52 @@ pub(super) async fn oldest_waiting(db: &Db) -> Result<Option<i64>> {
     Ok(sqlx::query_scalar!("SELECT audit_oldest_waiting()").fetch_one(db).await?)
 }
 
-/// The end of the log and the time for what comes next; none when another replica holds the lock.
-pub(super) async fn lock_head(tx: &mut Connection) -> Result<Option<(i64, DateTime<Utc>)>> {
+/// The end of the log, as whoever holds its lock finds it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub position: i64,
+    /// Time for what comes next.
+    pub now: DateTime<Utc>,
+    /// Highest `inbox_id` that got a position before.
+    pub newest_id: i64,
+    /// Up to where the inbox was found drained before.
+    pub drained_id: i64,
+}
+
+/// Locks the end of the log; none when another replica holds the lock.
+pub(super) async fn lock_head(tx: &mut Connection) -> Result<Option<Head>> {
+    // For the statements that follow as well: the inbox is empty as a rule and may be full of dead rows, so that plans made
+    // from its size read all of them.
     let row = sqlx::query!(
-        r#"SELECT position, greatest(clock_timestamp(), recorded_at) AS "now!" FROM audit_head FOR UPDATE SKIP LOCKED"#
+        r#"SELECT h.head_position, h.recorded_at, h.newest_id, h.drained_id,
+               set_config('enable_seqscan', 'off', true) AS planner
+           FROM audit_lock_head() h"#
     )
-    .fetch_optional(tx)
+    .fetch_one(tx)
     .await?;
-    Ok(row.map(|row| (row.position, row.now)))
+    let (Some(position), Some(now)) = (row.head_position, row.recorded_at) else { return Ok(None) };
+    let (newest_id, drained_id) = (row.newest_id.unwrap_or_default(), row.drained_id.unwrap_or_default());
+    Ok(Some(Head { position, now, newest_id, drained_id }))
+}
+
+/// Hashes of the events at these positions, as far as there are such events.
+pub(super) async fn hashes(tx: &mut Connection, positions: &[i64]) -> Result<HashMap<i64, Vec<u8>>> {
+    let rows = sqlx::query!("SELECT position, leaf_hash FROM audit_events WHERE position = ANY ($1)", positions)
+        .fetch_all(tx)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.position, row.leaf_hash)).collect())
+}
+
+/// Whether the log has an event of this type with these details.
+pub(super) async fn has_event(tx: &mut Connection, event_type: &str, details: &Value) -> Result<bool> {
+    let found = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM audit_events WHERE event_type = $1 AND details @> $2) AS "found!""#,
+        event_type,
+        details,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(found)
 }
 
 /// An event without a position.
@@ -74,17 +114,21 @@ pub(super) struct Waiting {
     pub personal_sealed: Option<Vec<u8>>,
     /// Whether the log has an event of this id already.
     pub is_known: bool,
+    /// What the statement saw that found it.
+    pub snapshot: String,
 }
 
 /// Committed events without a position, oldest first.
 pub(super) async fn waiting(tx: &mut Connection, limit: i64) -> Result<Vec<Waiting>> {
     let rows = sqlx::query_as!(
         Waiting,
-        r#"SELECT inbox_id, event_id, event_type, outcome, reason, occurred_at, tenant_id, actor_kind, actor_id,
-               target_kind, target_id, session_id, correlation_id, request_id, source, details, origin_subject,
+        r#"SELECT inbox_id AS "inbox_id!", event_id AS "event_id!", event_type AS "event_type!", outcome AS "outcome!",
+               reason, occurred_at AS "occurred_at!", tenant_id, actor_kind AS "actor_kind!", actor_id, target_kind,
+               target_id, session_id, correlation_id, request_id, source, details AS "details!", origin_subject,
                personal_subject, personal_sealed,
-               EXISTS (SELECT FROM audit_events e WHERE e.event_id = i.event_id) AS "is_known!"
-           FROM audit_inbox i ORDER BY inbox_id LIMIT $1"#,
+               EXISTS (SELECT FROM audit_events e WHERE e.event_id = i.event_id) AS "is_known!",
+               pg_current_snapshot()::text AS "snapshot!"
+           FROM audit_waiting($1) i ORDER BY inbox_id"#,
         limit,
     )
     .fetch_all(tx)
@@ -131,13 +175,22 @@ pub(super) struct Numbered {
     pub leaf_hash: Vec<Vec<u8>>,
 }
 
+/// Up to which `inbox_id` nothing waits any more, but for what transactions write that were under way in a snapshot.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Drained {
+    pub inbox_id: i64,
+    pub snapshot: String,
+}
+
 /// Moves events from the inbox to the log and tells every replica, all in one statement.
 pub(super) async fn append(
     tx: &mut Connection,
     numbered: &Numbered,
-    head: i64,
-    recorded_at: DateTime<Utc>,
+    head: &Head,
+    drained: Option<&Drained>,
 ) -> Result<()> {
+    let last = numbered.position.last().copied().unwrap_or(head.position);
+    let newest_id = numbered.inbox_id.iter().copied().fold(head.newest_id, i64::max);
     let moved = sqlx::query_scalar!(
         r#"WITH numbered AS (
                SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::bytea[],
@@ -158,7 +211,11 @@ pub(super) async fn append(
                FROM numbered n JOIN taken t USING (inbox_id) ORDER BY n.position
                RETURNING 1
            ), ended AS (
-               UPDATE audit_head SET position = $10, recorded_at = $11 RETURNING position
+               UPDATE audit_head SET position = $10, recorded_at = $11, newest_id = $12,
+                   drained_id = coalesce($13, drained_id),
+                   drained_at = coalesce($14::text::pg_snapshot, drained_at),
+                   drained_by = CASE WHEN $13 IS NULL THEN drained_by ELSE pg_current_xact_id() END
+               WHERE position = $15 RETURNING position
            )
            SELECT count(*) AS "moved!" FROM moved, (SELECT pg_notify('sidle_audit', ended.position::text) FROM ended) told"#,
         &numbered.inbox_id,
@@ -170,8 +227,12 @@ pub(super) async fn append(
         &numbered.personal_sealed as &[Option<Vec<u8>>],
         &numbered.leaf,
         &numbered.leaf_hash,
-        head,
-        recorded_at,
+        last,
+        head.now,
+        newest_id,
+        drained.map(|drained| drained.inbox_id),
+        drained.map(|drained| drained.snapshot.as_str()),
+        head.position,
     )
     .fetch_one(tx)
     .await?;
@@ -183,25 +244,59 @@ pub(super) async fn append(
     }
 }
 
-/// Position of the newest event; 0 before the first.
-pub(super) async fn head(tx: &mut Connection) -> Result<i64> {
-    Ok(sqlx::query_scalar!("SELECT position FROM audit_head").fetch_one(tx).await?)
+/// The newest event.
+pub(super) async fn newest(tx: &mut Connection) -> Result<Mark> {
+    let row =
+        sqlx::query!(r#"SELECT head_position AS "position!", leaf_hash FROM audit_newest()"#).fetch_one(tx).await?;
+    Ok(Mark::new(row.position, row.leaf_hash.as_deref()))
 }
 
-/// Position of the oldest event that is kept.
-pub(super) async fn oldest(tx: &mut Connection) -> Result<Option<i64>> {
-    Ok(sqlx::query_scalar!("SELECT min(position) FROM audit_events").fetch_one(tx).await?)
+/// Position of the oldest event that is kept, or of the first that will be.
+pub(super) async fn oldest(tx: &mut Connection) -> Result<i64> {
+    let oldest = sqlx::query_scalar!(
+        r#"SELECT coalesce((SELECT min(position) FROM audit_events), head_position + 1) AS "oldest!" FROM audit_newest()"#
+    );
+    Ok(oldest.fetch_one(tx).await?)
 }
 
-/// Position of the first event that was recorded at `time` or later.
-pub(super) async fn first_recorded_from(tx: &mut Connection, time: DateTime<Utc>) -> Result<Option<i64>> {
-    let position = sqlx::query_scalar!(
-        "SELECT position FROM audit_events WHERE recorded_at >= $1 ORDER BY recorded_at, position LIMIT 1",
+/// How the log stands to a position.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub head: i64,
+    /// Position of the oldest event that is kept, or of the first that will be.
+    pub oldest: i64,
+    /// Hash of the event at the position, if there is one.
+    pub found: Option<Vec<u8>>,
+}
+
+/// How the log stands to `position` now.
+pub(super) async fn standing(tx: &mut Connection, position: i64) -> Result<Standing> {
+    let standing = sqlx::query_as!(
+        Standing,
+        r#"SELECT head_position AS "head!",
+               coalesce((SELECT min(position) FROM audit_events), head_position + 1) AS "oldest!",
+               (SELECT leaf_hash FROM audit_events WHERE position = $1) AS found
+           FROM audit_newest()"#,
+        position,
+    );
+    Ok(standing.fetch_one(tx).await?)
+}
+
+/// The event before the first that was recorded at `time` or later; the newest when none was.
+pub(super) async fn before(tx: &mut Connection, time: DateTime<Utc>) -> Result<Mark> {
+    let row = sqlx::query!(
+        r#"WITH place AS (
+               SELECT coalesce((SELECT position - 1 FROM audit_events WHERE recorded_at >= $1
+                   ORDER BY recorded_at, position LIMIT 1), (SELECT head_position FROM audit_newest())) AS position
+           )
+           SELECT place.position AS "position!",
+               (SELECT e.leaf_hash FROM audit_events e WHERE e.position = place.position) AS leaf_hash
+           FROM place"#,
         time,
     )
-    .fetch_optional(tx)
+    .fetch_one(tx)
     .await?;
-    Ok(position)
+    Ok(Mark::new(row.position, row.leaf_hash.as_deref()))
 }
 
 /// Position of the event with this id.

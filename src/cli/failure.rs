@@ -109,6 +109,12 @@ impl Failure {
     }
 }
 
+/// Whether a stream or its cursor was refused because the audit log was replaced by an earlier state.
+pub(super) fn is_of_another_log(status: &Status) -> bool {
+    let told = status.get_details_error_info().map(|info| info.reason);
+    told.is_some_and(|reason| ["LOG_FORKED", "CURSOR_AHEAD"].contains(&reason.as_str()))
+}
+
 /// Whether a call or stream broke because the service went away or could not answer now, rather than being refused.
 pub(super) fn is_passing(status: &Status) -> bool {
     let refused = status.get_details_error_info().is_some();

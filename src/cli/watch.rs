@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tonic::Status;
 
 use super::connect::Caller;
-use super::failure::{Failure, Result, exit, is_passing};
+use super::failure::{Failure, Result, exit, is_of_another_log, is_passing};
 use super::lookup::pages;
 use super::output::{Out, dash, time, word};
 use crate::proto::*;
@@ -89,6 +89,8 @@ pub(super) async fn watch(caller: &Caller, migration_id: &str, out: &Out) -> Res
             Some(status) if status.code() == tonic::Code::Unauthenticated && patience.may_renew() => {
                 caller.renew().await
             }
+            // The log was replaced by an earlier state: what counts is where the migration stands now.
+            Some(status) if is_of_another_log(&status) && !cursor.is_empty() => cursor.clear(),
             Some(status) if !is_passing(&status) => return Err(Failure::from(status)),
             ended => patience.pause(ended, out).await?,
         }

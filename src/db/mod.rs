@@ -7,6 +7,7 @@
 
 mod connection;
 mod errors;
+mod listener;
 mod pool;
 mod role;
 mod target;
@@ -24,6 +25,7 @@ use uuid::Uuid;
 
 pub use self::connection::Connection;
 pub use self::errors::constraint;
+pub use self::listener::Notifications;
 use self::pool::{Lease, Limits, Maker, Pool};
 pub(crate) use self::target::Target;
 use crate::config::DatabaseConfig;
@@ -209,7 +211,7 @@ impl Db {
     ///
     /// # Errors
     /// `DATABASE_UNAVAILABLE` when the database cannot be reached.
-    pub async fn listen(&self, channel: &str) -> Result<PgListener> {
+    pub async fn listen(&self, channel: &str) -> Result<Notifications> {
         // Found anew each time: after a fail-over another server is the one that is written to.
         let (connection, server) = self.direct.named("sidle-listen").connect().await?;
         sqlx::Connection::close(connection).await?;
@@ -222,7 +224,7 @@ impl Db {
             .connect_lazy_with(server);
         let mut listener = PgListener::connect_with(&own).await?;
         listener.listen(channel).await?;
-        Ok(listener)
+        Ok(Notifications::new(listener))
     }
 
     /// Looks after the pool until `stop`: closes what lies idle, and has statements that wait for locks give way to calls

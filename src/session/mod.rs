@@ -41,7 +41,7 @@ pub use self::rotation::{FreshKey, KeyView, Revoke, Rotated, Rotation};
 pub use self::rpc::Service;
 pub use self::verifier::{MAX_TOKEN_BYTES, Verified, Verifier};
 use crate::access::paging::Paging;
-use crate::audit::{Feed, Log, Recorder};
+use crate::audit::{Log, Recorder};
 use crate::config::Config;
 use crate::context::Context;
 use crate::db::{Db, Scope};
@@ -127,21 +127,20 @@ impl Sessions {
     }
 
     /// Loads what must be there before the first call, keys and revocations, and keeps both current until `stop`. The
-    /// feed must be running. What it gives back ends with that work.
+    /// log's feed must be running. What it gives back ends with that work.
     ///
     /// # Errors
     /// When the database fails, or a key does not open.
     pub async fn start(
         &self,
-        feed: &Feed,
         log: &Log,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = ()> + Send + 'static> {
         self.keys.load().await?;
-        let position = self.revocations.load(&self.db, feed).await?;
+        let origin = self.revocations.load(log).await?;
         let keys = self.keys.clone().run(stop.clone());
-        let revocations = self.revocations.clone().follow(log.clone(), position, self.keys.keys.clone(), stop.clone());
+        let revocations = self.revocations.clone().follow(log.clone(), origin, self.keys.clone(), stop.clone());
         let kanidm = self.clone().watch_kanidm(metrics.clone(), stop.clone());
         let housekeeping = self.clone().housekeep(metrics, stop.clone());
         let work = tokio::spawn(async move {

@@ -10,13 +10,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::keys::Keys;
+use super::keys::{KeyRoom, Keys};
 use super::store::{keys as key_store, revocations as store};
 use crate::access::Principal;
-use crate::audit::{Feed, Filter, Follow, Log, Progress, StoredEvent};
+use crate::audit::{Feed, Filter, Follow, Log, Origin, Progress, StoredEvent};
 use crate::context::Context;
-use crate::db::{Db, Scope};
-use crate::fault::Result;
+use crate::db::Scope;
+use crate::fault::{Fault, Reason, Result};
 
 /// A revocation is remembered this much longer than a token lives: for clocks that differ, and for tokens of a replica
 /// that still runs with a longer lifetime.
@@ -33,19 +33,35 @@ pub struct Revocations {
 struct Inner {
     context: Context,
     remember: TimeDelta,
-    picture: RwLock<Picture>,
+    pictures: RwLock<Pictures>,
     freshness: Mutex<Freshness>,
     /// Position up to which events are in the picture, for those who wait for it.
     applied: watch::Sender<i64>,
 }
 
+/// What tokens are checked against, and what takes its place once it is loaded. What is revoked here meanwhile goes into
+/// both, so that nobody ever looks at half a picture.
+#[derive(Default)]
+struct Pictures {
+    current: Picture,
+    next: Option<Picture>,
+}
+
 #[derive(Default)]
 struct Freshness {
-    feed: Option<Feed>,
+    /// Where the picture comes from, once it is loaded.
+    source: Option<Source>,
     /// Position up to which events are in the picture.
     applied: i64,
     /// When the picture was last known to be complete.
     confirmed: Option<Instant>,
+}
+
+/// The log that a picture comes from.
+struct Source {
+    feed: Feed,
+    /// Where somebody goes on who has this picture.
+    origin: Origin,
 }
 
 /// What an event does to the picture.
@@ -58,7 +74,7 @@ pub(super) struct Effect {
 
 impl std::fmt::Debug for Revocations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Revocations({})", self.read().len())
+        write!(f, "Revocations({})", self.read().current.len())
     }
 }
 
@@ -66,18 +82,18 @@ impl Revocations {
     /// An empty picture of unknown age, for tokens that live this long.
     pub fn new(context: Context, access_lifetime: Duration) -> Self {
         let remember = TimeDelta::from_std(access_lifetime + MARGIN).unwrap_or(TimeDelta::MAX);
-        let (picture, freshness, applied) = (RwLock::default(), Mutex::default(), watch::Sender::new(0));
-        Self { inner: Arc::new(Inner { context, remember, picture, freshness, applied }) }
+        let (pictures, freshness, applied) = (RwLock::default(), Mutex::default(), watch::Sender::new(0));
+        Self { inner: Arc::new(Inner { context, remember, pictures, freshness, applied }) }
     }
 
     /// Whether the token was revoked that made this principal.
     pub fn refuses(&self, principal: &Principal) -> bool {
-        self.read().refuses(principal.session_id, principal.id, principal.key_id, principal.issued_at)
+        self.read().current.refuses(principal.session_id, principal.id, principal.key_id, principal.issued_at)
     }
 
     /// Whether a token is void, whoever signed it, that stands for this principal and was issued then.
     pub fn voids(&self, principal: Uuid, issued_at: DateTime<Utc>) -> bool {
-        self.read().refuses(None, principal, None, issued_at)
+        self.read().current.refuses(None, principal, None, issued_at)
     }
 
     /// Ends a session's tokens here at once. The other replicas learn of it from the log.
@@ -96,9 +112,13 @@ impl Revocations {
     }
 
     fn revoke(&self, revoked: impl IntoIterator<Item = Revoked>, at: DateTime<Utc>) {
-        let mut picture = self.write();
+        let mut pictures = self.write();
         for revoked in revoked {
-            picture.apply(Revocation { revoked, forget_after: self.forget_after(revoked, at) });
+            let revocation = Revocation { revoked, forget_after: self.forget_after(revoked, at) };
+            pictures.current.apply(revocation);
+            if let Some(next) = &mut pictures.next {
+                next.apply(revocation);
+            }
         }
     }
 
@@ -110,11 +130,14 @@ impl Revocations {
         }
     }
 
-    /// Everything that matters now, and the position in the log up to which it is complete.
-    pub(super) fn picture(&self) -> (i64, Vec<Revocation>) {
-        // The position first: what is applied meanwhile comes again from the log, and changes nothing then.
-        let position = self.freshness().applied;
-        (position, self.read().all())
+    /// Everything that matters now, and the place in the log up to which it is complete.
+    ///
+    /// # Errors
+    /// `REVOCATIONS_STALE` while it is being loaded.
+    pub(super) fn picture(&self) -> Result<(Origin, Vec<Revocation>)> {
+        // The place first: what is applied meanwhile comes again from the log, and changes nothing then.
+        let origin = self.freshness().source.as_ref().map(|source| source.origin).ok_or_else(stale)?;
+        Ok((origin, self.read().current.all()))
     }
 
     /// How long ago the picture was known to be complete; none before it ever was.
@@ -132,36 +155,44 @@ impl Revocations {
     }
 
     /// Fills the picture: what the tables say, once the feed's position is known. Everything that was committed before
-    /// that position is in the tables, everything after it comes from the log.
+    /// that position is in the tables, everything after it comes from the log. A picture from before is replaced by the new
+    /// one, and vouches for nothing until then.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn load(&self, db: &Db, feed: &Feed) -> Result<i64> {
-        let position = feed.ready().await?;
-        let since = self.inner.context.now() - self.inner.remember;
-        let mut tx = db.begin(Scope::Platform).await?;
-        for session in store::ended_sessions(&mut tx, since).await? {
-            self.end_session(session);
+    pub async fn load(&self, log: &Log) -> Result<Origin> {
+        *self.freshness() = Freshness::default();
+        let origin = log.feed().ready().await?;
+        self.write().next = Some(Picture::default());
+        let now = self.inner.context.now();
+        let since = now - self.inner.remember;
+        let mut tx = log.db().begin(Scope::Platform).await?;
+        let mut found: Vec<(Revoked, DateTime<Utc>)> = Vec::new();
+        found.extend(store::ended_sessions(&mut tx, since).await?.into_iter().map(|id| (Revoked::Session(id), now)));
+        let tokens = store::ended_tokens(&mut tx, since).await?.into_iter();
+        found.extend(tokens.map(|(principal, void)| (Revoked::Principal(principal, void), void)));
+        found.extend(key_store::retired(&mut tx, since).await?.into_iter().map(|(kid, at)| (Revoked::Key(kid), at)));
+        let mut pictures = self.write();
+        let mut next = pictures.next.take().unwrap_or_default();
+        for (revoked, at) in found {
+            next.apply(Revocation { revoked, forget_after: self.forget_after(revoked, at) });
         }
-        for (principal, void) in store::ended_tokens(&mut tx, since).await? {
-            self.end_tokens(principal, void);
-        }
-        for (kid, at) in key_store::retired(&mut tx, since).await? {
-            self.revoke([Revoked::Key(kid)], at);
-        }
-        let mut freshness = self.freshness();
-        freshness.applied = position;
-        freshness.feed = Some(feed.clone());
-        Ok(position)
+        pictures.current = next;
+        drop(pictures);
+        let (source, applied) = (Some(Source { feed: log.feed().clone(), origin }), origin.position());
+        *self.freshness() = Freshness { source, applied, confirmed: None };
+        self.inner.applied.send_replace(applied);
+        Ok(origin)
     }
 
-    /// Keeps the picture current from `position` on, until `stop`.
-    pub async fn follow(self, log: Log, position: i64, keys: Keys, stop: CancellationToken) {
-        let mut follow = log.follow(Filter::new(Scope::Platform), position);
+    /// Keeps the picture current from `origin` on, until `stop`. When the log becomes another one, keys and picture are
+    /// loaded from the tables again, and nothing is vouched for meanwhile.
+    pub async fn follow(self, log: Log, origin: Origin, keys: KeyRoom, stop: CancellationToken) {
+        let mut follow = log.follow(Filter::new(Scope::Platform), origin);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                step = self.step(&mut follow, &keys) => match step {
+                step = self.step_or_reload(&mut follow, &log, &keys) => match step {
                     Ok(true) => {}
                     Ok(false) => return,
                     Err(fault) => {
@@ -173,14 +204,34 @@ impl Revocations {
         }
     }
 
+    async fn step_or_reload(&self, follow: &mut Follow, log: &Log, keys: &KeyRoom) -> Result<bool> {
+        match self.step(follow, &keys.keys).await {
+            Err(fault) if fault.reason() == Reason::LogForked => {}
+            step => return step,
+        }
+        tracing::error!(
+            event = "revocations_discarded",
+            "revocations are loaded again, since the log that they came from is gone; no token is accepted until then"
+        );
+        // The keys first: one that came with the log that is gone must sign nothing more.
+        keys.load().await?;
+        let origin = self.load(log).await?;
+        *follow = log.follow(Filter::new(Scope::Platform), origin);
+        tracing::warn!(event = "revocations_loaded_again", position = origin.position(), "tokens are accepted again");
+        Ok(true)
+    }
+
     async fn step(&self, follow: &mut Follow, keys: &Keys) -> Result<bool> {
         match follow.progress().await? {
             Progress::End => return Ok(false),
             Progress::Event(event) => self.apply(&event, keys),
-            Progress::Further | Progress::Live => self.write().forget(self.inner.context.now()),
+            Progress::Further | Progress::Live => self.write().current.forget(self.inner.context.now()),
         }
         let mut freshness = self.freshness();
         freshness.applied = follow.position();
+        if let Some(source) = &mut freshness.source {
+            source.origin = follow.origin();
+        }
         // Also here, not only when somebody asks: under a steady flow of events those who ask come in between the feed's
         // handing out and this, and would find the picture behind every time.
         freshness.look(self.inner.context.clock.instant());
@@ -196,12 +247,12 @@ impl Revocations {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Picture> {
-        self.inner.picture.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Pictures> {
+        self.inner.pictures.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Picture> {
-        self.inner.picture.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Pictures> {
+        self.inner.pictures.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn freshness(&self) -> MutexGuard<'_, Freshness> {
@@ -216,14 +267,17 @@ impl Revocations {
 }
 
 impl Freshness {
-    /// The feed knows when nothing was missing from what it handed out; the picture is as good once it has all of that.
+    /// The feed knows when nothing was missing from what it handed out; the picture is as good once it has all of that, and
+    /// as long as it is of the same log.
     fn look(&mut self, now: Instant) {
-        let Some(feed) = &self.feed else { return };
-        // The age before the position: what is confirmed is then never newer than what is applied.
+        let Some(Source { feed, origin }) = &self.source else { return };
+        // The age before the position: what is confirmed is then never newer than what is applied. And both before the
+        // epoch: they are then of the log that the picture is of.
         let age = feed.age();
-        if feed.position().is_some_and(|position| self.applied >= position)
-            && let Some(confirmed) = age.and_then(|age| now.checked_sub(age))
-        {
+        let has_all = feed.position().is_some_and(|position| self.applied >= position);
+        if !origin.is_of(feed.epoch()) {
+            (self.source, self.confirmed) = (None, None);
+        } else if has_all && let Some(confirmed) = age.and_then(|age| now.checked_sub(age)) {
             self.confirmed = self.confirmed.max(Some(confirmed));
         }
     }
@@ -254,6 +308,10 @@ impl Effect {
         }
         Self { revoked, keys: event.event_type.starts_with("signing_key.") }
     }
+}
+
+fn stale() -> Fault {
+    Fault::new(Reason::RevocationsStale, "Revocations are being loaded.").retry_after(Duration::from_secs(1))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use sidle_token::Revocation;
 use super::Sessions;
 use super::revocation::Effect;
 use crate::access::{Call, denied};
-use crate::audit::{Filter, Follow, Log, Progress, Start};
+use crate::audit::{Filter, Follow, Log, Mark, Progress, Start};
 use crate::db::Scope;
 use crate::fault::Result;
 
@@ -35,26 +35,27 @@ pub(super) struct Watch {
 pub(super) struct News {
     pub revocations: Vec<Revocation>,
     /// Where to go on after it; none before the picture of the start is complete.
-    pub position: Option<i64>,
+    pub mark: Option<Mark>,
     pub complete_until: Option<DateTime<Utc>>,
     pub caught_up: bool,
     pub sent_at: DateTime<Utc>,
 }
 
 impl Sessions {
-    /// Begins to watch, after `position` or with everything.
+    /// Begins to watch, after `mark` or with everything.
     ///
     /// # Errors
-    /// `PERMISSION_DENIED` for a caller of one tenant only, `CURSOR_EXPIRED`.
-    pub(super) async fn watch(&self, call: Call, log: &Log, position: Option<i64>) -> Result<Watch> {
+    /// `PERMISSION_DENIED` for a caller of one tenant only, `CURSOR_EXPIRED`, `CURSOR_AHEAD`, `LOG_FORKED`, and
+    /// `REVOCATIONS_STALE` while everything is loaded again.
+    pub(super) async fn watch(&self, call: Call, log: &Log, mark: Option<Mark>) -> Result<Watch> {
         if call.principal()?.authorize(WATCH, None)? != Scope::Platform {
             return Err(denied(WATCH));
         }
-        let (position, start) = match position {
-            Some(position) => (log.resolve(Start::After(position)).await?, Vec::new()),
-            None => self.revocations.picture(),
+        let (origin, start) = match mark {
+            Some(mark) => (log.resolve(Start::After(mark)).await?, Vec::new()),
+            None => self.revocations.picture()?,
         };
-        let follow = log.follow(Filter::new(Scope::Platform), position);
+        let follow = log.follow(Filter::new(Scope::Platform), origin);
         let (sessions, log) = (self.clone(), log.clone());
         Ok(Watch { sessions, log, call, follow, start, caught_up: false, last_sent: None, complete: None })
     }
@@ -66,7 +67,10 @@ impl Watch {
         let mut found = Vec::new();
         loop {
             // Whoever is not welcome any more learns nothing more; and what this replica does not know it does not tell.
-            self.sessions.verifier.recheck_call(&self.call)?;
+            let welcome = self.sessions.verifier.recheck_call(&self.call);
+            // Nothing is known while it is loaded again, and this is why.
+            self.follow.ensure_current()?;
+            welcome?;
             if !self.start.is_empty() {
                 let some = self.start.split_off(self.start.len().saturating_sub(MOST));
                 return Ok(Some(self.news(some)));
@@ -135,7 +139,7 @@ impl Watch {
         let age = |at: Instant| TimeDelta::from_std(instant.saturating_duration_since(at)).unwrap_or_default();
         News {
             revocations,
-            position: self.start.is_empty().then(|| self.follow.position()),
+            mark: self.start.is_empty().then(|| self.follow.mark()),
             complete_until: self.complete.map(|at| now - age(at)),
             caught_up: self.caught_up,
             sent_at: now,

@@ -31,7 +31,8 @@ pub async fn reasons(server: &TestServer, event_type: &str, outcome: &str) -> Ve
 
 /// The first event of this type, waited for if it has not happened yet.
 pub async fn event(server: &TestServer, event_type: &str) -> Arc<StoredEvent> {
-    let mut follow = server.app().log.follow(Filter::new(Scope::Platform), 0);
+    let log = &server.app().log;
+    let mut follow = log.follow(Filter::new(Scope::Platform), log.beginning());
     loop {
         match follow.progress().await.unwrap() {
             Progress::Event(event) if event.event_type == event_type => return event,

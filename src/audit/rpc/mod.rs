@@ -9,7 +9,7 @@ use serde::Serialize;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{Filter, Key, Log, Page, Start, Wanted};
+use super::{Filter, Key, Log, Mark, Page, Start, Wanted};
 use crate::access::paging::{Paging, page_size};
 use crate::access::{Call, input};
 use crate::context::Context;
@@ -110,15 +110,18 @@ impl Service {
         if let Some(before) = before {
             page.until = Some(self.log.before(before).await?);
         }
-        match self.paging.decode::<i64>(call, LIST, &bound, &request.page_token)? {
-            Some(last) if newest_first => page.until = Some(last - 1),
-            Some(last) => page.after = last,
-            None => {}
+        if let Some(last) = self.paging.decode::<Mark>(call, LIST, &bound, &request.page_token)? {
+            self.log.check(last).await?;
+            if newest_first {
+                page.until = Some(last.position - 1);
+            } else {
+                page.after = last.position;
+            }
         }
         let mut events = self.log.list(&Filter::wanting(scope, wanted), page).await?;
         let more = events.len() as i64 > size;
         events.truncate(usize::try_from(size).unwrap_or(usize::MAX));
-        let last = events.last().filter(|_| more).map(|event| event.position);
+        let last = events.last().filter(|_| more).map(Mark::of);
         Ok(ListEventsResponse {
             next_page_token: last.map(|last| self.paging.encode(call, LIST, &bound, &last)).unwrap_or_default(),
             events: events.iter().map(|event| convert::event(event, &self.keyring)).collect(),
@@ -142,14 +145,14 @@ impl Service {
                 Start::Time(input::from_proto("recorded_from", &time)?)
             }
             Some(stream_events_request::Start::Cursor(cursor)) => {
-                let position = self.paging.decode(&call, STREAM, &bound, &cursor)?;
-                Start::After(position.ok_or_else(|| {
+                let mark = self.paging.decode(&call, STREAM, &bound, &cursor)?;
+                Start::After(mark.ok_or_else(|| {
                     Fault::field("cursor", "must not be empty; leave the start unset to begin with now")
                 })?)
             }
         };
-        let after = self.log.resolve(start).await?;
-        let follow = self.log.follow(Filter::wanting(scope, wanted), after);
+        let origin = self.log.resolve(start).await?;
+        let follow = self.log.follow(Filter::wanting(scope, wanted), origin);
         Ok(stream::Stream::new(self.clone(), call, follow, bound, heartbeat))
     }
 }

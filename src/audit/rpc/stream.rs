@@ -38,7 +38,10 @@ impl Stream {
         loop {
             let progress = self.progress().await?;
             // After the wait, before anything is said: rights may have ended meanwhile.
-            self.service.verifier.recheck_call(&self.call)?;
+            let welcome = self.service.verifier.recheck_call(&self.call);
+            // Nobody is vouched for at that moment, and this is why.
+            self.follow.ensure_current()?;
+            welcome?;
             match progress {
                 Progress::Event(event) => return Ok(Some(self.message(Some(&event)))),
                 Progress::End => return Ok(None),
@@ -74,7 +77,7 @@ impl Stream {
         self.last_sent = self.service.context.clock.instant();
         StreamEventsResponse {
             event: event.map(|event| convert::event(event, &self.service.keyring)),
-            cursor: self.service.paging.encode(&self.call, STREAM, &self.bound, &self.follow.position()),
+            cursor: self.service.paging.encode(&self.call, STREAM, &self.bound, &self.follow.mark()),
             caught_up: self.caught_up,
         }
     }

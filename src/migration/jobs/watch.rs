@@ -8,15 +8,15 @@ use uuid::Uuid;
 
 use super::step::{Step, TYPES};
 use super::{Job, Jobs};
-use crate::audit::{Filter, Follow, Log, Progress, Start};
+use crate::audit::{Filter, Follow, Log, Mark, Progress, Start};
 use crate::db::Scope;
 use crate::fault::Result;
 
 /// Where a watcher goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// Everything in the log up to here was seen.
-    pub position: i64,
+    /// Everything in the log up to this event was seen.
+    pub mark: Mark,
     /// The last step that was seen.
     pub step: i64,
 }
@@ -57,7 +57,7 @@ impl Watch {
     /// Begins to follow `job`, as it was read before, from the cursor or from where it stands.
     ///
     /// # Errors
-    /// `CURSOR_EXPIRED`.
+    /// `CURSOR_EXPIRED`, `CURSOR_AHEAD`, `LOG_FORKED`.
     pub async fn begin(
         jobs: &Jobs,
         log: &Log,
@@ -66,16 +66,14 @@ impl Watch {
         cursor: Option<Cursor>,
     ) -> Result<Self> {
         // The log's end is read before the job: a step in between is in both, and its number shows that it is no news.
-        let position = match cursor {
-            Some(cursor) => log.resolve(Start::After(cursor.position)).await?,
-            None => log.resolve(Start::Now).await?,
-        };
+        let start = cursor.map_or(Start::Now, |cursor| Start::After(cursor.mark));
+        let origin = log.resolve(start).await?;
         let job: Job = jobs.get(scope, migration_id).await?;
         let stands = Step::of(&job);
-        let cursor = cursor.unwrap_or(Cursor { position, step: -1 });
-        let filter = Filter::new(scope).types(&TYPES).target("migration", migration_id);
+        let follow = log.follow(Filter::new(scope).types(&TYPES).target("migration", migration_id), origin);
+        let cursor = cursor.unwrap_or(Cursor { mark: follow.mark(), step: -1 });
         let mut watch = Self {
-            follow: log.follow(filter, position),
+            follow,
             ended: job.state.is_final() && cursor.step >= job.step,
             last: stands.clone(),
             first: None,
@@ -93,7 +91,7 @@ impl Watch {
     /// What is seen next. Waits for a step for as long as `patience`; may be dropped while it waits.
     ///
     /// # Errors
-    /// When the database fails; calling again goes on.
+    /// When the database fails; calling again goes on. `LOG_FORKED` when the log is another one.
     pub async fn next(&mut self, patience: Duration) -> Result<Seen> {
         if self.ended {
             return Ok(Seen::End);
@@ -118,17 +116,25 @@ impl Watch {
                 Progress::End => return Ok(Seen::End),
             };
             let Some(step) = Step::read(&event).filter(|step| step.step > self.cursor.step) else { continue };
-            self.cursor = Cursor { position: event.position, step: step.step };
+            self.cursor = Cursor { mark: self.follow.mark(), step: step.step };
             self.ended = step.state.is_final();
             self.last = step.clone();
             return Ok(Seen::Step(Sight { cursor: self.cursor, step, occurred_at: event.occurred_at }));
         }
     }
 
+    /// Whether the log is still the one that is followed.
+    ///
+    /// # Errors
+    /// `LOG_FORKED`.
+    pub fn ensure_current(&self) -> Result<()> {
+        self.follow.ensure_current()
+    }
+
     /// Where the migration stood when something was last seen, for showing that the stream lives.
     pub fn still(&mut self, now: DateTime<Utc>) -> Sight {
         // Others' events were passed by, so that a resumed watcher need not read them again.
-        self.cursor.position = self.follow.position().max(self.cursor.position);
+        self.cursor.mark = self.follow.mark();
         let step = Step { finished: 0, failures: Vec::new(), ..self.last.clone() };
         Sight { cursor: self.cursor, step, occurred_at: now }
     }

@@ -38,7 +38,10 @@ impl Stream {
     async fn next(&mut self) -> Result<Option<WatchMigrationResponse>> {
         loop {
             let seen = self.watch.next(self.heartbeat.saturating_sub(self.silence()).min(RECHECK)).await?;
-            self.service.verifier.recheck_call(&self.call)?;
+            let welcome = self.service.verifier.recheck_call(&self.call);
+            // Nobody is vouched for at that moment, and this is why.
+            self.watch.ensure_current()?;
+            welcome?;
             let (sight, is_heartbeat) = match seen {
                 Seen::Step(sight) => (sight, false),
                 Seen::End => return Ok(None),

@@ -19,8 +19,8 @@ const METHOD: &str = "sidle.v1.SessionService/WatchRevocations";
 pub(super) type Messages = BoxStream<'static, std::result::Result<proto::WatchRevocationsResponse, Status>>;
 
 pub(super) async fn open(sessions: &Sessions, log: &Log, call: Call, cursor: &str) -> Result<Messages> {
-    let position = sessions.paging.decode(&call, METHOD, &(), cursor)?;
-    let watch = sessions.watch(call.clone(), log, position).await?;
+    let mark = sessions.paging.decode(&call, METHOD, &(), cursor)?;
+    let watch = sessions.watch(call.clone(), log, mark).await?;
     let sessions = sessions.clone();
     let messages = try_unfold((watch, sessions, call), |(mut watch, sessions, call): (Watch, _, _)| async move {
         let news = watch.next().await?;
@@ -30,7 +30,7 @@ pub(super) async fn open(sessions: &Sessions, log: &Log, call: Call, cursor: &st
 }
 
 fn message(sessions: &Sessions, call: &Call, news: News) -> proto::WatchRevocationsResponse {
-    let cursor = news.position.map(|position| sessions.paging.encode(call, METHOD, &(), &position));
+    let cursor = news.mark.map(|mark| sessions.paging.encode(call, METHOD, &(), &mark));
     proto::WatchRevocationsResponse {
         revocations: news.revocations.into_iter().map(revocation).collect(),
         cursor: cursor.unwrap_or_default(),

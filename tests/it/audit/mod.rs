@@ -1,12 +1,16 @@
 //! The audit log.
 
+mod deaf;
+mod fork;
 mod ledger;
+mod long_transaction;
 mod order;
 mod rpc;
 mod walls;
 
 use std::collections::HashMap;
 
+pub use self::fork::rewind;
 use sidle::access::Call;
 use sidle::audit::{Event, EventType, Feed, Log, Recorder, Sequencer, Step};
 use sidle::config::Config;
@@ -42,8 +46,9 @@ impl Parts {
         let db = Db::new(&config.database).unwrap();
         let keyring = config.seal.keyring().unwrap();
         let recorder = Recorder::new(context.clone(), keyring.clone());
-        let sequencer = Sequencer::new(db.clone(), context.clone(), keyring.clone(), recorder.clone(), metrics.clone());
-        let feed = Feed::new(db.clone(), context.clone());
+        let feed = Feed::new(db.clone(), context.clone(), recorder.clone(), metrics.clone());
+        let parts = (db.clone(), context.clone(), keyring.clone(), recorder.clone());
+        let sequencer = Sequencer::new(parts.0, parts.1, parts.2, parts.3, feed.clone(), metrics.clone());
         let log = Log::new(db.clone(), feed.clone());
         Self { db, keyring, recorder, sequencer, feed, log, metrics, _setup: setup.clone() }
     }

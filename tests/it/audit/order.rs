@@ -25,7 +25,7 @@ type Seen = Vec<(i64, Uuid)>;
 /// Follows until `count` events came, and every few events begins again at the last cursor, on the other replica.
 async fn read(replicas: [Parts; 2], scope: Scope, count: usize, restless: usize) -> Seen {
     let mut seen = Seen::new();
-    let mut follow = replicas[0].log.follow(Filter::new(scope), 0);
+    let mut follow = replicas[0].log.follow(Filter::new(scope), replicas[0].log.beginning());
     while seen.len() < count {
         let event = follow.next().await.unwrap().expect("the replica runs");
         if scope == Scope::Platform {
@@ -34,8 +34,8 @@ async fn read(replicas: [Parts; 2], scope: Scope, count: usize, restless: usize)
         seen.push((event.position, event.event_id));
         if seen.len().is_multiple_of(restless) {
             let replica = &replicas[(seen.len() / restless) % 2];
-            let after = replica.log.resolve(Start::After(follow.position())).await.unwrap();
-            follow = replica.log.follow(Filter::new(scope), after);
+            let origin = replica.log.resolve(Start::After(follow.mark())).await.unwrap();
+            follow = replica.log.follow(Filter::new(scope), origin);
         }
     }
     seen
@@ -173,7 +173,7 @@ async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
     tx.commit().await.unwrap();
 
     let _running = replicas.each_ref().map(Parts::run);
-    let mut follow = replicas[1].log.follow(Filter::new(Scope::Platform), 0);
+    let mut follow = replicas[1].log.follow(Filter::new(Scope::Platform), replicas[1].log.beginning());
     let mut seen = Vec::new();
     let mut cuts = 0;
     while seen.len() < usize::try_from(count).unwrap() {
@@ -228,7 +228,7 @@ async fn a_reader_that_falls_behind_catches_up_from_the_table() {
     tokio::spawn(parts.feed.clone().run(stop));
     let tenant = Uuid::from_u128(1);
     let mut followers: Vec<Follow> = [Scope::Platform, Scope::Tenant(tenant)]
-        .map(|scope| parts.log.follow(Filter::new(scope), 0))
+        .map(|scope| parts.log.follow(Filter::new(scope), parts.log.beginning()))
         .into_iter()
         .collect();
     for follow in &mut followers {
@@ -266,8 +266,8 @@ async fn a_reader_that_falls_behind_catches_up_from_the_table() {
 async fn a_cursor_moves_with_the_log_as_far_as_nothing_waits() {
     let parts = Parts::new(&Setup::new().await);
     let _running = parts.run();
-    let [mut quiet, mut busy] =
-        [1, 2].map(|tenant| parts.log.follow(Filter::new(Scope::Tenant(Uuid::from_u128(tenant))), 0));
+    let [mut quiet, mut busy] = [1, 2]
+        .map(|tenant| parts.log.follow(Filter::new(Scope::Tenant(Uuid::from_u128(tenant))), parts.log.beginning()));
     for follow in [&mut quiet, &mut busy] {
         while !follow.is_live() {
             follow.progress().await.unwrap();
@@ -282,7 +282,7 @@ async fn a_cursor_moves_with_the_log_as_far_as_nothing_waits() {
 async fn a_stream_ends_when_its_replica_stops() {
     let parts = Parts::new(&Setup::new().await);
     let running = parts.run();
-    let mut follow = parts.log.follow(Filter::new(Scope::Platform), 0);
+    let mut follow = parts.log.follow(Filter::new(Scope::Platform), parts.log.beginning());
     while !follow.is_live() {
         follow.progress().await.unwrap();
     }

@@ -100,9 +100,10 @@ async fn groups_are_followed_also_while_nobody_refreshes() {
     let Some(world) = World::with("groups_are_followed_also_while_nobody_refreshes", watchful).await else { return };
     sqlx::query("DELETE FROM memberships").execute(world.server.sql()).await.unwrap();
     let tokens = world.login().await.unwrap().tokens.unwrap();
-    let before = world.server.app().log.head().await.unwrap();
+    let log = &world.server.app().log;
+    let before = log.resolve(sidle::audit::Start::Now).await.unwrap();
     world.kanidm.remove_member(&world.group.to_string(), &world.person.to_string()).await.unwrap();
-    let mut follow = world.server.app().log.follow(sidle::audit::Filter::new(sidle::db::Scope::Platform), before);
+    let mut follow = log.follow(sidle::audit::Filter::new(sidle::db::Scope::Platform), before);
     loop {
         match follow.progress().await.unwrap() {
             sidle::audit::Progress::Event(event)

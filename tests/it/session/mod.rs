@@ -1,6 +1,8 @@
 //! Sessions, their renewal and their end.
 
+mod failover;
 mod forged;
+mod fork;
 mod hs256;
 mod keys;
 mod limits;

@@ -1,5 +1,6 @@
 //! What tests stand on: a server with a database of its own, clients for its services, a Kanidm.
 
+pub mod cluster;
 pub mod process;
 pub mod proxy;
 pub mod server;

@@ -23,6 +23,8 @@ pub struct Proxy {
     /// Where it listens: host and port.
     pub address: String,
     mood: Arc<watch::Sender<Mood>>,
+    /// How often what was open was stranded.
+    strandings: Arc<watch::Sender<u64>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -32,7 +34,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let mood = Arc::new(watch::Sender::new(Mood::Passes));
-        let (target, moods) = (target.to_owned(), Arc::clone(&mood));
+        let strandings = Arc::new(watch::Sender::new(0));
+        let (target, moods, strands) = (target.to_owned(), Arc::clone(&mood), Arc::clone(&strandings));
         let serving = tokio::spawn(async move {
             loop {
                 let Ok((client, _)) = listener.accept().await else { continue };
@@ -40,18 +43,30 @@ impl Proxy {
                     continue;
                 }
                 let (target, moods) = (target.clone(), Arc::clone(&moods));
+                let (mut strands, open_since) = (strands.subscribe(), *strands.borrow());
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(target).await else { return };
-                    let ((from_client, to_client), (from_server, to_server)) =
+                    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                         (client.into_split(), server.into_split());
-                    tokio::join!(
-                        pump(from_client, to_server, moods.subscribe()),
-                        pump(from_server, to_client, moods.subscribe())
-                    );
+                    let mut cut = moods.subscribe();
+                    let carried = async {
+                        tokio::join!(
+                            pump(&mut from_client, &mut to_server, moods.subscribe()),
+                            pump(&mut from_server, &mut to_client, moods.subscribe())
+                        )
+                    };
+                    let is_stranded = tokio::select! {
+                        _ = carried => false,
+                        stranded = strands.wait_for(|count| *count > open_since) => stranded.is_ok(),
+                    };
+                    if is_stranded {
+                        // Open for good, and nobody carries anything any more.
+                        let _ = cut.wait_for(|mood| *mood == Mood::Cut).await;
+                    }
                 });
             }
         });
-        Self { address, mood, serving }
+        Self { address, mood, strandings, serving }
     }
 
     /// Closes every connection and takes no new one.
@@ -62,6 +77,11 @@ impl Proxy {
     /// Keeps connections open and lets nothing pass.
     pub fn freeze(&self) {
         self.mood.send_replace(Mood::Frozen);
+    }
+
+    /// Keeps the connections that are open now open, and lets nothing pass on them, whatever comes; new ones work.
+    pub fn strand(&self) {
+        self.strandings.send_modify(|count| *count += 1);
     }
 
     /// Lets everything pass again.
@@ -78,7 +98,7 @@ impl Drop for Proxy {
 }
 
 /// Carries bytes until an end closes, or the proxy is cut.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mood: watch::Receiver<Mood>) {
+async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut mood: watch::Receiver<Mood>) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = tokio::select! {

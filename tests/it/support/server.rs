@@ -27,13 +27,15 @@ pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
 pub struct Setup {
     database: Arc<Database>,
     settings: HashMap<String, String>,
+    /// As the superuser, where the database is not on the private cluster.
+    superuser_url: Option<String>,
 }
 
 impl Setup {
     /// A fresh database and settings that make tests quick.
     pub async fn new() -> Self {
         let database = Arc::new(super::database().await);
-        let mut setup = Self { database, settings: HashMap::new() };
+        let mut setup = Self { database, settings: HashMap::new(), superuser_url: None };
         for (key, value) in [
             ("SERVER__PLAINTEXT", "true"),
             ("SERVER__GRPC_ADDRESS", "127.0.0.1:0"),
@@ -61,6 +63,14 @@ impl Setup {
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.settings.insert(format!("SIDLE_{key}"), value.to_owned());
         self
+    }
+
+    /// With a database of a cluster of its own, whose schema the server applies.
+    #[must_use]
+    pub fn on_cluster(self, cluster: &super::cluster::Cluster) -> Self {
+        let superuser_url = Some(cluster.url("postgres"));
+        let setup = self.with("DATABASE__URL", &cluster.url("sidle_app")).with("DATABASE__MIGRATE_ON_START", "true");
+        Self { superuser_url, ..setup.with("DATABASE__OWNER_URL", &cluster.url("sidle_owner")) }
     }
 
     /// With this Kanidm.
@@ -105,6 +115,9 @@ impl Setup {
 
     /// The database as its superuser.
     pub fn superuser_url(&self) -> String {
+        if let Some(url) = &self.superuser_url {
+            return url.clone();
+        }
         let url = std::env::var("SIDLE_DEV_PG_SUPER_URL").expect("started through ./run");
         let (server, _) = url.rsplit_once('/').unwrap();
         format!("{server}/{}", self.database.name)

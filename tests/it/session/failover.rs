@@ -1,0 +1,106 @@
+//! A real fail-over: the primary dies before its standby has received the last writes, and the standby goes on.
+
+use std::time::Duration;
+
+use sidle::audit::{Filter, Page};
+use sidle::db::Scope;
+use sidle::proto;
+use tonic::{Code, Status};
+
+use super::{settled, signed_in};
+use crate::authenticate::{verifier_token, verify};
+use crate::look::reason;
+use crate::support::cluster::Cluster;
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+
+/// What is waited for comes long before.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Makes a call until the service has found the new primary.
+async fn recovered<A>(call: impl AsyncFn() -> Result<A, Status>) -> A {
+    let repeated = async {
+        loop {
+            match call().await {
+                Ok(answer) => return answer,
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, repeated).await.expect("the service comes back by itself")
+}
+
+async fn sign_in(server: &TestServer) -> Result<proto::TokenPair, Status> {
+    let request = proto::AuthenticatePasswordRequest {
+        identifier: "ann@example.com".to_owned(),
+        password: ADMIN_PASSWORD.to_owned(),
+        ..Default::default()
+    };
+    let answer = server.client("").authenticate.authenticate_password(request).await?.into_inner();
+    match answer.outcome {
+        Some(proto::authenticate_password_response::Outcome::SignedIn(signed_in)) => Ok(signed_in.tokens.unwrap()),
+        other => panic!("not signed in: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_fail_over_that_lost_the_last_events_every_event_is_delivered_and_revoked_means_refused() {
+    let (cluster, primary) = Cluster::start().await;
+    let setup = Setup::new().await.on_cluster(&cluster);
+    let (one, two) = (setup.start().await, setup.start().await);
+    let (_, _, first) = signed_in(&one).await;
+    let caller = verifier_token(&one).await;
+    settled(&two, &one, "user.authenticated").await;
+    cluster.take_standby(&primary).await;
+    let kept = one.app().log.head().await.unwrap();
+    for _ in 0..20 {
+        one.sign_in("ann@example.com").await;
+    }
+    settled(&two, &one, "user.authenticated").await;
+    let known = two.app().feed.position().unwrap();
+    assert!(known >= kept + 20, "{known} were read, of which the standby has {kept}");
+    let watched = proto::WatchRevocationsRequest::default();
+    let mut watching = two.client(&caller).session.watch_revocations(watched).await.unwrap().into_inner();
+
+    primary.kill().await;
+    let _primary = cluster.promote_standby().await;
+    let ended = async {
+        loop {
+            if let Err(status) = watching.message().await {
+                return reason(&status);
+            }
+        }
+    };
+    let ended = tokio::time::timeout(LIMIT, ended).await.expect("the stream ends");
+    // While nothing could be read it may have ended for that.
+    assert!(["LOG_FORKED", "REVOCATIONS_STALE", "DATABASE_UNAVAILABLE"].contains(&ended.as_str()), "{ended}");
+
+    // Revoked at the one replica, refused at the other, however far the old log had been read there.
+    recovered(async || {
+        let mut client = one.client(&first.access_token).session;
+        client.revoke_session(proto::RevokeSessionRequest::default()).await
+    })
+    .await;
+    let refused = async {
+        loop {
+            match verify(&two, &caller, &first.access_token, "sidle").await {
+                Err(status) if reason(&status) == "INVALID_TOKEN" => return,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, refused).await.expect("the revoked token is refused");
+    let tokens = recovered(async || sign_in(&two).await).await;
+    recovered(async || verify(&two, &caller, &tokens.access_token, "sidle").await).await;
+
+    // The new log is whole, says what happened, and both replicas have read all of it.
+    let page = Page { size: 10_000, ..Page::default() };
+    let events = recovered(async || Ok(one.app().log.list(&Filter::new(Scope::Platform), page).await?)).await;
+    assert!(events.iter().map(|event| event.position).eq(1..=i64::try_from(events.len()).unwrap()), "no gap");
+    let fork = events.iter().find(|event| event.event_type == "audit.forked").expect("the fork is an event");
+    assert!(fork.details["old_position"].as_i64().unwrap() >= known && fork.position > kept, "{:?}", fork.details);
+    for server in [&one, &two] {
+        tokio::time::timeout(LIMIT, server.app().feed.reached(events.len() as i64)).await.expect("it is read");
+        assert_eq!(server.app().feed.epoch(), 1);
+    }
+}
