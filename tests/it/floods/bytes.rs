@@ -18,9 +18,9 @@ use crate::support::{Setup, TestServer};
 
 const IMPORT: &str = "/sidle.v1.MigrationService/ImportUsers";
 
-/// The head of a message that says that it has so many bytes, and the first of them.
+/// The head of a message that says that it has so many bytes, and the first of them, which make no message.
 fn begun(length: u32, sent: usize) -> Bytes {
-    [&[0], length.to_be_bytes().as_slice(), vec![0x0a; sent].as_slice()].concat().into()
+    [&[0], length.to_be_bytes().as_slice(), vec![0x07; sent].as_slice()].concat().into()
 }
 
 /// Begins a call with `body`, sent as far as flow control lets it, and does not finish it.
