@@ -1,14 +1,18 @@
 //! Connections: bounded for each address and together, below the limit of open files, and an accept loop that does not
 //! spin when the system has no more files to give.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
+use bytes::Bytes;
+use h2::client::SendRequest;
 use sidle::proto;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use super::{PATIENCE, connect_from, counted, port_of};
-use crate::bounds::{JWKS, connect, request, status_of};
+use crate::bounds::{JWKS, request, status_of};
 use crate::edge::get;
 use crate::support::Setup;
 use crate::support::process::Process;
@@ -18,13 +22,31 @@ async fn is_closed(stream: &mut TcpStream) -> bool {
     matches!(tokio::time::timeout(PATIENCE, stream.read(&mut [0; 64])).await, Ok(Ok(0) | Err(_)))
 }
 
-/// Whether calls over a fresh connection from this address are answered.
-async fn is_served_from(own: &str, to: std::net::SocketAddr) -> bool {
-    let Ok((mut send, connection)) = h2::client::handshake(connect_from(own, to).await).await else { return false };
+/// A connection from this address over which a call was answered; none when it was not.
+async fn served_from(own: &str, to: SocketAddr) -> Option<Open> {
+    let (mut send, connection) = h2::client::handshake(connect_from(own, to).await).await.ok()?;
     let connection = tokio::spawn(connection);
-    let answered = tokio::time::timeout(PATIENCE, status_of(&mut send, request(JWKS), &[0; 5])).await;
-    connection.abort();
-    answered.ok().flatten().as_deref() == Some("0")
+    let answered = tokio::time::timeout(PATIENCE, status_of(&mut send, request(JWKS), &[0; 5])).await.ok().flatten();
+    let open = Open { _send: send, connection };
+    (answered.as_deref() == Some("0")).then_some(open)
+}
+
+/// An open connection; it ends with this value, at once.
+struct Open {
+    // Without it the connection would end in its own time.
+    _send: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// Whether calls over a fresh connection from this address are answered.
+async fn is_served_from(own: &str, to: SocketAddr) -> bool {
+    served_from(own, to).await.is_some()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,26 +54,21 @@ async fn connections_are_bounded_for_each_address_and_together() {
     let setup = Setup::new().await.with("SERVER__MAX_CONNECTIONS_PER_ADDRESS", "4");
     let server = setup.with("SERVER__MAX_CONNECTIONS", "8").start().await;
     let port = port_of(&server);
-    // The channel of the test is one of them.
+    // The channel of the test is one of four. Each has been served, so that its permit is taken.
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(connect(&server).await);
+        held.push(served_from("127.0.0.1", port).await.expect("within the bound of one address"));
     }
     let mut over = TcpStream::connect(port).await.unwrap();
     assert!(is_closed(&mut over).await, "the fifth of one address");
-    assert!(is_served_from("127.0.0.2", port).await, "another address is served");
-    let mut others = Vec::new();
-    for _ in 0..4 {
-        others.push(h2::client::handshake(connect_from("127.0.0.3", port).await).await.unwrap());
+    for own in ["127.0.0.2", "127.0.0.3", "127.0.0.3", "127.0.0.3"] {
+        held.push(served_from(own, port).await.expect("another address is served"));
     }
     let mut over = connect_from("127.0.0.4", port).await;
     assert!(is_closed(&mut over).await, "the ninth of all");
     assert!(counted(&server, "sidle_connections_refused_total{why=\"address\"}") >= 1);
     assert!(counted(&server, "sidle_connections_refused_total{why=\"total\"}") >= 1);
-    drop(others);
-    for (_, connection) in held {
-        connection.abort();
-    }
+    drop(held);
     let again = async {
         while !is_served_from("127.0.0.1", port).await || !is_served_from("127.0.0.4", port).await {
             tokio::task::yield_now().await;
@@ -82,7 +99,7 @@ async fn a_flood_of_idle_connections_leaves_files_for_everybody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_files_the_accept_loop_waits_and_does_not_spin() {
     let server = Process::start(&Setup::new().await).await;
-    let to: std::net::SocketAddr = server.address.parse().unwrap();
+    let to: SocketAddr = server.address.parse().unwrap();
     let limit = |files: usize| {
         let pid = server.id().to_string();
         let done = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={files}:")]).status().unwrap();
