@@ -78,6 +78,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     methods.sort_by_key(|method| method.full_name().to_owned());
     let mut out = String::from("pub(super) static POLICIES: &[(&str, Policy)] = &[\n");
     let mut sensitive = String::from("pub(super) static STEP_UP: &[&str] = &[\n");
+    let mut limits = String::from("pub(super) static REQUEST_BYTES: &[(&str, u32)] = &[\n");
     for method in methods {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         let policy = extension(method.options(), pool, "sidle.v1.policy")
@@ -90,6 +91,15 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
             }
             writeln!(sensitive, "    {path:?},")?;
         }
+        let largest = policy.get_field_by_name("max_request_bytes").and_then(|v| v.as_u32()).unwrap_or(0);
+        let largest = match (largest, access) {
+            // Anybody can have so much read and kept, by as many calls as may be in work.
+            (0, 1) => 64 * 1024,
+            (0, _) => 256 * 1024,
+            (more, 1) if more > 64 * 1024 => return Err(format!("{path} reads {more} bytes of anybody").into()),
+            (declared, _) => declared,
+        };
+        writeln!(limits, "    ({path:?}, {largest}),")?;
         let policy = match (access, permission.as_str()) {
             (1, "") => "Policy::Public".to_owned(),
             (2, "") => "Policy::Authenticated".to_owned(),
@@ -99,7 +109,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         };
         writeln!(out, "    ({path:?}, {policy}),")?;
     }
-    writeln!(out, "];\n{sensitive}];")?;
+    writeln!(out, "];\n{sensitive}];\n{limits}];")?;
     Ok(out)
 }
 

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::migration::Engine;
 use crate::schema::{Schema, require_current};
 use crate::seal::Keyring;
-use crate::server::{self, Authorities, Edge, Ops, services};
+use crate::server::{self, Authorities, Bounds, Edge, Ops, Port, services};
 use crate::session::{Sessions, Verifier};
 
 /// Health as `grpc.health.v1` tells it.
@@ -217,14 +217,17 @@ impl App {
         let ops = server::bind(self.config.server.ops_address).await?;
         let (grpc_address, ops_address) = (grpc.address, ops.address);
         let authorities = Authorities::load(&self.config.server).await?;
+        let bounds = Bounds::of(&self.config.server).await;
+        let (clock, metrics) = (self.context.clock.clone(), self.metrics.clone());
+        let port = Port::new(grpc, bounds, &self.config.server, clock, metrics).await?;
         let mut tasks = JoinSet::new();
         let mut public_address = None;
         if let Some(address) = self.config.server.public_address {
             let public = server::bind(address).await?;
             public_address = Some(public.address);
-            tasks.spawn(server::serve_public(public, Ops::new(self.clone()), self.stop.clone()));
+            tasks.spawn(server::serve_public(public, bounds, Ops::new(self.clone()), self.stop.clone()));
         }
-        tasks.spawn(server::serve_ops(ops, Ops::new(self.clone()), self.stop.clone()));
+        tasks.spawn(server::serve_ops(ops, bounds, Ops::new(self.clone()), self.stop.clone()));
 
         if self.config.database.migrate_on_start {
             let mut schema = Schema::connect(&self.config.database, self.context.clock.clone()).await?;
@@ -245,7 +248,7 @@ impl App {
         let router = edge.wrap(services::register(&self).map_err(Fault::internal)?);
         self.health.serving().await;
         let (config, stop) = (Arc::clone(&self.config), self.stop.clone());
-        tasks.spawn(async move { server::serve(grpc, &config.server, router, stop).await });
+        tasks.spawn(async move { port.serve(&config.server, router, stop).await });
         tracing::info!(event = "database_initialized", %grpc_address, %ops_address, "serving");
         Ok(Running { grpc_address, ops_address, public_address, app: self, tasks })
     }

@@ -111,6 +111,16 @@ struct ReasonLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhyLabels {
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
     state: &'static str,
 }
@@ -161,6 +171,8 @@ struct Inner {
     calls: Family<CallLabels, Counter>,
     call_seconds: Family<MethodLabels, Histogram>,
     denied: Family<ReasonLabels, Counter>,
+    connections_refused: Family<WhyLabels, Counter>,
+    not_grpc: Family<StatusLabels, Counter>,
     logins: Family<LoginLabels, Counter>,
     carried_over: Family<CarriedOverLabels, Counter>,
     connections: Family<StateLabels, Gauge>,
@@ -194,6 +206,14 @@ impl Metrics {
         );
         let denied = Family::default();
         registry.register("calls_denied", "Calls turned away at the edge, by reason", denied.clone());
+        let connections_refused = Family::default();
+        registry.register(
+            "connections_refused",
+            "Connections that were not taken or were closed for what they did, by cause",
+            connections_refused.clone(),
+        );
+        let not_grpc = Family::default();
+        registry.register("requests_not_grpc", "Requests that were no gRPC, by HTTP status", not_grpc.clone());
         let logins = Family::default();
         registry.register("user_login_attempts", "Login attempts, by way in and outcome", logins.clone());
         let carried_over = Family::default();
@@ -259,6 +279,8 @@ impl Metrics {
             calls,
             call_seconds,
             denied,
+            connections_refused,
+            not_grpc,
             logins,
             carried_over,
             connections,
@@ -292,6 +314,16 @@ impl Metrics {
     pub fn call(&self, method: &'static str, code: Code, took: Duration) {
         self.inner.calls.get_or_create(&CallLabels { method, code: code_name(code) }).inc();
         self.inner.call_seconds.get_or_create(&MethodLabels { method }).observe(took.as_secs_f64());
+    }
+
+    /// A connection was not taken, or was closed for what it did.
+    pub fn connection_refused(&self, why: &'static str) {
+        self.inner.connections_refused.get_or_create(&WhyLabels { why }).inc();
+    }
+
+    /// A request was no gRPC.
+    pub fn not_grpc(&self, status: u16) {
+        self.inner.not_grpc.get_or_create(&StatusLabels { status }).inc();
     }
 
     /// A call was turned away at the edge.

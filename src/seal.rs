@@ -83,10 +83,7 @@ impl Keyring {
         let nonce: [u8; NONCE] = entropy.array();
         let aad = place.associated_data(&sealed);
         sealed.extend_from_slice(&nonce);
-        let payload = Payload { msg: plaintext, aad: &aad };
-        // Fails only beyond 256 GiB, far over what any caller can hold.
-        let ciphertext = key.cipher.encrypt(XNonce::from_slice(&nonce), payload).unwrap_or_default();
-        sealed.extend_from_slice(&ciphertext);
+        sealed.extend_from_slice(&encrypt(&key.cipher, &nonce, plaintext, &aad));
         sealed
     }
 
@@ -123,11 +120,24 @@ impl Keyring {
     }
 }
 
+/// Encrypts; the only place that does, so that nobody can store something else in place of a ciphertext.
+///
+/// # Panics
+/// Beyond 256 GiB, which is the cipher's only failure. A call that got so far is answered INTERNAL and stores nothing; going
+/// on with an empty value would lose what was to be kept.
+#[expect(clippy::expect_used, reason = "whatever was stored in place of the ciphertext would be lost for good")]
+pub(crate) fn encrypt(cipher: &XChaCha20Poly1305, nonce: &[u8; NONCE], plaintext: &[u8], aad: &[u8]) -> Vec<u8> {
+    let payload = Payload { msg: plaintext, aad };
+    cipher.encrypt(XNonce::from_slice(nonce), payload).expect("no value that is sealed is as large as 256 GiB")
+}
+
+/// # Panics
+/// Never: 32 bytes are within what HKDF-SHA-256 can give. If it failed, the key would be all zeroes.
+#[expect(clippy::expect_used, reason = "a service that would go on with a key of zeroes must not go on")]
 fn expand(root: &[u8; 32], purpose: &str) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
     let info = [b"sidle v1 ".as_slice(), purpose.as_bytes()].concat();
-    // 32 bytes are within what HKDF-SHA-256 can give, so this cannot fail.
-    let _ = Hkdf::<Sha256>::new(None, root).expand(&info, &mut *key);
+    Hkdf::<Sha256>::new(None, root).expand(&info, &mut *key).expect("HKDF gives 32 bytes");
     key
 }
 
@@ -155,6 +165,18 @@ mod tests {
             Place { table: "signing_keysp", column: "rivate_key", ..place() },
         ] {
             assert!(keys.open(elsewhere, &sealed).is_err(), "{elsewhere:?}");
+        }
+    }
+
+    /// A sealing that failed would leave no more than a header.
+    #[test]
+    fn a_sealed_value_is_never_shorter_than_what_went_in() {
+        let keys = ring(&[(1, 9)]);
+        for length in [0, 1, 15, 16, 17, 4096, 1 << 20] {
+            let plaintext = vec![7; length];
+            let sealed = keys.seal(&Entropy::system(), place(), &plaintext);
+            assert_eq!(sealed.len(), HEADER + NONCE + length + 16);
+            assert_eq!(*keys.open(place(), &sealed).unwrap(), plaintext);
         }
     }
 

@@ -11,6 +11,10 @@ use crate::session::Verifier;
 
 /// Where the paths of health checks begin.
 pub const HEALTH: &str = "/grpc.health.v1.";
+/// Where the path of the stream of health begins, which stays open.
+pub const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// Where the paths of reflection begin, which is streams as well.
+pub const REFLECTION: &str = "/grpc.reflection.";
 
 /// What the step needs.
 #[derive(Clone)]
@@ -65,7 +69,7 @@ pub fn policy(gate: &Gate, path: &str) -> Policy {
     match policy_of(path) {
         Some(policy) => policy,
         None if path.starts_with(HEALTH) => Policy::Public,
-        None if path.starts_with("/grpc.reflection.") && gate.open_reflection => Policy::Public,
+        None if path.starts_with(REFLECTION) && gate.open_reflection => Policy::Public,
         // Everything else exists only for those who have signed in; the router then says that there is nothing.
         None => Policy::Authenticated,
     }

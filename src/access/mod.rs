@@ -13,7 +13,7 @@ mod principal;
 pub mod replay;
 mod store;
 
-pub use self::policy::{Policy, all as policies, all_sensitive, of as policy_of, sensitive};
+pub use self::policy::{Policy, all as policies, all_sensitive, max_request_bytes, of as policy_of, sensitive};
 pub(crate) use self::principal::denied;
 pub use self::principal::{Call, Principal, PrincipalKind};
 pub use sidle_token::Permissions;

@@ -28,6 +28,11 @@ pub fn all() -> &'static [(&'static str, Policy)] {
     generated::POLICIES
 }
 
+/// The largest message of a request of the RPC at `path`, in bytes; none for an RPC that is not ours.
+pub fn max_request_bytes(path: &str) -> Option<u32> {
+    generated::REQUEST_BYTES.binary_search_by_key(&path, |(path, _)| path).ok().map(|at| generated::REQUEST_BYTES[at].1)
+}
+
 /// The RPC of this full name, such as `sidle.v1.AuthenticateService/DisableTotp`, if it asks for a fresh proof of who is
 /// calling.
 pub fn sensitive(name: &str) -> Option<&'static str> {
@@ -51,6 +56,19 @@ mod tests {
             assert_eq!(of(path), Some(*policy));
         }
         assert_eq!(of("/sidle.v1.SessionService/Nothing"), None);
+    }
+
+    /// What anybody may send is small, and what is large is a short list on purpose.
+    #[test]
+    fn every_rpc_bounds_its_messages_and_few_take_large_ones() {
+        for (path, policy) in all() {
+            let largest = max_request_bytes(path).expect("every RPC has a limit");
+            assert!(largest > 0 && (*policy != Policy::Public || largest <= 64 * 1024), "{path}: {largest}");
+        }
+        let large = all().iter().filter(|(path, _)| max_request_bytes(path) > Some(256 * 1024));
+        let large: Vec<&str> = large.map(|(path, _)| path.rsplit('/').next().unwrap_or_default()).collect();
+        assert_eq!(large, ["RecordEvents", "VerifyTokens", "ImportUsers", "PlanMigration"]);
+        assert_eq!(max_request_bytes("/grpc.health.v1.Health/Check"), None);
     }
 
     #[test]

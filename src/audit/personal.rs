@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::json::canonical;
 use crate::context::Entropy;
 use crate::fault::Result;
-use crate::seal::{Keyring, Place};
+use crate::seal::{Keyring, Place, encrypt};
 
 const FORMAT: u8 = 1;
 const NONCE: usize = 24;
@@ -54,10 +54,7 @@ impl SubjectKey {
     pub(super) fn seal(&self, entropy: &Entropy, event_id: Uuid, part: Part, opening: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE] = entropy.array();
         let aad = associated_data(event_id, part);
-        // Fails only beyond 256 GiB.
-        let ciphertext =
-            self.0.encrypt(XNonce::from_slice(&nonce), Payload { msg: opening, aad: &aad }).unwrap_or_default();
-        [&[FORMAT], nonce.as_slice(), &ciphertext].concat()
+        [&[FORMAT], nonce.as_slice(), &encrypt(&self.0, &nonce, opening, &aad)].concat()
     }
 
     /// Decrypts what [`SubjectKey::seal`] made for the same part of the same event.

@@ -93,9 +93,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.server.idle_timeout < std::time::Duration::from_millis(500) {
-            return Err(ConfigError::new("server.idle_timeout must be at least 500ms"));
-        }
+        self.server.check()?;
         if !(4..=14).contains(&self.passwords.cost) {
             return Err(ConfigError::new("passwords.cost must be from 4 to 14"));
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::load;
+use super::load::{self, ConfigError};
 
 /// `[server]`
 #[derive(Clone, Debug, Deserialize)]
@@ -34,8 +34,30 @@ pub struct ServerConfig {
     /// Address of the HTTP port for everybody: published keys and health.
     #[serde(deserialize_with = "load::optional_address")]
     pub public_address: Option<SocketAddr>,
-    /// Largest message that is read, in bytes.
+    /// Largest message that is read of any RPC, in bytes.
     pub max_message_bytes: usize,
+    /// Bytes of messages that are not complete yet, for one connection.
+    pub max_unfinished_bytes_per_connection: usize,
+    /// The same for all callers together who have not signed in.
+    pub max_unfinished_bytes_unauthenticated: usize,
+    /// Bytes that a client may send on one stream before they are taken.
+    pub stream_window_bytes: u32,
+    /// The same for all streams of a connection.
+    pub connection_window_bytes: u32,
+    /// Connections of the gRPC port.
+    pub max_connections: usize,
+    /// Of these, those of one address that is no trusted proxy.
+    pub max_connections_per_address: usize,
+    /// A client that has not begun to speak HTTP/2, after TLS, by then is let go.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// Streams of health and open reflection at once.
+    pub max_public_streams: usize,
+    /// Of these, those of one address.
+    pub max_public_streams_per_address: usize,
+    /// Such a stream is ended after this time.
+    #[serde(with = "humantime_serde")]
+    pub public_stream_lifetime: Duration,
     /// Streams that one connection may have open at once.
     pub max_streams_per_connection: u32,
     /// Calls that may be in work at once; more are shed.
@@ -86,6 +108,42 @@ impl TryFrom<String> for Network {
 }
 
 impl ServerConfig {
+    /// Whether the bounds fit together.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |text: &str| Err(ConfigError::new(text));
+        if self.idle_timeout < Duration::from_millis(500) {
+            return refuse("server.idle_timeout must be at least 500ms");
+        }
+        if self.handshake_timeout.is_zero() {
+            return refuse("server.handshake_timeout must not be 0");
+        }
+        // HTTP/2 lets nobody make the window of a connection smaller than it is at the beginning.
+        let windows = self.stream_window_bytes..=(1 << 31) - 1;
+        if self.stream_window_bytes < 16_384 || self.connection_window_bytes < 65_535 {
+            return refuse("server.stream_window_bytes must be at least 16384, server.connection_window_bytes 65535");
+        }
+        if !windows.contains(&self.connection_window_bytes) {
+            return refuse("server.connection_window_bytes must be from server.stream_window_bytes to 2147483647");
+        }
+        if self.max_unfinished_bytes_per_connection < self.max_message_bytes {
+            return refuse("server.max_unfinished_bytes_per_connection must be at least server.max_message_bytes");
+        }
+        if self.max_unfinished_bytes_unauthenticated < 256 * 1024 {
+            // A quarter of it is for one address, and one message is up to 64 KiB.
+            return refuse("server.max_unfinished_bytes_unauthenticated must be at least 262144");
+        }
+        let counts = [
+            ("max_connections", self.max_connections),
+            ("max_connections_per_address", self.max_connections_per_address),
+            ("max_public_streams", self.max_public_streams),
+            ("max_public_streams_per_address", self.max_public_streams_per_address),
+        ];
+        match counts.iter().find(|(_, count)| *count == 0) {
+            Some((name, _)) => Err(ConfigError::new(format!("server.{name} must be at least 1"))),
+            None => Ok(()),
+        }
+    }
+
     /// Name and file of each authority in `client_cas`.
     ///
     /// # Errors

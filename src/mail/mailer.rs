@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::Kind;
-use super::smtp::{Connection, Failure, Smtp};
+use super::failure::Failure;
+use super::smtp::{Connection, Smtp};
 use super::templates::{Rendered, Templates};
 use crate::access::input;
 use crate::config::{ConfigError, MailConfig};

@@ -1,6 +1,7 @@
 //! Mail: messages to people, written in the transaction of the change they tell of and sent by a worker of every
 //! replica. Owns the outbox, the templates and the only way to the mail server. Knows nothing of why a message is sent.
 
+mod failure;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod mailer;
@@ -9,11 +10,12 @@ mod outbox;
 mod smtp;
 mod store;
 mod templates;
+mod transport;
 mod worker;
 
+pub use self::failure::Failure;
 pub use self::mailer::{Letter, Mailer};
 pub use self::message::{Kind, Message};
 pub use self::outbox::Outbox;
-pub use self::smtp::Failure;
 pub use self::templates::{Rendered, sample};
 pub use self::worker::Worker;

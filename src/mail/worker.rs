@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::failure::Failure;
 use super::mailer::{Letter, Mailer};
 use super::outbox::place;
-use super::smtp::{Connection, Failure};
+use super::smtp::Connection;
 use super::store::{self, Due};
 use super::{Kind, Outbox};
 use crate::config::MailConfig;

@@ -1,22 +1,28 @@
-//! The gRPC port: listening, TLS, bounds of HTTP/2, and an orderly end.
+//! The gRPC port: listening, bounds of HTTP/2, and an orderly end.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::Router;
-use futures_util::TryStreamExt as _;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 
-use super::idle::Lively;
+use super::accept::{Acceptor, Bounds};
+use super::connection::{Connection, Opening};
+use super::tls;
 use crate::config::ServerConfig;
+use crate::context::Clock;
 use crate::fault::{Fault, Result};
+use crate::metrics::Metrics;
 
-/// A client that has not finished its TLS handshake by then is let go.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Connections that are open and not yet served; served at once unless the service stops.
+const OPENED: usize = 16;
 
 /// A port that is ours already: calls queue up from here on.
 #[derive(Debug)]
@@ -43,62 +49,88 @@ pub async fn bind(address: SocketAddr) -> Result<Bound> {
     Ok(Bound { listener, address })
 }
 
-/// Serves until `stop`; then takes no new calls and waits for those in hand, as long as the configuration says.
-///
-/// # Errors
-/// When a certificate cannot be read or the transport fails.
-pub async fn serve(bound: Bound, config: &ServerConfig, router: Router, stop: CancellationToken) -> Result<()> {
-    let mut server = Server::builder()
-        .max_concurrent_streams(config.max_streams_per_connection)
-        .http2_max_pending_accept_reset_streams(Some(32))
-        .http2_max_header_list_size(Some(32 * 1024))
-        // A client that lives answers in time for its connection not to look idle.
-        .http2_keepalive_interval(Some(config.idle_timeout / 3))
-        .http2_keepalive_timeout(Some(config.idle_timeout / 3));
-    if let Some(tls) = tls(config).await? {
-        server =
-            server.tls_config(tls).map_err(|e| Fault::internal(format!("the TLS settings are not usable: {e}")))?;
+/// The gRPC port with its bounds, before it serves anything.
+pub struct Port {
+    acceptor: Acceptor,
+    opening: Opening,
+}
+
+impl Port {
+    /// The port as the configuration says.
+    ///
+    /// # Errors
+    /// When a certificate cannot be read.
+    pub async fn new(
+        bound: Bound,
+        bounds: Bounds,
+        config: &ServerConfig,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self> {
+        let opening = Opening {
+            tls: tls::acceptor(config).await?,
+            timeout: config.handshake_timeout,
+            bytes: config.max_unfinished_bytes_per_connection,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        };
+        let limits = (bounds.grpc, bounds.grpc_each);
+        Ok(Self { acceptor: Acceptor::new(bound.into_listener(), limits, config, clock, metrics), opening })
     }
-    let idle_timeout = config.idle_timeout;
-    let incoming = TcpListenerStream::new(bound.listener).map_ok(move |stream| {
-        // Small answers are not to wait for one another; without it the connection works as well.
-        let _ = stream.set_nodelay(true);
-        Lively::new(stream, idle_timeout)
-    });
-    let serving =
-        server.add_routes(Routes::from(router)).serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    let grace = config.shutdown_grace;
-    tokio::select! {
-        result = serving => result.map_err(Fault::internal),
-        () = async { stop.cancelled().await; tokio::time::sleep(grace).await } => {
-            tracing::warn!(event = "shutdown_grace_over", "calls were still in hand when the time for them was over");
-            Ok(())
+
+    /// Serves until `stop`; then takes no new calls and waits for those in hand, as long as the configuration says.
+    ///
+    /// # Errors
+    /// When the transport fails.
+    pub async fn serve(self, config: &ServerConfig, router: Router, stop: CancellationToken) -> Result<()> {
+        let mut server = Server::builder()
+            .max_concurrent_streams(config.max_streams_per_connection)
+            .initial_stream_window_size(config.stream_window_bytes)
+            .initial_connection_window_size(config.connection_window_bytes)
+            .http2_max_pending_accept_reset_streams(Some(32))
+            .http2_max_header_list_size(Some(32 * 1024))
+            // A client that lives answers in time for its connection not to look idle.
+            .http2_keepalive_interval(Some(config.idle_timeout / 3))
+            .http2_keepalive_timeout(Some(config.idle_timeout / 3));
+        let (opened, incoming) = mpsc::channel(OPENED);
+        let incoming = ReceiverStream::new(incoming).map(Ok::<_, Infallible>);
+        let serving = server
+            .add_routes(Routes::from(router))
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let accepting = accept(self.acceptor, self.opening, opened, stop.clone());
+        let grace = config.shutdown_grace;
+        let over = async {
+            // Ends at `stop`, and with it the port is closed; what is served goes on.
+            accepting.await;
+            stop.cancelled().await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            result = serving => result.map_err(Fault::internal),
+            () = over => {
+                tracing::warn!(event = "shutdown_grace_over", "calls were still in hand when the time for them was over");
+                Ok(())
+            }
         }
     }
 }
 
-async fn tls(config: &ServerConfig) -> Result<Option<ServerTlsConfig>> {
-    if config.plaintext {
-        return Ok(None);
+/// Takes connections until `stop`, and hands each over when its handshake is done.
+async fn accept(mut acceptor: Acceptor, opening: Opening, opened: mpsc::Sender<Connection>, stop: CancellationToken) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            (stream, address) = acceptor.next() => {
+                let (opening, opened) = (opening.clone(), opened.clone());
+                handshakes.spawn(async move {
+                    if let Some(connection) = opening.open(stream, address).await {
+                        // Fails when the service stops: then the connection is closed.
+                        let _ = opened.send(connection).await;
+                    }
+                });
+            }
+            Some(_) = handshakes.join_next() => {}
+        }
     }
-    let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else {
-        return Err(Fault::internal("neither a certificate nor plaintext is configured"));
-    };
-    let read = |path: std::path::PathBuf| async move {
-        tokio::fs::read(&path).await.map_err(|e| Fault::internal(format!("cannot read {}: {e}", path.display())))
-    };
-    let identity = Identity::from_pem(read(certificate.clone()).await?, read(key.clone()).await?);
-    let mut tls = ServerTlsConfig::new().identity(identity).timeout(HANDSHAKE);
-    let mut authorities = Vec::new();
-    let named = config.client_authorities().map_err(Fault::internal)?.into_iter().map(|(_, path)| path);
-    for path in config.tls_client_ca.clone().into_iter().chain(named) {
-        authorities.extend(read(path).await?);
-        authorities.push(b'\n');
-    }
-    if !authorities.is_empty() {
-        // A named authority tells who calls; that every caller must have a certificate is said by the other setting.
-        let optional = config.tls_client_ca.is_none();
-        tls = tls.client_ca_root(Certificate::from_pem(authorities)).client_auth_optional(optional);
-    }
-    Ok(Some(tls))
 }

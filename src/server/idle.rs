@@ -9,12 +9,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use super::quota::Permit;
 
 /// A connection that fails when nothing was read from it for too long.
 #[derive(Debug)]
 pub(super) struct Lively {
     stream: TcpStream,
+    // Given back when the connection is closed.
+    _permit: Permit,
     limit: Duration,
     /// Something was read since the silence was last looked at.
     heard: bool,
@@ -22,16 +25,8 @@ pub(super) struct Lively {
 }
 
 impl Lively {
-    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self { stream, limit, heard: false, silence: Box::pin(tokio::time::sleep(limit)) }
-    }
-}
-
-impl Connected for Lively {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    pub(super) fn new(stream: TcpStream, permit: Permit, limit: Duration) -> Self {
+        Self { stream, _permit: permit, limit, heard: false, silence: Box::pin(tokio::time::sleep(limit)) }
     }
 }
 

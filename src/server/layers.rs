@@ -12,13 +12,15 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::Authorities;
+use super::body::Limits;
+use super::connection::Peer;
 use super::status::CORRELATION;
+use super::streams::Streams;
+use super::{Authorities, protocol};
 use crate::access::layer::Gate;
 use crate::access::{Call, Policy, layer};
 use crate::config::{Network, ServerConfig};
@@ -41,6 +43,8 @@ const HEALTH_CHECKS: usize = 64;
 /// A step that every call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Turns away what is no gRPC at all.
+    Protocol,
     /// Accepts or makes the correlation id, and notes who is on the other end.
     RequestId,
     /// One span and one line in the log.
@@ -57,10 +61,13 @@ pub enum Step {
     Deadline,
     /// Who is calling, and may they.
     Authentication,
+    /// Bounds the messages of the request.
+    MessageSize,
 }
 
 /// The steps, the outermost first.
-pub const ORDER: [Step; 8] = [
+pub const ORDER: [Step; 10] = [
+    Step::Protocol,
     Step::RequestId,
     Step::Trace,
     Step::Metrics,
@@ -69,6 +76,7 @@ pub const ORDER: [Step; 8] = [
     Step::LoadShed,
     Step::Deadline,
     Step::Authentication,
+    Step::MessageSize,
 ];
 
 /// What the steps need.
@@ -87,6 +95,8 @@ struct Inner {
     places_of_strangers: Semaphore,
     /// Besides these, for health checks: nobody's calls are to make a healthy replica look dead.
     places_of_health: Semaphore,
+    streams: Streams,
+    limits: Limits,
     call_timeout: Duration,
     trusted_proxies: Vec<Network>,
 }
@@ -109,6 +119,8 @@ impl Edge {
                 places: Semaphore::new(config.max_concurrent_calls),
                 places_of_strangers: Semaphore::new((config.max_concurrent_calls / 2).max(1)),
                 places_of_health: Semaphore::new(HEALTH_CHECKS),
+                streams: Streams::new(config),
+                limits: Limits::new(config),
                 call_timeout: config.call_timeout,
                 trusted_proxies: config.trusted_proxies.clone(),
             }),
@@ -121,6 +133,7 @@ impl Edge {
         for step in ORDER.into_iter().rev() {
             let edge = self.clone();
             router = match step {
+                Step::Protocol => router.layer(from_fn_with_state(edge, protocol)),
                 Step::RequestId => router.layer(from_fn_with_state(edge, request_id)),
                 Step::Trace => router.layer(from_fn_with_state(edge, trace)),
                 Step::Metrics => router.layer(from_fn_with_state(edge, metrics)),
@@ -129,6 +142,7 @@ impl Edge {
                 Step::LoadShed => router.layer(from_fn_with_state(edge, load_shed)),
                 Step::Deadline => router.layer(from_fn_with_state(edge, deadline)),
                 Step::Authentication => router.layer(from_fn_with_state(edge, authentication)),
+                Step::MessageSize => router.layer(from_fn_with_state(edge, message_size)),
             };
         }
         router
@@ -142,6 +156,16 @@ fn refuse(fault: Fault) -> Response {
 /// What a secret in a header is looked up by.
 fn digest(request: &Request, header: &str) -> Option<[u8; 32]> {
     request.headers().get(header).map(|secret| opaque::digest(secret.as_bytes()))
+}
+
+async fn protocol(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    match protocol::refusal(&request) {
+        Some((status, response)) => {
+            edge.inner.metrics.not_grpc(status.as_u16());
+            response
+        }
+        None => next.run(request).await,
+    }
 }
 
 async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
@@ -169,12 +193,7 @@ async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) 
 /// The peer of the connection; behind a configured proxy, the last address in `x-forwarded-for` that is not a proxy.
 pub(super) fn address(request: &Request, proxies: &[Network]) -> Option<std::net::IpAddr> {
     let is_proxy = |address| proxies.iter().any(|network| network.contains(address));
-    let extensions = request.extensions();
-    let peer = extensions
-        .get::<TcpConnectInfo>()
-        .and_then(TcpConnectInfo::remote_addr)
-        .or_else(|| extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.get_ref().remote_addr())
-        .map(|address| address.ip().to_canonical())?;
+    let peer = request.extensions().get::<Peer>()?.address.ip().to_canonical();
     if !is_proxy(peer) {
         return Some(peer);
     }
@@ -258,7 +277,16 @@ async fn load_shed(State(edge): State<Edge>, request: Request, next: Next) -> Re
         let fault = Fault::new(Reason::Overloaded, "Too many calls are in work.");
         return refuse(fault.retry_after(edge.inner.context.entropy.jitter(Duration::from_millis(500))));
     };
-    next.run(request).await
+    let address = request.extensions().get::<Call>().and_then(|call| call.address);
+    let stream = match inner.streams.permit(request.uri().path(), address) {
+        Ok(stream) => stream,
+        Err(fault) => return refuse(fault),
+    };
+    let response = next.run(request).await;
+    match stream {
+        Some(permit) => inner.streams.hold(response, permit),
+        None => response,
+    }
 }
 
 async fn deadline(State(edge): State<Edge>, request: Request, next: Next) -> Response {
@@ -293,9 +321,9 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
 }
 
 async fn authentication(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
-    let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
-    let holder = match connection.and_then(TlsConnectInfo::peer_certs) {
-        Some(chain) => edge.inner.authorities.holder(&chain, edge.inner.context.now()),
+    let peer = request.extensions().get::<Peer>();
+    let holder = match peer.and_then(|peer| peer.certificates.as_deref()) {
+        Some(chain) => edge.inner.authorities.holder(chain, edge.inner.context.now()),
         None => Ok(None),
     };
     match layer::admit(&edge.inner.gate, &mut request, holder).await {
@@ -307,14 +335,44 @@ async fn authentication(State(edge): State<Edge>, mut request: Request, next: Ne
     }
 }
 
+/// The last step, since only here it is known whether the caller has signed in; nothing reads the body before.
+async fn message_size(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let inner = &edge.inner;
+    let call = request.extensions().get::<Call>();
+    let stranger = match call {
+        Some(call) if call.principal.is_some() => None,
+        call => Some(call.and_then(|call| call.address)),
+    };
+    let (parts, body) = request.into_parts();
+    let connection = parts.extensions.get::<Peer>().map(|peer| &peer.bytes);
+    let body = inner.limits.bound(parts.uri.path(), body, connection, stranger, &inner.context.entropy);
+    next.run(Request::from_parts(parts, body)).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_order_of_the_layers_is_what_the_house_says() {
-        use Step::{Authentication, Deadline, LoadShed, Malformed, Metrics, PanicGuard, RequestId, Trace};
-        assert_eq!(ORDER, [RequestId, Trace, Metrics, PanicGuard, Malformed, LoadShed, Deadline, Authentication]);
+        use Step::{
+            Authentication, Deadline, LoadShed, Malformed, MessageSize, Metrics, PanicGuard, Protocol, RequestId, Trace,
+        };
+        assert_eq!(
+            ORDER,
+            [
+                Protocol,
+                RequestId,
+                Trace,
+                Metrics,
+                PanicGuard,
+                Malformed,
+                LoadShed,
+                Deadline,
+                Authentication,
+                MessageSize
+            ]
+        );
     }
 
     #[test]
@@ -329,8 +387,7 @@ mod tests {
 
     fn from(peer: &str, forwarded: &str, proxies: &[&str]) -> Option<String> {
         let mut request = Request::new(axum::body::Body::empty());
-        let info = TcpConnectInfo { local_addr: None, remote_addr: Some(format!("{peer}:1").parse().unwrap()) };
-        request.extensions_mut().insert(info);
+        request.extensions_mut().insert(Peer::at(format!("{peer}:1").parse().unwrap()));
         request.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
         let proxies: Vec<Network> = proxies.iter().map(|p| p.parse().unwrap()).collect();
         address(&request, &proxies).map(|address| address.to_string())

@@ -9,7 +9,8 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::Bound;
+use super::accept::Acceptor;
+use super::{Bound, Bounds};
 use crate::app::App;
 use crate::fault::{Fault, Result};
 
@@ -47,8 +48,9 @@ impl Ops {
 ///
 /// # Errors
 /// When the transport fails.
-pub async fn serve(bound: Bound, ops: Ops, stop: CancellationToken) -> Result<()> {
-    let serving = axum::serve(bound.into_listener(), ops.router()).with_graceful_shutdown(stop.cancelled_owned());
+pub async fn serve(bound: Bound, bounds: Bounds, ops: Ops, stop: CancellationToken) -> Result<()> {
+    let port = port(bound, bounds, &ops.app);
+    let serving = axum::serve(port, ops.router()).with_graceful_shutdown(stop.cancelled_owned());
     serving.await.map_err(Fault::internal)
 }
 
@@ -56,10 +58,16 @@ pub async fn serve(bound: Bound, ops: Ops, stop: CancellationToken) -> Result<()
 ///
 /// # Errors
 /// When the transport fails.
-pub async fn serve_public(bound: Bound, ops: Ops, stop: CancellationToken) -> Result<()> {
-    let serving =
-        axum::serve(bound.into_listener(), ops.public_router()).with_graceful_shutdown(stop.cancelled_owned());
+pub async fn serve_public(bound: Bound, bounds: Bounds, ops: Ops, stop: CancellationToken) -> Result<()> {
+    let port = port(bound, bounds, &ops.app);
+    let serving = axum::serve(port, ops.public_router()).with_graceful_shutdown(stop.cancelled_owned());
     serving.await.map_err(Fault::internal)
+}
+
+fn port(bound: Bound, bounds: Bounds, app: &App) -> Acceptor {
+    let limits = (bounds.pages, (bounds.pages / 2).max(1));
+    let (clock, metrics) = (app.context.clock.clone(), app.metrics.clone());
+    Acceptor::new(bound.into_listener(), limits, &app.config.server, clock, metrics)
 }
 
 async fn metrics(State(ops): State<Ops>) -> Response {

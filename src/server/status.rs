@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
 use uuid::Uuid;
 
-use crate::fault::{Fault, answer};
+use crate::fault::{Fault, Reason, answer, answers};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "sidle";
@@ -44,6 +44,17 @@ impl From<Fault> for Status {
         }
         Status::with_error_details(code, message(&fault), details)
     }
+}
+
+/// The fault that a status of ours was made from, such as one that came out of a request's stream; none for others'.
+pub fn fault(status: &Status) -> Option<Fault> {
+    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    let answer = answers().iter().find(|answer| answer.name == info.reason)?;
+    let fault = Fault::new(Reason::try_from(answer.reason).ok()?, status.message().to_owned());
+    Some(match status.get_details_retry_info().and_then(|info| info.retry_delay) {
+        Some(delay) => fault.retry_after(delay),
+        None => fault,
+    })
 }
 
 /// The fault's sentence, and each field with its problem, for clients that show only the message.
@@ -84,7 +95,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::fault::Reason;
 
     #[test]
     fn a_status_carries_reason_fields_and_delay() {
@@ -98,6 +108,15 @@ mod tests {
         assert_eq!(info.metadata["resource"], "user");
         assert_eq!(details.bad_request().unwrap().field_violations[0].field, "email");
         assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_status_of_ours_becomes_its_fault_again_and_no_other_does() {
+        let fault_of = |reason| Fault::new(reason, "Too much.").retry_after(Duration::from_secs(3));
+        let again = fault(&Status::from(fault_of(Reason::TooManyUnfinishedBytes))).unwrap();
+        assert_eq!((again.reason(), again.message()), (Reason::TooManyUnfinishedBytes, "Too much."));
+        assert_eq!(again.retry_delay(), Some(Duration::from_secs(3)));
+        assert!(fault(&Status::resource_exhausted("somebody else's")).is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sidle::access::{Policy, policies, sensitive};
+use sidle::access::{Policy, max_request_bytes, policies, sensitive};
 use sidle::fault::answers;
 
 use crate::root;
@@ -56,8 +56,9 @@ fn errors_page_is_current() {
 fn permissions_page_is_current() {
     let mut page = String::from(
         "# Permissions\n\nGenerated from the `policy` option on every RPC in `proto/sidle/v1/`. What is not listed is denied. \
-         Step-up: the call, or what the comment on the RPC says of it, needs a fresh proof of who is calling besides.\n\n\
-         | RPC | Who may call it |\n|---|---|\n",
+         Step-up: the call, or what the comment on the RPC says of it, needs a fresh proof of who is calling besides. A \
+         message of the request that is larger than its limit answers `MESSAGE_TOO_LARGE`.\n\n\
+         | RPC | Who may call it | Largest message of the request |\n|---|---|---|\n",
     );
     for (path, policy) in policies() {
         let rpc = path.trim_start_matches("/sidle.v1.").replace('/', ".");
@@ -71,7 +72,8 @@ fn permissions_page_is_current() {
             Policy::Permission(permission) => format!("`{permission}`"),
         };
         let step_up = sensitive(path.trim_start_matches('/')).map_or("", |_| "; step-up");
-        writeln!(page, "| {rpc} | {who}{step_up} |").unwrap();
+        let largest = max_request_bytes(path).unwrap() / 1024;
+        writeln!(page, "| {rpc} | {who}{step_up} | {largest} KiB |").unwrap();
     }
     same("docs/permissions.md", page.trim_end());
 }

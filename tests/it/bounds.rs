@@ -13,23 +13,23 @@ use tonic::{Code, Status};
 
 use crate::support::{Setup, TestServer};
 
-const WHO: &str = "/sidle.v1.AuthenticateService/WhoAmI";
-const JWKS: &str = "/sidle.v1.AuthenticateService/GetJwks";
+pub(crate) const WHO: &str = "/sidle.v1.AuthenticateService/WhoAmI";
+pub(crate) const JWKS: &str = "/sidle.v1.AuthenticateService/GetJwks";
 
 /// An HTTP/2 connection without gRPC over it.
-async fn connect(server: &TestServer) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+pub(crate) async fn connect(server: &TestServer) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
     let address = server.grpc_url().replace("http://", "");
     let (send, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
     (send, tokio::spawn(connection))
 }
 
-fn request(path: &str) -> Request<()> {
+pub(crate) fn request(path: &str) -> Request<()> {
     let uri = format!("http://sidle{path}");
     Request::post(uri).header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
 }
 
 /// Sends one request with this body and gives the gRPC status that it ends with.
-async fn status_of(send: &mut SendRequest<Bytes>, request: Request<()>, body: &[u8]) -> Option<String> {
+pub(crate) async fn status_of(send: &mut SendRequest<Bytes>, request: Request<()>, body: &[u8]) -> Option<String> {
     let mut ready = send.clone().ready().await.ok()?;
     let (response, mut stream) = ready.send_request(request, false).ok()?;
     stream.send_data(Bytes::copy_from_slice(body), true).ok()?;
@@ -48,7 +48,7 @@ async fn status_of(send: &mut SendRequest<Bytes>, request: Request<()>, body: &[
 }
 
 /// Whether somebody else is served meanwhile.
-async fn is_served(server: &TestServer) -> bool {
+pub(crate) async fn is_served(server: &TestServer) -> bool {
     server.client("").authenticate.get_jwks(proto::GetJwksRequest {}).await.is_ok()
 }
 
@@ -106,9 +106,9 @@ async fn a_connection_has_a_bounded_number_of_streams() {
     assert!(is_served(&server).await);
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend(stream.to_be_bytes());
@@ -117,7 +117,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A request's headers as HPACK spells them, nothing remembered.
-fn headers(path: &str) -> Vec<u8> {
+pub(crate) fn headers(path: &str) -> Vec<u8> {
     let literal = |into: &mut Vec<u8>, text: &str| {
         into.push(u8::try_from(text.len()).unwrap());
         into.extend(text.as_bytes());

@@ -274,7 +274,7 @@ async fn the_address_of_a_client_is_not_what_it_says() {
 }
 
 /// A plain HTTP/1.1 GET: status and body.
-async fn get(url: &str) -> (u16, String) {
+pub(crate) async fn get(url: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (_, rest) = url.split_once("://").unwrap();
     let (host, path) = rest.split_once('/').unwrap();

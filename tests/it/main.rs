@@ -14,6 +14,7 @@ mod directory;
 mod dynamic;
 mod edge;
 mod enrolment;
+mod floods;
 mod flows;
 mod hostile;
 mod indexes;

@@ -12,6 +12,7 @@ use crate::migration::import::{Import, Row, unreadable};
 use crate::proto::import_users_request::Part;
 use crate::proto::import_users_response::Part as Answer;
 use crate::proto::{ImportUsersRequest, ImportUsersResponse, ImportVerdicts};
+use crate::server::status::fault;
 
 /// How long an import waits for its next message. It holds locks that others may wait for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,7 +63,7 @@ pub(super) async fn run(
 async fn next(stream: &mut Streaming<ImportUsersRequest>) -> Result<Option<Part>> {
     match tokio::time::timeout(PATIENCE, stream.message()).await {
         Err(_) => Err(Fault::new(Reason::DeadlineExceeded, "The import waited a minute for its next message.")),
-        Ok(Err(status)) => Err(unreadable("The stream broke.").because(status)),
+        Ok(Err(status)) => Err(fault(&status).unwrap_or_else(|| unreadable("The stream broke.").because(status))),
         Ok(Ok(None)) => Ok(None),
         Ok(Ok(Some(message))) => match message.part {
             Some(part) => Ok(Some(part)),

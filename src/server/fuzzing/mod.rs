@@ -13,11 +13,11 @@ use axum::http::{HeaderName, HeaderValue, Request};
 use axum::response::Response;
 use tokio::runtime::Runtime;
 use tonic::Code;
-use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
 pub(crate) use self::certificates::certificates;
+use super::connection::Peer;
 use super::layers::{CORRELATION_HEADER, address};
 use super::{Authorities, Edge, services};
 use crate::access::certificates::Certificates;
@@ -123,8 +123,7 @@ fn request(path: &str) -> Request<Body> {
     let headers = request.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
     headers.insert("te", HeaderValue::from_static("trailers"));
-    let remote_addr = Some(SocketAddr::from((PROXY, 4711)));
-    request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+    request.extensions_mut().insert(Peer::at(SocketAddr::from((PROXY, 4711))));
     request
 }
 
@@ -166,7 +165,10 @@ pub(crate) fn metadata(data: &[u8]) {
         let (name, value) = line.split_at(at);
         let name = HeaderName::from_bytes(name);
         let value = HeaderValue::from_bytes(value.get(1..).unwrap_or_default().trim_ascii());
-        if let (Ok(name), Ok(value)) = (name, value) {
+        // With another content type it is no call, and is answered as HTTP.
+        if let (Ok(name), Ok(value)) = (name, value)
+            && name != "content-type"
+        {
             request.headers_mut().append(name, value);
         }
     }

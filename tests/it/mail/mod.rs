@@ -6,6 +6,7 @@ mod notices;
 mod outbox;
 mod registration;
 mod reset;
+mod starttls;
 mod tls;
 
 use sidle::db::Scope;

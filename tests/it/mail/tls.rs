@@ -10,7 +10,7 @@ use super::{with_mail, write};
 use crate::support::{Setup, TestServer};
 
 /// A certificate for `name` with its key, as files.
-fn certificate(name: &str) -> (TempDir, PathBuf, PathBuf) {
+pub(super) fn certificate(name: &str) -> (TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let issued = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
@@ -19,17 +19,17 @@ fn certificate(name: &str) -> (TempDir, PathBuf, PathBuf) {
     (folder, certificate, key)
 }
 
-async fn secured(tls: &'static str, name: &str, login: Option<&'static str>) -> (Smtp, TempDir, PathBuf) {
+pub(super) async fn secured(tls: &'static str, name: &str, login: Option<&'static str>) -> (Smtp, TempDir, PathBuf) {
     let (folder, certificate, key) = certificate(name);
     let options = Options { tls, certificate: Some((certificate.clone(), key)), login, port: 0 };
     (Smtp::start(options).await.unwrap(), folder, certificate)
 }
 
-async fn start(smtp: &Smtp, tls: &str, ca: &std::path::Path) -> Setup {
-    with_mail(Setup::new().await, smtp.port).with("MAIL__TLS", tls).with("MAIL__CA_FILE", &ca.to_string_lossy())
+pub(super) async fn start(port: u16, tls: &str, ca: &std::path::Path) -> Setup {
+    with_mail(Setup::new().await, port).with("MAIL__TLS", tls).with("MAIL__CA_FILE", &ca.to_string_lossy())
 }
 
-async fn until_failed(server: &TestServer, class: &str) {
+pub(super) async fn until_failed(server: &TestServer, class: &str) {
     let line = format!("mail_failures_total{{class=\"{class}\"}}");
     let noticed = async {
         while !server.app().metrics.render().unwrap().contains(&line) {
@@ -44,7 +44,7 @@ async fn until_failed(server: &TestServer, class: &str) {
 async fn messages_go_over_starttls_and_over_tls_with_a_login() {
     for tls in ["starttls", "tls"] {
         let (mut smtp, _folder, ca) = secured(tls, "localhost", Some("sidle:hunter2")).await;
-        let setup = start(&smtp, tls, &ca).await.with("MAIL__USERNAME", "sidle").with("MAIL__PASSWORD", "hunter2");
+        let setup = start(smtp.port, tls, &ca).await.with("MAIL__USERNAME", "sidle").with("MAIL__PASSWORD", "hunter2");
         let server = setup.start().await;
         write(&server, Message::to_address(Kind::TotpEnabled, None, "ann@letters.example")).await;
         let message = smtp.message().await.unwrap();
@@ -55,7 +55,7 @@ async fn messages_go_over_starttls_and_over_tls_with_a_login() {
 #[tokio::test]
 async fn a_wrong_password_is_told_from_other_failures() {
     let (smtp, _folder, ca) = secured("starttls", "localhost", Some("sidle:hunter2")).await;
-    let setup = start(&smtp, "starttls", &ca).await.with("MAIL__USERNAME", "sidle").with("MAIL__PASSWORD", "wrong");
+    let setup = start(smtp.port, "starttls", &ca).await.with("MAIL__USERNAME", "sidle").with("MAIL__PASSWORD", "wrong");
     let server = setup.start().await;
     write(&server, Message::to_address(Kind::TotpEnabled, None, "ann@letters.example")).await;
     until_failed(&server, "login").await;
@@ -67,7 +67,7 @@ async fn a_wrong_password_is_told_from_other_failures() {
 async fn a_server_that_does_not_offer_starttls_gets_nothing() {
     let smtp = Smtp::start(Options::default()).await.unwrap();
     let (_folder, ca, _) = certificate("localhost");
-    let server = start(&smtp, "starttls", &ca).await.start().await;
+    let server = start(smtp.port, "starttls", &ca).await.start().await;
     write(&server, Message::to_address(Kind::TotpEnabled, None, "ann@letters.example")).await;
     until_failed(&server, "tls").await;
     assert!(smtp.taken().unwrap().is_empty());
@@ -83,7 +83,7 @@ async fn a_certificate_of_another_name_or_authority_gets_nothing() {
     ] {
         let (smtp, _folder, ca) = secured(tls, name, None).await;
         let (_other, another, _) = certificate("localhost");
-        let server = start(&smtp, tls, if own { &ca } else { &another }).await.start().await;
+        let server = start(smtp.port, tls, if own { &ca } else { &another }).await.start().await;
         write(&server, Message::to_address(Kind::TotpEnabled, None, "ann@letters.example")).await;
         until_failed(&server, "tls").await;
         assert!(smtp.taken().unwrap().is_empty(), "{tls} {name}");

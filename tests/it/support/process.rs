@@ -1,6 +1,7 @@
 //! A `sidle serve` of its own, which can be killed.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,12 +15,28 @@ use super::{Client, Setup};
 pub struct Process {
     process: Child,
     channel: Channel,
+    /// Address of the gRPC port.
+    pub address: String,
+    /// Address of the HTTP port for operators.
+    pub ops_address: String,
+    log: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Process {
     /// Starts it and waits until it serves.
     pub async fn start(setup: &Setup) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sidle"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_sidle")), setup).await
+    }
+
+    /// Starts it with a limit of open files.
+    pub async fn start_with_files(setup: &Setup, files: u32) -> Self {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(env!("CARGO_BIN_EXE_sidle"));
+        Self::start_by(command, setup).await
+    }
+
+    async fn start_by(mut command: Command, setup: &Setup) -> Self {
+        let mut process = command
             .arg("serve")
             .envs(setup.environment())
             .env("SIDLE_LOG__LEVEL", "info")
@@ -29,23 +46,46 @@ impl Process {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = loop {
+        let (address, ops_address) = loop {
             let line = lines.next_line().await.unwrap().expect("the server starts");
             let line: Value = serde_json::from_str(&line).unwrap_or_default();
             if line["event"] == "database_initialized" {
-                break line["grpc_address"].as_str().unwrap().to_owned();
+                let address = |name: &str| line[name].as_str().unwrap().to_owned();
+                break (address("grpc_address"), address("ops_address"));
             }
         };
         // A pipe that nobody reads would stop the server before anything else does.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let log = Arc::<Mutex<Vec<Value>>>::default();
+        let keeps = Arc::clone(&log);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                keeps.lock().unwrap().push(serde_json::from_str(&line).unwrap_or_default());
+            }
+        });
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await.unwrap();
-        Self { process, channel }
+        Self { process, channel, address, ops_address, log }
     }
 
     /// Clients that send this access token; none for the empty one.
     pub fn client(&self, token: &str) -> Client {
         Client::new(self.channel.clone(), token)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
+    /// Bytes of memory that it has.
+    pub fn resident(&self) -> u64 {
+        let figures = std::fs::read_to_string(format!("/proc/{}/statm", self.id())).unwrap();
+        figures.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+
+    /// The lines of its log with this event, since it serves.
+    pub fn logged(&self, event: &str) -> Vec<Value> {
+        self.log.lock().unwrap().iter().filter(|line| line["event"] == event).cloned().collect()
     }
 
     /// SIGKILL: nothing is given back, nothing is finished.

@@ -1,0 +1,70 @@
+//! Why mail is not taken.
+
+use std::fmt;
+
+/// Why a message was not taken, for metrics, the log and the outbox: a fixed word, never what the server said, since that
+/// tends to quote addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The server cannot be reached, hung up, or did not answer in time.
+    Connection,
+    /// No TLS, or a certificate that is not the server's.
+    Tls,
+    /// Something came in the clear that would have been taken for an answer inside TLS.
+    Injection,
+    /// Name or password were refused, or may not be sent.
+    Login,
+    /// The server does not take messages from this sender.
+    Sender,
+    /// The server put it off (4xx).
+    Deferred,
+    /// The server refuses the recipient or the message for good (5xx).
+    Refused,
+    /// The message could not be made: its template or its address is broken.
+    Unusable,
+}
+
+impl Failure {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Tls => "tls",
+            Self::Injection => "injection",
+            Self::Login => "login",
+            Self::Sender => "sender",
+            Self::Deferred => "deferred",
+            Self::Refused => "refused",
+            Self::Unusable => "unusable",
+        }
+    }
+
+    /// Whether another attempt with the same message makes no sense.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Refused | Self::Unusable)
+    }
+
+    /// Whether it says something about the server rather than about the message.
+    pub fn is_the_servers(self) -> bool {
+        matches!(self, Self::Connection | Self::Tls | Self::Injection | Self::Login | Self::Sender)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "the mail server cannot be reached, hung up or did not answer in time",
+            Self::Tls => "the mail server offers no TLS, or its certificate is not to be trusted",
+            Self::Injection => {
+                "the mail server, or somebody on the way to it, sent more than it was asked for before TLS: nothing was sent"
+            }
+            Self::Login => "the mail server does not accept the name and password",
+            Self::Sender => "the mail server does not take messages from the configured sender",
+            Self::Deferred => "the mail server put the message off",
+            Self::Refused => "the mail server refused the recipient or the message",
+            Self::Unusable => "the message could not be made",
+        })
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,201 @@
+//! Bytes of requests: the largest message of an RPC, and budgets for what is not complete.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
+use sidle::proto;
+use tokio::net::TcpStream;
+use tonic::codegen::http::{HeaderMap, HeaderValue};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::PATIENCE;
+use crate::bounds::{JWKS, WHO, connect, is_served, request, status_of};
+use crate::support::process::Process;
+use crate::support::{Setup, TestServer};
+
+const IMPORT: &str = "/sidle.v1.MigrationService/ImportUsers";
+
+/// The head of a message that says that it has so many bytes, and the first of them, which make no message.
+fn begun(length: u32, sent: usize) -> Bytes {
+    [&[0], length.to_be_bytes().as_slice(), vec![0x07; sent].as_slice()].concat().into()
+}
+
+/// Begins a call with `body`, sent as far as flow control lets it, and does not finish it.
+async fn begin(send: &mut SendRequest<Bytes>, path: &str, body: Bytes) -> (ResponseFuture, SendStream<Bytes>) {
+    let mut ready = send.clone().ready().await.unwrap();
+    let (answer, mut stream) = ready.send_request(request(path), false).unwrap();
+    stream.send_data(body, false).unwrap();
+    (answer, stream)
+}
+
+/// Status and reason of an answer that consists of a refusal only.
+async fn refusal(answer: ResponseFuture) -> (String, Option<String>) {
+    let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer").unwrap();
+    let text = |headers: &HeaderMap, name: &str| {
+        headers.get(name).map(HeaderValue::as_bytes).map(|value| String::from_utf8_lossy(value).into_owned())
+    };
+    let status = Status::from_header_map(answer.headers());
+    let reason = status.and_then(|status| status.get_details_error_info()).map(|info| info.reason);
+    (text(answer.headers(), "grpc-status").unwrap_or_default(), reason)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_the_limit_of_its_rpc_is_refused_at_its_length() {
+    let server = TestServer::start().await;
+    let (mut send, _connection) = connect(&server).await;
+    // Five bytes, and the rest never comes.
+    for length in [64 * 1024 + 1, 4 << 20, u32::MAX] {
+        let (answer, _held) = begin(&mut send, JWKS, begun(length, 0)).await;
+        assert_eq!(refusal(answer).await, ("8".to_owned(), Some("MESSAGE_TOO_LARGE".to_owned())), "{length}");
+    }
+    // The service has read it and finds that it is not a message.
+    let whole = begun(64 * 1024, 64 * 1024);
+    assert_eq!(status_of(&mut send, request(JWKS), &whole).await.as_deref(), Some("3"));
+
+    // Who has not signed in is told so, and nothing is read, whatever the RPC takes of others.
+    for path in [WHO, IMPORT, "/sidle.v1.AuthenticateService/VerifyTokens"] {
+        let (answer, _held) = begin(&mut send, path, begun(4 << 20, 60_000)).await;
+        assert_eq!(refusal(answer).await.0, "16", "{path}");
+    }
+    let admin = server.admin().await;
+    let tokens = |count: usize| proto::VerifyTokensRequest {
+        tokens: vec!["x".repeat(8 * 1024); count],
+        audience: "sidle".to_owned(),
+    };
+    admin.authenticate.clone().verify_tokens(tokens(256)).await.expect("as large as it may be");
+    let refused = admin.authenticate.clone().verify_tokens(tokens(280)).await.expect_err("larger");
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!((refused.code(), info.reason.as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+    assert_eq!(info.metadata["max_request_bytes"], "2228224");
+}
+
+/// In a stream each message counts by itself, and the last one does as well as the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_bounded_message_by_message() {
+    use proto::import_users_request::Part;
+    let server = Setup::new().await.with("SERVER__MAX_MESSAGE_BYTES", "100000").start().await;
+    let admin = server.admin().await;
+    let part = |part| proto::ImportUsersRequest { part: Some(part) };
+    let header = proto::ImportHeader {
+        source: "legacy".to_owned(),
+        request_id: server.context.new_id().to_string(),
+        validate_only: true,
+        ..Default::default()
+    };
+    let rows = |size: usize| {
+        let row = proto::ImportRow { email: "x".repeat(size), ..Default::default() };
+        part(Part::Rows(proto::ImportRows { rows: vec![row] }))
+    };
+    let parts = vec![part(Part::Header(header)), rows(90_000), rows(90_000), rows(110_000)];
+    let mut answers = admin.migration.clone().import_users(tokio_stream::iter(parts)).await.unwrap().into_inner();
+    let mut verdicts = 0;
+    let refused = loop {
+        match answers.message().await {
+            Ok(Some(_)) => verdicts += 1,
+            Ok(None) => panic!("it was taken"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(verdicts, 2, "{refused:?}");
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "MESSAGE_TOO_LARGE");
+}
+
+/// The attack as it was: many calls that anybody may make, each with most of a large message. The memory of the real program
+/// is looked at, which had grown by 600 MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_calls_of_strangers_take_little_memory() {
+    let server = Process::start(&Setup::new().await).await;
+    server.client("").authenticate.get_jwks(proto::GetJwksRequest {}).await.unwrap();
+    let before = server.resident();
+    let mut held = Vec::new();
+    let (large, allowed) = (begun(4 << 20, (4 << 20) - 1), begun(64 * 1024, 64 * 1024 - 1));
+    for _ in 0..4 {
+        let (mut send, connection) =
+            h2::client::handshake(TcpStream::connect(&server.address).await.unwrap()).await.unwrap();
+        tokio::spawn(connection);
+        let mut answers = Vec::new();
+        for _ in 0..75 {
+            let (answer, stream) = begin(&mut send, JWKS, large.clone()).await;
+            answers.push(answer);
+            held.push(stream);
+        }
+        for answer in answers {
+            assert_eq!(refusal(answer).await.0, "8");
+        }
+        // As much as is allowed: some are held, and the others are told that there is too much.
+        for _ in 0..75 {
+            let (_, stream) = begin(&mut send, JWKS, allowed.clone()).await;
+            held.push(stream);
+        }
+        // Everything before it has come.
+        assert_eq!(status_of(&mut send, request(JWKS), &[0; 5]).await.as_deref(), Some("0"));
+    }
+    let grown = server.resident().saturating_sub(before);
+    assert!(grown < 64 << 20, "{} MiB for {} unfinished calls", grown >> 20, held.len());
+    server.client("").authenticate.get_jwks(proto::GetJwksRequest {}).await.expect("others are served");
+    drop(held);
+}
+
+/// The budgets as they are counted: one address has a quarter, small calls go on, and what is given up is given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_bytes_of_strangers_are_counted_and_given_back() {
+    let setup = Setup::new().await.with("SERVER__MAX_UNFINISHED_BYTES_UNAUTHENTICATED", "262144");
+    let server = setup.start().await;
+    let tenant = server.tenant("harbour").await;
+    server.user(tenant, "ann@harbour.example", "user").await;
+    let (mut send, _connection) = connect(&server).await;
+    let (mut other, _another) = connect(&server).await;
+    // Two of these do not fit into 64 KiB, on whichever connections they come: one is refused.
+    let (first, mut one) = begin(&mut send, JWKS, begun(60_000, 40_000)).await;
+    let (second, mut two) = begin(&mut other, JWKS, begun(60_000, 40_000)).await;
+    let answered = futures_util::future::select(Box::pin(refusal(first)), Box::pin(refusal(second)));
+    let answered = tokio::time::timeout(PATIENCE, answered).await.expect("one of them").factor_first();
+    assert_eq!(answered.0, ("8".to_owned(), Some("TOO_MANY_UNFINISHED_BYTES".to_owned())));
+    server.sign_in("ann@harbour.example").await;
+    assert!(is_served(&server).await, "small calls are not turned away");
+
+    one.send_reset(h2::Reason::CANCEL);
+    two.send_reset(h2::Reason::CANCEL);
+    let body = begun(60_000, 60_000);
+    let again = async {
+        // Whole messages of this size are read again as soon as the reset has come: 3 is what it is no message for.
+        while status_of(&mut send, request(JWKS), &body).await.as_deref() != Some("3") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("what was held is given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_bytes_of_a_connection_are_counted_and_other_connections_go_on() {
+    let setup = Setup::new().await.with("SERVER__MAX_MESSAGE_BYTES", "65536");
+    let setup = setup.with("SERVER__MAX_UNFINISHED_BYTES_PER_CONNECTION", "65536");
+    let server = setup.start().await;
+    let (mut send, _connection) = connect(&server).await;
+    let (first, _one) = begin(&mut send, JWKS, begun(60_000, 40_000)).await;
+    let (second, _two) = begin(&mut send, JWKS, begun(60_000, 40_000)).await;
+    let answered = futures_util::future::select(Box::pin(refusal(first)), Box::pin(refusal(second)));
+    let answered = tokio::time::timeout(PATIENCE, answered).await.expect("one of them").factor_first();
+    assert_eq!(answered.0, ("8".to_owned(), Some("TOO_MANY_UNFINISHED_BYTES".to_owned())));
+    let (mut other, _another) = connect(&server).await;
+    let body = begun(60_000, 60_000);
+    assert_eq!(status_of(&mut other, request(JWKS), &body).await.as_deref(), Some("3"), "read and no message");
+}
+
+/// A client is told small windows, so that nothing piles up before it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_are_as_small_as_configured() {
+    let server = TestServer::start().await;
+    let config = &server.app().config.server;
+    let (mut send, _connection) = connect(&server).await;
+    assert_eq!(status_of(&mut send, request(JWKS), &[0; 5]).await.as_deref(), Some("0"));
+    let mut ready = send.clone().ready().await.unwrap();
+    let (_answer, mut stream) = ready.send_request(request(JWKS), false).unwrap();
+    stream.reserve_capacity(16 << 20);
+    let capacity = tokio::time::timeout(PATIENCE, poll_fn(|cx| stream.poll_capacity(cx))).await.unwrap();
+    let capacity = capacity.unwrap().unwrap();
+    assert!(capacity <= config.stream_window_bytes as usize, "{capacity}");
+}
