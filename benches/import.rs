@@ -62,7 +62,8 @@ async fn sidle(server: &crate::support::TestServer, admin: &crate::support::Clie
         .map(|part| ImportUsersRequest { part: Some(part) })
         .collect();
     let begun = Instant::now();
-    let mut answers = admin.migration.clone().import_users(tokio_stream::iter(messages)).await.unwrap().into_inner();
+    let messages = admin.proven("sidle.v1.MigrationService/ImportUsers", "", tokio_stream::iter(messages)).await;
+    let mut answers = admin.migration.clone().import_users(messages).await.unwrap().into_inner();
     let mut accepted = 0;
     while let Some(answer) = answers.message().await.unwrap() {
         if let Some(import_users_response::Part::Summary(summary)) = answer.part {

@@ -177,7 +177,7 @@ fn minted(server: &TestServer, audience: &str, count: usize) -> Vec<String> {
         session_id: Some(app.context.new_id()),
         tenant_id: Some(app.context.new_id()),
         audience: audience.to_owned(),
-        roles: vec!["admin".to_owned()],
+        roles: sidle::session::RoleNames { shared: vec!["admin".to_owned()], ..Default::default() },
         permissions: Permissions::parse("users.read users.write sessions.read sessions.revoke"),
         platform_permissions: Permissions::default(),
         tokens_valid_from: None,

@@ -197,7 +197,10 @@ CREATE TABLE roles (
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT roles_name_check CHECK (name ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'),
-    CONSTRAINT roles_platform_check CHECK (NOT is_platform OR tenant_id IS NULL)
+    CONSTRAINT roles_platform_check CHECK (NOT is_platform OR tenant_id IS NULL),
+    -- The names of the roles that every installation begins with are no tenant's to give, in no spelling.
+    CONSTRAINT roles_reserved_check CHECK (tenant_id IS NULL
+        OR lower(translate(name, '._-', '')) NOT IN ('systemadmin', 'superadmin', 'admin', 'user'))
 );
 CREATE UNIQUE INDEX roles_name_key ON roles (name) WHERE tenant_id IS NULL;
 CREATE UNIQUE INDEX roles_tenant_name_key ON roles (tenant_id, name) WHERE tenant_id IS NOT NULL;
@@ -286,6 +289,7 @@ CREATE TABLE api_keys (
     last_used_at       timestamptz,
     revoked_at         timestamptz,
     created_at         timestamptz NOT NULL DEFAULT now(),
+    created_by         uuid,
     CONSTRAINT api_keys_key_hash_check CHECK (octet_length(key_hash) = 32)
 );
 CREATE UNIQUE INDEX api_keys_key_hash_key ON api_keys (key_hash);
@@ -302,6 +306,8 @@ COMMENT ON COLUMN api_keys.expires_at IS 'When the key stops working; null for n
 COMMENT ON COLUMN api_keys.last_used_at IS 'When the key was exchanged last, to the minute.';
 COMMENT ON COLUMN api_keys.revoked_at IS 'When the key was revoked.';
 COMMENT ON COLUMN api_keys.created_at IS 'When the key was made.';
+COMMENT ON COLUMN api_keys.created_by IS 'User or service account that made the key; ended with its maker.';
+CREATE INDEX idx_api_keys_created_by ON api_keys (created_by) WHERE revoked_at IS NULL;
 
 CREATE TABLE kanidm_tenant_groups (
     tenant_id         uuid NOT NULL REFERENCES tenants,

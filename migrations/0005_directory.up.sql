@@ -114,3 +114,56 @@ $$;
 COMMENT ON FUNCTION directory_end_tokens(uuid[], timestamptz) IS 'Refuses access tokens of these users issued until a time; for a tenant, of its members only.';
 REVOKE ALL ON FUNCTION directory_end_tokens(uuid[], timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_end_tokens(uuid[], timestamptz) TO sidle_app;
+
+-- The platform may say in a tenant's settings of which domains the addresses of its users are, `{"sidle": {"domains":
+-- ["example.com"]}}`: whoever administers a tenant, or registers there, then makes nobody with the address of somebody
+-- else's organisation. Asked in one place, whatever statement brings a user in.
+CREATE FUNCTION tenant_takes_address(p_tenant uuid, p_email_key text) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    v_result boolean;
+BEGIN
+    -- Without the setting every address is taken; a setting that is no list takes none.
+    v_result := coalesce((SELECT jsonb_exists(t.settings #> '{sidle,domains}', substring(p_email_key FROM '[^@]*$'))
+        FROM tenants t WHERE t.tenant_id = p_tenant), true);
+    PERFORM session_narrow(v_scope);
+    RETURN v_result;
+END
+$$;
+COMMENT ON FUNCTION tenant_takes_address(uuid, text) IS 'Whether an address, in lower case, is of one of the domains that a tenant is confined to, if it is confined at all.';
+REVOKE ALL ON FUNCTION tenant_takes_address(uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenant_takes_address(uuid, text) TO sidle_app;
+
+CREATE FUNCTION users_domain_check() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+    v_foreign boolean;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        -- One look for all rows of an import's statement.
+        v_foreign := EXISTS (SELECT FROM added a JOIN tenants t ON t.tenant_id = a.tenant_id
+            WHERE NOT coalesce(jsonb_exists(t.settings #> '{sidle,domains}', substring(a.email_key FROM '[^@]*$')), true));
+    ELSE
+        v_foreign := NOT tenant_takes_address(NEW.tenant_id, NEW.email_key);
+    END IF;
+    IF v_foreign THEN
+        RAISE EXCEPTION 'an address is of none of the domains of the tenant'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'users_email_domain_check', TABLE = 'users';
+    END IF;
+    PERFORM session_narrow(v_scope);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION users_domain_check() IS 'Trigger: keeps users of a tenant that is confined to domains to addresses of those.';
+REVOKE ALL ON FUNCTION users_domain_check() FROM PUBLIC;
+CREATE TRIGGER users_domain_of_new AFTER INSERT ON users REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION users_domain_check();
+CREATE TRIGGER users_domain_of_changed AFTER UPDATE OF email_key, tenant_id ON users FOR EACH ROW
+    WHEN (OLD.email_key IS DISTINCT FROM NEW.email_key OR OLD.tenant_id IS DISTINCT FROM NEW.tenant_id)
+    EXECUTE FUNCTION users_domain_check();

@@ -268,7 +268,8 @@ DECLARE
 BEGIN
     <<body>>
     BEGIN
-        IF NOT registration_is_open(v_tenant) THEN
+        IF NOT registration_is_open(v_tenant)
+            OR NOT tenant_takes_address(v_tenant, p_registration ->> 'email_key') THEN
             outcome := 'closed';
             EXIT body;
         END IF;
@@ -315,7 +316,8 @@ BEGIN
         IF NOT FOUND THEN
             EXIT body;
         END IF;
-        IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id) THEN
+        IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id)
+            OR NOT tenant_takes_address(r.tenant_id, r.email_key) THEN
             v_answer := 'lapsed';
         ELSIF mail_is_capped(r.email_key, p_most) THEN
             v_answer := 'capped';
@@ -382,7 +384,8 @@ BEGIN
                 password_kept := r.password_kept;
                 EXIT body;
             END IF;
-            IF r.state <> 'sent' OR r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id) THEN
+            IF r.state <> 'sent' OR r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id)
+                OR NOT tenant_takes_address(r.tenant_id, r.email_key) THEN
                 EXIT body;
             END IF;
             -- The token shows who has the mailbox, not who chose the password: that is shown by the secret, which only

@@ -1,12 +1,12 @@
 -- Takes away what 0010 made, and gives the functions that it replaced their old bodies. Links and users that were made by it
 -- stay.
 DROP FUNCTION kanidm_token_user(uuid), session_kanidm_due(interval, integer, uuid, interval),
-    kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb),
+    kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb),
     kanidm_login_finish(uuid, uuid[], jsonb, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb, bytea),
     kanidm_first_login(uuid, uuid[], jsonb, uuid, timestamptz, jsonb, bytea),
     kanidm_login_take(bytea, bytea, text[], uuid, uuid, timestamptz), kanidm_group_rights(uuid[]),
-    kanidm_person_refusal(uuid, uuid), kanidm_link_refusal(uuid, uuid, timestamptz),
-    kanidm_login_begin(jsonb, bytea, timestamptz);
+    kanidm_person_refusal(uuid, uuid), kanidm_link_refusal(uuid, uuid),
+    kanidm_login_begin(jsonb, bytea);
 
 -- Only logins are known to the release before.
 DELETE FROM kanidm_logins WHERE purpose <> 'login';

@@ -35,7 +35,7 @@ CREATE INDEX idx_tenants_kanidm_first_login ON tenants (tenant_id)
     WHERE settings @> '{"sidle": {"kanidm_first_login": true}}';
 
 DROP FUNCTION kanidm_login_begin(jsonb, bytea);
-CREATE FUNCTION kanidm_login_begin(p_login jsonb, p_pkce_verifier bytea, p_fresh_after timestamptz,
+CREATE FUNCTION kanidm_login_begin(p_login jsonb, p_pkce_verifier bytea,
     OUT outcome text, OUT about_person boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
@@ -53,7 +53,7 @@ BEGIN
             WHERE t.settings @> '{"sidle": {"kanidm_first_login": true}}' AND t.status = 'active'
                 AND t.deleted_at IS NULL AND (v_tenant IS NULL OR t.tenant_id = v_tenant));
         IF v_purpose = 'link' THEN
-            outcome := kanidm_link_refusal(v_user, v_session, p_fresh_after);
+            outcome := kanidm_link_refusal(v_user, v_session);
         ELSIF v_purpose = 'step_up' AND NOT EXISTS (SELECT FROM users u WHERE u.user_id = v_user
                 AND u.kanidm_user_id IS NOT NULL AND u.auth_method <> 'password' AND u.status = 'active') THEN
             outcome := 'not_linked';
@@ -72,9 +72,9 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION kanidm_login_begin(jsonb, bytea, timestamptz) IS 'Remembers a login that goes to Kanidm, unless its purpose is not open to the user; tells whether a person may become a user by it.';
+COMMENT ON FUNCTION kanidm_login_begin(jsonb, bytea) IS 'Remembers a login that goes to Kanidm, unless its purpose is not open to the user; tells whether a person may become a user by it.';
 
-CREATE FUNCTION kanidm_link_refusal(p_user uuid, p_session uuid, p_fresh_after timestamptz) RETURNS text
+CREATE FUNCTION kanidm_link_refusal(p_user uuid, p_session uuid) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public
     AS $$
@@ -88,12 +88,10 @@ BEGIN
         WHEN u.user_id IS NULL OR u.status <> 'active' OR s.session_id IS NULL OR s.status <> 'active' THEN 'refused'
         -- A user who was rolled back keeps the link for the next attempt, and an administrator's word on it.
         WHEN u.kanidm_user_id IS NOT NULL OR u.auth_method <> 'password' THEN 'already_linked'
-        -- The password, and every other factor, was shown when the session began, and that was a moment ago.
-        WHEN s.auth_method <> 'jwt' OR s.created_at <= p_fresh_after THEN 'stale'
     END;
 END
 $$;
-COMMENT ON FUNCTION kanidm_link_refusal(uuid, uuid, timestamptz) IS 'Why the user of a session may not link a person now; null when they may.';
+COMMENT ON FUNCTION kanidm_link_refusal(uuid, uuid) IS 'Why the user of a session may not link a person now; null when they may.';
 
 CREATE FUNCTION kanidm_person_refusal(p_user uuid, p_person uuid) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
@@ -174,6 +172,7 @@ BEGIN
         WHEN p_asked_tenant IS NOT NULL AND p_asked_tenant <> ALL (choices) THEN 'not_linked'
         WHEN p_asked_tenant IS NULL AND cardinality(choices) > 1 THEN 'tenant_required'
         WHEN p_about ->> 'email' IS NULL THEN 'no_mail'
+        WHEN NOT tenant_takes_address(coalesce(p_asked_tenant, choices[1]), p_about ->> 'email_key') THEN 'foreign_domain'
     END;
     IF outcome IS NOT NULL THEN
         RETURN;
@@ -293,7 +292,7 @@ $$;
 COMMENT ON FUNCTION kanidm_login_finish(uuid, uuid[], jsonb, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb, bytea) IS 'Signs in the user that is linked to a Kanidm person, with memberships as the person''s groups say; makes one at a first login where the tenant wants that.';
 
 CREATE FUNCTION kanidm_link_finish(p_user uuid, p_session uuid, p_person uuid, p_groups uuid[], p_kanidm jsonb,
-    p_fresh_after timestamptz, p_now timestamptz, p_event jsonb, p_personal bytea, p_refused jsonb,
+    p_now timestamptz, p_event jsonb, p_personal bytea, p_refused jsonb,
     p_refused_personal bytea, p_groups_event jsonb, p_migrated jsonb, p_notice jsonb, OUT outcome text, OUT ended uuid[],
     OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -307,7 +306,7 @@ BEGIN
     SELECT v_who || jsonb_build_object('tenant_id', u.tenant_id) INTO v_who FROM users u WHERE u.user_id = p_user;
     -- Items of migrations before users, as the engine locks them.
     outcome := kanidm_person_refusal(p_user, p_person);
-    outcome := coalesce(kanidm_link_refusal(p_user, p_session, p_fresh_after), outcome);
+    outcome := coalesce(kanidm_link_refusal(p_user, p_session), outcome);
     IF outcome IS NULL THEN
         BEGIN
             UPDATE users x SET kanidm_user_id = p_person, auth_method = 'dual', kanidm_synced_at = p_now,
@@ -336,7 +335,7 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb) IS 'Links a person to the user of a session that a password began a moment ago; from then on both vouch for the session, and the user''s other sessions end.';
+COMMENT ON FUNCTION kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb) IS 'Links a person to the user of a session, who proved to be there when the attempt began; from then on both vouch for the session, and the user''s other sessions end.';
 
 CREATE OR REPLACE FUNCTION session_kanidm_renewed(p_session uuid, p_lease uuid, p_kanidm_refresh_token bytea,
     p_groups uuid[], p_now timestamptz, p_event jsonb) RETURNS uuid
@@ -425,17 +424,17 @@ END
 $$;
 COMMENT ON FUNCTION kanidm_token_user(uuid) IS 'Whom a person stands for who presents a token of Kanidm''s own, with their rights in the home tenant; nobody where nobody may sign in as the person.';
 
-REVOKE ALL ON FUNCTION kanidm_link_refusal(uuid, uuid, timestamptz),
+REVOKE ALL ON FUNCTION kanidm_link_refusal(uuid, uuid),
     kanidm_first_login(uuid, uuid[], jsonb, uuid, timestamptz, jsonb, bytea) FROM PUBLIC;
-REVOKE ALL ON FUNCTION kanidm_login_begin(jsonb, bytea, timestamptz),
+REVOKE ALL ON FUNCTION kanidm_login_begin(jsonb, bytea),
     kanidm_login_take(bytea, bytea, text[], uuid, uuid, timestamptz),
     kanidm_login_finish(uuid, uuid[], jsonb, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb, bytea),
-    kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb),
+    kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb),
     kanidm_person_refusal(uuid, uuid), kanidm_group_rights(uuid[]),
     session_kanidm_due(interval, integer, uuid, interval), kanidm_token_user(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION kanidm_login_begin(jsonb, bytea, timestamptz),
+GRANT EXECUTE ON FUNCTION kanidm_login_begin(jsonb, bytea),
     kanidm_login_take(bytea, bytea, text[], uuid, uuid, timestamptz),
     kanidm_login_finish(uuid, uuid[], jsonb, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb, bytea),
-    kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb),
+    kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb),
     kanidm_person_refusal(uuid, uuid), kanidm_group_rights(uuid[]),
     session_kanidm_due(interval, integer, uuid, interval), kanidm_token_user(uuid) TO sidle_app;

@@ -16,6 +16,7 @@ CREATE TABLE service_account_certificates (
     service_account_id uuid NOT NULL REFERENCES service_accounts,
     tenant_id          uuid REFERENCES tenants,
     created_at         timestamptz NOT NULL,
+    created_by         uuid,
     PRIMARY KEY (ca_name, uri),
     CONSTRAINT service_account_certificates_ca_name_check CHECK (ca_name ~ '^[a-z][a-z0-9-]{0,63}$'),
     CONSTRAINT service_account_certificates_uri_check CHECK (length(uri) <= 2048 AND uri !~ '[*[:space:]]')
@@ -27,6 +28,8 @@ COMMENT ON COLUMN service_account_certificates.uri IS 'The one URI among the cer
 COMMENT ON COLUMN service_account_certificates.service_account_id IS 'The account that the holder acts as.';
 COMMENT ON COLUMN service_account_certificates.tenant_id IS 'Tenant of the service account, repeated for row-level security.';
 COMMENT ON COLUMN service_account_certificates.created_at IS 'When it was registered.';
+COMMENT ON COLUMN service_account_certificates.created_by IS 'User or service account that registered it; ended with them.';
+CREATE INDEX idx_service_account_certificates_created_by ON service_account_certificates (created_by);
 ALTER TABLE service_account_certificates ENABLE ROW LEVEL SECURITY;
 ALTER TABLE service_account_certificates FORCE ROW LEVEL SECURITY;
 CREATE POLICY service_account_certificates_scope ON service_account_certificates

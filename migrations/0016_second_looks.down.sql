@@ -18,7 +18,7 @@ END
 $$;
 COMMENT ON FUNCTION guessing_tidy(timestamptz) IS 'Removes what has lapsed: counts of addresses, known devices, logins that wait for a second factor; at most 10,000 of each.';
 
-CREATE OR REPLACE FUNCTION kanidm_link_refusal(p_user uuid, p_session uuid, p_fresh_after timestamptz) RETURNS text
+CREATE OR REPLACE FUNCTION kanidm_link_refusal(p_user uuid, p_session uuid) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -32,8 +32,6 @@ BEGIN
         WHEN u.user_id IS NULL OR u.status <> 'active' OR s.session_id IS NULL OR s.status <> 'active' THEN 'refused'
         -- A user who was rolled back keeps the link for the next attempt, and an administrator's word on it.
         WHEN u.kanidm_user_id IS NOT NULL OR u.auth_method <> 'password' THEN 'already_linked'
-        -- The password, and every other factor, was shown when the session began, and that was a moment ago.
-        WHEN s.auth_method <> 'jwt' OR s.created_at <= p_fresh_after THEN 'stale'
     END;
 END
 $$;
@@ -224,7 +222,8 @@ BEGIN
         IF NOT FOUND THEN
             EXIT body;
         END IF;
-        IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id) THEN
+        IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id)
+            OR NOT tenant_takes_address(r.tenant_id, r.email_key) THEN
             v_answer := 'lapsed';
         ELSIF mail_is_capped(r.email_key, p_most) THEN
             v_answer := 'capped';

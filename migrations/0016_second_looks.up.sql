@@ -18,7 +18,7 @@ $$;
 COMMENT ON FUNCTION guessing_tidy(timestamptz) IS 'Removes what has lapsed: counts of addresses, known devices; at most 10,000 of each.';
 
 -- Whoever set a first password may still know it: a person whom they link would stay when the password has gone.
-CREATE OR REPLACE FUNCTION kanidm_link_refusal(p_user uuid, p_session uuid, p_fresh_after timestamptz) RETURNS text
+CREATE OR REPLACE FUNCTION kanidm_link_refusal(p_user uuid, p_session uuid) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -33,8 +33,6 @@ BEGIN
         -- A user who was rolled back keeps the link for the next attempt, and an administrator's word on it.
         WHEN u.kanidm_user_id IS NOT NULL OR u.auth_method <> 'password' THEN 'already_linked'
         WHEN u.must_change_password THEN 'password_change_required'
-        -- The password, and every other factor, was shown when the session began, and that was a moment ago.
-        WHEN s.auth_method <> 'jwt' OR s.created_at <= p_fresh_after THEN 'stale'
     END;
 END
 $$;
@@ -233,7 +231,8 @@ BEGIN
         IF NOT FOUND THEN
             EXIT body;
         END IF;
-        IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id) THEN
+        IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id)
+            OR NOT tenant_takes_address(r.tenant_id, r.email_key) THEN
             v_answer := 'lapsed';
         ELSIF mail_is_capped(r.email_key, p_most) THEN
             v_answer := 'capped';

@@ -38,8 +38,11 @@ CREATE OR REPLACE FUNCTION session_rights(p_user uuid, p_tenant uuid,
 BEGIN
     member := EXISTS (SELECT FROM memberships m JOIN tenants t ON t.tenant_id = m.tenant_id
         WHERE m.user_id = p_user AND m.tenant_id = p_tenant AND t.status = 'active' AND t.deleted_at IS NULL);
-    roles := ARRAY(SELECT DISTINCT r.name FROM memberships m JOIN public.roles r ON r.role_id = m.role_id
-        WHERE m.user_id = p_user AND m.tenant_id = p_tenant ORDER BY 1);
+    roles := ARRAY(SELECT CASE WHEN r.tenant_id IS NULL THEN r.name ELSE 'tenant/' || r.name END
+            FROM memberships m JOIN public.roles r ON r.role_id = m.role_id
+            WHERE m.user_id = p_user AND m.tenant_id = p_tenant
+            UNION SELECT 'platform/' || r.name FROM platform_grants g JOIN public.roles r ON r.role_id = g.role_id
+            WHERE g.user_id = p_user ORDER BY 1);
     permissions := ARRAY(SELECT DISTINCT permission FROM memberships m JOIN public.roles r ON r.role_id = m.role_id,
             unnest(r.permissions) permission
         WHERE m.user_id = p_user AND m.tenant_id = p_tenant AND NOT r.is_platform ORDER BY 1);

@@ -181,6 +181,7 @@ impl App {
             kanidm.clone(),
             outbox.clone(),
             authenticate.verifications(),
+            &config.api_keys,
         );
         Ok(Self {
             engine,

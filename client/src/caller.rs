@@ -21,6 +21,8 @@ struct Inner {
     tenant: Option<Uuid>,
     session: Option<Uuid>,
     roles: Vec<String>,
+    tenant_roles: Vec<String>,
+    platform_roles: Vec<String>,
     permissions: Permissions,
     platform_permissions: Permissions,
     expires_at: DateTime<Utc>,
@@ -77,9 +79,20 @@ impl Caller {
         self.inner.session
     }
 
-    /// Names of the caller's roles in the tenant.
+    /// Names of the caller's roles in the tenant that mean the same in every tenant.
     pub fn roles(&self) -> &[String] {
         &self.inner.roles
+    }
+
+    /// Names of the caller's roles in the tenant that the tenant defines itself: its own choice, which says nothing about
+    /// another tenant or the platform.
+    pub fn tenant_roles(&self) -> &[String] {
+        &self.inner.tenant_roles
+    }
+
+    /// Names of the caller's roles on the platform.
+    pub fn platform_roles(&self) -> &[String] {
+        &self.inner.platform_roles
     }
 
     /// What the caller may do in the tenant.
@@ -130,8 +143,10 @@ impl Caller {
                 tenant: claims.tid,
                 session: claims.sid,
                 roles: claims.roles.clone(),
+                tenant_roles: claims.tenant_roles.clone(),
+                platform_roles: claims.platform_roles.clone(),
                 permissions: Permissions::parse(&claims.scope),
-                platform_permissions: Permissions::parse(&claims.platform_scope),
+                platform_permissions: Permissions::parse(&claims.platform_scope).on_platform(),
                 expires_at: token.expires_at,
             }),
         }
@@ -152,8 +167,10 @@ impl Caller {
             tenant: id(&claims.tenant_id)?,
             session: id(&claims.session_id)?,
             roles: claims.roles,
+            tenant_roles: claims.tenant_roles,
+            platform_roles: claims.platform_roles,
             permissions: Permissions::new(claims.permissions),
-            platform_permissions: Permissions::new(claims.platform_permissions),
+            platform_permissions: Permissions::new(claims.platform_permissions).on_platform(),
             expires_at: DateTime::from_timestamp(expires_at.seconds, 0)?,
         };
         Some(Self { inner: Arc::new(inner) })

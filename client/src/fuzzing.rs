@@ -73,10 +73,13 @@ fn check(caller: &Caller, claims: &TokenClaims) {
     let tenant = (!claims.tenant_id.is_empty()).then(|| Uuid::try_parse(&claims.tenant_id).ok()).flatten();
     assert_eq!(caller.tenant(), tenant);
     let elsewhere = Uuid::from_u128(!caller.tenant().unwrap_or_default().as_u128());
-    let has = |names: &[String], name: &str| names.iter().any(|known| known == name || known == "*");
+    let names = |names: &[String], name: &str| names.iter().any(|known| known == name);
+    let is_reserved = |name: &str| sidle_token::PLATFORM_RESERVED.contains(&name);
+    let has = |all: &[String], name: &str| names(all, name) || names(all, "*");
+    let has_here = |all: &[String], name: &str| names(all, name) || (names(all, "*") && !is_reserved(name));
     for name in claims.permissions.iter().chain(&claims.platform_permissions).filter(|name| !name.is_empty()) {
         let everywhere = has(&claims.platform_permissions, name);
-        let here = everywhere || (tenant.is_some() && has(&claims.permissions, name));
+        let here = everywhere || (tenant.is_some() && has_here(&claims.permissions, name));
         assert_eq!(caller.require(name).is_ok(), here, "{name}");
         assert_eq!(caller.require_in(elsewhere, name).is_ok(), everywhere, "{name} counts in another tenant");
         assert_eq!(tenant.is_some_and(|tenant| caller.require_in(tenant, name).is_ok()), here && tenant.is_some());

@@ -69,7 +69,7 @@ impl Certificates {
         let permissions = Permissions::new(account.permissions);
         let (here, everywhere) = match account.tenant_id {
             Some(_) => (permissions, Permissions::default()),
-            None => (Permissions::default(), permissions),
+            None => (Permissions::default(), permissions.on_platform()),
         };
         // Another replica's clock may be ahead of this one, as for tokens.
         let after_change = account.tokens_valid_from.map(|void| void + TimeDelta::milliseconds(1));
@@ -131,7 +131,7 @@ mod tests {
             session_id: None,
             tenant_id: tenant.map(Uuid::from_u128),
             permissions: Permissions::parse(permissions),
-            platform_permissions: Permissions::parse(platform),
+            platform_permissions: Permissions::parse(platform).on_platform(),
             key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::UNIX_EPOCH,

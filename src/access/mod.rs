@@ -1,6 +1,7 @@
 //! Who is calling and what they may do: the call, the principal, the policy of every RPC. Knows no service.
 
 pub mod certificates;
+pub mod delegation;
 pub mod etag;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -16,4 +17,4 @@ mod store;
 pub use self::policy::{Policy, all as policies, all_sensitive, max_request_bytes, of as policy_of, sensitive};
 pub(crate) use self::principal::denied;
 pub use self::principal::{Call, Principal, PrincipalKind};
-pub use sidle_token::Permissions;
+pub use sidle_token::{PLATFORM_RESERVED, Permissions};

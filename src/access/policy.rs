@@ -82,6 +82,74 @@ mod tests {
         }
     }
 
+    /// What only reads, by the beginning of its name.
+    const READS: [&str; 8] = ["Export", "Get", "List", "Stream", "VerifyToken", "Watch", "WhoAmI", "PlanMigration"];
+
+    /// RPCs that change something and ask for no fresh proof, with the reason. What adds a way to sign in, gives rights or
+    /// makes a credential that outlasts the session does not belong here.
+    const WITHOUT_A_PROOF: &[(&str, &str)] = &[
+        ("AuditService/EraseSubject", "takes data away; not there yet"),
+        ("AuditService/RecordEvents", "writes events, which give nobody anything; not there yet"),
+        ("AuthenticateService/AuthenticatePassword", "is a way in"),
+        ("AuthenticateService/AuthenticateServiceAccount", "is a way in"),
+        ("AuthenticateService/ChangePassword", "shows the present password itself"),
+        ("AuthenticateService/CompleteKanidmLogin", "ends what StartKanidmLogin began, with its proof where it links"),
+        ("AuthenticateService/CompleteMfa", "is a way in"),
+        ("AuthenticateService/ConfirmTotp", "ends what EnrollTotp began with its proof"),
+        ("AuthenticateService/RedeemInvitation", "shows the password and every factor itself"),
+        ("AuthenticateService/RefreshToken", "goes on with a session and no further than that"),
+        ("AuthenticateService/Register", "makes an account for whoever has the mailbox, where that is open"),
+        ("AuthenticateService/RequestPasswordReset", "sends mail to the owner of the account"),
+        ("AuthenticateService/ResetPassword", "shows the token from the mailbox"),
+        ("AuthenticateService/StepUp", "is the proof"),
+        ("AuthenticateService/VerifyEmail", "shows the token from the mailbox"),
+        ("DirectoryService/CreateRole", "makes a role that nobody has; giving it asks"),
+        ("DirectoryService/DeleteApiKey", "takes away, which must not wait"),
+        ("DirectoryService/DeleteMembership", "takes away, which must not wait"),
+        ("DirectoryService/DeleteRole", "takes away, and only what nobody has"),
+        ("DirectoryService/DeleteServiceAccount", "takes away, which must not wait"),
+        ("DirectoryService/DeleteTenant", "takes away, and only where nobody is at home"),
+        ("DirectoryService/DeleteUser", "takes away, which must not wait"),
+        ("DirectoryService/DisableUser", "takes away, which must not wait"),
+        ("DirectoryService/LockUser", "takes away, which must not wait"),
+        ("DirectoryService/RestoreUser", "brings a user back as disabled; EnableUser asks. Not there yet"),
+        ("MigrationService/CancelMigration", "ends work; not there yet"),
+        ("MigrationService/FinalizeMigration", "takes passwords away; not there yet"),
+        ("MigrationService/PauseMigration", "holds work up; not there yet"),
+        (
+            "MigrationService/ResolveMigrationItem",
+            "not there yet; it must ask once it can link a person who was there before",
+        ),
+        ("MigrationService/ResumeMigration", "goes on with what was started; not there yet"),
+        ("MigrationService/RetryMigrationItems", "goes on with what was started; not there yet"),
+        ("MigrationService/RollbackMigration", "not there yet; it must ask once it brings passwords back"),
+        (
+            "MigrationService/SendInvitations",
+            "sends mail; the link is redeemed with the user's own password and factors",
+        ),
+        ("MigrationService/StartMigration", "makes persons without any credential, who get one by their own proofs"),
+        ("MigrationService/SyncTenantGroups", "makes groups without members"),
+        ("MigrationService/UpdateTenantRollout", "not there yet; it must ask once it lets in more"),
+        ("SessionService/RevokeAllSessions", "takes away, which must not wait"),
+        ("SessionService/RevokeSession", "takes away, which must not wait"),
+    ];
+
+    #[test]
+    fn every_rpc_that_changes_something_asks_for_a_proof_or_says_why_not() {
+        for (path, _) in all() {
+            let rpc = path.trim_start_matches("/sidle.v1.");
+            let name = rpc.rsplit('/').next().unwrap_or_default();
+            let reads = READS.iter().any(|prefix| name.starts_with(prefix));
+            let asks = sensitive(path.trim_start_matches('/')).is_some();
+            let is_exempt = WITHOUT_A_PROOF.iter().any(|(exempt, why)| *exempt == rpc && !why.is_empty());
+            let decided = [reads, asks, is_exempt].into_iter().filter(|so| *so).count();
+            assert_eq!(decided, 1, "{rpc}: decide whether it needs a fresh proof (docs/decisions/0009)");
+        }
+        for (exempt, _) in WITHOUT_A_PROOF {
+            assert!(of(&format!("/sidle.v1.{exempt}")).is_some(), "{exempt} is no RPC");
+        }
+    }
+
     /// Who may come in without credentials is a short list on purpose.
     #[test]
     fn only_the_ways_in_are_public() {

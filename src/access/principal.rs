@@ -147,7 +147,7 @@ mod tests {
             session_id: None,
             tenant_id: tenant.map(Uuid::from_u128),
             permissions: Permissions::parse(permissions),
-            platform_permissions: Permissions::parse(platform),
+            platform_permissions: Permissions::parse(platform).on_platform(),
             key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::UNIX_EPOCH,

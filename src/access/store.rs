@@ -93,3 +93,11 @@ pub(super) async fn certificate_account(db: &Db, authority: &str, uri: &str) -> 
         tokens_valid_from: row.tokens_valid_from,
     }))
 }
+
+/// What a user may do, by tenant; none stands for the platform. One for each role, also for those without permissions.
+pub(super) async fn rights(tx: &mut Connection, user: Uuid) -> Result<Vec<(Option<Uuid>, Vec<String>)>> {
+    let rows = sqlx::query!(r#"SELECT tenant_id, permissions AS "permissions!" FROM directory_rights($1)"#, user)
+        .fetch_all(tx)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.tenant_id, row.permissions)).collect())
+}

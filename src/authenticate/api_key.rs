@@ -10,7 +10,7 @@ use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Outcome};
 use crate::fault::Result;
 use crate::metrics::{LoginMethod, LoginOutcome};
-use crate::session::{AccessToken, Grant, opaque};
+use crate::session::{AccessToken, Grant, RoleNames, opaque};
 
 /// Prefix of API keys.
 const KEY_PREFIX: &str = "sidle_ak_";
@@ -80,8 +80,9 @@ impl Authenticate {
                 return Ok(None);
             }
         };
-        let permissions = Permissions::new(account.permissions);
         let is_of_platform = account.tenant_id.is_none();
+        let permissions = Permissions::new(account.permissions);
+        let permissions = if is_of_platform { permissions.on_platform() } else { permissions };
         let none = Permissions::default();
         let grant = Grant {
             kind: PrincipalKind::ServiceAccount,
@@ -89,7 +90,7 @@ impl Authenticate {
             session_id: None,
             tenant_id: account.tenant_id,
             audience,
-            roles: Vec::new(),
+            roles: RoleNames::default(),
             permissions: if is_of_platform { none.clone() } else { permissions.clone() },
             platform_permissions: if is_of_platform { permissions.clone() } else { none },
             tokens_valid_from: account.tokens_valid_from,

@@ -2,7 +2,7 @@
 //! What a completed one is good for is said in `kanidm_login`, `kanidm_link` and `kanidm_proof`.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -12,6 +12,7 @@ use super::store::login;
 use super::{Authenticate, kanidm_link, kanidm_proof};
 use crate::access::{Call, Principal, PrincipalKind};
 use crate::audit::{Event, EventType, Outcome};
+use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Authorization, Oidc, SignedIn};
 use crate::seal::Place;
@@ -19,6 +20,8 @@ use crate::session::{Wish, hex, opaque};
 
 /// Prefix of the secret that the client keeps which began a login.
 const SECRET_PREFIX: &str = "sidle_ls_";
+/// Name of the RPC, as proofs are made for it.
+const START: &str = "sidle.v1.AuthenticateService/StartKanidmLogin";
 
 /// What somebody goes to Kanidm for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +96,8 @@ impl Authenticate {
     ///
     /// # Errors
     /// `INVALID_FIELD` for an address that is not in the list, `KANIDM_NOT_CONFIGURED`, `KANIDM_UNAVAILABLE`;
-    /// `UNAUTHENTICATED` without a holder; `KANIDM_PROOF_UNAVAILABLE`; `FRESH_LOGIN_REQUIRED`, `ALREADY_EXISTS`.
-    pub(super) async fn start_kanidm(&self, start: &Start, holder: Option<Holder>) -> Result<Begun> {
+    /// `UNAUTHENTICATED` without a holder; `KANIDM_PROOF_UNAVAILABLE`; `STEP_UP_REQUIRED`, `ALREADY_EXISTS`.
+    pub(super) async fn start_kanidm(&self, call: &Call, start: &Start, holder: Option<Holder>) -> Result<Begun> {
         let kanidm = self.configured_kanidm()?;
         // Compared as text: every rule cleverer than that has been got around somewhere.
         if !self.config.kanidm.redirect_uris.contains(&start.redirect_uri) {
@@ -126,7 +129,10 @@ impl Authenticate {
             "session_id": holder.map(|holder| holder.session_id),
         });
         let sealed = self.keyring.seal(entropy, place(login_id), verifier.as_bytes());
-        let begun = store::begin_kanidm(&self.db, &record, &sealed, self.link_fresh_after()).await?;
+        let begun = match start.purpose {
+            Purpose::Link => self.begin_link(call, &record, &sealed).await?,
+            _ => store::begin_kanidm(&self.db, &record, &sealed).await?,
+        };
         match begun.outcome.as_str() {
             "begun" => {}
             "not_linked" => return Err(kanidm_proof::unavailable()),
@@ -138,6 +144,19 @@ impl Authenticate {
             Authorization { redirect_uri, state: &state, nonce: &nonce, verifier: &verifier, anew, about_person };
         let authorization_url = kanidm.authorization_url(login).await?.to_string();
         Ok(Begun { authorization_url, state, secret, expires_at })
+    }
+
+    /// Begins a link with a fresh proof by a factor that the account has: a session alone may be a stolen one, however
+    /// young, and the link would outlast it.
+    async fn begin_link(&self, call: &Call, record: &Value, sealed: &[u8]) -> Result<store::Begun> {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        // First what locks the user: whoever changes the user's credentials voids their proofs in this order.
+        let begun = store::begin_kanidm(&mut *tx, record, sealed).await?;
+        if begun.outcome == "begun" {
+            self.step_ups.require(&mut tx, call, START, None).await?;
+            tx.commit().await?;
+        }
+        Ok(begun)
     }
 
     /// Takes the attempt that somebody comes back from, for one of `purposes`, and has Kanidm say who it is. Whatever
@@ -199,11 +218,6 @@ impl Authenticate {
         let verifier = self.keyring.open(place(taken.login_id), &taken.pkce_verifier)?;
         let verifier = Zeroizing::new(String::from_utf8_lossy(&verifier).into_owned());
         Ok(kanidm.exchange(code, &taken.redirect_uri, &verifier).await?)
-    }
-
-    /// A login with the password is fresh enough to prove one side of a link when it was made after this.
-    pub(super) fn link_fresh_after(&self) -> DateTime<Utc> {
-        self.context.now() - TimeDelta::from_std(self.config.kanidm.link_within).unwrap_or_default()
     }
 
     pub(super) async fn refuse_kanidm(&self, call: &Call, reason: &'static str) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Linking a person to one's own account by proving both sides in one sitting: a login with the password, every other
-//! factor included, a moment ago, and a login at Kanidm by the same session. Names and addresses say nothing here.
+//! Linking a person to one's own account by proving both sides in one sitting: a fresh proof by a factor that the account
+//! has, with which the attempt begins, and a login at Kanidm by the same session. Names and addresses say nothing here.
 
 use super::Authenticate;
 use super::kanidm::{Holder, refused};
@@ -15,7 +15,7 @@ impl Authenticate {
     /// whose number this gives.
     ///
     /// # Errors
-    /// `FRESH_LOGIN_REQUIRED` when the password was shown too long ago; `FACTOR_STATE` when it must be changed first;
+    /// `FACTOR_STATE` when the password must be changed first;
     /// `ALREADY_EXISTS` when the user has a person or the person a user; `MIGRATION_OVERLAP` while a migration is making a
     /// person for the user.
     pub(super) async fn link_person(&self, call: &Call, holder: Holder, person: &SignedIn) -> Result<usize> {
@@ -29,7 +29,6 @@ impl Authenticate {
             person: person.person,
             groups: &person.groups,
             kanidm,
-            fresh_after: self.link_fresh_after(),
             now: self.context.now(),
             linked: prepare(
                 Event::new(EventType::UserKanidmLinked, call)
@@ -62,10 +61,6 @@ impl Authenticate {
 /// What a refusal of the database's is to the caller.
 pub(super) fn refusal(outcome: &str) -> Fault {
     match outcome {
-        "stale" => Fault::new(
-            Reason::FreshLoginRequired,
-            "The session was not begun with the password, or too long ago to prove anything now.",
-        ),
         // One text for both: whose person it is is nobody else's business.
         "already_linked" | "person_taken" => {
             Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")

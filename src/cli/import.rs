@@ -9,6 +9,8 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::Global;
 use super::connect::{Caller, random_id};
@@ -89,16 +91,25 @@ impl Import {
         let caller = Caller::open(global)?;
         let mut migration = caller.migration().await?;
         let header = self.header(&caller);
-        let (sender, receiver) = mpsc::channel(4);
-        let path = self.file.clone();
-        // Files are read where waiting is allowed; a full channel holds the reader back, so memory stays the same.
-        let reader = tokio::task::spawn_blocking(move || send(&path, format, header, &sender));
-        let verdicts = receive(&mut migration, receiver, out).await;
-        // A file that cannot be read ends the stream early, which the service refuses: the cause is the file.
-        if let Ok(Err(failure)) = reader.await {
-            return Err(failure);
-        }
-        let summary = verdicts?;
+        let mut proof = None;
+        let summary = loop {
+            let (sender, receiver) = mpsc::channel(4);
+            let (path, header) = (self.file.clone(), header.clone());
+            // Files are read where waiting is allowed; a full channel holds the reader back, so memory stays the same.
+            let reader = tokio::task::spawn_blocking(move || send(&path, format, header, &sender));
+            let verdicts = receive(&mut migration, receiver, proof.clone(), out).await;
+            // A file that cannot be read ends the stream early, which the service refuses: the cause is the file.
+            if let Ok(Err(failure)) = reader.await {
+                return Err(failure);
+            }
+            match verdicts {
+                // Asked for before the first row is looked at, so that nothing is sent twice in earnest.
+                Err(asked) if proof.is_none() && asked.reason.as_deref() == Some("STEP_UP_REQUIRED") => {
+                    proof = Some(caller.prove(&asked).await?);
+                }
+                verdicts => break verdicts?,
+            }
+        };
         report(&summary, out)?;
         Ok(if summary.refused > 0 { ExitCode::from(exit::PARTLY) } else { ExitCode::SUCCESS })
     }
@@ -175,9 +186,14 @@ type Migration = migration_service_client::MigrationServiceClient<super::connect
 async fn receive(
     migration: &mut Migration,
     rows: mpsc::Receiver<ImportUsersRequest>,
+    proof: Option<MetadataValue<Ascii>>,
     out: &Out,
 ) -> Result<ImportSummary> {
-    let mut answers = migration.import_users(ReceiverStream::new(rows)).await?.into_inner();
+    let mut request = Request::new(ReceiverStream::new(rows));
+    if let Some(proof) = proof {
+        request.metadata_mut().insert("sidle-step-up", proof);
+    }
+    let mut answers = migration.import_users(request).await?.into_inner();
     let progress = progress(out);
     while let Some(answer) = answers.message().await? {
         match answer.part {

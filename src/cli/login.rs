@@ -157,7 +157,12 @@ fn ask(question: &str) -> Result<String> {
 
 /// A password, from wherever it cannot be seen.
 pub(super) fn password(question: &str) -> Result<Zeroizing<String>> {
-    if let Ok(password) = std::env::var("SIDLE_PASSWORD") {
+    password_of("SIDLE_PASSWORD", question)
+}
+
+/// As [`password`], of somebody else than whoever calls, from another variable of the environment.
+pub(super) fn password_of(variable: &str, question: &str) -> Result<Zeroizing<String>> {
+    if let Ok(password) = std::env::var(variable) {
         return Ok(Zeroizing::new(password));
     }
     let password = if std::io::stdin().is_terminal() {

@@ -76,9 +76,12 @@ impl Command {
                 out.line(&format!("{} has the role {} now.", membership.user_email, membership.role_name))
             }
             Self::Delete { membership } => {
-                let request = DeleteMembershipRequest { membership_id: membership };
-                caller.directory().await?.delete_membership(request).await?;
+                let request = DeleteMembershipRequest { membership_id: membership, ..Default::default() };
+                let answer = caller.directory().await?.delete_membership(request).await?.into_inner();
                 out.note("The role is taken away.");
+                for id in answer.made.unwrap_or_default().api_key_ids {
+                    out.note(&format!("The API key {id}, which the user had made, is revoked."));
+                }
                 Ok(())
             }
         }

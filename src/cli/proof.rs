@@ -30,7 +30,8 @@ impl Caller {
         }
     }
 
-    async fn prove(&self, asked: &Failure) -> Result<MetadataValue<Ascii>> {
+    /// A fresh proof for the call that was refused for want of one.
+    pub(super) async fn prove(&self, asked: &Failure) -> Result<MetadataValue<Ascii>> {
         let of = |key: &str| asked.metadata.get(key).cloned().unwrap_or_default();
         let request =
             StepUpRequest { method: of("method"), target: of("target"), proof: Some(proof(&of("ways"), asked)?) };

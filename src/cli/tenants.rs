@@ -56,7 +56,8 @@ impl Command {
                     brand,
                     ..Default::default()
                 };
-                let answer = caller.directory().await?.create_tenant(request).await?.into_inner();
+                let call = async |request| Ok(caller.directory().await?.create_tenant(request).await?);
+                let answer = caller.proving(request, call).await?;
                 let tenant = answer.tenant.unwrap_or_default();
                 if out.is_json() { out.message(&tenant) } else { out.line(&tenant.tenant_id) }
             }

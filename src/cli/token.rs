@@ -48,6 +48,8 @@ impl Command {
                     ("issued at", time(claims.issued_at.as_ref())),
                     ("expires at", time(claims.expires_at.as_ref())),
                     ("roles", dash(&claims.roles.join(" "))),
+                    ("the tenant's own roles", dash(&claims.tenant_roles.join(" "))),
+                    ("roles on the platform", dash(&claims.platform_roles.join(" "))),
                     ("permissions", dash(&claims.permissions.join(" "))),
                     ("on the platform", dash(&claims.platform_permissions.join(" "))),
                 ])

@@ -323,7 +323,10 @@ impl Create {
         for role in &self.roles {
             role_ids.push(lookup::role_id(caller, &tenant_id, role).await?);
         }
-        let password = if self.with_password { Some(login::password("Password of the new user: ")?) } else { None };
+        let password = match self.with_password {
+            true => Some(login::password_of("SIDLE_NEW_PASSWORD", "Password of the new user: ")?),
+            false => None,
+        };
         let request = CreateUserRequest {
             request_id: random_id(&caller.context),
             validate_only: self.dry_run,
@@ -336,7 +339,8 @@ impl Create {
             email_verified: self.email_verified,
             role_ids,
         };
-        let user = caller.directory().await?.create_user(request).await?.into_inner().user;
+        let call = async |request| Ok(caller.directory().await?.create_user(request).await?);
+        let user = caller.proving(request, call).await?.user;
         if out.is_json() {
             return out.message(&user.unwrap_or_default());
         }

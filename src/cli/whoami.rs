@@ -42,7 +42,7 @@ pub(super) async fn run(global: &Global, out: &Out) -> Result<()> {
             tenant.tenant_id.clone(),
             tenant.slug.clone(),
             tenant.name.clone(),
-            tenant.roles.join(" "),
+            tenant.roles.iter().chain(&tenant.tenant_roles).cloned().collect::<Vec<_>>().join(" "),
             home.to_owned(),
         ]
     });

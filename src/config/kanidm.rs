@@ -53,9 +53,6 @@ pub struct KanidmConfig {
     /// How long it is not asked then, before one call finds out.
     #[serde(with = "humantime_serde")]
     pub breaker_pause: Duration,
-    /// How old a login with the password may be that a link to a person is proven with.
-    #[serde(with = "humantime_serde")]
-    pub link_within: Duration,
     /// Audiences, besides the client's own name, for which `VerifyToken` accepts Kanidm's own access tokens.
     pub token_audiences: Vec<String>,
 }

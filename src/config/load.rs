@@ -114,6 +114,7 @@ impl Config {
         }
         self.tokens.check()?;
         self.database.check().map_err(ConfigError::new)?;
+        self.api_keys.check()?;
         if self.mfa.issuer.is_empty() || self.mfa.issuer.contains(':') {
             return Err(ConfigError::new("mfa.issuer must not be empty and must not contain a colon"));
         }

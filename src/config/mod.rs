@@ -1,6 +1,7 @@
 //! Configuration: a file, then the environment over it. Unknown keys are refused, every key stands with its default
 //! and a comment in `defaults.toml`.
 
+mod api_keys;
 mod database;
 mod enrolment;
 #[cfg(any(test, fuzzing))]
@@ -22,6 +23,7 @@ mod tokens;
 
 use serde::Deserialize;
 
+pub use self::api_keys::ApiKeyConfig;
 pub use self::database::{DatabaseConfig, Pooler};
 pub use self::enrolment::EnrolmentConfig;
 pub use self::kanidm::KanidmConfig;
@@ -57,6 +59,8 @@ pub struct Config {
     pub passwords: PasswordConfig,
     /// Second factors.
     pub mfa: MfaConfig,
+    /// Keys and client secrets of service accounts.
+    pub api_keys: ApiKeyConfig,
     /// Proofs for sensitive calls.
     pub step_up: StepUpConfig,
     /// How much a client address may ask for.

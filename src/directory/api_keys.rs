@@ -36,12 +36,15 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
         let fault = Fault::new(Reason::PermissionDenied, "The service account does not hold every scope of the key.");
         return Err(fault.with("permission", scope));
     }
-    if new.expires_at.is_some_and(|at| at <= change.now) {
-        return Err(Fault::field("expires_at", "must be in the future"));
+    let latest = change.now + change.longest_key_life();
+    match new.expires_at {
+        Some(at) if at <= change.now => return Err(Fault::field("expires_at", "must be in the future")),
+        Some(at) if at > latest => {
+            return Err(Fault::field("expires_at", "must be within api_keys.max_lifetime from now"));
+        }
+        _ => {}
     }
-    if account.tenant_id.is_none() {
-        change.step_up_of_people(CREATE, Some(account.service_account_id)).await?;
-    }
+    change.step_up_of_people(CREATE, Some(account.service_account_id)).await?;
     if new.kind == KeyKind::ClientSecret {
         // The account's row is locked, so the count is right whoever else makes one.
         let live = store::api_keys::live_secrets(&mut change.tx, account.service_account_id, change.now).await?;
@@ -60,10 +63,11 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
         display_prefix: secret.chars().take(prefix.len() + SHOWN).collect(),
         description: new.description,
         scopes: new.scopes,
-        expires_at: new.expires_at,
+        expires_at: Some(new.expires_at.unwrap_or(latest)),
         last_used_at: None,
         revoked_at: None,
         created_at: change.now,
+        created_by: Some(change.principal()?.id),
     };
     store::api_keys::insert(&mut change.tx, &key, &opaque::digest(secret.as_bytes())).await?;
     let event =

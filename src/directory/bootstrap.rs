@@ -95,9 +95,9 @@ pub async fn bootstrap(db: &Db, context: &Context, recorder: &Recorder, first: F
     let missing = || Fault::internal("a built-in role is missing");
     let (on_platform, at_home) = ROLES;
     let role = store::roles::shared(&mut tx, on_platform).await?.ok_or_else(missing)?;
-    store::memberships::insert_on_platform(&mut tx, context.new_id(), user_id, role.role_id, now).await?;
+    store::memberships::insert_for_first_admin(&mut tx, context.new_id(), user_id, role.role_id, now).await?;
     let role = store::roles::shared(&mut tx, at_home).await?.ok_or_else(missing)?;
-    store::memberships::insert(&mut tx, context.new_id(), tenant_id, user_id, role.role_id, now).await?;
+    store::memberships::insert_for_new_user(&mut tx, context.new_id(), tenant_id, user_id, role.role_id, now).await?;
     let event = Event::by_system(EventType::PlatformBootstrapped, correlation_id)
         .tenant(tenant_id)
         .target("user", user_id)

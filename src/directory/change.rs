@@ -1,10 +1,11 @@
 //! A change that is being made: one transaction with the events that tell of it, and what this replica must know at
 //! once when it is committed.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{Directory, store};
+use crate::access::delegation::{Aimed, Effect, aim};
 use crate::access::{Call, Principal, PrincipalKind};
 use crate::audit::Event;
 use crate::context::Context;
@@ -41,6 +42,11 @@ impl<'a> Change<'a> {
 
     pub fn context(&self) -> &'a Context {
         &self.directory.context
+    }
+
+    /// How long a key works at most.
+    pub fn longest_key_life(&self) -> TimeDelta {
+        self.directory.longest_key_life
     }
 
     /// The tenant that the caller named or, without one, acts in; refused when it is out of the caller's reach.
@@ -92,9 +98,19 @@ impl<'a> Change<'a> {
         self.directory.verifications.ask(&mut self.tx, user).await
     }
 
-    /// Refuses the access tokens that these users have now; `event` is to tell of it. Their rows are locked before the
-    /// time is taken, so that no login or refresh that read the old rights can issue a token after it.
-    pub async fn end_tokens(&mut self, users: &[Uuid], event: Event) -> Result<Event> {
+    /// Aims the change at a user, or refuses it; see [`aim`].
+    pub async fn aim(&mut self, user: Uuid, effect: Effect) -> Result<Aimed> {
+        aim(&mut self.tx, self.call.principal()?, self.scope, user, effect).await
+    }
+
+    /// Refuses the access tokens that a user has now; `event` is to tell of it.
+    pub async fn end_tokens(&mut self, aimed: &Aimed, event: Event) -> Result<Event> {
+        self.end_tokens_of(&[aimed.user()], event).await
+    }
+
+    /// Refuses the access tokens that the holders of what changes have now; `event` is to tell of it. Their rows are
+    /// locked before the time is taken, so that no login or refresh that read the old rights can issue a token after it.
+    pub async fn end_tokens_of(&mut self, users: &[Uuid], event: Event) -> Result<Event> {
         store::tokens::lock_users(&mut self.tx, users).await?;
         let at = self.directory.context.now();
         store::tokens::end_users(&mut self.tx, users, at).await?;
@@ -108,9 +124,9 @@ impl<'a> Change<'a> {
     }
 
     /// Ends the sessions of a user and refuses their tokens; says how many there were, and `event` is to tell of it.
-    pub async fn end_sessions(&mut self, user: Uuid, reason: &'static str, event: Event) -> Result<(i32, Event)> {
-        let sessions = store::tokens::end_sessions(&mut self.tx, user, reason, self.now).await?;
-        let event = self.end_tokens(&[user], event).await?.detail("sessions", ids(&sessions));
+    pub async fn end_sessions(&mut self, aimed: &Aimed, reason: &'static str, event: Event) -> Result<(i32, Event)> {
+        let sessions = store::tokens::end_sessions(&mut self.tx, aimed, reason, self.now).await?;
+        let event = self.end_tokens(aimed, event).await?.detail("sessions", ids(&sessions));
         let count = i32::try_from(sessions.len()).unwrap_or(i32::MAX);
         self.sessions.extend(sessions);
         Ok((count, event))

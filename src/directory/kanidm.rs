@@ -3,8 +3,9 @@
 
 use uuid::Uuid;
 
-use super::{Change, Directory, admins, delegation, store, users};
+use super::{Change, Directory, admins, store, users};
 use crate::access::Call;
+use crate::access::delegation::{self, Effect};
 use crate::audit::EventType;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::KanidmError;
@@ -58,7 +59,7 @@ pub(super) async fn link(
     // Whether there is such a person is for those who have proved who they are.
     let candidate = candidate?;
     let user_person = store::kanidm::refusal(&mut change.tx, id, candidate.person).await?;
-    let user = users::for_change(change, id, Some(version)).await?;
+    let (aimed, user) = users::for_change(change, id, Some(version), Effect::Control).await?;
     if user.is_master_admin {
         return Err(admins::master());
     }
@@ -79,11 +80,11 @@ pub(super) async fn link(
         }
         _ => {}
     }
-    store::kanidm::link(&mut change.tx, id, candidate.person, &candidate.name, change.now).await?;
+    store::kanidm::link(&mut change.tx, &aimed, candidate.person, &candidate.name, change.now).await?;
     let event = users::about(change, EventType::UserKanidmLinked, &user)
         .detail("person", candidate.person)
         .detail("by", "administrator");
-    let (_, event) = change.end_sessions(id, "credential_changed", event).await?;
+    let (_, event) = change.end_sessions(&aimed, "credential_changed", event).await?;
     change.record(event).await?;
     change.notify(Message::to_user(Kind::KanidmLinked, id)).await?;
     users::read(change, id).await

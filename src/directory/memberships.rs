@@ -2,9 +2,12 @@
 
 use uuid::Uuid;
 
+use super::made::{self, Made};
 pub(super) use super::store::memberships::{Membership, Position};
 use super::store::roles::Role;
-use super::{Change, admins, delegation, roles, store};
+use super::{Change, admins, roles, store};
+use crate::access::delegation::{self, Effect};
+use crate::access::{Principal, PrincipalKind};
 use crate::audit::{Event, EventType};
 use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
@@ -12,6 +15,8 @@ use crate::fault::{Fault, Reason, Result};
 const CREATE: &str = "sidle.v1.DirectoryService/CreateMembership";
 /// The shared role that a new user has when nothing else is said.
 const MEMBER: &str = "user";
+/// The permission to give roles that the giver does not have.
+const ASSIGN: &str = "roles.assign";
 
 /// The roles that a new user gets in the home tenant: those named, or the plain member's.
 pub(super) async fn roles_for_new_user(change: &mut Change<'_>, tenant: Uuid, named: &[Uuid]) -> Result<Vec<Uuid>> {
@@ -29,7 +34,22 @@ pub(super) async fn roles_for_new_user(change: &mut Change<'_>, tenant: Uuid, na
     Ok(roles)
 }
 
-/// The role, if it fits the place and holds nothing that the caller lacks there.
+/// Refuses a caller who neither has the role at the place nor the permission to give others than their own: what a role
+/// means to other services its permissions here do not say. The plain member's role comes with being a member.
+async fn may_assign(change: &mut Change<'_>, principal: &Principal, role: &Role, place: Option<Uuid>) -> Result<()> {
+    let is_plain = role.is_built_in && role.name == MEMBER;
+    if is_plain || delegation::covers(principal, place, &[ASSIGN.to_owned()]).is_ok() {
+        return Ok(());
+    }
+    let is_user = principal.kind == PrincipalKind::User;
+    if is_user && store::memberships::has_role(&mut change.tx, principal.id, place, role.role_id).await? {
+        return Ok(());
+    }
+    let message = "The caller has neither the role nor the permission to assign roles.";
+    Err(Fault::new(Reason::PermissionDenied, message).with("permission", ASSIGN))
+}
+
+/// The role, if it fits the place, holds nothing that the caller lacks there, and is the caller's to assign.
 async fn grantable(change: &mut Change<'_>, role_id: Uuid, place: Option<Uuid>) -> Result<Role> {
     let role = store::roles::by_id(&mut change.tx, role_id).await?.ok_or_else(|| Fault::not_found("role"))?;
     match place {
@@ -41,7 +61,9 @@ async fn grantable(change: &mut Change<'_>, role_id: Uuid, place: Option<Uuid>) 
         _ => {}
     }
     let given = roles::all_it_gives(change, role.is_admin, &role.permissions).await?;
-    delegation::covers(change.principal()?, place, &given)?;
+    let principal = change.principal()?;
+    delegation::covers(principal, place, &given)?;
+    may_assign(change, principal, &role, place).await?;
     Ok(role)
 }
 
@@ -61,31 +83,36 @@ pub(super) async fn create(
     }
     let user = store::users::by_id(&mut change.tx, user_id, false).await?.ok_or_else(|| Fault::not_found("user"))?;
     let role = grantable(change, role_id, place).await?;
-    if place.is_none() {
-        // The row before the proof: whoever changes the user's credentials voids their proofs in this order.
-        store::tokens::lock_users(&mut change.tx, &[user_id]).await?;
-        change.step_up(CREATE, Some(user_id)).await?;
+    // The rows before the proof: whoever changes the caller's credentials voids their proofs in this order.
+    let caller = change.principal()?.id;
+    store::tokens::lock_users(&mut change.tx, &[user.user_id, caller]).await?;
+    // A new role voids the tokens that the user has in every tenant.
+    let aimed = change.aim(user.user_id, Effect::Everywhere).await?;
+    match place {
+        Some(_) => change.step_up_of_people(CREATE, Some(user_id)).await?,
+        None => change.step_up(CREATE, Some(user_id)).await?,
     }
     let id = change.context().new_id();
     let now = change.now;
     match place {
-        Some(tenant) => store::memberships::insert(&mut change.tx, id, tenant, user.user_id, role_id, now).await?,
-        None => store::memberships::insert_on_platform(&mut change.tx, id, user.user_id, role_id, now).await?,
+        Some(tenant) => store::memberships::insert(&mut change.tx, id, tenant, &aimed, role_id, now).await?,
+        None => store::memberships::insert_on_platform(&mut change.tx, id, &aimed, role_id, now).await?,
     }
     let kind = if place.is_some() { EventType::MembershipCreated } else { EventType::PlatformRoleGranted };
     let event = about(change, kind, place, user_id, role_id).detail("role", role.name);
-    let event = change.end_tokens(&[user_id], event).await?;
+    let event = change.end_tokens(&aimed, event).await?;
     change.record(event).await?;
     store::memberships::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("membership"))
 }
 
-/// Takes a role from a user.
-pub(super) async fn delete(change: &mut Change<'_>, id: Uuid) -> Result<()> {
+/// Takes a role from a user, and ends the keys that the user made with what they lose by it; says what there was.
+pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, keep: bool) -> Result<Made> {
     let guard = admins::guard(change).await?;
     let membership =
         store::memberships::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("membership"))?;
     let place = membership.tenant_id;
     delegation::covers(change.principal()?, place, &membership.permissions)?;
+    let aimed = change.aim(membership.user_id, Effect::Here).await?;
     if place.is_none() && membership.is_master_admin {
         return Err(admins::master());
     }
@@ -94,12 +121,13 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid) -> Result<()> {
         .detail("role", &membership.role_name)
         .detail("source", membership.source.as_str());
     // Before the row goes: it is what lets a tenant end the tokens of a member who is at home elsewhere.
-    let event = change.end_tokens(&[membership.user_id], event).await?;
-    if !store::memberships::delete(&mut change.tx, &membership).await? {
+    let event = change.end_tokens(&aimed, event).await?;
+    if !store::memberships::delete(&mut change.tx, &aimed, &membership).await? {
         return Err(Fault::not_found("membership"));
     }
     guard.still_has_one(change).await?;
-    change.record(event).await
+    change.record(event).await?;
+    made::end_made_by(change, &aimed, keep, true).await
 }
 
 fn about(change: &Change<'_>, event: EventType, place: Option<Uuid>, user: Uuid, role: Uuid) -> Event {

@@ -6,10 +6,10 @@ mod admins;
 mod api_keys;
 mod bootstrap;
 mod change;
-mod delegation;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod kanidm;
+mod made;
 mod memberships;
 mod names;
 mod roles;
@@ -19,12 +19,15 @@ mod store;
 mod tenants;
 mod users;
 
+use chrono::TimeDelta;
+
 pub use self::bootstrap::{Bootstrapped, FirstAdmin, bootstrap};
 use self::change::Change;
 pub use self::rpc::Service;
 use crate::access::Call;
 use crate::audit::Recorder;
 use crate::authenticate::{Hasher, Policy, StepUps, Verifications};
+use crate::config::ApiKeyConfig;
 use crate::context::Context;
 use crate::db::{Db, Scope, Tx};
 use crate::fault::Result;
@@ -46,6 +49,7 @@ pub struct Directory {
     kanidm: Option<Kanidm>,
     outbox: Outbox,
     verifications: Verifications,
+    longest_key_life: TimeDelta,
 }
 
 impl Directory {
@@ -63,8 +67,23 @@ impl Directory {
         kanidm: Option<Kanidm>,
         outbox: Outbox,
         verifications: Verifications,
+        api_keys: &ApiKeyConfig,
     ) -> Self {
-        Self { db, context, recorder, revocations, keys, hasher, step_ups, policy, kanidm, outbox, verifications }
+        let longest_key_life = api_keys.longest();
+        Self {
+            db,
+            context,
+            recorder,
+            revocations,
+            keys,
+            hasher,
+            step_ups,
+            policy,
+            kanidm,
+            outbox,
+            verifications,
+            longest_key_life,
+        }
     }
 
     /// Begins a change as far as the caller reaches with `permission`.

@@ -26,6 +26,12 @@ pub(super) fn slug(field: &'static str, value: &str) -> Result<String> {
     }
 }
 
+/// Whether this is a domain as it stands behind the `@` of an address in lower case.
+pub(super) fn is_domain(value: &str) -> bool {
+    let fine = |c: char| c.is_alphanumeric() && !c.is_uppercase() || c == '-' || c == '.';
+    matches(value, 253, |c| c.is_alphanumeric() && !c.is_uppercase(), fine)
+}
+
 /// A role's name.
 pub(super) fn role(field: &'static str, value: &str) -> Result<String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -34,6 +40,23 @@ pub(super) fn role(field: &'static str, value: &str) -> Result<String> {
     } else {
         Err(Fault::field(field, "must be 1 to 64 of A-Z, a-z, 0-9, dot, underscore and -, beginning with a letter"))
     }
+}
+
+/// What a role's name looks like: two names of one likeness are taken for each other by people, and by services that
+/// compare without regard to case.
+pub(super) fn likeness(name: &str) -> String {
+    let alike = |c: char| match c {
+        '0' => 'o',
+        '1' | 'i' => 'l',
+        '3' => 'e',
+        '4' => 'a',
+        '5' => 's',
+        '7' => 't',
+        '8' => 'b',
+        c => c,
+    };
+    let letters = name.to_ascii_lowercase().chars().filter(|c| !"._-".contains(*c)).map(alike).collect::<String>();
+    letters.replace("rn", "m").replace("vv", "w")
 }
 
 /// A service account's name.
@@ -119,6 +142,16 @@ mod tests {
         }
         assert!(role("name", "HOTEL_ADMIN").is_ok() && role("name", "1x").is_err() && role("name", "a b").is_err());
         assert!(service_account("name", "billing.api").is_ok() && service_account("name", "Billing").is_err());
+    }
+
+    #[test]
+    fn names_that_look_alike_have_one_likeness() {
+        for alike in ["SYSTEM_ADMIN", "system-admin", "SystemAdmin", "SYSTEM.ADM1N", "Systern_Admin", "5YSTEM_ADMIN"] {
+            assert_eq!(likeness(alike), likeness("SYSTEM_ADMIN"), "{alike}");
+        }
+        assert_eq!(likeness("Super_Admin"), likeness("superadmin"));
+        assert_ne!(likeness("HOTEL_ADMIN"), likeness("SYSTEM_ADMIN"));
+        assert_ne!(likeness("users"), likeness("user"));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 pub(super) use super::store::roles::Role;
-use super::{Change, admins, change, delegation, store};
-use crate::access::etag;
+use super::{Change, admins, change, names, store};
+use crate::access::{delegation, etag};
 use crate::audit::{Event, EventType};
 use crate::fault::{Fault, Result};
 
@@ -48,6 +48,22 @@ pub(super) async fn all_it_gives(
     Ok(all)
 }
 
+/// Refuses a name that could be taken for that of a role that all tenants share or that the platform has, whatever the
+/// case, the separators and the letters that look alike. The very same name is for the unique index to refuse.
+async fn unmistakable(change: &mut Change<'_>, name: &str, tenant: Option<Uuid>, but: Option<Uuid>) -> Result<()> {
+    let likeness = names::likeness(name);
+    for known in store::roles::names_for_all(&mut change.tx).await? {
+        let is_same = tenant.is_none() && known.name == name;
+        if Some(known.role_id) != but && !is_same && names::likeness(&known.name) == likeness {
+            return Err(Fault::field(
+                "name",
+                "must not be, nor look like, the name of a role that is not the tenant's own",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Creates a role: a tenant's own or, without a tenant, for all.
 pub(super) async fn create(change: &mut Change<'_>, new: NewRole) -> Result<Role> {
     match new.tenant_id {
@@ -62,6 +78,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewRole) -> Result<Role
     }
     let given = all_it_gives(change, new.is_admin, &new.permissions).await?;
     delegation::covers(change.principal()?, new.tenant_id, &given)?;
+    unmistakable(change, &new.name, new.tenant_id, None).await?;
     let role = Role {
         role_id: change.context().new_id(),
         tenant_id: new.tenant_id,
@@ -94,8 +111,13 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     };
     let given = all_it_gives(change, after.is_admin, &after.permissions).await?;
     delegation::covers(change.principal()?, after.tenant_id, &given)?;
-    let permissions_changed = before.permissions != after.permissions;
-    if before.tenant_id.is_none() && (permissions_changed || after.is_admin && !before.is_admin) {
+    let renamed = before.name != after.name;
+    if renamed {
+        unmistakable(change, &after.name, after.tenant_id, Some(id)).await?;
+    }
+    // What the name means to other services is a right as well.
+    let rights_changed = renamed || before.permissions != after.permissions;
+    if rights_changed || after.is_admin && !before.is_admin {
         change.step_up_of_people(UPDATE, Some(id)).await?;
     }
     store::roles::update(&mut change.tx, &after).await?;
@@ -103,7 +125,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     let event =
         about(change, EventType::RoleUpdated, &after).detail("old", facts(&before)).detail("new", facts(&after));
     change.record(event).await?;
-    if permissions_changed {
+    if rights_changed {
         end_tokens_of_holders(change, &after).await?;
     }
     store::roles::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("role"))
@@ -145,7 +167,7 @@ async fn end_tokens_of_holders(change: &mut Change<'_>, role: &Role) -> Result<(
         let Some(last) = users.last() else { return Ok(()) };
         after = *last;
         let event = about(change, EventType::RoleUpdated, role);
-        let event = change.end_tokens(&users, event).await?;
+        let event = change.end_tokens_of(&users, event).await?;
         change.record(event).await?;
     }
 }

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 pub(super) use super::store::service_accounts::ServiceAccount;
 use super::store::{self, Switch};
-use super::{Change, delegation};
-use crate::access::{PrincipalKind, etag};
+use super::{Change, made};
+use crate::access::{PrincipalKind, delegation, etag};
 use crate::audit::{Event, EventType};
 use crate::fault::{Fault, Result};
 
@@ -45,9 +45,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
     }
     let principal = change.principal()?;
     delegation::covers(principal, new.tenant_id, &new.permissions)?;
-    if new.tenant_id.is_none() {
-        change.step_up_of_people(CREATE, None).await?;
-    }
+    change.step_up_of_people(CREATE, None).await?;
     let account = ServiceAccount {
         service_account_id: change.context().new_id(),
         tenant_id: new.tenant_id,
@@ -62,7 +60,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
         updated_at: change.now,
     };
     store::service_accounts::insert(&mut change.tx, &account).await?;
-    store::service_accounts::set_certificates(&mut change.tx, &account, change.now).await?;
+    store::service_accounts::set_certificates(&mut change.tx, &account, principal.id, change.now).await?;
     let event = about(change, EventType::ServiceAccountCreated, &account).detail("new", facts(&account));
     change.record(event).await?;
     Ok(account)
@@ -82,13 +80,16 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     let certificates_changed = before.certificates != after.certificates;
     let permissions_changed = before.permissions != after.permissions;
     let switched_on = before.status != after.status && after.status == Switch::Active;
-    if before.tenant_id.is_none() && (certificates_changed || permissions_changed || switched_on) {
-        change.step_up_of_people(UPDATE, Some(id)).await?;
-    }
     if certificates_changed {
         // One tenant's administrator must not claim a name that another tenant's program has.
         change.platform_only()?;
-        store::service_accounts::set_certificates(&mut change.tx, &after, change.now).await?;
+    }
+    if certificates_changed || permissions_changed || switched_on {
+        change.step_up_of_people(UPDATE, Some(id)).await?;
+    }
+    if certificates_changed {
+        let caller = change.principal()?.id;
+        store::service_accounts::set_certificates(&mut change.tx, &after, caller, change.now).await?;
     }
     let rights_changed = certificates_changed || permissions_changed || before.status != after.status;
     // The row is locked, for which an exchange of a key waits: the time after that is late enough.
@@ -104,7 +105,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     store::service_accounts::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("service account"))
 }
 
-/// Deletes a service account with its keys; says how many there were.
+/// Deletes a service account with its keys, and those that it made; says how many it had.
 pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<i32> {
     let account = for_change(change, id, version).await?;
     let now = change.context().now();
@@ -113,6 +114,7 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
     let event = about(change, EventType::ServiceAccountDeleted, &account).detail("api_keys_revoked", keys);
     let event = change.ended(&[id], now, event);
     change.record(event).await?;
+    made::end_made_by_program(change, id).await?;
     Ok(i32::try_from(keys).unwrap_or(i32::MAX))
 }
 

@@ -4,9 +4,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::made::{self, Made};
 pub(super) use super::store::users::{Filter, User};
 use super::store::{self, UserStatus};
-use super::{Change, admins, delegation, memberships};
+use super::{Change, admins, memberships};
+use crate::access::delegation::{Aimed, Effect};
 use crate::access::etag;
 use crate::access::names::{email_key, username_key};
 use crate::audit::{Event, EventType};
@@ -35,6 +37,7 @@ pub(super) struct Edit {
     pub takes_second_factor: bool,
 }
 
+const CREATE: &str = "sidle.v1.DirectoryService/CreateUser";
 const UPDATE: &str = "sidle.v1.DirectoryService/UpdateUser";
 const ENABLE: &str = "sidle.v1.DirectoryService/EnableUser";
 const UNLOCK: &str = "sidle.v1.DirectoryService/UnlockUser";
@@ -47,6 +50,8 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
     let tenant_id = change.tenant(new.tenant_id)?;
     store::tenants::hold(&mut change.tx, tenant_id).await?.ok_or_else(|| Fault::not_found("tenant"))?;
     let roles = memberships::roles_for_new_user(change, tenant_id, &new.role_ids).await?;
+    // Whoever chooses address or password of an account has a way in that outlasts the session, and its roles with it.
+    change.step_up_of_people(CREATE, None).await?;
     let user_id = change.context().new_id();
     let now = change.now;
     let username_key = new.username.as_deref().and_then(username_key);
@@ -68,7 +73,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
     store::users::insert(&mut change.tx, insert).await?;
     for role_id in &roles {
         let id = change.context().new_id();
-        store::memberships::insert(&mut change.tx, id, tenant_id, user_id, *role_id, now).await?;
+        store::memberships::insert_for_new_user(&mut change.tx, id, tenant_id, user_id, *role_id, now).await?;
     }
     let roles: Vec<String> = roles.iter().map(Uuid::to_string).collect();
     let event = Event::new(EventType::UserCreated, change.call)
@@ -88,12 +93,16 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
 
 /// Edits a user.
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<User> {
-    let before = for_change(change, id, Some(version)).await?;
     // With the address goes the way to set a new password; until a demanded one is set, nothing is permitted.
     let takes_over = edit.email.is_some()
         || edit.username.is_some()
         || edit.must_change_password.is_some()
         || edit.takes_second_factor;
+    let effect = if takes_over { Effect::Control } else { Effect::Here };
+    if edit.must_change_password == Some(false) {
+        lock_both(change, id).await?;
+    }
+    let (aimed, before) = for_change(change, id, Some(version), effect).await?;
     if takes_over && before.is_master_admin && change.principal()?.id != id {
         return Err(admins::master());
     }
@@ -102,6 +111,9 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     let takes_second_factor = edit.takes_second_factor && before.has_second_factor;
     if moves || takes_second_factor {
         change.step_up(UPDATE, Some(id)).await?;
+    } else if before.must_change_password && edit.must_change_password == Some(false) {
+        // Whoever set that password may act with the user's rights from then on.
+        change.step_up_of_people(UPDATE, Some(id)).await?;
     }
     if let Some(email) = edit.email.filter(|_| moves) {
         after.verified_at = None;
@@ -111,15 +123,15 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     after.full_name = edit.full_name.unwrap_or(after.full_name);
     after.must_change_password = edit.must_change_password.unwrap_or(after.must_change_password);
     let username_key = after.username.as_deref().and_then(username_key);
-    store::users::update(&mut change.tx, &after, &email_key(&after.email), username_key.as_deref()).await?;
+    store::users::update(&mut change.tx, &aimed, &after, &email_key(&after.email), username_key.as_deref()).await?;
     let mut event = about(change, EventType::UserUpdated, &after).old_new(editable(&before), editable(&after));
     if after.must_change_password && !before.must_change_password {
         // Until the new password is set nothing is permitted: neither is what older tokens say.
-        event = change.end_tokens(&[id], event).await?;
+        event = change.end_tokens(&aimed, event).await?;
     }
     change.record(event).await?;
     if takes_second_factor {
-        take_second_factor(change, &before).await?;
+        take_second_factor(change, &aimed, &before).await?;
     }
     if moves {
         tell_of_new_address(change, &before).await?;
@@ -128,10 +140,10 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
 }
 
 /// Takes the second factor of somebody who has lost it, and what came in by it.
-async fn take_second_factor(change: &mut Change<'_>, user: &User) -> Result<()> {
-    store::users::remove_second_factor(&mut change.tx, user.user_id).await?;
+async fn take_second_factor(change: &mut Change<'_>, aimed: &Aimed, user: &User) -> Result<()> {
+    store::users::remove_second_factor(&mut change.tx, aimed.for_control()?).await?;
     let event = about(change, EventType::UserTotpDisabled, user).reason("administrator");
-    let (_, event) = change.end_sessions(user.user_id, "credential_changed", event).await?;
+    let (_, event) = change.end_sessions(aimed, "credential_changed", event).await?;
     change.record(event).await?;
     change.notify(Message::to_user(Kind::TotpDisabled, user.user_id)).await
 }
@@ -154,29 +166,30 @@ fn editable(user: &User) -> serde_json::Value {
     })
 }
 
-/// Deletes a user, so that it can be brought back.
-pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<i32> {
+/// Deletes a user, so that it can be brought back, and ends the keys that the user made: says how many sessions ended
+/// and what there was of keys and accounts.
+pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>, keep: bool) -> Result<(i32, Made)> {
     let guard = admins::guard(change).await?;
-    let user = for_change(change, id, version).await?;
+    let (aimed, user) = for_change(change, id, version, Effect::Everywhere).await?;
     admins::spare_master(&user)?;
-    store::users::delete(&mut change.tx, id, change.now).await?;
+    store::users::delete(&mut change.tx, &aimed, change.now).await?;
     guard.still_has_one(change).await?;
     let event = about(change, EventType::UserDeleted, &user);
-    let (sessions, event) = change.end_sessions(id, "user_disabled", event).await?;
+    let (sessions, event) = change.end_sessions(&aimed, "user_disabled", event).await?;
     change.record(event).await?;
-    Ok(sessions)
+    Ok((sessions, made::end_made_by(change, &aimed, keep, false).await?))
 }
 
 /// Shuts a user out until `duration` is over or, without one, until further notice; what lives ends at once.
 pub(super) async fn lock(change: &mut Change<'_>, id: Uuid, duration: Option<TimeDelta>) -> Result<(User, i32)> {
     let guard = admins::guard(change).await?;
-    let user = for_change(change, id, None).await?;
+    let (aimed, user) = for_change(change, id, None, Effect::Everywhere).await?;
     admins::spare_master(&user)?;
     let until = duration.and_then(|duration| change.now.checked_add_signed(duration)).unwrap_or(FOR_GOOD);
-    store::users::set_lock(&mut change.tx, id, until).await?;
+    store::users::set_lock(&mut change.tx, &aimed, until).await?;
     guard.still_has_one(change).await?;
     let event = about(change, EventType::UserLocked, &user).reason("administrator").detail("locked_until", until);
-    let (sessions, event) = change.end_sessions(id, "administrator", event).await?;
+    let (sessions, event) = change.end_sessions(&aimed, "administrator", event).await?;
     change.record(event).await?;
     Ok((read(change, id).await?, sessions))
 }
@@ -184,14 +197,13 @@ pub(super) async fn lock(change: &mut Change<'_>, id: Uuid, duration: Option<Tim
 /// Takes any lock away.
 pub(super) async fn unlock(change: &mut Change<'_>, id: Uuid) -> Result<User> {
     lock_both(change, id).await?;
-    let user = for_change(change, id, None).await?;
+    let (aimed, user) = for_change(change, id, None, Effect::Everywhere).await?;
     if user.locked_until.is_none() && user.failed_login_attempts == 0 {
         return Ok(user);
     }
-    if user.lock_reason == Some(store::LockReason::Administrator) {
-        let_in_again(change, id, UNLOCK).await?;
-    }
-    store::users::clear_lock(&mut change.tx, id).await?;
+    // Also after failures: who unlocks again and again makes room for endless guesses.
+    change.step_up_of_people(UNLOCK, Some(id)).await?;
+    store::users::clear_lock(&mut change.tx, &aimed).await?;
     let event = about(change, EventType::UserUnlocked, &user).detail("failed_attempts", user.failed_login_attempts);
     change.record(event).await?;
     read(change, id).await
@@ -200,15 +212,15 @@ pub(super) async fn unlock(change: &mut Change<'_>, id: Uuid) -> Result<User> {
 /// Switches a user off and ends all access.
 pub(super) async fn disable(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<(User, i32)> {
     let guard = admins::guard(change).await?;
-    let user = for_change(change, id, version).await?;
+    let (aimed, user) = for_change(change, id, version, Effect::Everywhere).await?;
     admins::spare_master(&user)?;
     if user.status == UserStatus::Disabled {
         return Ok((user, 0));
     }
-    store::users::set_status(&mut change.tx, id, UserStatus::Disabled, user.verified_at).await?;
+    store::users::set_status(&mut change.tx, &aimed, UserStatus::Disabled, user.verified_at).await?;
     guard.still_has_one(change).await?;
     let event = about(change, EventType::UserDisabled, &user).detail("old_status", user.status.as_str());
-    let (sessions, event) = change.end_sessions(id, "user_disabled", event).await?;
+    let (sessions, event) = change.end_sessions(&aimed, "user_disabled", event).await?;
     change.record(event).await?;
     Ok((read(change, id).await?, sessions))
 }
@@ -221,16 +233,18 @@ pub(super) async fn enable(
     email_verified: bool,
 ) -> Result<User> {
     lock_both(change, id).await?;
-    let user = for_change(change, id, version).await?;
+    // Who vouches for the address says who may set a new password through it.
+    let effect = if email_verified { Effect::Control } else { Effect::Everywhere };
+    let (aimed, user) = for_change(change, id, version, effect).await?;
     if user.status != UserStatus::Disabled {
         return Ok(user);
     }
-    let_in_again(change, id, ENABLE).await?;
+    change.step_up_of_people(ENABLE, Some(id)).await?;
     let verified_at = user.verified_at.or(email_verified.then_some(change.now));
     // Who was born in Kanidm never has to show the address here.
     let counts = verified_at.is_some() || user.auth_method == store::AuthMethod::Kanidm;
     let status = if counts { UserStatus::Active } else { UserStatus::PendingVerification };
-    store::users::set_status(&mut change.tx, id, status, verified_at).await?;
+    store::users::set_status(&mut change.tx, &aimed, status, verified_at).await?;
     let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
     change.record(event).await?;
     read(change, id).await
@@ -242,25 +256,20 @@ async fn lock_both(change: &mut Change<'_>, id: Uuid) -> Result<()> {
     store::tokens::lock_users(&mut change.tx, &[id, caller]).await
 }
 
-/// Asks for a proof before a user is let in again whose rights reach over every tenant.
-async fn let_in_again(change: &mut Change<'_>, id: Uuid, method: &'static str) -> Result<()> {
-    let rights = store::users::rights(&mut change.tx, id).await?;
-    if rights.iter().any(|(place, _)| place.is_none()) {
-        change.step_up_of_people(method, Some(id)).await?;
-    }
-    Ok(())
-}
-
 /// The user as the caller may change it, kept from other writers: found in the caller's scope, unchanged since
 /// `version`, and without rights that the caller lacks.
-pub(super) async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<User> {
+pub(super) async fn for_change(
+    change: &mut Change<'_>,
+    id: Uuid,
+    version: Option<i64>,
+    effect: Effect,
+) -> Result<(Aimed, User)> {
     let user = store::users::lock(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("user"))?;
-    let rights = store::users::rights(&mut change.tx, id).await?;
-    delegation::covers_user(change.principal()?, id, &rights)?;
+    let aimed = change.aim(id, effect).await?;
     if version.is_some_and(|version| version != user.version) {
         return Err(etag::mismatch("user"));
     }
-    Ok(user)
+    Ok((aimed, user))
 }
 
 pub(super) fn about(change: &Change<'_>, event: EventType, user: &User) -> Event {

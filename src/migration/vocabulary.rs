@@ -98,6 +98,8 @@ words! {
         LegacyIdDuplicate => "legacy_id_duplicate",
         /// Another user has the id.
         UserIdTaken => "user_id_taken",
+        /// The tenant is for addresses of other domains.
+        EmailForeignDomain => "email_foreign_domain",
         /// Remark: no password.
         NoPassword => "no_password",
         /// Remark: the username was dropped, it cannot be used.
@@ -206,6 +208,12 @@ words! {
         GroupNotOurs => "group_not_ours",
         /// The person is in the recycle bin.
         PersonDeleted => "person_deleted",
+        /// Nobody has shown that the address is the user's.
+        MailUnverified => "mail_unverified",
+        /// The tenant is for addresses of other domains.
+        MailForeignDomain => "mail_foreign_domain",
+        /// The user has roles beyond the tenant that the plan was made in.
+        UserAboveCaller => "user_above_caller",
         /// The user changed since the plan.
         UserChanged => "user_changed",
         /// The user was deleted since the plan.
@@ -250,6 +258,9 @@ impl ImportReason {
             Self::InvalidTime => "Correct the time of creation, or leave it out.",
             Self::RowChanged => "Change the user in Sidle; an import does not overwrite.",
             Self::LegacyIdDuplicate => "Give every row an id of its own, or none.",
+            Self::EmailForeignDomain => {
+                "Correct the address or the tenant, or have the platform add the domain to the tenant's settings."
+            }
             Self::UserIdTaken => "Give the row another id, or none.",
             Self::NoPassword => "Nothing: the user sets a password with a reset link, or signs in through Kanidm.",
             Self::UsernameInvalid => "Nothing: the user signs in with the e-mail address.",
@@ -271,6 +282,13 @@ impl ItemReason {
             Self::NameTaken => "Plan again: the new plan chooses another name.",
             Self::NameRefused => "Give the user a username of a-z 0-9 . _ - that begins with a letter, and plan again.",
             Self::MailRefused => "Change the user's address to one that Kanidm accepts, and plan again.",
+            Self::MailUnverified => {
+                "Have the user confirm the address, or enable them with a verified one, and plan again."
+            }
+            Self::MailForeignDomain => {
+                "Correct the address, or have the platform add its domain to the tenant's settings, and plan again."
+            }
+            Self::UserAboveCaller => "Have somebody with the permission on the platform move the user.",
             Self::PersonRefused => {
                 "Look for the migration item in the service's log, which names what Kanidm objected to."
             }

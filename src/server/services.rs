@@ -62,6 +62,7 @@ fn migration(app: &App) -> migration::Service {
         verifier: app.verifier.clone(),
         kanidm: app.kanidm.clone(),
         engine: app.engine.clone(),
+        step_ups: app.step_ups.clone(),
     })
 }
 

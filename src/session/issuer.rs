@@ -10,6 +10,7 @@ use sidle_token::{Claims, Kind, TYPE, issue_time};
 use uuid::Uuid;
 
 use super::keys::Keys;
+use super::role_names::RoleNames;
 use super::signing::PrivateKey;
 use crate::access::{Permissions, PrincipalKind};
 use crate::config::TokenConfig;
@@ -37,8 +38,8 @@ pub struct Grant {
     pub tenant_id: Option<Uuid>,
     /// Who is to accept the token.
     pub audience: String,
-    /// Roles in the tenant.
-    pub roles: Vec<String>,
+    /// Roles, by whose they are.
+    pub roles: RoleNames,
     /// Permissions in the tenant.
     pub permissions: Permissions,
     /// Permissions in every tenant.
@@ -101,7 +102,9 @@ impl Issuer {
                 PrincipalKind::User => Kind::User,
                 PrincipalKind::ServiceAccount => Kind::ServiceAccount,
             },
-            roles: grant.roles.clone(),
+            roles: grant.roles.shared.clone(),
+            tenant_roles: grant.roles.own.clone(),
+            platform_roles: grant.roles.platform.clone(),
             scope: grant.permissions.to_string(),
             platform_scope: grant.platform_permissions.to_string(),
         };

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::Sessions;
 use super::store::sessions::{self as store, Wanted};
+use crate::access::delegation::{Aimed, Effect, aim};
 use crate::access::{Call, PrincipalKind, paging};
 use crate::audit::{Event, EventType};
 use crate::db::Scope;
@@ -89,6 +90,15 @@ pub struct Listing {
     pub page_token: String,
 }
 
+/// By whom a session is ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By<'a> {
+    /// By the service, as Kanidm says.
+    Service,
+    /// By a caller who may aim at its user.
+    Caller(&'a Aimed),
+}
+
 impl Sessions {
     /// A session; the caller's current one when none is named.
     ///
@@ -143,8 +153,11 @@ impl Sessions {
             () if principal.id == found.user_id => "user",
             () => "administrator",
         };
+        let mut tx = self.db.begin(scope).await?;
+        let aimed = aim(&mut tx, principal, scope, found.user_id, Effect::Here).await?;
+        drop(tx);
         let event = Event::new(EventType::SessionRevoked, call).session(session).reason(reason);
-        self.end(session, reason, event.subject(found.user_id), scope).await?;
+        self.end(By::Caller(&aimed), session, reason, event.subject(found.user_id), scope).await?;
         let mut tx = self.db.begin(scope).await?;
         store::get(&mut tx, session, self.context.now()).await?.ok_or_else(|| Fault::not_found("session"))
     }
@@ -164,7 +177,8 @@ impl Sessions {
         if !store::knows_user(&mut tx, user).await? {
             return Err(Fault::not_found("user"));
         }
-        let ended = store::end_all(&mut tx, user, except, reason, self.context.now()).await?;
+        let aimed = aim(&mut tx, principal, scope, user, Effect::Here).await?;
+        let ended = store::end_all(&mut tx, &aimed, except, reason, self.context.now()).await?;
         if !ended.is_empty() {
             let event = Event::new(EventType::SessionAllRevoked, call).target("user", user).reason(reason);
             self.recorder.record(&mut tx, event.detail("sessions", &ended)).await?;
@@ -177,7 +191,17 @@ impl Sessions {
     }
 
     /// Ends a session with its event, here at once and elsewhere through the log; says whether it still lived.
-    pub(super) async fn end(&self, session: Uuid, reason: &str, event: Event, scope: Scope) -> Result<bool> {
+    pub(super) async fn end(
+        &self,
+        by: By<'_>,
+        session: Uuid,
+        reason: &str,
+        event: Event,
+        scope: Scope,
+    ) -> Result<bool> {
+        if let By::Caller(aimed) = by {
+            tracing::debug!(event = "session_ended_by_caller", %session, user_id = %aimed.user());
+        }
         let event = self.recorder.prepare(event);
         let mut tx = self.db.begin(scope).await?;
         let ended = store::end(&mut tx, session, reason, self.context.now(), &event).await?;

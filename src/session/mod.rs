@@ -15,6 +15,7 @@ mod opening;
 mod refresh;
 mod renewal;
 mod revocation;
+mod role_names;
 mod rotation;
 mod rpc;
 mod signing;
@@ -37,6 +38,7 @@ pub use self::opening::{Device, Opener, Opening, REFRESH_PREFIX, Rights, Tokens,
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::{Renewal, Renewed};
 pub use self::revocation::Revocations;
+pub use self::role_names::RoleNames;
 pub use self::rotation::{FreshKey, KeyView, Revoke, Rotated, Rotation};
 pub use self::rpc::Service;
 pub use self::verifier::{MAX_TOKEN_BYTES, Verified, Verifier};

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::issuer::{AccessToken, Grant, Issuer};
 use super::opaque;
+use super::role_names::RoleNames;
 use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Recorder};
 use crate::config::Config;
@@ -217,15 +218,16 @@ impl Rights {
         let allowed = |names: &[String]| {
             if self.must_change_password { Permissions::default() } else { Permissions::new(names.iter().cloned()) }
         };
+        let roles = if self.must_change_password { RoleNames::default() } else { RoleNames::read(&self.roles) };
         Grant {
             kind: PrincipalKind::User,
             subject: user,
             session_id: Some(session),
             tenant_id: self.tenant_id,
             audience,
-            roles: if self.must_change_password { Vec::new() } else { self.roles.clone() },
+            roles,
             permissions: allowed(&self.permissions),
-            platform_permissions: allowed(&self.platform_permissions),
+            platform_permissions: allowed(&self.platform_permissions).on_platform(),
             tokens_valid_from: self.tokens_valid_from,
             not_after: Some(not_after),
         }
@@ -263,7 +265,8 @@ mod tests {
         assert!(grant(&rights).permissions.has("users.read"));
         rights.must_change_password = true;
         let limited = grant(&rights);
-        assert!(limited.permissions.is_empty() && limited.platform_permissions.is_empty() && limited.roles.is_empty());
+        assert!(limited.permissions.is_empty() && limited.platform_permissions.is_empty());
+        assert_eq!(limited.roles, RoleNames::default());
     }
 
     #[test]

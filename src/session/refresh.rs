@@ -10,6 +10,7 @@ use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::manage::By;
 use super::opening::{REFRESH_PREFIX, Tokens};
 use super::store::refresh::{self as store, Exchange, Outcome};
 use super::{Sessions, opaque};
@@ -165,7 +166,7 @@ impl Sessions {
 
     pub(super) async fn end_for_kanidm(&self, call: &Call, session: Uuid) -> Result<()> {
         let event = Event::by_system(EventType::SessionRevoked, call.correlation_id).session(session).reason("kanidm");
-        self.end(session, "kanidm", event, crate::db::Scope::Platform).await.map(|_| ())
+        self.end(By::Service, session, "kanidm", event, crate::db::Scope::Platform).await.map(|_| ())
     }
 
     /// The same for the same token and call, under a key that the database does not have.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::keys::Keys;
 use super::revocation::Revocations;
+use super::role_names::RoleNames;
 use crate::access::{Call, Permissions, Principal, PrincipalKind};
 use crate::config::TokenConfig;
 use crate::context::Clock;
@@ -45,8 +46,8 @@ pub struct Verified {
     pub issuer: String,
     /// `aud`.
     pub audience: String,
-    /// Roles in the tenant.
-    pub roles: Vec<String>,
+    /// Roles, by whose they are.
+    pub roles: RoleNames,
     /// None for a caller who came without one.
     token: Option<Token>,
 }
@@ -66,7 +67,7 @@ impl Verified {
 
     /// What there is to say of a caller who came without a token.
     pub fn without_token(principal: Arc<Principal>, issuer: String, audience: String) -> Self {
-        Self { principal, token_id: Uuid::nil(), issuer, audience, roles: Vec::new(), token: None }
+        Self { principal, token_id: Uuid::nil(), issuer, audience, roles: RoleNames::default(), token: None }
     }
 }
 
@@ -171,7 +172,7 @@ impl Verifier {
             session_id: claims.sid,
             tenant_id: claims.tid,
             permissions: Permissions::parse(&claims.scope),
-            platform_permissions: Permissions::parse(&claims.platform_scope),
+            platform_permissions: Permissions::parse(&claims.platform_scope).on_platform(),
             key_id: Some(token.kid),
             issued_at: token.issued_at,
             expires_at: token.expires_at,
@@ -181,7 +182,11 @@ impl Verifier {
             token_id: claims.jti,
             issuer: claims.iss.clone(),
             audience: claims.aud.clone(),
-            roles: claims.roles.clone(),
+            roles: RoleNames {
+                shared: claims.roles.clone(),
+                own: claims.tenant_roles.clone(),
+                platform: claims.platform_roles.clone(),
+            },
             token: Some(token),
         })
     }
@@ -283,7 +288,7 @@ mod tests {
             session_id: Some(Uuid::from_u128(8)),
             tenant_id: Some(Uuid::from_u128(9)),
             audience: "shop".to_owned(),
-            roles: vec!["admin".to_owned()],
+            roles: RoleNames { shared: vec!["admin".to_owned()], ..RoleNames::default() },
             permissions: Permissions::parse("users.read"),
             platform_permissions: Permissions::default(),
             tokens_valid_from: None,
@@ -326,7 +331,7 @@ mod tests {
         assert_eq!(verified.principal.session_id, Some(Uuid::from_u128(8)));
         assert_eq!(verified.principal.tenant_id, Some(Uuid::from_u128(9)));
         assert!(verified.principal.permissions.has("users.read"));
-        assert_eq!(verified.roles, ["admin"]);
+        assert_eq!(verified.roles.shared, ["admin"]);
     }
 
     #[test]

@@ -75,5 +75,18 @@ fn permissions_page_is_current() {
         let largest = max_request_bytes(path).unwrap() / 1024;
         writeln!(page, "| {rpc} | {who}{step_up} | {largest} KiB |").unwrap();
     }
+    page.push_str(
+        "\n## Reserved for the platform\n\nA role or a service account with `*` in a tenant may do everything there but what reaches \
+         beyond it: into the Kanidm that all tenants share, over all users, or into the service itself. These permissions \
+         count in a tenant only where they are named, which takes somebody who holds them on the platform:\n\n",
+    );
+    for permission in sidle::access::PLATFORM_RESERVED {
+        writeln!(page, "- `{permission}`").unwrap();
+    }
+    page.push_str(
+        "\n## Permissions without an RPC of their own\n\n- `roles.assign`: to give users roles that the giver does not have \
+         (`CreateMembership`, `CreateUser`, `ImportUsers`). What a role means to other services its permissions here do not \
+         say, so `memberships.write` alone gives only roles that one has, and the plain member's role `user`.\n",
+    );
     same("docs/permissions.md", page.trim_end());
 }

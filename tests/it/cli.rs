@@ -94,6 +94,13 @@ impl Operator {
         ran.out.trim().to_owned()
     }
 
+    /// As [`Operator::ok`], by somebody who types their password when a fresh proof is asked for.
+    pub async fn ok_proven(&self, arguments: &[&str]) -> String {
+        let ran = self.run_with(arguments, &[("SIDLE_PASSWORD", ADMIN_PASSWORD)], "").await;
+        assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
+        ran.out.trim().to_owned()
+    }
+
     pub async fn sign_in(&self, email: &str) {
         let ran = self.run_with(&["login", "--email", email], &[], &format!("{ADMIN_PASSWORD}\n")).await;
         assert_eq!(ran.code, 0, "{ran:?}");
@@ -237,7 +244,7 @@ async fn tenants_users_and_keys_are_made_and_listed() {
     assert_eq!(operator.run(&created).await.code, 1);
     let created: Vec<&str> =
         created.into_iter().map(|word| if word.contains('\u{1b}') { "Ann Lee" } else { word }).collect();
-    operator.ok(&created).await;
+    operator.ok_proven(&created).await;
     let users = operator.run(&["users", "list", "--tenant", "hotel-north", "--output", "json"]).await.json();
     assert_eq!(users[0]["email"], "ann@north.example");
     assert_eq!(users[0]["tenant_id"], tenant.as_str());
@@ -245,10 +252,10 @@ async fn tenants_users_and_keys_are_made_and_listed() {
     assert!(shown.contains("Ann Lee") && shown.contains("CLERK"), "{shown}");
     assert!(operator.ok(&["users", "disable", "ann@north.example"]).await.contains("disabled"));
     assert!(operator.ok(&["users", "list", "--status", "disabled"]).await.contains("ann@north.example"));
-    assert!(operator.ok(&["users", "enable", "ann@north.example"]).await.contains("active"));
+    assert!(operator.ok_proven(&["users", "enable", "ann@north.example"]).await.contains("active"));
     operator.ok(&["users", "lock", "ann@north.example", "--minutes", "5"]).await;
     assert!(operator.ok(&["users", "list", "--locked"]).await.contains("ann@north.example"));
-    operator.ok(&["users", "unlock", "ann@north.example"]).await;
+    operator.ok_proven(&["users", "unlock", "ann@north.example"]).await;
     // Somebody found the terminal unlocked: what gives rights over everything asks for the password again.
     let grant = ["memberships", "create", "ann@north.example", "SYSTEM_ADMIN", "--platform"];
     let refused = operator.run_with(&grant, &[("SIDLE_PASSWORD", "a guess")], "").await;
@@ -319,13 +326,15 @@ async fn an_import_tells_each_refused_row_and_takes_the_rest() {
     );
     std::fs::write(&file, rows).unwrap();
     let import = ["users", "import", file.to_str().unwrap(), "--default-tenant", "north"];
-    let dry = operator.run(&[&import[..], &["--dry-run"]].concat()).await;
+    let proof = [("SIDLE_PASSWORD", ADMIN_PASSWORD)];
+    assert!(operator.run(&import).await.err.contains("no password was given"), "a fresh proof is asked for");
+    let dry = operator.run_with(&[&import[..], &["--dry-run"]].concat(), &proof, "").await;
     assert_eq!(dry.code, 3, "{dry:?}");
     let users = "SELECT count(*) FROM users WHERE legacy_id IS NOT NULL";
     let count = async || sqlx::query_scalar::<_, i64>(users).fetch_one(server.sql()).await.unwrap();
     assert_eq!(count().await, 0);
 
-    let ran = operator.run(&import).await;
+    let ran = operator.run_with(&import, &proof, "").await;
     assert_eq!(ran.code, 3, "rows were refused: {ran:?}");
     for expected in
         ["line 3: refused, broken_hash", "line 4: refused, email_missing", "line 5: refused, email_duplicate"]
@@ -342,12 +351,13 @@ async fn an_import_tells_each_refused_row_and_takes_the_rest() {
         format!("{{\"id\":\"9\",\"email\":\"fay@north.example\",\"password_hash\":\"{hash}\",\"tenant\":\"north\"}}\n"),
     )
     .unwrap();
-    let ran = operator.run(&["users", "import", clean.to_str().unwrap(), "--output", "json"]).await;
+    let ran = operator.run_with(&["users", "import", clean.to_str().unwrap(), "--output", "json"], &proof, "").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.json()["accepted"], 1);
 
     std::fs::write(&clean, b"{\"email\":\"gus@north.example\"}\n{\"email\":\"hal@nor").unwrap();
-    let ran = operator.run(&["users", "import", clean.to_str().unwrap(), "--default-tenant", "north"]).await;
+    let import = ["users", "import", clean.to_str().unwrap(), "--default-tenant", "north"];
+    let ran = operator.run_with(&import, &proof, "").await;
     assert!(ran.code == 1 && ran.err.contains("line 2") && ran.err.contains("cut short"), "{ran:?}");
     assert_eq!(count().await, 3, "nothing of a broken file");
 }

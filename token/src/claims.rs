@@ -29,10 +29,18 @@ pub struct Claims {
     pub tid: Option<Uuid>,
     /// What `sub` is.
     pub kind: Kind,
-    /// Roles in the tenant.
+    /// Roles in the tenant that mean the same in every tenant: those that Sidle came with, and those that the platform's
+    /// administrators made for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    /// Permissions in the tenant, separated by blanks.
+    /// Roles in the tenant that the tenant `tid` defines itself. Their names are the tenant's choice: they say nothing
+    /// about another tenant, nor about the platform.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenant_roles: Vec<String>,
+    /// Roles on the platform, given by its administrators only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platform_roles: Vec<String>,
+    /// Permissions in the tenant, separated by blanks. `*` is all but those reserved for the platform.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub scope: String,
     /// Permissions in every tenant, separated by blanks.
@@ -71,6 +79,8 @@ mod tests {
             ("kind", serde_json::json!("admin")),
             ("tid", serde_json::json!("everywhere")),
             ("roles", serde_json::json!("admin")),
+            ("tenant_roles", serde_json::json!("admin")),
+            ("platform_roles", serde_json::json!({ "admin": true })),
             ("scope", serde_json::json!(["*"])),
         ] {
             let mut bad = good.clone();

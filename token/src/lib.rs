@@ -12,6 +12,6 @@ mod token;
 
 pub use self::claims::{Claims, Kind};
 pub use self::key::{Algorithm, Jwk, VerifyingKey};
-pub use self::permissions::Permissions;
+pub use self::permissions::{PLATFORM_RESERVED, Permissions};
 pub use self::picture::{Picture, Revocation, Revoked};
 pub use self::token::{MAX_TOKEN_BYTES, Refusal, TYPE, Token, digest, issue_time, read};

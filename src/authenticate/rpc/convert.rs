@@ -10,7 +10,7 @@ use crate::authenticate::who::Who;
 use crate::authenticate::{SignedIn, UserView};
 use crate::fault::{Fault, Result};
 use crate::proto;
-use crate::session::{Device, Tokens, Verified};
+use crate::session::{Device, RoleNames, Tokens, Verified};
 
 /// A password or another secret as it was typed: bounded, and without NUL, at which implementations of bcrypt disagree.
 pub(super) fn secret(field: &'static str, value: &str, max: usize) -> Result<()> {
@@ -101,7 +101,9 @@ pub(super) fn claims(verified: &Verified, revocation_bound: Duration) -> proto::
         audience: verified.audience.clone(),
         issued_at: Some(input::to_proto(principal.issued_at)),
         expires_at: Some(input::to_proto(principal.expires_at)),
-        roles: verified.roles.clone(),
+        roles: verified.roles.shared.clone(),
+        tenant_roles: verified.roles.own.clone(),
+        platform_roles: verified.roles.platform.clone(),
         permissions: principal.permissions.names(),
         platform_permissions: principal.platform_permissions.names(),
         revocation_bound: duration(revocation_bound),
@@ -109,12 +111,16 @@ pub(super) fn claims(verified: &Verified, revocation_bound: Duration) -> proto::
 }
 
 pub(super) fn who(verified: &Verified, bound: Duration, who: Who, tenants: Vec<MemberTenant>) -> proto::WhoAmIResponse {
-    let tenant = |tenant: MemberTenant| proto::MemberTenant {
-        tenant_id: tenant.tenant_id.to_string(),
-        slug: tenant.slug,
-        name: tenant.name,
-        roles: tenant.roles,
-        home: tenant.home,
+    let tenant = |tenant: MemberTenant| {
+        let roles = RoleNames::read(&tenant.roles);
+        proto::MemberTenant {
+            tenant_id: tenant.tenant_id.to_string(),
+            slug: tenant.slug,
+            name: tenant.name,
+            roles: roles.shared,
+            tenant_roles: roles.own,
+            home: tenant.home,
+        }
     };
     let mut answer = proto::WhoAmIResponse {
         claims: Some(claims(verified, bound)),

@@ -1,16 +1,18 @@
 //! Logins through Kanidm on the wire.
 
+use std::sync::Arc;
+
 use tonic::Request;
 use zeroize::Zeroizing;
 
 use super::{Service, convert};
-use crate::access::{Call, input};
+use crate::access::{Call, Principal, input};
 use crate::authenticate::kanidm::{Holder, Purpose, Return, Start};
 use crate::authenticate::kanidm_login::Completed;
 use crate::authenticate::throttle::Lane;
 use crate::fault::{Fault, Reason, Result};
 use crate::proto;
-use crate::session::KanidmVerified;
+use crate::session::{KanidmVerified, RoleNames};
 
 pub(super) async fn start(
     service: &Service,
@@ -22,15 +24,20 @@ pub(super) async fn start(
         Ok(proto::KanidmLoginPurpose::Link) => Purpose::Link,
         Err(_) => return Err(Fault::field("purpose", "must be one of the known purposes")),
     };
+    let mut call = Call::of(&request)?;
     let holder = match purpose {
         Purpose::Login => None,
-        _ => holder(service, &request)?,
+        _ => {
+            // Anybody may begin a login, so that the edge has not said whose call this is.
+            call.principal = Some(principal(service, &request)?);
+            call.principal.as_deref().and_then(Holder::of)
+        }
     };
-    service.room.throttle(&Call::of(&request)?, Lane::Kanidm).await?;
+    service.room.throttle(&call, Lane::Kanidm).await?;
     let request = request.into_inner();
     let wish = service.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
     let start = Start { redirect_uri: request.redirect_uri, wish, purpose };
-    let begun = service.room.start_kanidm(&start, holder).await?;
+    let begun = service.room.start_kanidm(&call, &start, holder).await?;
     Ok(proto::StartKanidmLoginResponse {
         authorization_url: begun.authorization_url,
         state: begun.state.to_string(),
@@ -46,7 +53,7 @@ pub(super) async fn complete(
     let call = Call::of(&request)?;
     service.room.throttle(&call, Lane::Kanidm).await?;
     // Nobody needs a token to sign in, so a stale one that comes along is no matter.
-    let holder = holder(service, &request).ok().flatten();
+    let holder = principal(service, &request).ok().as_deref().and_then(Holder::of);
     let request = request.into_inner();
     let back = returned(request.state, request.code, request.login_secret)?;
     Ok(match service.room.complete_kanidm(&call, back, holder).await? {
@@ -77,6 +84,7 @@ pub(super) fn returned(state: String, code: String, secret: String) -> Result<Re
 pub(super) fn claims(verified: KanidmVerified, audience: &str) -> proto::TokenClaims {
     let lifetime = (verified.expires_at - verified.issued_at).to_std().unwrap_or_default();
     let user = verified.user;
+    let roles = RoleNames::read(&user.roles);
     proto::TokenClaims {
         subject: user.user_id.to_string(),
         kind: proto::PrincipalKind::User.into(),
@@ -87,7 +95,9 @@ pub(super) fn claims(verified: KanidmVerified, audience: &str) -> proto::TokenCl
         audience: audience.to_owned(),
         issued_at: Some(input::to_proto(verified.issued_at)),
         expires_at: Some(input::to_proto(verified.expires_at)),
-        roles: user.roles,
+        roles: roles.shared,
+        tenant_roles: roles.own,
+        platform_roles: roles.platform,
         permissions: user.permissions,
         platform_permissions: user.platform_permissions,
         // Kanidm tells nobody that it revoked one.
@@ -95,8 +105,8 @@ pub(super) fn claims(verified: KanidmVerified, audience: &str) -> proto::TokenCl
     }
 }
 
-/// The user's session behind the call. Both RPCs let anybody in, so that the edge has not looked at the token.
-fn holder<T>(service: &Service, request: &Request<T>) -> Result<Option<Holder>> {
+/// Whose token comes with the call. Both RPCs let anybody in, so that the edge has not looked at it.
+fn principal<T>(service: &Service, request: &Request<T>) -> Result<Arc<Principal>> {
     let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
     let mut values = request.metadata().get_all("authorization").iter();
     let (value, more) = (values.next().ok_or_else(unauthenticated)?, values.next());
@@ -109,5 +119,5 @@ fn holder<T>(service: &Service, request: &Request<T>) -> Result<Option<Holder>> 
         Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted."),
         _ => fault,
     })?;
-    Ok(Holder::of(&verified.principal))
+    Ok(Arc::clone(&verified.principal))
 }

@@ -33,7 +33,7 @@ pub(in crate::authenticate) async fn account(db: &Db, user: Uuid) -> Result<Opti
                    AS "recovery_codes_left!",
                m.tenant_id AS "member_id?", m.slug AS "slug?", m.name AS "name?", m.roles AS "roles?"
            FROM users u LEFT JOIN LATERAL (
-               SELECT t.tenant_id, t.slug, t.name, array_agg(DISTINCT r.name ORDER BY r.name) AS roles
+               SELECT t.tenant_id, t.slug, t.name, array_agg(DISTINCT CASE WHEN r.tenant_id IS NULL THEN r.name ELSE 'tenant/' || r.name END) AS roles
                FROM memberships x JOIN tenants t ON t.tenant_id = x.tenant_id JOIN roles r ON r.role_id = x.role_id
                WHERE x.user_id = u.user_id AND t.status = 'active' AND t.deleted_at IS NULL
                GROUP BY t.tenant_id, t.slug, t.name ORDER BY t.slug LIMIT 1000) m ON true

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::login::Finished;
@@ -21,17 +22,15 @@ pub(in crate::authenticate) struct Begun {
 
 /// Remembers a login that goes to Kanidm.
 pub(in crate::authenticate) async fn begin_kanidm(
-    db: &Db,
+    db: impl PgExecutor<'_>,
     login: &Value,
     pkce_verifier: &[u8],
-    fresh_after: DateTime<Utc>,
 ) -> Result<Begun> {
     Ok(sqlx::query_as!(
         Begun,
-        r#"SELECT outcome AS "outcome!", about_person AS "about_person!" FROM kanidm_login_begin($1, $2, $3)"#,
+        r#"SELECT outcome AS "outcome!", about_person AS "about_person!" FROM kanidm_login_begin($1, $2)"#,
         login,
         pkce_verifier,
-        fresh_after,
     )
     .fetch_one(db)
     .await?)
@@ -171,7 +170,6 @@ pub(in crate::authenticate) struct Link<'a> {
     pub groups: &'a [Uuid],
     /// What Kanidm gave for the session.
     pub kanidm: Value,
-    pub fresh_after: DateTime<Utc>,
     pub now: DateTime<Utc>,
     pub linked: Prepared,
     pub refused: Prepared,
@@ -195,13 +193,12 @@ pub(in crate::authenticate) async fn link_kanidm(db: &Db, link: &Link<'_>) -> Re
     Ok(sqlx::query_as!(
         Linked,
         r#"SELECT outcome AS "outcome!", ended, tokens_valid_from
-           FROM kanidm_link_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"#,
+           FROM kanidm_link_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"#,
         link.user_id,
         link.session_id,
         link.person,
         link.groups,
         link.kanidm,
-        link.fresh_after,
         link.now,
         link.linked.event,
         link.linked.personal.as_deref(),

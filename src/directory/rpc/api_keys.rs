@@ -92,5 +92,6 @@ fn write(key: api_keys::ApiKey) -> ApiKey {
         last_used_at: time(key.last_used_at),
         revoked_at: time(key.revoked_at),
         created_at: time(Some(key.created_at)),
+        created_by: key.created_by.map(|id| id.to_string()).unwrap_or_default(),
     }
 }

@@ -3,8 +3,21 @@
 use chrono::{DateTime, Utc};
 use prost_types::{FieldMask, Timestamp};
 
+use super::super::made::Made;
 use crate::access::{etag, input};
 use crate::fault::{Fault, Result};
+use crate::proto::MadeCredentials;
+
+/// What somebody made that lets programs in.
+pub(super) fn made(made: Made) -> MadeCredentials {
+    let ids = |ids: Vec<uuid::Uuid>| ids.into_iter().map(|id| id.to_string()).collect();
+    MadeCredentials {
+        api_key_ids: ids(made.keys),
+        certificate_account_ids: ids(made.certified),
+        service_account_ids: ids(made.accounts),
+        kept: made.kept,
+    }
+}
 
 /// A time that may be absent.
 pub(super) fn time(at: Option<DateTime<Utc>>) -> Option<Timestamp> {

@@ -2,7 +2,7 @@
 
 use super::super::memberships::{self, Filter, Position};
 use super::super::store::{self, GrantSource};
-use super::convert::time;
+use super::convert::{made, time};
 use super::{BEGINNING, Service, finish, page, repeated};
 use crate::access::{Call, input, paging};
 use crate::fault::{Fault, Result};
@@ -72,9 +72,9 @@ pub(super) async fn delete(
 ) -> Result<DeleteMembershipResponse> {
     let id = input::uuid("membership_id", &request.membership_id)?;
     let mut change = service.directory.change(call, "memberships.write").await?;
-    memberships::delete(&mut change, id).await?;
+    let gone = memberships::delete(&mut change, id, request.keep_credentials).await?;
     change.commit().await?;
-    Ok(DeleteMembershipResponse {})
+    Ok(DeleteMembershipResponse { made: Some(made(gone)) })
 }
 
 fn write(membership: memberships::Membership) -> Membership {

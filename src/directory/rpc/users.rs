@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::super::store::{self, AuthMethod, LockReason, UserStatus};
 use super::super::users::{self, Edit, Filter, NewUser};
 use super::super::{kanidm, tenants};
-use super::convert::{choice, fields, optional_version, resource, time, version};
+use super::convert::{choice, fields, made as made_to_proto, optional_version, resource, time, version};
 use super::{BEGINNING, Service, finish, page, repeated};
 use crate::access::names::{email_key, username, username_key};
 use crate::access::{Call, etag, input, paging};
@@ -136,9 +136,9 @@ pub(super) async fn update(service: &Service, call: &Call, request: UpdateUserRe
 pub(super) async fn delete(service: &Service, call: &Call, request: DeleteUserRequest) -> Result<DeleteUserResponse> {
     let (id, version) = (input::uuid("user_id", &request.user_id)?, optional_version(&request.etag)?);
     let mut change = service.directory.change(call, "users.write").await?;
-    let sessions_revoked = users::delete(&mut change, id, version).await?;
+    let (sessions_revoked, made) = users::delete(&mut change, id, version, request.keep_credentials).await?;
     change.commit().await?;
-    Ok(DeleteUserResponse { sessions_revoked })
+    Ok(DeleteUserResponse { sessions_revoked, made: Some(made_to_proto(made)) })
 }
 
 pub(super) async fn lock(service: &Service, call: &Call, request: LockUserRequest) -> Result<LockUserResponse> {

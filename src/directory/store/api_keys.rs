@@ -21,6 +21,8 @@ pub struct ApiKey {
     pub last_used_at: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
+    /// User or service account.
+    pub created_by: Option<Uuid>,
 }
 
 macro_rules! api_keys {
@@ -28,7 +30,7 @@ macro_rules! api_keys {
         sqlx::query_as!(
             ApiKey,
             r#"SELECT api_key_id, service_account_id, tenant_id, kind AS "kind: KeyKind", display_prefix, description,
-                scopes, expires_at, last_used_at, revoked_at, created_at
+                scopes, expires_at, last_used_at, revoked_at, created_at, created_by
              FROM api_keys "# + $tail
             $(, $argument)*
         )
@@ -63,8 +65,8 @@ pub async fn list(
 pub async fn insert(tx: &mut Connection, key: &ApiKey, digest: &[u8; 32]) -> Result<()> {
     sqlx::query!(
         "INSERT INTO api_keys (api_key_id, service_account_id, tenant_id, display_prefix, key_hash, description, scopes,
-            expires_at, created_at, kind)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            expires_at, created_at, kind, created_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         key.api_key_id,
         key.service_account_id,
         key.tenant_id,
@@ -75,10 +77,44 @@ pub async fn insert(tx: &mut Connection, key: &ApiKey, digest: &[u8; 32]) -> Res
         key.expires_at,
         key.created_at,
         key.kind.as_str(),
+        key.created_by,
     )
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// What somebody made that lets a program in.
+#[derive(Debug)]
+pub struct MadeBy {
+    pub service_account_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    /// None for the client certificates of the account.
+    pub api_key_id: Option<Uuid>,
+    /// What it permits.
+    pub permissions: Vec<String>,
+}
+
+/// The living keys that somebody made, and the accounts for which they registered certificates, as far as the scope
+/// reaches; by account.
+pub async fn made_by(tx: &mut Connection, maker: Uuid, now: DateTime<Utc>) -> Result<Vec<MadeBy>> {
+    let found = sqlx::query_as!(
+        MadeBy,
+        r#"SELECT service_account_id AS "service_account_id!", tenant_id, api_key_id, permissions AS "permissions!"
+           FROM (SELECT a.service_account_id, a.tenant_id, k.api_key_id,
+                   CASE WHEN cardinality(k.scopes) = 0 THEN a.permissions ELSE k.scopes END AS permissions
+               FROM api_keys k JOIN service_accounts a ON a.service_account_id = k.service_account_id
+               WHERE k.created_by = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)
+                   AND a.deleted_at IS NULL
+               UNION ALL
+               SELECT a.service_account_id, a.tenant_id, NULL, a.permissions FROM service_accounts a
+               WHERE a.deleted_at IS NULL AND EXISTS (SELECT FROM service_account_certificates c
+                   WHERE c.service_account_id = a.service_account_id AND c.created_by = $1)) made
+           ORDER BY service_account_id, api_key_id"#,
+        maker,
+        now,
+    );
+    Ok(found.fetch_all(tx).await?)
 }
 
 /// How many client secrets of a service account work.

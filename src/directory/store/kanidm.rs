@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::taken;
+use crate::access::delegation::Aimed;
 use crate::fault::Result;
 
 /// Why a person may not be linked to a user; none when it may, which then no migration changes until the transaction ends.
@@ -22,7 +23,8 @@ pub async fn group_rights(tx: &mut Connection, groups: &[Uuid]) -> Result<Vec<(U
 }
 
 /// Links a user to a person.
-pub async fn link(tx: &mut Connection, user: Uuid, person: Uuid, name: &str, now: DateTime<Utc>) -> Result<()> {
+pub async fn link(tx: &mut Connection, aimed: &Aimed, person: Uuid, name: &str, now: DateTime<Utc>) -> Result<()> {
+    let user = aimed.for_control()?;
     sqlx::query!(
         "UPDATE users SET kanidm_user_id = $2, kanidm_name = nullif($3, ''), auth_method = 'dual', kanidm_synced_at = $4
          WHERE user_id = $1",

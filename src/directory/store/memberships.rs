@@ -5,7 +5,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{GrantSource, taken};
-use crate::fault::Result;
+use crate::access::delegation::Aimed;
+use crate::fault::{Fault, Result};
 
 /// A role that a user has in a tenant or, without one, on the platform.
 #[derive(Clone, Debug)]
@@ -128,6 +129,18 @@ pub async fn insert(
     tx: &mut Connection,
     id: Uuid,
     tenant: Uuid,
+    aimed: &Aimed,
+    role: Uuid,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    insert_for_new_user(tx, id, tenant, aimed.everywhere()?, role, now).await
+}
+
+/// Gives a user who was made in the same transaction a role in a tenant.
+pub async fn insert_for_new_user(
+    tx: &mut Connection,
+    id: Uuid,
+    tenant: Uuid,
     user: Uuid,
     role: Uuid,
     now: DateTime<Utc>,
@@ -151,6 +164,17 @@ pub async fn insert(
 pub async fn insert_on_platform(
     tx: &mut Connection,
     id: Uuid,
+    aimed: &Aimed,
+    role: Uuid,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    insert_for_first_admin(tx, id, aimed.everywhere()?, role, now).await
+}
+
+/// Gives the first administrator, whom nobody was there to aim at, a role on the platform.
+pub async fn insert_for_first_admin(
+    tx: &mut Connection,
+    id: Uuid,
     user: Uuid,
     role: Uuid,
     now: DateTime<Utc>,
@@ -168,8 +192,25 @@ pub async fn insert_on_platform(
     Ok(())
 }
 
-/// Takes a membership away; false when another transaction was faster.
-pub async fn delete(tx: &mut Connection, membership: &Membership) -> Result<bool> {
+/// Whether a user has a role in a tenant or, without one, on the platform.
+pub async fn has_role(tx: &mut Connection, user: Uuid, place: Option<Uuid>, role: Uuid) -> Result<bool> {
+    let found = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM memberships WHERE user_id = $1 AND tenant_id = $2 AND role_id = $3)
+            OR $2::uuid IS NULL AND EXISTS (SELECT FROM platform_grants WHERE user_id = $1 AND role_id = $3) AS "found!""#,
+        user,
+        place,
+        role,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(found)
+}
+
+/// Takes a membership of the user away; false when another transaction was faster.
+pub async fn delete(tx: &mut Connection, aimed: &Aimed, membership: &Membership) -> Result<bool> {
+    if aimed.user() != membership.user_id {
+        return Err(Fault::internal("a membership of another user than the one aimed at was to be deleted"));
+    }
     let done = match membership.tenant_id {
         Some(_) => {
             sqlx::query!("DELETE FROM memberships WHERE membership_id = $1", membership.membership_id).execute(tx).await

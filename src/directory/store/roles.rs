@@ -45,6 +45,19 @@ pub async fn shared(tx: &mut Connection, name: &str) -> Result<Option<Role>> {
     Ok(roles!("WHERE tenant_id IS NULL AND name = $1", name).fetch_optional(tx).await?)
 }
 
+/// A role that is no tenant's own.
+pub struct ForAll {
+    pub role_id: Uuid,
+    pub name: String,
+}
+
+/// Every role that is no tenant's own: shared ones and those on the platform.
+pub async fn names_for_all(tx: &mut Connection) -> Result<Vec<ForAll>> {
+    let found =
+        sqlx::query_as!(ForAll, "SELECT role_id, name FROM roles WHERE tenant_id IS NULL").fetch_all(tx).await?;
+    Ok(found)
+}
+
 /// The role of this id, kept from other writers until the transaction ends. A tenant cannot lock a shared role.
 pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<Role>> {
     Ok(roles!("WHERE role_id = $1 FOR UPDATE", id).fetch_optional(tx).await?)

@@ -105,27 +105,62 @@ pub async fn update(
     Ok(())
 }
 
-/// Makes these the client certificates of an account.
-pub async fn set_certificates(tx: &mut Connection, account: &ServiceAccount, now: DateTime<Utc>) -> Result<()> {
+/// Makes these the client certificates of an account; `by` is who registers those that it did not have.
+pub async fn set_certificates(
+    tx: &mut Connection,
+    account: &ServiceAccount,
+    by: Uuid,
+    now: DateTime<Utc>,
+) -> Result<()> {
     let id = account.service_account_id;
-    sqlx::query!("DELETE FROM service_account_certificates WHERE service_account_id = $1", id)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!(
+        "DELETE FROM service_account_certificates
+         WHERE service_account_id = $1 AND ca_name || ' ' || uri <> ALL ($2)",
+        id,
+        &account.certificates,
+    )
+    .execute(&mut *tx)
+    .await?;
     let split = account.certificates.iter().filter_map(|certificate| certificate.split_once(' '));
     let (authorities, uris): (Vec<String>, Vec<String>) =
         split.map(|(ca, uri)| (ca.to_owned(), uri.to_owned())).unzip();
     sqlx::query!(
-        "INSERT INTO service_account_certificates (ca_name, uri, service_account_id, tenant_id, created_at)
-         SELECT ca, uri, $3, $4, $5 FROM unnest($1::text[], $2::text[]) AS given (ca, uri)",
+        "INSERT INTO service_account_certificates (ca_name, uri, service_account_id, tenant_id, created_at, created_by)
+         SELECT ca, uri, $3, $4, $5, $6 FROM unnest($1::text[], $2::text[]) AS given (ca, uri)
+         WHERE NOT EXISTS (SELECT FROM service_account_certificates c
+             WHERE c.ca_name = ca AND c.uri = given.uri AND c.service_account_id = $3)",
         &authorities,
         &uris,
         id,
         account.tenant_id,
-        now
+        now,
+        by,
     )
     .execute(tx)
     .await
     .map_err(|error| taken(error, &[("service_account_certificates_pkey", "certificates")]))?;
+    Ok(())
+}
+
+/// Living service accounts that somebody made, as far as the scope reaches.
+pub async fn made_by(tx: &mut Connection, maker: Uuid) -> Result<Vec<Uuid>> {
+    let ids = sqlx::query_scalar!(
+        "SELECT service_account_id FROM service_accounts WHERE created_by = $1 AND deleted_at IS NULL
+         ORDER BY service_account_id",
+        maker
+    );
+    Ok(ids.fetch_all(tx).await?)
+}
+
+/// Removes the client certificates of an account that somebody registered.
+pub async fn remove_certificates_by(tx: &mut Connection, account: Uuid, maker: Uuid) -> Result<()> {
+    sqlx::query!(
+        "DELETE FROM service_account_certificates WHERE service_account_id = $1 AND created_by = $2",
+        account,
+        maker
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

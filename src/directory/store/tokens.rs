@@ -4,6 +4,7 @@ use crate::db::Connection;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::access::delegation::Aimed;
 use crate::fault::Result;
 
 /// The number of the lock under which platform administrators are taken away, one transaction at a time.
@@ -35,7 +36,8 @@ pub async fn end_users(tx: &mut Connection, users: &[Uuid], at: DateTime<Utc>) -
 }
 
 /// Ends every session of a user and answers their ids.
-pub async fn end_sessions(tx: &mut Connection, user: Uuid, reason: &str, now: DateTime<Utc>) -> Result<Vec<Uuid>> {
+pub async fn end_sessions(tx: &mut Connection, aimed: &Aimed, reason: &str, now: DateTime<Utc>) -> Result<Vec<Uuid>> {
+    let user = aimed.everywhere()?;
     let ended = sqlx::query_scalar!(r#"SELECT session_end_all($1, NULL, $2, $3) AS "sessions!""#, user, reason, now)
         .fetch_one(tx)
         .await?;

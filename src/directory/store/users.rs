@@ -5,8 +5,10 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{AuthMethod, LockReason, UserStatus, taken};
+use crate::access::delegation::Aimed;
 use crate::authenticate::StoredHash;
-use crate::fault::Result;
+use crate::db;
+use crate::fault::{Fault, Result};
 
 /// A person who signs in.
 #[derive(Clone, Debug)]
@@ -143,6 +145,16 @@ pub async fn list(tx: &mut Connection, filter: Filter, after: Uuid, limit: i64) 
     Ok(found?)
 }
 
+/// The refusal for an address of a domain that the tenant is not for; otherwise as for every field.
+fn refused(error: sqlx::Error) -> Fault {
+    match db::constraint(&error) {
+        Some("users_email_domain_check") => {
+            Fault::field("email", "must be of one of the domains that the tenant is for")
+        }
+        _ => taken(error, UNIQUE),
+    }
+}
+
 const UNIQUE: &[(&str, &str)] = &[("users_email_key_key", "email"), ("users_username_key_key", "username")];
 
 /// Inserts a user.
@@ -171,17 +183,23 @@ pub async fn insert(tx: &mut Connection, user: Insert<'_>) -> Result<()> {
     )
     .execute(tx)
     .await
-    .map_err(|error| taken(error, UNIQUE))?;
+    .map_err(refused)?;
     Ok(())
 }
 
 /// Writes what an administrator may edit.
-pub async fn update(tx: &mut Connection, user: &User, email_key: &str, username_key: Option<&str>) -> Result<()> {
+pub async fn update(
+    tx: &mut Connection,
+    aimed: &Aimed,
+    user: &User,
+    email_key: &str,
+    username_key: Option<&str>,
+) -> Result<()> {
     sqlx::query!(
         "UPDATE users SET email = $2, email_key = $3, username = $4, username_key = $5, full_name = $6,
             must_change_password = $7, verified_at = $8
          WHERE user_id = $1",
-        user.user_id,
+        aimed.user(),
         user.email,
         email_key,
         user.username,
@@ -192,17 +210,18 @@ pub async fn update(tx: &mut Connection, user: &User, email_key: &str, username_
     )
     .execute(tx)
     .await
-    .map_err(|error| taken(error, UNIQUE))?;
+    .map_err(refused)?;
     Ok(())
 }
 
 /// Sets the status and, with it, when the address was verified.
 pub async fn set_status(
     tx: &mut Connection,
-    id: Uuid,
+    aimed: &Aimed,
     status: UserStatus,
     verified_at: Option<DateTime<Utc>>,
 ) -> Result<()> {
+    let id = aimed.everywhere()?;
     sqlx::query!("UPDATE users SET status = $2, verified_at = $3 WHERE user_id = $1", id, status.as_str(), verified_at)
         .execute(tx)
         .await?;
@@ -210,13 +229,15 @@ pub async fn set_status(
 }
 
 /// Marks a user as deleted.
-pub async fn delete(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+pub async fn delete(tx: &mut Connection, aimed: &Aimed, now: DateTime<Utc>) -> Result<()> {
+    let id = aimed.everywhere()?;
     sqlx::query!("UPDATE users SET deleted_at = $2 WHERE user_id = $1", id, now).execute(tx).await?;
     Ok(())
 }
 
 /// Locks a user in an administrator's name.
-pub async fn set_lock(tx: &mut Connection, id: Uuid, until: DateTime<Utc>) -> Result<()> {
+pub async fn set_lock(tx: &mut Connection, aimed: &Aimed, until: DateTime<Utc>) -> Result<()> {
+    let id = aimed.everywhere()?;
     sqlx::query!("UPDATE users SET locked_until = $2, lock_reason = 'administrator' WHERE user_id = $1", id, until)
         .execute(tx)
         .await?;
@@ -224,7 +245,8 @@ pub async fn set_lock(tx: &mut Connection, id: Uuid, until: DateTime<Utc>) -> Re
 }
 
 /// Takes any lock away and forgets failed attempts.
-pub async fn clear_lock(tx: &mut Connection, id: Uuid) -> Result<()> {
+pub async fn clear_lock(tx: &mut Connection, aimed: &Aimed) -> Result<()> {
+    let id = aimed.everywhere()?;
     sqlx::query!(
         "UPDATE users SET locked_until = NULL, lock_reason = NULL, failed_login_attempts = 0, second_factor_failures = 0
          WHERE user_id = $1",
@@ -234,14 +256,6 @@ pub async fn clear_lock(tx: &mut Connection, id: Uuid) -> Result<()> {
     .await?;
     sqlx::query!("SELECT known_devices_unlock($1)", id).fetch_one(tx).await?;
     Ok(())
-}
-
-/// What a user may do, by tenant; none stands for the platform.
-pub async fn rights(tx: &mut Connection, id: Uuid) -> Result<Vec<(Option<Uuid>, Vec<String>)>> {
-    let rows = sqlx::query!(r#"SELECT tenant_id, permissions AS "permissions!" FROM directory_rights($1)"#, id)
-        .fetch_all(tx)
-        .await?;
-    Ok(rows.into_iter().map(|row| (row.tenant_id, row.permissions)).collect())
 }
 
 /// Whether there is a master administrator.

@@ -11,6 +11,8 @@ use crate::fault::{Fault, Result};
 
 /// The shared role that the group of a tenant's administrators in Kanidm gives.
 const OF_ADMINS: &str = "admin";
+/// The shared role of a plain member.
+const PLAIN: &str = "user";
 
 /// How the rows of an import are to be read.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,8 @@ pub struct Header {
 pub(super) struct Mapping {
     tenants: HashMap<String, Uuid>,
     default_tenant: Option<Uuid>,
+    /// Domains of tenants that are confined to some.
+    domains: HashMap<Uuid, Vec<String>>,
     /// By tenant and name; without an id where the importer lacks what the role gives.
     roles: HashMap<(Option<Uuid>, String), Option<Uuid>>,
     role_names: BTreeMap<String, String>,
@@ -58,7 +62,12 @@ impl Mapping {
     /// not there: nobody hands out what they lack.
     pub(super) async fn load(tx: &mut Connection, header: &Header, held: &Permissions) -> Result<Self> {
         let mut known = HashMap::new();
+        let mut confined = HashMap::new();
         for tenant in store::tenants(tx).await? {
+            if let Some(domains) = tenant.domains {
+                let texts = domains.as_array().into_iter().flatten().filter_map(|domain| domain.as_str());
+                confined.insert(tenant.tenant_id, texts.map(str::to_owned).collect());
+            }
             // A slug cannot look like a UUID's text, and an external id gives way to both.
             if let Some(external_id) = tenant.external_id {
                 known.entry(external_id).or_insert(tenant.tenant_id);
@@ -81,7 +90,12 @@ impl Mapping {
         known.extend(mapped);
 
         let roles = store::roles(tx).await?;
-        let may_give = |role: &store::RoleRow| role.permissions.iter().all(|permission| held.has(permission));
+        // The plain member's role comes with being a member; every other takes the permission to assign it.
+        let may_assign = held.has("roles.assign");
+        let may_give = |role: &store::RoleRow| {
+            (may_assign || role.is_built_in && role.name == PLAIN)
+                && role.permissions.iter().all(|permission| held.has(permission))
+        };
         let may_make_admins =
             roles.iter().any(|role| role.tenant_id.is_none() && role.name == OF_ADMINS && may_give(role));
         let roles: HashMap<_, _> = roles
@@ -107,6 +121,7 @@ impl Mapping {
         Ok(Self {
             tenants: known,
             default_tenant,
+            domains: confined,
             roles,
             role_names: header.roles.clone(),
             default_role: default_role.to_owned(),
@@ -122,6 +137,7 @@ impl Mapping {
         Self {
             tenants,
             default_tenant: None,
+            domains: HashMap::new(),
             roles: roles.map(|(name, id)| ((None, name.to_owned()), Some(Uuid::from_u128(id)))).collect(),
             role_names: header.roles.clone(),
             default_role: header.default_role.clone(),
@@ -133,6 +149,12 @@ impl Mapping {
             return self.default_tenant.map_or(Found::Missing, Found::Id);
         }
         self.tenants.get(value).map_or(Found::Unknown, |id| Found::Id(*id))
+    }
+
+    /// Whether an address, in its comparable form, is of a domain that the tenant is for.
+    pub(super) fn takes(&self, tenant: Uuid, email_key: &str) -> bool {
+        let domain = email_key.rsplit('@').next().unwrap_or_default();
+        self.domains.get(&tenant).is_none_or(|domains| domains.iter().any(|known| known == domain))
     }
 
     /// The tenant's own role comes before one that all tenants share.
@@ -163,12 +185,15 @@ mod tests {
         let mapping = Mapping {
             tenants: HashMap::from([("harbour".to_owned(), tenant)]),
             default_tenant: None,
+            domains: HashMap::from([(tenant, vec!["harbour.example".to_owned()])]),
             roles: HashMap::from(roles),
             role_names: BTreeMap::from([("boss".to_owned(), "admin".to_owned())]),
             default_role: "admin".to_owned(),
         };
         assert_eq!(mapping.tenant("harbour"), Found::Id(tenant));
         assert_eq!((mapping.tenant(""), mapping.tenant("Harbour")), (Found::Missing, Found::Unknown));
+        assert!(mapping.takes(tenant, "ann@harbour.example") && mapping.takes(other, "ann@elsewhere.example"));
+        assert!(!mapping.takes(tenant, "ann@elsewhere.example") && !mapping.takes(tenant, "ann@a.harbour.example"));
         assert_eq!(mapping.role(tenant, "boss"), Found::Id(Uuid::from_u128(11)));
         assert_eq!(mapping.role(other, ""), Found::Id(Uuid::from_u128(10)));
         assert_eq!(mapping.role(other, "chief"), Found::Unknown);

@@ -170,6 +170,9 @@ impl Row {
                 Uuid::nil()
             }
         };
+        if !tenant_id.is_nil() && email.contains('@') && !mapping.takes(tenant_id, &email_key(email)) {
+            found(ImportReason::EmailForeignDomain, "email");
+        }
         let role_id = match mapping.role(tenant_id, self.role.trim()) {
             Found::Id(id) => id,
             // Without a tenant its own roles are not known either; the tenant is the finding.

@@ -13,11 +13,14 @@ use super::summary::{Summary, hashes_from_json, hashes_to_json, hex, reasons_fro
 use super::taken::{Taken, accepted, refused};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
+use crate::authenticate::StepUps;
 use crate::context::Context;
 use crate::db::{Db, Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
 use crate::migration::vocabulary::{ImportOutcome, ImportReason};
 
+/// Name of the RPC, as proofs are made for it.
+const IMPORT: &str = "sidle.v1.MigrationService/ImportUsers";
 /// Rows that are written with one statement.
 const BATCH: usize = 1000;
 /// How long it is waited for an import that is about to end, and how often that is looked at.
@@ -44,13 +47,25 @@ impl Import {
     ///
     /// # Errors
     /// `INVALID_FIELD` for a header that names what is not there, `PERMISSION_DENIED` for a caller who does not reach
-    /// over the platform, `OVERLOADED` while another import runs.
-    pub async fn begin(db: &Db, context: &Context, recorder: &Recorder, call: &Call, header: Header) -> Result<Self> {
+    /// over the platform, `STEP_UP_REQUIRED`, `OVERLOADED` while another import runs.
+    pub async fn begin(
+        db: &Db,
+        context: &Context,
+        recorder: &Recorder,
+        step_ups: &StepUps,
+        call: &Call,
+        header: Header,
+    ) -> Result<Self> {
         // An address is unique over all tenants, so that who imports learns about all of them.
         if call.principal()?.authorize("migration.import", None)? != Scope::Platform {
             let text = "Importing users needs the permission migration.import on the platform.";
             return Err(Fault::new(Reason::PermissionDenied, text).with("permission", "migration.import"));
         }
+        // Whoever imports chooses passwords and roles. The proof is spent in a transaction of its own: the import's may last
+        // for long, and would keep the caller's logins waiting.
+        let mut tx = db.begin(Scope::Platform).await?;
+        step_ups.require_of_people(&mut tx, call, IMPORT, None).await?;
+        tx.commit().await?;
         let mut tx = db.begin(Scope::Platform).await?;
         let since = context.clock.instant();
         while !store::lock(&mut tx).await? {

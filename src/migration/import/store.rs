@@ -11,13 +11,16 @@ pub(super) struct TenantRow {
     pub tenant_id: Uuid,
     pub slug: String,
     pub external_id: Option<String>,
+    /// Of which its users' addresses must be; none for any.
+    pub domains: Option<Value>,
 }
 
 /// Tenants that users can be imported into.
 pub(super) async fn tenants(tx: &mut Connection) -> Result<Vec<TenantRow>> {
     Ok(sqlx::query_as!(
         TenantRow,
-        "SELECT tenant_id, slug, external_id FROM tenants WHERE status = 'active' AND deleted_at IS NULL"
+        "SELECT tenant_id, slug, external_id, settings #> '{sidle,domains}' AS domains FROM tenants
+         WHERE status = 'active' AND deleted_at IS NULL"
     )
     .fetch_all(tx)
     .await?)
@@ -29,13 +32,14 @@ pub(super) struct RoleRow {
     pub name: String,
     pub permissions: Vec<String>,
     pub is_admin: bool,
+    pub is_built_in: bool,
 }
 
 /// Roles that can be imported: those that reach no further than a tenant.
 pub(super) async fn roles(tx: &mut Connection) -> Result<Vec<RoleRow>> {
     Ok(sqlx::query_as!(
         RoleRow,
-        "SELECT role_id, tenant_id, name, permissions, is_admin FROM roles WHERE NOT is_platform"
+        "SELECT role_id, tenant_id, name, permissions, is_admin, is_built_in FROM roles WHERE NOT is_platform"
     )
     .fetch_all(tx)
     .await?)

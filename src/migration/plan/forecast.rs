@@ -91,6 +91,15 @@ fn obstacle(user: &User, known: &Known, foreign: &HashSet<Uuid>) -> Option<ItemR
     if user.is_held {
         return Some(ItemReason::InOtherMigration);
     }
+    if user.is_above {
+        return Some(ItemReason::UserAboveCaller);
+    }
+    if !user.is_verified {
+        return Some(ItemReason::MailUnverified);
+    }
+    if !user.is_of_domain {
+        return Some(ItemReason::MailForeignDomain);
+    }
     if foreign.contains(&user.tenant_id) {
         return Some(ItemReason::GroupNotOurs);
     }
@@ -170,6 +179,9 @@ mod tests {
             is_admin: false,
             intended_name: None,
             is_held: false,
+            is_verified: true,
+            is_of_domain: true,
+            is_above: false,
         }
     }
 
@@ -210,6 +222,10 @@ mod tests {
         let mails = HashMap::from([("ann@a.example".to_owned(), Uuid::from_u128(9))]);
         assert_eq!(reason(&user(), &Known { mails, ..Known::default() }), Some(ItemReason::MailTaken));
         assert_eq!(reason(&User { is_held: true, ..user() }, &Known::default()), Some(ItemReason::InOtherMigration));
+        let reason_of = |user: User| reason(&user, &Known::default());
+        assert_eq!(reason_of(User { is_verified: false, ..user() }), Some(ItemReason::MailUnverified));
+        assert_eq!(reason_of(User { is_of_domain: false, ..user() }), Some(ItemReason::MailForeignDomain));
+        assert_eq!(reason_of(User { is_above: true, ..user() }), Some(ItemReason::UserAboveCaller));
         let slash = User { email_key: "a/b@a.example".to_owned(), ..user() };
         assert_eq!(reason(&slash, &Known::default()), Some(ItemReason::MailRefused));
         let foreign = HashSet::from([user().tenant_id]);

@@ -128,7 +128,7 @@ impl Plans {
         let wanted = cohort.limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
         let limit = wanted.unwrap_or(LARGEST + 1).min(LARGEST + 1);
         let mut tx = self.db.begin(scope).await?;
-        let users = store::users(&mut tx, &cohort, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        let users = store::users(&mut tx, scope, &cohort, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
         drop(tx);
         if users.is_empty() {
             return Err(Fault::field("cohort", "must hold at least one active user who signs in with a password only"));

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::db::Connection;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::assign::Seeker;
 use super::make::{Cohort, Plan, PlanItem};
 use crate::access::names::username_key;
+use crate::db::{Connection, Scope};
 use crate::fault::{Fault, Result};
 use crate::migration::groups::GroupRole;
 use crate::migration::import;
@@ -32,6 +32,12 @@ pub(super) struct User {
     pub intended_name: Option<String>,
     /// Whether a migration that has not ended holds the user.
     pub is_held: bool,
+    /// Whether the address was shown to be the user's.
+    pub is_verified: bool,
+    /// Whether the address is of a domain that the tenant is for.
+    pub is_of_domain: bool,
+    /// Whether the user has a role beyond the tenant that the plan is made in.
+    pub is_above: bool,
 }
 
 impl User {
@@ -58,7 +64,7 @@ impl User {
 }
 
 /// The users of a cohort in the order in which they were created.
-pub(super) async fn users(tx: &mut Connection, cohort: &Cohort, limit: i64) -> Result<Vec<User>> {
+pub(super) async fn users(tx: &mut Connection, scope: Scope, cohort: &Cohort, limit: i64) -> Result<Vec<User>> {
     Ok(sqlx::query_as!(
         User,
         r#"SELECT u.user_id, u.tenant_id, u.version, u.username, u.email_key, u.full_name,
@@ -69,7 +75,13 @@ pub(super) async fn users(tx: &mut Connection, cohort: &Cohort, limit: i64) -> R
                    WHERE i.user_id = u.user_id AND i.intent_recorded_at IS NOT NULL
                    ORDER BY i.intent_recorded_at DESC LIMIT 1) AS intended_name,
                EXISTS (SELECT FROM migration_items i
-                   WHERE i.user_id = u.user_id AND i.state IN ('pending', 'intent_recorded', 'created', 'grouped')) AS "is_held!"
+                   WHERE i.user_id = u.user_id AND i.state IN ('pending', 'intent_recorded', 'created', 'grouped')) AS "is_held!",
+               u.verified_at IS NOT NULL AS "is_verified!",
+               coalesce(jsonb_exists(t.settings #> '{sidle,domains}', substring(u.email_key FROM '[^@]*$')), true)
+                   AS "is_of_domain!",
+               -- Asked user by user, so only where the plan is made within one tenant.
+               CASE WHEN $6 THEN EXISTS (SELECT FROM directory_rights(u.user_id) r
+                   WHERE r.tenant_id IS DISTINCT FROM u.tenant_id) ELSE false END AS "is_above!"
            FROM users u JOIN tenants t USING (tenant_id)
            WHERE u.status = 'active' AND u.auth_method = 'password' AND u.kanidm_user_id IS NULL AND u.deleted_at IS NULL
                AND t.status = 'active' AND t.deleted_at IS NULL
@@ -85,6 +97,7 @@ pub(super) async fn users(tx: &mut Connection, cohort: &Cohort, limit: i64) -> R
         cohort.last_login_since,
         &cohort.roles,
         limit,
+        scope.tenant().is_some(),
     )
     .fetch_all(tx)
     .await?)

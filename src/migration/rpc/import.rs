@@ -35,7 +35,7 @@ pub(super) async fn run(
     let header = convert::header(header)?;
     let validate_only = header.validate_only;
     let parts = (&service.db, &service.context, &service.recorder);
-    let mut import = Import::begin(parts.0, parts.1, parts.2, &call, header).await?;
+    let mut import = Import::begin(parts.0, parts.1, parts.2, &service.step_ups, &call, header).await?;
     loop {
         let part = next(&mut stream).await?;
         // Rights may have ended since the import began.

@@ -17,6 +17,7 @@ use crate::access::paging::{Paging, page_size};
 use crate::access::replay::Replay;
 use crate::access::{Call, input};
 use crate::audit::{Log, Recorder};
+use crate::authenticate::StepUps;
 use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
@@ -52,6 +53,8 @@ pub struct Parts {
     pub kanidm: Option<Kanidm>,
     /// The engine of this replica, where there is a Kanidm.
     pub engine: Option<Engine>,
+    /// Asks for fresh proofs.
+    pub step_ups: StepUps,
 }
 
 /// `sidle.v1.MigrationService`.
@@ -65,6 +68,7 @@ pub struct Service {
     verifier: Verifier,
     kanidm: Option<Kanidm>,
     engine: Option<Engine>,
+    step_ups: StepUps,
     groups: Groups,
     plans: Plans,
     jobs: Jobs,
@@ -73,7 +77,7 @@ pub struct Service {
 impl Service {
     /// The service made of these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { db, context, recorder, log, paging, verifier, kanidm, engine } = parts;
+        let Parts { db, context, recorder, log, paging, verifier, kanidm, engine, step_ups } = parts;
         let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), kanidm.clone());
         Self {
             plans: Plans::new(db.clone(), context.clone(), recorder.clone(), groups.clone(), kanidm.clone()),
@@ -87,6 +91,7 @@ impl Service {
             verifier,
             kanidm,
             engine,
+            step_ups,
         }
     }
 

@@ -107,9 +107,9 @@ fn token(app: &App, own: &str, platform: &str) -> String {
         session_id: Some(Uuid::from_u128(2)),
         tenant_id: Some(Uuid::from_u128(3)),
         audience: app.config.tokens.audience.clone(),
-        roles: Vec::new(),
+        roles: crate::session::RoleNames::default(),
         permissions: Permissions::parse(own),
-        platform_permissions: Permissions::parse(platform),
+        platform_permissions: Permissions::parse(platform).on_platform(),
         tokens_valid_from: None,
         not_after: None,
     };

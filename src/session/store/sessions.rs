@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::access::delegation::Aimed;
 use crate::audit::Prepared;
 use crate::fault::Result;
 use crate::session::manage::{SessionView, Status};
@@ -123,11 +124,12 @@ pub(in crate::session) async fn end(
 /// Ends the sessions of a user, as far as the transaction's scope reaches.
 pub(in crate::session) async fn end_all(
     tx: &mut Connection,
-    user: Uuid,
+    aimed: &Aimed,
     except: Option<Uuid>,
     reason: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<Uuid>> {
+    let user = aimed.user();
     let ended = sqlx::query_scalar!(r#"SELECT session_end_all($1, $2, $3, $4) AS "ended!""#, user, except, reason, now)
         .fetch_one(tx)
         .await?;

@@ -24,23 +24,29 @@ fn password() -> Proof {
     Proof::Password(ADMIN_PASSWORD.to_owned())
 }
 
-/// Refused without a proof where there is a Kanidm: tests/it/kanidm_login/admin_link.rs.
-const NEEDS_KANIDM: &str = "sidle.v1.DirectoryService/LinkKanidmPerson";
+/// Refused without a proof where there is a Kanidm: tests/it/kanidm_login/admin_link.rs and link.rs.
+const NEED_KANIDM: [&str; 2] =
+    ["sidle.v1.DirectoryService/LinkKanidmPerson", "sidle.v1.AuthenticateService/StartKanidmLogin"];
 
-/// Asked of people only: a program has a lasting credential already, and makes these calls without a proof.
-const OF_PEOPLE: [&str; 7] = [
+/// Asked of people only: a program has a lasting credential already, and makes these calls without a proof. So it does
+/// `CreateMembership` in a tenant.
+const OF_PEOPLE: [&str; 11] = [
     "sidle.v1.DirectoryService/CreateApiKey",
     "sidle.v1.DirectoryService/CreateServiceAccount",
+    "sidle.v1.DirectoryService/CreateTenant",
+    "sidle.v1.DirectoryService/CreateUser",
     "sidle.v1.DirectoryService/EnableUser",
     "sidle.v1.DirectoryService/RotateSigningKeys",
     "sidle.v1.DirectoryService/UnlockUser",
     "sidle.v1.DirectoryService/UpdateRole",
     "sidle.v1.DirectoryService/UpdateServiceAccount",
+    "sidle.v1.DirectoryService/UpdateTenant",
+    "sidle.v1.MigrationService/ImportUsers",
 ];
 
-/// Every RPC that declares that it needs a proof, but for the one that needs a Kanidm before.
+/// Every RPC that declares that it needs a proof, but for those that need a Kanidm before.
 fn sensitive() -> impl Iterator<Item = &'static str> {
-    sidle::access::all_sensitive().filter(|method| *method != NEEDS_KANIDM)
+    sidle::access::all_sensitive().filter(|method| !NEED_KANIDM.contains(method))
 }
 
 /// A sensitive call: as whom, on what, and how.
@@ -49,11 +55,20 @@ struct Case<'a> {
     client: &'a Client,
     target: String,
     proof: Proof,
+    /// What is made in a tenant is made there; none is the platform.
+    tenant: Option<Uuid>,
+}
+
+/// Settings that let anybody register.
+fn open() -> prost_types::Struct {
+    let yes = prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(true)) };
+    prost_types::Struct { fields: [("allow_registration".to_owned(), yes)].into() }
 }
 
 /// Makes the sensitive call `method` rightly, but for the proof.
 async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
-    let (mut own, mut directory) = (case.client.authenticate.clone(), case.client.directory.clone());
+    let (mut own, mut directory) = (case.client.authenticate.clone(), case.client.plain.clone());
+    let tenant_id = case.tenant.map(|id| id.to_string()).unwrap_or_default();
     let user_id = case.target.clone();
     let target = case.target.clone();
     // Another one each time, so that there is something to change.
@@ -83,8 +98,9 @@ async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
             directory.update_user(with_proof(request, token)).await.map(drop)
         }
         "sidle.v1.DirectoryService/CreateMembership" => {
-            let role_id = "00000000-0000-7000-8000-000000000001".to_owned();
-            let request = CreateMembershipRequest { user_id, role_id, ..Default::default() };
+            let role = if case.tenant.is_some() { 2 } else { 1 };
+            let role_id = format!("00000000-0000-7000-8000-00000000000{role}");
+            let request = CreateMembershipRequest { user_id, role_id, tenant_id, ..Default::default() };
             directory.create_membership(with_proof(request, token)).await.map(drop)
         }
         "sidle.v1.DirectoryService/CreateApiKey" => {
@@ -93,7 +109,7 @@ async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
         }
         "sidle.v1.DirectoryService/CreateServiceAccount" => {
             let name = format!("a{}", Uuid::new_v4());
-            let request = CreateServiceAccountRequest { name, ..Default::default() };
+            let request = CreateServiceAccountRequest { name, tenant_id, ..Default::default() };
             directory.create_service_account(with_proof(request, token)).await.map(drop)
         }
         "sidle.v1.DirectoryService/UpdateServiceAccount" => {
@@ -116,6 +132,40 @@ async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
             };
             directory.update_role(with_proof(request, token)).await.map(drop)
         }
+        "sidle.v1.DirectoryService/CreateUser" => {
+            let email = format!("{}@new.example", Uuid::new_v4());
+            let tenant_id = case.tenant.expect("a home").to_string();
+            let request = CreateUserRequest { email, tenant_id, ..Default::default() };
+            directory.create_user(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/CreateTenant" => {
+            let slug = format!("t{}", Uuid::new_v4().simple());
+            let (name, settings) = (slug.clone(), Some(open()));
+            let request = CreateTenantRequest { slug, name, settings, ..Default::default() };
+            directory.create_tenant(with_proof(request, token)).await.map(drop)
+        }
+        "sidle.v1.DirectoryService/UpdateTenant" => {
+            let settle = async |settings: prost_types::Struct, token: &str| {
+                let identifier = Some(get_tenant_request::Identifier::TenantId(target.clone()));
+                let found = directory.clone().get_tenant(GetTenantRequest { identifier }).await?.into_inner();
+                let request = UpdateTenantRequest {
+                    tenant: Some(Tenant { settings: Some(settings), ..found.tenant.unwrap() }),
+                    update_mask: Some(prost_types::FieldMask { paths: vec!["settings".to_owned()] }),
+                    validate_only: false,
+                };
+                directory.clone().update_tenant(with_proof(request, token)).await.map(drop)
+            };
+            settle(prost_types::Struct::default(), "").await.expect("closing needs no proof");
+            settle(open(), token).await
+        }
+        "sidle.v1.MigrationService/ImportUsers" => {
+            let rows = vec![crate::migration::row(1, &format!("{}@import.example", Uuid::new_v4()))];
+            let mut messages = crate::migration::messages(crate::migration::header("homes"), rows);
+            if let Some(import_users_request::Part::Rows(rows)) = &mut messages[1].part {
+                rows.rows[0].legacy_id = Uuid::new_v4().to_string();
+            }
+            crate::migration::send_once(case.client, messages, token).await.map(drop)
+        }
         "sidle.v1.DirectoryService/RotateSigningKeys" => {
             let request = RotateSigningKeysRequest { request_id: Uuid::new_v4().to_string(), ..Default::default() };
             directory.rotate_signing_keys(with_proof(request, token)).await.map(drop)
@@ -133,8 +183,23 @@ async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
     }
 }
 
-/// The case for every RPC that declares that it needs a proof, each as somebody of its own.
-async fn cases<'a>(server: &TestServer, admin: &'a Client, people: &'a [Guarded], plain: &'a Client) -> Vec<Case<'a>> {
+/// The case for every RPC that declares that it needs a proof, each as somebody of its own: on the platform, and what can
+/// be done within a tenant there as well.
+async fn cases<'a>(
+    server: &TestServer,
+    admin: &'a Client,
+    boss: (&'a Client, Uuid),
+    people: &'a [Guarded],
+    plain: &'a Client,
+) -> Vec<Case<'a>> {
+    let homes = server.tenant("homes").await;
+    let (boss, own) = boss;
+    let theirs = server.user(own, "theirs@example.com", "user").await.to_string();
+    let request =
+        CreateServiceAccountRequest { name: "tenants".to_owned(), tenant_id: own.to_string(), ..Default::default() };
+    let own_account = boss.create_service_account(request).await.unwrap().service_account.unwrap().service_account_id;
+    let request = CreateRoleRequest { name: "clerk".to_owned(), tenant_id: own.to_string(), ..Default::default() };
+    let own_role = boss.directory.clone().create_role(request).await.unwrap().into_inner().role.unwrap().role_id;
     let victim = server.user(server.tenant("victims").await, "victim@example.com", "user").await.to_string();
     let role = CreateRoleRequest { name: "watch".to_owned(), is_platform: true, ..Default::default() };
     let role = admin.directory.clone().create_role(role).await.unwrap().into_inner().role.unwrap().role_id;
@@ -143,26 +208,56 @@ async fn cases<'a>(server: &TestServer, admin: &'a Client, people: &'a [Guarded]
     let mut people = people.iter();
     sensitive()
         .map(|method| match method.rsplit('/').next().unwrap() {
-            "CreateServiceAccount" | "RotateSigningKeys" => {
-                Case { method, client: admin, target: String::new(), proof: password() }
+            "CreateServiceAccount" | "RotateSigningKeys" | "CreateTenant" | "ImportUsers" => {
+                Case { method, client: admin, target: String::new(), proof: password(), tenant: None }
+            }
+            "CreateUser" => {
+                Case { method, client: admin, target: String::new(), proof: password(), tenant: Some(homes) }
+            }
+            "UpdateTenant" => {
+                Case { method, client: admin, target: homes.to_string(), proof: password(), tenant: None }
             }
             "CreateApiKey" | "UpdateServiceAccount" => {
-                Case { method, client: admin, target: account.clone(), proof: password() }
+                Case { method, client: admin, target: account.clone(), proof: password(), tenant: None }
             }
-            "UpdateRole" => Case { method, client: admin, target: role.clone(), proof: password() },
+            "UpdateRole" => Case { method, client: admin, target: role.clone(), proof: password(), tenant: None },
             "EnableUser" | "UnlockUser" => {
-                Case { method, client: admin, target: colleague.to_string(), proof: password() }
+                Case { method, client: admin, target: colleague.to_string(), proof: password(), tenant: None }
             }
-            "EnrollTotp" => Case { method, client: plain, target: String::new(), proof: password() },
+            "EnrollTotp" => Case { method, client: plain, target: String::new(), proof: password(), tenant: None },
             "DisableTotp" | "RegenerateRecoveryCodes" => {
                 let person = people.next().expect("one for each");
                 let proof = Proof::RecoveryCode(person.codes[0].clone());
-                Case { method, client: &person.client, target: String::new(), proof }
+                Case { method, client: &person.client, target: String::new(), proof, tenant: None }
             }
-            _ => Case { method, client: admin, target: victim.clone(), proof: password() },
+            _ => Case { method, client: admin, target: victim.clone(), proof: password(), tenant: None },
         })
+        .chain(IN_TENANTS.into_iter().map(|method| {
+            let target = match method.rsplit('/').next().unwrap() {
+                "CreateServiceAccount" | "CreateUser" => String::new(),
+                "CreateApiKey" | "UpdateServiceAccount" => own_account.clone(),
+                "UpdateRole" => own_role.clone(),
+                "UpdateTenant" => own.to_string(),
+                _ => theirs.clone(),
+            };
+            Case { method, client: boss, target, proof: password(), tenant: Some(own) }
+        }))
         .collect()
 }
+
+/// What a tenant's administrator is asked for as well.
+const IN_TENANTS: [&str; 10] = [
+    "sidle.v1.DirectoryService/CreateApiKey",
+    "sidle.v1.DirectoryService/CreateMembership",
+    "sidle.v1.DirectoryService/CreateServiceAccount",
+    "sidle.v1.DirectoryService/CreateUser",
+    "sidle.v1.DirectoryService/EnableUser",
+    "sidle.v1.DirectoryService/UnlockUser",
+    "sidle.v1.DirectoryService/UpdateRole",
+    "sidle.v1.DirectoryService/UpdateServiceAccount",
+    "sidle.v1.DirectoryService/UpdateTenant",
+    "sidle.v1.DirectoryService/UpdateUser",
+];
 
 /// A service account of the platform.
 async fn service_account(admin: &Client, name: &str) -> String {
@@ -181,8 +276,13 @@ async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
     server.user(tenant, "plain@example.com", "user").await;
     let plain = server.client(&server.sign_in("plain@example.com").await.access_token);
     let other = server.client(&server.sign_in("root@platform.example").await.access_token);
-    for case in cases(&server, &admin, &people, &plain).await {
+    let harbour = server.tenant("harbour").await;
+    server.user(harbour, "boss@harbour.example", "super_admin").await;
+    let boss = server.client(&server.sign_in("boss@harbour.example").await.access_token);
+    let boss_elsewhere = server.client(&server.sign_in("boss@harbour.example").await.access_token);
+    for case in cases(&server, &admin, (&boss, harbour), &people, &plain).await {
         let method = case.method;
+        let other = if std::ptr::eq(case.client, &boss) { &boss_elsewhere } else { &other };
         let refused = make(&case, "").await.expect_err(method);
         assert_eq!(
             (refused.code(), reason(&refused).as_str()),
@@ -198,7 +298,7 @@ async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
         let wrong = [
             "sidle_su_".to_owned() + &"A".repeat(43),
             other.prove(method, &case.target).await,
-            prove(&other, method, &elsewhere, password()).await.unwrap(),
+            prove(other, method, &elsewhere, password()).await.unwrap(),
         ];
         for token in wrong {
             assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "STEP_UP_REQUIRED", "{method}");
@@ -214,7 +314,7 @@ async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
         // Once.
         let refused = make(&case, &token).await.expect_err(method);
         assert!(
-            ["STEP_UP_REQUIRED", "FACTOR_STATE", "ALREADY_EXISTS", "UNAUTHENTICATED"]
+            ["STEP_UP_REQUIRED", "FACTOR_STATE", "ALREADY_EXISTS", "UNAUTHENTICATED", "PERMISSION_DENIED"]
                 .contains(&reason(&refused).as_str())
         );
     }
@@ -236,7 +336,7 @@ async fn a_service_account_never_satisfies_a_step_up() {
     for method in sensitive().filter(|method| !OF_PEOPLE.contains(method)) {
         let own = method.contains("Authenticate");
         let target = if own { String::new() } else { victim.clone() };
-        let case = Case { method, client: &program, target: target.clone(), proof: password() };
+        let case = Case { method, client: &program, target: target.clone(), proof: password(), tenant: None };
         // Not even with the proof of a person.
         for token in [String::new(), admin.prove(method, &target).await] {
             assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "PERSON_REQUIRED", "{method}");
@@ -245,9 +345,9 @@ async fn a_service_account_never_satisfies_a_step_up() {
 }
 
 /// Rotating its own keys is what a program does without anybody there; a person's session is asked for more than itself
-/// before it becomes a credential that outlasts it, and only where that reaches over every tenant.
+/// before it becomes a credential that outlasts it, in a tenant as on the platform.
 #[tokio::test]
-async fn what_outlasts_a_session_is_asked_of_people_and_of_the_platform_only() {
+async fn what_outlasts_a_session_is_asked_of_people_and_taking_away_of_nobody() {
     let server = TestServer::start().await;
     let admin = server.admin().await;
     let tenant = server.tenant("a").await;
@@ -258,16 +358,24 @@ async fn what_outlasts_a_session_is_asked_of_people_and_of_the_platform_only() {
     let role = admin.directory.clone().create_role(role).await.unwrap().into_inner().role.unwrap().role_id;
     let colleague = server.user(tenant, "colleague@example.com", "SYSTEM_ADMIN").await;
     let plain = server.user(tenant, "plain@example.com", "user").await;
+    let homes = server.tenant("homes").await;
     for method in OF_PEOPLE {
         let target = match method.rsplit('/').next().unwrap() {
             "CreateApiKey" | "UpdateServiceAccount" => account.clone(),
             "UpdateRole" => role.clone(),
             "EnableUser" | "UnlockUser" => colleague.to_string(),
+            "UpdateTenant" => homes.to_string(),
             _ => String::new(),
         };
-        let case = Case { method, client: &program, target, proof: password() };
+        let home = method.ends_with("CreateUser").then_some(homes);
+        let case = Case { method, client: &program, target, proof: password(), tenant: home };
         make(&case, "").await.unwrap_or_else(|status| panic!("{method}: {status:?}"));
     }
+
+    let grant = "sidle.v1.DirectoryService/CreateMembership";
+    let case =
+        Case { method: grant, client: &program, target: plain.to_string(), proof: password(), tenant: Some(tenant) };
+    make(&case, "").await.expect("a role in a tenant");
 
     // Who becomes an administrator of every tenant by a mark is one as much as by a permission.
     let shared = CreateRoleRequest { name: "shared".to_owned(), ..Default::default() };
@@ -277,22 +385,19 @@ async fn what_outlasts_a_session_is_asked_of_people_and_of_the_platform_only() {
         update_mask: Some(prost_types::FieldMask { paths: vec!["is_admin".to_owned()] }),
         validate_only: false,
     };
-    assert_eq!(reason(&admin.directory.clone().update_role(mark).await.unwrap_err()), "STEP_UP_REQUIRED");
+    assert_eq!(reason(&admin.plain.clone().update_role(mark).await.unwrap_err()), "STEP_UP_REQUIRED");
 
-    // Within a tenant, and what takes rights away, nobody is asked.
-    let request =
-        CreateServiceAccountRequest { tenant_id: tenant.to_string(), name: "theirs".to_owned(), ..Default::default() };
-    let theirs = admin.directory.clone().create_service_account(request).await.unwrap().into_inner();
-    let theirs = theirs.service_account.unwrap();
-    for method in ["CreateApiKey", "UpdateServiceAccount"] {
-        let method = OF_PEOPLE.into_iter().find(|name| name.ends_with(method)).unwrap();
-        let target = theirs.service_account_id.clone();
-        make(&Case { method, client: &admin, target, proof: password() }, "").await.unwrap();
-    }
-    for method in ["EnableUser", "UnlockUser"] {
-        let method = OF_PEOPLE.into_iter().find(|name| name.ends_with(method)).unwrap();
-        make(&Case { method, client: &admin, target: plain.to_string(), proof: password() }, "").await.unwrap();
-    }
+    // Whoever takes the duty to change a password away lets in who set it.
+    set(&server, plain, "must_change_password = true").await;
+    let identifier = Some(get_user_request::Identifier::UserId(plain.to_string()));
+    let user = admin.plain.clone().get_user(GetUserRequest { identifier, include_deleted: false }).await.unwrap();
+    let user = User { must_change_password: false, ..user.into_inner().user.unwrap() };
+    let paths = vec!["must_change_password".to_owned()];
+    let update_mask = Some(prost_types::FieldMask { paths });
+    let update = UpdateUserRequest { user: Some(user), update_mask, validate_only: false };
+    assert_eq!(reason(&admin.plain.clone().update_user(update).await.unwrap_err()), "STEP_UP_REQUIRED");
+
+    // Of what takes rights away nobody is asked.
     let identifier = Some(get_service_account_request::Identifier::ServiceAccountId(account.clone()));
     let status = async |status: ServiceAccountStatus| {
         let request = GetServiceAccountRequest { identifier: identifier.clone() };
@@ -302,7 +407,7 @@ async fn what_outlasts_a_session_is_asked_of_people_and_of_the_platform_only() {
             update_mask: Some(prost_types::FieldMask { paths: vec!["status".to_owned()] }),
             validate_only: false,
         };
-        admin.directory.clone().update_service_account(request).await
+        admin.plain.clone().update_service_account(request).await
     };
     status(ServiceAccountStatus::Disabled).await.expect("switched off in an emergency");
     assert_eq!(reason(&status(ServiceAccountStatus::Active).await.unwrap_err()), "STEP_UP_REQUIRED");

@@ -58,13 +58,16 @@ async fn an_administrator_of_a_tenant_cannot_rise() {
         assert_eq!(reason(d.update_user(update).await), "PERMISSION_DENIED");
         let disable = DisableUserRequest { user_id: stronger.clone(), etag: String::new() };
         assert_eq!(reason(d.disable_user(disable).await), "PERMISSION_DENIED");
-        let delete = DeleteUserRequest { user_id: stronger.clone(), etag: String::new() };
+        let delete = DeleteUserRequest { user_id: stronger.clone(), etag: String::new(), ..Default::default() };
         assert_eq!(reason(d.delete_user(delete).await), "PERMISSION_DENIED");
         let lock = LockUserRequest { user_id: stronger, ..Default::default() };
         assert_eq!(reason(d.lock_user(lock).await), "PERMISSION_DENIED");
     }
     let membership_id = memberships(&root, owner).await.remove(0).membership_id;
-    assert_eq!(reason(d.delete_membership(DeleteMembershipRequest { membership_id }).await), "PERMISSION_DENIED");
+    assert_eq!(
+        reason(d.delete_membership(DeleteMembershipRequest { membership_id, ..Default::default() }).await),
+        "PERMISSION_DENIED"
+    );
 
     // What is held may be handed on.
     let user = create_user(&admin, new_user(tenant, "ann@north.example")).await;
@@ -175,7 +178,7 @@ async fn a_given_and_a_taken_role_count_at_once() {
     let list = ListMembershipsRequest { user_id: user.to_string(), ..Default::default() };
     let seen = boss.directory.clone().list_memberships(list).await.unwrap().into_inner().memberships;
     assert_eq!(seen.iter().map(|seen| &seen.membership_id).collect::<Vec<_>>(), [&membership.membership_id]);
-    let delete = DeleteMembershipRequest { membership_id: membership.membership_id };
+    let delete = DeleteMembershipRequest { membership_id: membership.membership_id, ..Default::default() };
     boss.directory.clone().delete_membership(delete.clone()).await.unwrap();
     assert!(who_am_i(&visitor).await.is_err());
     assert_eq!(reason(boss.directory.clone().delete_membership(delete).await), "NOT_FOUND");
@@ -225,7 +228,11 @@ async fn a_role_in_use_stays_and_a_built_in_one_as_it_is() {
     let delete = DeleteRoleRequest { role_id: role.role_id.clone(), etag: role.etag.clone() };
     assert_eq!(reason(root.directory.clone().delete_role(delete.clone()).await), "IN_USE");
     let membership_id = membership.into_inner().membership.unwrap().membership_id;
-    root.directory.clone().delete_membership(DeleteMembershipRequest { membership_id }).await.unwrap();
+    root.directory
+        .clone()
+        .delete_membership(DeleteMembershipRequest { membership_id, ..Default::default() })
+        .await
+        .unwrap();
     root.directory.clone().delete_role(delete).await.unwrap();
     let again = create_role(&root, tenant, "CLERK", &[]).await;
     let request = CreateRoleRequest { tenant_id: tenant.to_string(), name: "CLERK".to_owned(), ..Default::default() };

@@ -25,7 +25,7 @@ fn recorder(server: &TestServer) -> sidle::audit::Recorder {
 
 async fn platform_membership(client: &Client, user: Uuid) -> DeleteMembershipRequest {
     let found = memberships(client, user).await.into_iter().find(|found| found.tenant_id.is_empty()).unwrap();
-    DeleteMembershipRequest { membership_id: found.membership_id }
+    DeleteMembershipRequest { membership_id: found.membership_id, ..Default::default() }
 }
 
 #[tokio::test]
@@ -68,7 +68,9 @@ async fn the_master_administrator_stays_whatever_others_do() {
         "MASTER_ADMIN"
     );
     assert_eq!(
-        reason(d.delete_user(DeleteUserRequest { user_id: id.clone(), etag: String::new() }).await),
+        reason(
+            d.delete_user(DeleteUserRequest { user_id: id.clone(), etag: String::new(), ..Default::default() }).await
+        ),
         "MASTER_ADMIN"
     );
     assert_eq!(
@@ -117,7 +119,10 @@ async fn the_last_administrator_stays_by_every_way_out() {
         "LAST_ADMIN"
     );
     assert_eq!(
-        reason(d.delete_user(DeleteUserRequest { user_id: user_id.clone(), etag: String::new() }).await),
+        reason(
+            d.delete_user(DeleteUserRequest { user_id: user_id.clone(), etag: String::new(), ..Default::default() })
+                .await
+        ),
         "LAST_ADMIN"
     );
     assert_eq!(
@@ -160,7 +165,10 @@ async fn two_administrators_who_turn_on_each_other_leave_one() {
             async move {
                 match round % 3 {
                     0 => directory.disable_user(DisableUserRequest { user_id, etag: String::new() }).await.map(drop),
-                    1 => directory.delete_user(DeleteUserRequest { user_id, etag: String::new() }).await.map(drop),
+                    1 => directory
+                        .delete_user(DeleteUserRequest { user_id, etag: String::new(), ..Default::default() })
+                        .await
+                        .map(drop),
                     _ => directory.lock_user(LockUserRequest { user_id, ..Default::default() }).await.map(drop),
                 }
             }

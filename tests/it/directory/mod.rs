@@ -2,6 +2,7 @@
 
 mod access;
 mod admins;
+mod delegation;
 mod keys;
 mod tenants;
 mod users;

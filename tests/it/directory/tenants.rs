@@ -57,7 +57,7 @@ async fn a_slug_is_never_used_again() {
     let user = create_user(&admin, new_user(tenant, "ann@example.com")).await;
     let delete = DeleteTenantRequest { tenant_id: made.tenant_id, etag: String::new() };
     assert_eq!(reason(admin.directory.clone().delete_tenant(delete.clone()).await), "IN_USE");
-    let gone = DeleteUserRequest { user_id: user.user_id, etag: String::new() };
+    let gone = DeleteUserRequest { user_id: user.user_id, etag: String::new(), ..Default::default() };
     admin.directory.clone().delete_user(gone).await.unwrap();
     admin.directory.clone().delete_tenant(delete.clone()).await.unwrap();
     assert_eq!(reason(admin.directory.clone().delete_tenant(delete).await), "NOT_FOUND");
@@ -101,7 +101,10 @@ async fn an_administrator_of_one_tenant_reaches_nothing_of_another() {
     );
     assert_eq!(reason(d().lock_user(LockUserRequest { user_id: id.clone(), ..Default::default() }).await), "NOT_FOUND");
     assert_eq!(reason(d().unlock_user(UnlockUserRequest { user_id: id.clone() }).await), "NOT_FOUND");
-    assert_eq!(reason(d().delete_user(DeleteUserRequest { user_id: id.clone(), etag: etag() }).await), "NOT_FOUND");
+    assert_eq!(
+        reason(d().delete_user(DeleteUserRequest { user_id: id.clone(), etag: etag(), ..Default::default() }).await),
+        "NOT_FOUND"
+    );
     assert_eq!(reason(d().create_user(new_user(south, "eve@south.example")).await), "PERMISSION_DENIED");
 
     let by_slug = Some(get_tenant_request::Identifier::Slug("south".to_owned()));
@@ -125,7 +128,10 @@ async fn an_administrator_of_one_tenant_reaches_nothing_of_another() {
         reason(d().get_membership(GetMembershipRequest { membership_id: membership_id.clone() }).await),
         "NOT_FOUND"
     );
-    assert_eq!(reason(d().delete_membership(DeleteMembershipRequest { membership_id }).await), "NOT_FOUND");
+    assert_eq!(
+        reason(d().delete_membership(DeleteMembershipRequest { membership_id, ..Default::default() }).await),
+        "NOT_FOUND"
+    );
     assert_eq!(reason(d().create_membership(grant(&id, Some(south), ADMIN)).await), "NOT_FOUND");
     // Nor is a stranger pulled into one's own tenant.
     assert_eq!(reason(d().create_membership(grant(&id, Some(north), ADMIN)).await), "NOT_FOUND");

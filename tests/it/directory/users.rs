@@ -351,7 +351,7 @@ async fn a_deleted_user_is_gone_and_frees_the_address() {
     let tenant = server.tenant("north").await;
     let id = server.user(tenant, "ann@example.com", "user").await;
     let tokens = server.sign_in("ann@example.com").await;
-    let delete = DeleteUserRequest { user_id: id.to_string(), etag: String::new() };
+    let delete = DeleteUserRequest { user_id: id.to_string(), etag: String::new(), ..Default::default() };
     let answer = admin.directory.clone().delete_user(delete.clone()).await.unwrap().into_inner();
     assert_eq!(answer.sessions_revoked, 1);
     assert_signed_out(&server, &admin, &tokens).await;

@@ -2,11 +2,13 @@
 
 use sidle::proto;
 use sidle::proto::KanidmLoginPurpose::Link;
+use sidle::proto::step_up_request::Proof;
 use sidle_dev::persona::Returned;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{World, complete, complete_as, is_good, person, with_mail};
+use super::{START, World, complete, complete_as, is_good, person, with_mail};
+use crate::authenticate::factors::{guarded, prove};
 use crate::authenticate::set;
 use crate::look::{event, reason, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup};
@@ -86,17 +88,45 @@ async fn a_user_is_told_once_of_a_link_that_they_made() {
     assert_eq!(two.world.mailed(two.user).await, ["kanidm_linked"]);
 }
 
+/// A stolen access token, however young its session is, and the thief's own person: the link would outlast every change of
+/// password and go past the second factor.
 #[tokio::test]
-async fn a_session_links_nobody_when_its_password_was_shown_long_ago() {
-    let Some(two) = Two::new("a_session_links_nobody_when_its_password_was_shown_long_ago").await else { return };
-    // A stolen token of a session of this morning, and the thief's own person.
-    let age = "UPDATE sessions SET created_at = created_at - interval '5 minutes' WHERE user_id = $1";
-    let (back, secret) = two.at_kanidm(&two.token, &two.bearer).await.unwrap();
-    sqlx::query(age).bind(two.user).execute(two.world.server.sql()).await.unwrap();
-    assert_eq!(reason(&two.link().await.unwrap_err()), "FRESH_LOGIN_REQUIRED");
-    let refused = complete_as(&two.world.server, &two.token, &back, &secret).await.unwrap_err();
-    assert_eq!(reason(&refused), "FRESH_LOGIN_REQUIRED", "nor one that was begun in time and completed later");
+async fn a_session_alone_links_nobody_however_young_it_is() {
+    let Some(two) = Two::new("a_session_alone_links_nobody_however_young_it_is").await else { return };
+    let server = &two.world.server;
+    let client = server.client(&two.token);
+    let refused = two.world.go_with(&two.token, Link, "").await.unwrap_err();
+    assert_eq!(reason(&refused), "STEP_UP_REQUIRED", "seconds after the login");
+    // Proofs for something else, of another session, and one that was spent.
+    let enroll = client.prove("sidle.v1.AuthenticateService/EnrollTotp", "").await;
+    let elsewhere = server.client(&server.sign_in("bob@example.com").await.access_token).prove(START, "").await;
+    let targeted = client.prove(START, &two.user.to_string()).await;
+    let spent = client.prove(START, "").await;
+    two.world.go_with(&two.token, Link, &spent).await.expect("a proof for exactly this");
+    for wrong in [enroll, elsewhere, targeted, spent] {
+        let refused = two.world.go_with(&two.token, Link, &wrong).await.unwrap_err();
+        assert_eq!(reason(&refused), "STEP_UP_REQUIRED");
+    }
     assert_eq!(two.linked().await, None);
+}
+
+/// With a second factor the password is no proof, so that a thief of both a session and the password links nobody.
+#[tokio::test]
+async fn past_a_second_factor_a_password_links_nobody() {
+    let Some(two) = Two::new("past_a_second_factor_a_password_links_nobody").await else { return };
+    let server = &two.world.server;
+    let ann = guarded(server, two.world.tenant, "ann@example.com").await;
+    let refused = two.world.go_with(ann.client.token(), Link, "").await.unwrap_err();
+    let ways = tonic_types::StatusExt::get_details_error_info(&refused).unwrap().metadata["ways"].clone();
+    assert_eq!(ways, "totp,recovery_code");
+    assert_eq!(
+        reason(&two.world.go(ann.client.token(), Link).await.unwrap_err()),
+        "STEP_UP_REQUIRED",
+        "by the password"
+    );
+    let code = Proof::RecoveryCode(ann.codes[0].clone());
+    let proof = prove(&ann.client, START, "", code).await.unwrap();
+    two.world.go_with(ann.client.token(), Link, &proof).await.expect("by a factor that the account has");
 }
 
 /// Whoever set that password may still know it, and would keep a way in that no change of it shuts.
@@ -121,7 +151,9 @@ async fn a_password_that_must_be_changed_links_nobody() {
     };
     let changed = server.client(&seeded).authenticate.change_password(change).await.unwrap().into_inner();
     let token = changed.tokens.unwrap().access_token;
-    let (back, secret) = two.at_kanidm(&token, &two.bearer).await.expect("a password of one's own");
+    let begun = two.world.go_by(&token, Link, "nine lives of a grey cat").await.expect("a password of one's own");
+    let back = two.world.kanidm.authorise(&two.bearer, &begun.authorization_url).await.unwrap();
+    let secret = begun.login_secret;
     complete_as(server, &token, &back, &secret).await.expect("links");
     assert_eq!(two.linked().await, Some(two.person));
 }

@@ -20,7 +20,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::authenticate::set;
-use crate::support::{Setup, TestServer};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
 const REDIRECT: &str = "https://app.example/callback";
 const PASSWORD: &str = "a-password-that-Kanidm-likes-4711";
@@ -73,17 +73,48 @@ impl World {
         complete(&self.server, &back, &begun.login_secret).await
     }
 
-    /// Goes to Kanidm for a purpose, as the user of this access token.
+    /// Goes to Kanidm for a purpose, as the user of this access token, with a fresh proof by [`ADMIN_PASSWORD`] where one
+    /// is asked for.
     async fn go(
         &self,
         token: &str,
         purpose: proto::KanidmLoginPurpose,
+    ) -> Result<proto::StartKanidmLoginResponse, Status> {
+        self.go_by(token, purpose, ADMIN_PASSWORD).await
+    }
+
+    /// As [`World::go`], proven by this password.
+    async fn go_by(
+        &self,
+        token: &str,
+        purpose: proto::KanidmLoginPurpose,
+        password: &str,
+    ) -> Result<proto::StartKanidmLoginResponse, Status> {
+        let refused = match self.go_with(token, purpose, "").await {
+            Err(refused) if crate::look::reason(&refused) == "STEP_UP_REQUIRED" => refused,
+            answer => return answer,
+        };
+        let proof = Some(proto::step_up_request::Proof::Password(password.to_owned()));
+        let request = proto::StepUpRequest { method: START.to_owned(), target: String::new(), proof };
+        match self.server.client(token).authenticate.step_up(request).await {
+            Ok(given) => self.go_with(token, purpose, &given.into_inner().step_up_token).await,
+            Err(_) => Err(refused),
+        }
+    }
+
+    /// As [`World::go`], with this proof; none for the empty one.
+    async fn go_with(
+        &self,
+        token: &str,
+        purpose: proto::KanidmLoginPurpose,
+        proof: &str,
     ) -> Result<proto::StartKanidmLoginResponse, Status> {
         let request = proto::StartKanidmLoginRequest {
             redirect_uri: REDIRECT.to_owned(),
             purpose: purpose.into(),
             ..Default::default()
         };
+        let request = crate::support::server::with_proof(request, proof);
         Ok(self.server.client(token).authenticate.start_kanidm_login(request).await?.into_inner())
     }
 
@@ -144,6 +175,9 @@ async fn group(kanidm: &Kanidm, server: &TestServer, tenant: Uuid, role: &str) -
     .unwrap();
     id
 }
+
+/// Name of the RPC, as proofs are made for it.
+const START: &str = "sidle.v1.AuthenticateService/StartKanidmLogin";
 
 async fn start(server: &TestServer, redirect_uri: &str) -> Result<proto::StartKanidmLoginResponse, Status> {
     let request = proto::StartKanidmLoginRequest { redirect_uri: redirect_uri.to_owned(), ..Default::default() };

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::stage;
 use crate::migration::{header, import, reason, row};
+use crate::support;
 
 #[tokio::test]
 async fn a_plan_tells_what_will_become_of_everybody_and_changes_nothing() {
@@ -163,7 +164,8 @@ async fn a_tenants_administrator_plans_for_their_own_tenant_only() {
     let Some(stage) = stage("a_tenants_administrator_plans_for_their_own_tenant_only").await else { return };
     stage.users(2).await;
     let other = stage.server.tenant(&format!("o{}", random_word(10))).await;
-    stage.server.user(other, &format!("chief@{}.other.example", stage.slug), "super_admin").await;
+    let chief = stage.server.user(other, &format!("chief@{}.other.example", stage.slug), "super_admin").await;
+    may_move(&stage, other, chief).await;
     let token = stage.server.sign_in(&format!("chief@{}.other.example", stage.slug)).await.access_token;
     let mut chief = stage.server.client(&token).migration;
     let cohort = Some(Cohort { tenant_ids: vec![stage.tenant.to_string()], ..Default::default() });
@@ -181,4 +183,68 @@ async fn a_tenants_administrator_plans_for_their_own_tenant_only() {
         validate_only: false,
     };
     assert_eq!(reason(&chief.start_migration(start).await.unwrap_err()), "NOT_FOUND");
+}
+
+/// Gives somebody a tenant's own role that may move users, as the platform does.
+async fn may_move(stage: &super::Stage, tenant: Uuid, user: Uuid) {
+    sqlx::query(
+        "WITH role AS (INSERT INTO roles (role_id, tenant_id, name, permissions)
+             VALUES (gen_random_uuid(), $1, 'mover', '{migration.run,migration.read}') RETURNING role_id)
+         INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
+         SELECT gen_random_uuid(), $1, $2, role_id, 'local' FROM role",
+    )
+    .bind(tenant)
+    .bind(user)
+    .execute(stage.server.sql())
+    .await
+    .unwrap();
+}
+
+/// A person with any address would be somebody to every service that trusts Kanidm's.
+#[tokio::test]
+async fn only_proven_addresses_of_the_tenants_domains_go_over() {
+    let Some(stage) = stage("only_proven_addresses_of_the_tenants_domains_go_over").await else { return };
+    let own = |name: &str| format!("{name}@{}.own.example", stage.slug);
+    let rows = vec![
+        row(1, &own("ann")),
+        row(2, &own("unproven")),
+        row(3, &stage.mail("foreign")),
+        row(4, &own("guest")),
+        row(5, &own("mover")),
+    ];
+    let imported = import(&stage.client, header(&stage.slug), rows).await.unwrap();
+    let of = |line: i64| Uuid::parse_str(&imported.verdict(line).user_id).unwrap();
+    let unproven = "UPDATE users SET verified_at = NULL WHERE user_id = $1";
+    sqlx::query(unproven).bind(of(2)).execute(stage.server.sql()).await.unwrap();
+    let confine = "UPDATE tenants SET settings = jsonb_build_object('sidle', jsonb_build_object('domains',
+        jsonb_build_array($2::text))) WHERE tenant_id = $1";
+    let domain = format!("{}.own.example", stage.slug);
+    sqlx::query(confine).bind(stage.tenant).bind(domain).execute(stage.server.sql()).await.unwrap();
+    let elsewhere = stage.server.tenant(&format!("o{}", random_word(10))).await;
+    let guest = "INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
+        SELECT gen_random_uuid(), $1, $2, role_id, 'local' FROM roles WHERE name = 'user' AND tenant_id IS NULL";
+    sqlx::query(guest).bind(elsewhere).bind(of(4)).execute(stage.server.sql()).await.unwrap();
+    may_move(&stage, stage.tenant, of(5)).await;
+    crate::authenticate::set_hash(&stage.server, of(5), &support::cheap_hash(support::ADMIN_PASSWORD), 4).await;
+    let mover = stage.server.client(&stage.server.sign_in(&own("mover")).await.access_token);
+
+    let reasons = async |client: &support::Client| {
+        let cohort = Some(Cohort { tenant_ids: vec![stage.tenant.to_string()], ..Default::default() });
+        let plan = PlanMigrationRequest { cohort, ..Default::default() };
+        let plan = client.migration.clone().plan_migration(plan).await.unwrap().into_inner().plan.unwrap();
+        let request = GetPlanRequest { plan_id: plan.plan_id, page_size: 100, ..Default::default() };
+        let items = client.migration.clone().get_plan(request).await.unwrap().into_inner().items;
+        let reason_of = |line: i64| {
+            let item = items.iter().find(|item| item.user_id == of(line).to_string()).unwrap();
+            (item.forecast(), item.reason())
+        };
+        [1, 2, 3, 4].map(reason_of)
+    };
+    let created = (Forecast::WillBeCreated, ItemReason::Unspecified);
+    let refused = |reason| (Forecast::WillBeRefused, reason);
+    let (unverified, foreign) = (refused(ItemReason::MailUnverified), refused(ItemReason::MailForeignDomain));
+    assert_eq!(reasons(&stage.client).await, [created, unverified, foreign, created]);
+    // Within the tenant nobody moves a user who is somebody elsewhere as well.
+    let above = refused(ItemReason::UserAboveCaller);
+    assert_eq!(reasons(&mover).await, [created, unverified, foreign, above]);
 }

@@ -65,10 +65,25 @@ pub fn messages(header: ImportHeader, rows: Vec<ImportRow>) -> Vec<ImportUsersRe
         .collect()
 }
 
-/// Sends messages, closes the stream, and reads what comes back.
+/// Sends messages, with a fresh proof where one is asked for, closes the stream, and reads what comes back.
 pub async fn send(client: &Client, messages: Vec<ImportUsersRequest>) -> Result<Imported, Status> {
+    match send_once(client, messages.clone(), "").await {
+        Err(status) if reason(&status) == "STEP_UP_REQUIRED" => {
+            let proof = client.prove(IMPORT, "").await;
+            send_once(client, messages, &proof).await
+        }
+        answer => answer,
+    }
+}
+
+/// Name of the RPC, as proofs are made for it.
+pub const IMPORT: &str = "sidle.v1.MigrationService/ImportUsers";
+
+/// As [`send`], with this proof; none for the empty one.
+pub async fn send_once(client: &Client, messages: Vec<ImportUsersRequest>, proof: &str) -> Result<Imported, Status> {
     let mut client = client.migration.clone();
-    let mut answers = client.import_users(tokio_stream::iter(messages)).await?.into_inner();
+    let request = crate::support::server::with_proof(tokio_stream::iter(messages), proof);
+    let mut answers = client.import_users(request).await?.into_inner();
     let (mut verdicts, mut summary) = (Vec::new(), None);
     while let Some(answer) = answers.next().await {
         match answer?.part.expect("a part") {

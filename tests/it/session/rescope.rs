@@ -140,7 +140,7 @@ async fn change(admin: &Client, case: &str, member: &Member) {
             directory.create_membership(grant).await.map(drop)
         }
         "ungranted" => {
-            let request = DeleteMembershipRequest { membership_id: member.membership.clone() };
+            let request = DeleteMembershipRequest { membership_id: member.membership.clone(), ..Default::default() };
             directory.delete_membership(request).await.map(drop)
         }
         "undone" => {

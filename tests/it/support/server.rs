@@ -167,7 +167,85 @@ pub struct Client {
     pub session: proto::session_service_client::SessionServiceClient<Authorized>,
     pub audit: proto::audit_service_client::AuditServiceClient<Authorized>,
     pub migration: proto::migration_service_client::MigrationServiceClient<Authorized>,
-    pub directory: proto::directory_service_client::DirectoryServiceClient<Authorized>,
+    /// The directory, for a caller who gives the fresh proofs that are asked for.
+    pub directory: Proving,
+    /// The directory, for a caller who gives only what the request carries.
+    pub plain: Directory,
+}
+
+/// A client of the directory.
+pub type Directory = proto::directory_service_client::DirectoryServiceClient<Authorized>;
+
+/// A client of the directory that makes some calls again with a fresh proof by [`ADMIN_PASSWORD`], when they are refused
+/// for want of one. A request that carries a proof is made once.
+#[derive(Clone)]
+pub struct Proving {
+    plain: Directory,
+    authenticate: proto::authenticate_service_client::AuthenticateServiceClient<Authorized>,
+}
+
+impl std::ops::Deref for Proving {
+    type Target = Directory;
+
+    fn deref(&self) -> &Directory {
+        &self.plain
+    }
+}
+
+impl std::ops::DerefMut for Proving {
+    fn deref_mut(&mut self) -> &mut Directory {
+        &mut self.plain
+    }
+}
+
+macro_rules! proving {
+    ($($call:ident($request:ident) -> $answer:ident;)+) => {
+        impl Proving {
+            $(
+                /// Makes the call, with a fresh proof where one is asked for.
+                pub async fn $call(
+                    &mut self,
+                    request: impl tonic::IntoRequest<proto::$request>,
+                ) -> Result<Response<proto::$answer>, Status> {
+                    let (metadata, _, message) = request.into_request().into_parts();
+                    let carries = metadata.contains_key("sidle-step-up");
+                    let again = |message| Request::from_parts(metadata.clone(), Default::default(), message);
+                    let refused = match self.plain.$call(again(message.clone())).await {
+                        Err(refused) if !carries => refused,
+                        answer => return answer,
+                    };
+                    let Some(token) = self.proof(&refused).await else { return Err(refused) };
+                    let mut request = again(message);
+                    request.metadata_mut().insert("sidle-step-up", token.parse().unwrap());
+                    self.plain.$call(request).await
+                }
+            )+
+        }
+    };
+}
+
+proving! {
+    create_user(CreateUserRequest) -> CreateUserResponse;
+    enable_user(EnableUserRequest) -> EnableUserResponse;
+    unlock_user(UnlockUserRequest) -> UnlockUserResponse;
+    create_tenant(CreateTenantRequest) -> CreateTenantResponse;
+    update_tenant(UpdateTenantRequest) -> UpdateTenantResponse;
+    create_membership(CreateMembershipRequest) -> CreateMembershipResponse;
+    update_role(UpdateRoleRequest) -> UpdateRoleResponse;
+    create_service_account(CreateServiceAccountRequest) -> CreateServiceAccountResponse;
+    update_service_account(UpdateServiceAccountRequest) -> UpdateServiceAccountResponse;
+    create_api_key(CreateApiKeyRequest) -> CreateApiKeyResponse;
+}
+
+impl Proving {
+    /// The proof that a refusal asks for; none when it asks for none, or the caller has another password.
+    async fn proof(&mut self, refused: &Status) -> Option<String> {
+        let asked = refused.get_details_error_info().filter(|info| info.reason == "STEP_UP_REQUIRED")?;
+        let proof = proto::step_up_request::Proof::Password(ADMIN_PASSWORD.to_owned());
+        let (method, target) = (asked.metadata["method"].clone(), asked.metadata["target"].clone());
+        let request = proto::StepUpRequest { method, target, proof: Some(proof) };
+        Some(self.authenticate.step_up(request).await.ok()?.into_inner().step_up_token)
+    }
 }
 
 impl Client {
@@ -180,12 +258,21 @@ impl Client {
             session: proto::session_service_client::SessionServiceClient::new(channel.clone()),
             audit: proto::audit_service_client::AuditServiceClient::new(channel.clone()),
             migration: proto::migration_service_client::MigrationServiceClient::new(channel.clone()),
-            directory: proto::directory_service_client::DirectoryServiceClient::new(channel),
+            directory: Proving {
+                plain: proto::directory_service_client::DirectoryServiceClient::new(channel.clone()),
+                authenticate: proto::authenticate_service_client::AuthenticateServiceClient::new(channel.clone()),
+            },
+            plain: proto::directory_service_client::DirectoryServiceClient::new(channel),
         }
     }
 }
 
 impl Client {
+    /// The access token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The same caller at another replica.
     pub fn on(&self, channel: Channel) -> Self {
         Self::new(channel, &self.token)

@@ -95,6 +95,8 @@ async fn import(demo: &mut Demo<'_>, rows: Vec<ImportRow>) -> Result<(Vec<Import
     parts.extend(rows.chunks(CHUNK).map(|rows| Part::Rows(ImportRows { rows: rows.to_vec() })));
     parts.push(Part::End(end));
     let messages = tokio_stream::iter(parts.into_iter().map(|part| ImportUsersRequest { part: Some(part) }));
+    // Whoever imports chooses passwords and roles: the administrator proves once more who is calling.
+    let messages = demo.proven("sidle.v1.MigrationService/ImportUsers", messages).await?;
 
     let answer = demo.admin.migration.import_users(messages).await.map_err(refused("ImportUsers"))?;
     let (mut answers, mut verdicts) = (answer.into_inner(), Vec::new());

@@ -14,13 +14,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use sidle::proto::User;
+use sidle::proto::step_up_request::Proof;
+use sidle::proto::{StepUpRequest, User};
 use sidle_dev::kanidm::{Access, Kanidm};
 use sidle_dev::variable;
+use tonic::Request;
 
 use crate::Result;
 use crate::check::Checks;
-use crate::client::Client;
+use crate::client::{Client, refused};
 use crate::expected::Expected;
 use crate::output;
 use crate::servers::{Ready, Servers};
@@ -43,12 +45,25 @@ struct Demo<'a> {
     /// As the first administrator.
     admin: Client,
     admin_token: String,
+    admin_password: String,
     /// As nobody.
     anonymous: Client,
     /// Ids of the sample's tenants by slug.
     tenants: BTreeMap<String, String>,
     /// The imported users by their id.
     imported: BTreeMap<String, User>,
+}
+
+impl Demo<'_> {
+    /// A message with a fresh proof of the first administrator, for one call of this RPC.
+    async fn proven<T>(&mut self, method: &str, message: T) -> Result<Request<T>> {
+        let proof = Some(Proof::Password(self.admin_password.clone()));
+        let request = StepUpRequest { method: method.to_owned(), target: String::new(), proof };
+        let answer = self.admin.authenticate.step_up(request).await.map_err(refused("StepUp"))?;
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("sidle-step-up", answer.into_inner().step_up_token.parse()?);
+        Ok(request)
+    }
 }
 
 /// Tells the whole story; unless it is told `once`, with calls to make afterwards. Differences from what is expected are
@@ -61,7 +76,7 @@ pub async fn tell(servers: &mut Servers, once: bool) -> Result<Ending> {
 
     let mut sidle = crate::servers::Sidle::new()?;
     let access = stage::kanidm(servers, &expected).await?;
-    let (ready, admin_token) = stage::service(servers, &mut sidle, &access).await?;
+    let (ready, admin_token, admin_password) = stage::service(servers, &mut sidle, &access).await?;
     let mut demo = Demo {
         samples,
         expected,
@@ -70,6 +85,7 @@ pub async fn tell(servers: &mut Servers, once: bool) -> Result<Ending> {
         access,
         admin: Client::new(&ready.channel, Some(&admin_token))?,
         admin_token,
+        admin_password,
         anonymous: Client::new(&ready.channel, None)?,
         ready,
         tenants: BTreeMap::new(),

@@ -33,7 +33,7 @@ pub async fn kanidm(servers: &mut Servers, expected: &Expected) -> Result<Access
 }
 
 /// Makes the schema and the first administrator, starts the service, and signs the administrator in.
-pub async fn service(servers: &mut Servers, sidle: &mut Sidle, access: &Access) -> Result<(Ready, String)> {
+pub async fn service(servers: &mut Servers, sidle: &mut Sidle, access: &Access) -> Result<(Ready, String, String)> {
     let step = output::step(2, "Sidle: schema, first administrator, service");
     let key = sidle.run(&["keygen"], &[]).await?;
     sidle.set("SEAL__KEYS", &key);
@@ -52,7 +52,7 @@ pub async fn service(servers: &mut Servers, sidle: &mut Sidle, access: &Access) 
     let anonymous = Client::new(&ready.channel, None)?;
     let token = sign_in(&anonymous, ADMIN, &password).await?;
     step.done();
-    Ok((ready, token))
+    Ok((ready, token, password))
 }
 
 async fn sign_in(anonymous: &Client, identifier: &str, password: &str) -> Result<String> {
