@@ -77,6 +77,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         .collect();
     methods.sort_by_key(|method| method.full_name().to_owned());
     let mut out = String::from("pub(super) static POLICIES: &[(&str, Policy)] = &[\n");
+    let mut aside = String::from("pub(super) static ASIDE: &[(&str, &[u32])] = &[\n");
     let mut sensitive = String::from("pub(super) static STEP_UP: &[&str] = &[\n");
     for method in methods {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
@@ -89,6 +90,10 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
                 return Err(format!("{path} cannot ask for a step-up: its caller may be nobody in particular").into());
             }
             writeln!(sensitive, "    {path:?},")?;
+            // Neither changes what the call does: see access/proven.rs.
+            let beside = ["request_id", "validate_only"].map(|name| method.input().get_field_by_name(name));
+            let beside: Vec<u32> = beside.into_iter().flatten().map(|field| field.number()).collect();
+            writeln!(aside, "    ({path:?}, &{beside:?}),")?;
         }
         let policy = match (access, permission.as_str()) {
             (1, "") => "Policy::Public".to_owned(),
@@ -99,7 +104,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         };
         writeln!(out, "    ({path:?}, {policy}),")?;
     }
-    writeln!(out, "];\n{sensitive}];")?;
+    writeln!(out, "];\n{sensitive}];\n{aside}];")?;
     Ok(out)
 }
 

@@ -1,4 +1,4 @@
-DROP FUNCTION directory_end_tokens(uuid[], timestamptz);
+DROP FUNCTION directory_end_tokens(uuid[]);
 DROP FUNCTION directory_lock_users(uuid[]);
 DROP FUNCTION directory_has_platform_admin(timestamptz);
 DROP FUNCTION directory_rights(uuid);

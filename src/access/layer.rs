@@ -36,6 +36,7 @@ pub async fn admit<B>(
     holder: Result<Option<CertificateIdentity>>,
 ) -> Result<()> {
     let policy = policy(gate, request.uri().path());
+    let aside = super::policy::aside(request.uri().path());
     if policy == Policy::Public {
         return Ok(());
     }
@@ -56,6 +57,7 @@ pub async fn admit<B>(
     if let Some(call) = request.extensions_mut().get_mut::<Call>() {
         call.principal = Some(principal);
         call.certificate = certificate;
+        call.aside = aside;
     }
     Ok(())
 }

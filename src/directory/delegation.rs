@@ -59,6 +59,7 @@ mod tests {
             platform_permissions: Permissions::parse(platform),
             key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
+            epoch: sidle_token::Epoch::FIRST,
             expires_at: DateTime::UNIX_EPOCH,
         }
     }

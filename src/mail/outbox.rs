@@ -21,6 +21,7 @@ pub struct Outbox {
     keyring: Keyring,
     is_configured: bool,
     give_up_after: Duration,
+    per_address_and_hour: u32,
     nudge: Arc<Notify>,
 }
 
@@ -32,6 +33,7 @@ impl Outbox {
             keyring,
             is_configured: config.is_configured(),
             give_up_after: config.give_up_after,
+            per_address_and_hour: config.per_address_and_hour,
             nudge: Arc::default(),
         }
     }
@@ -71,6 +73,7 @@ impl Outbox {
             "user_id": message.user,
             "recipient": message.address,
             "parameters": hex(&sealed),
+            "per_address_and_hour": self.per_address_and_hour,
             "lifetime_seconds": lifetime.as_secs_f64(),
         }))
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sidle_token::{Picture, Revocation, Revoked};
+use sidle_token::{Epoch, Picture, Revocation, Revoked};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -72,12 +72,12 @@ impl Revocations {
 
     /// Whether the token was revoked that made this principal.
     pub fn refuses(&self, principal: &Principal) -> bool {
-        self.read().refuses(principal.session_id, principal.id, principal.key_id, principal.issued_at)
+        self.read().refuses(principal.session_id, principal.id, principal.key_id, principal.epoch)
     }
 
-    /// Whether a token is void, whoever signed it, that stands for this principal and was issued then.
-    pub fn voids(&self, principal: Uuid, issued_at: DateTime<Utc>) -> bool {
-        self.read().refuses(None, principal, None, issued_at)
+    /// The latest revocation of a principal's tokens that matters.
+    pub fn epoch(&self, principal: Uuid) -> Epoch {
+        self.read().epoch(principal)
     }
 
     /// Ends a session's tokens here at once. The other replicas learn of it from the log.
@@ -85,9 +85,9 @@ impl Revocations {
         self.revoke([Revoked::Session(session)], self.inner.context.now());
     }
 
-    /// Ends a principal's tokens here at once that were issued until `void`.
-    pub fn end_tokens(&self, principal: Uuid, void: DateTime<Utc>) {
-        self.revoke([Revoked::Principal(principal, void)], void);
+    /// Ends a principal's tokens here at once that were issued before this revocation.
+    pub fn end_tokens(&self, principal: Uuid, epoch: Epoch) {
+        self.revoke([Revoked::Principal(principal, epoch)], self.inner.context.now());
     }
 
     /// Ends the tokens here at once that were signed with a key.
@@ -105,7 +105,7 @@ impl Revocations {
     /// When the last token has expired that is concerned by what was revoked at `at`.
     pub(super) fn forget_after(&self, revoked: Revoked, at: DateTime<Utc>) -> DateTime<Utc> {
         match revoked {
-            Revoked::Principal(_, void) => void + self.inner.remember,
+            Revoked::Principal(_, epoch) => epoch.time().checked_add_signed(self.inner.remember).unwrap_or(at),
             Revoked::Session(_) | Revoked::Key(_) => at + self.inner.remember,
         }
     }
@@ -143,8 +143,8 @@ impl Revocations {
         for session in store::ended_sessions(&mut tx, since).await? {
             self.end_session(session);
         }
-        for (principal, void) in store::ended_tokens(&mut tx, since).await? {
-            self.end_tokens(principal, void);
+        for (principal, epoch) in store::ended_tokens(&mut tx, since).await? {
+            self.end_tokens(principal, epoch);
         }
         for (kid, at) in key_store::retired(&mut tx, since).await? {
             self.revoke([Revoked::Key(kid)], at);
@@ -247,10 +247,10 @@ impl Effect {
             _ => {}
         }
         let void = event.details.get("tokens_valid_from").and_then(|value| value.as_i64());
-        if let Some(void) = void.and_then(DateTime::from_timestamp_micros) {
+        if let Some(epoch) = void.filter(|micros| *micros > 0).map(Epoch::from_micros) {
             let is_principal = matches!(event.target_kind.as_deref(), Some("user" | "service_account"));
             let target = target.filter(|_| is_principal);
-            revoked.extend(ids("principals").into_iter().chain(target).map(|id| Revoked::Principal(id, void)));
+            revoked.extend(ids("principals").into_iter().chain(target).map(|id| Revoked::Principal(id, epoch)));
         }
         Self { revoked, keys: event.event_type.starts_with("signing_key.") }
     }

@@ -10,6 +10,7 @@ mod long_password;
 mod lost_factor;
 mod mfa;
 mod password;
+mod pending;
 mod pepper;
 mod second_factor;
 mod step_up;

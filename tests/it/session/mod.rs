@@ -1,5 +1,6 @@
 //! Sessions, their renewal and their end.
 
+mod epoch;
 mod forged;
 mod hs256;
 mod keys;
@@ -7,7 +8,7 @@ mod limits;
 mod manage;
 mod model;
 mod partition;
-mod refresh;
+pub mod refresh;
 mod rescope;
 mod revocation;
 mod watch;
