@@ -103,7 +103,7 @@ pub struct Call {
     /// SHA-256 of the token in `sidle-step-up`, the fresh proof that came with the call.
     pub step_up: Option<[u8; 32]>,
     /// The fields that are left out of `request`, for an RPC that may ask for a proof.
-    pub(super) aside: Option<&'static [u32]>,
+    pub aside: Option<&'static [u32]>,
     /// Digest of the request, for an RPC that may ask for a proof: what that is bound to.
     pub request: [u8; 32],
 }
