@@ -1,5 +1,6 @@
 //! SQL of stored answers, and of the accounts behind client certificates.
 
+use crate::db::{Connection, Db};
 use sidle_token::Epoch;
 use uuid::Uuid;
 
