@@ -134,7 +134,8 @@ BEGIN
         END IF;
         IF t.used_at IS NOT NULL THEN
             SELECT * INTO v_next FROM refresh_tokens x WHERE x.refresh_token_id = t.successor_id;
-            v_raced := t.used_at > p_now - p_leeway;
+            -- Without a leeway there is none, whichever replica's clock is ahead.
+            v_raced := p_leeway > interval '0' AND t.used_at > p_now - p_leeway;
             v_repeats := t.request_hash = p_request_hash AND t.used_at > p_now - p_repeat;
             IF v_next.used_at IS NOT NULL OR NOT (v_raced OR v_repeats) THEN
                 PERFORM session_close(s.session_id, 'token_reuse', p_now);
