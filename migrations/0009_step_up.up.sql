@@ -95,6 +95,7 @@ DECLARE
 BEGIN
     DELETE FROM recovery_codes r WHERE r.user_id = p_user;
     DELETE FROM user_totp t WHERE t.user_id = p_user;
+    DELETE FROM mfa_challenges c WHERE c.user_id = p_user;
     PERFORM pending_void(p_user);
     RETURN v_there;
 END
