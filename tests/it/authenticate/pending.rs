@@ -66,12 +66,6 @@ async fn shut(admin: &Client, ann: &Guarded, how: &str) {
             let unlock = UnlockUserRequest { user_id };
             admin.proving(unlock, async |request| directory.clone().unlock_user(request).await).await.unwrap();
         }
-        "is deleted and restored" => {
-            let delete = DeleteUserRequest { user_id: user_id.clone(), ..Default::default() };
-            admin.proving(delete, async |request| directory.clone().delete_user(request).await).await.unwrap();
-            let restore = RestoreUserRequest { user_id, ..Default::default() };
-            admin.proving(restore, async |request| directory.clone().restore_user(request).await).await.unwrap();
-        }
         other => panic!("{other}"),
     }
 }
@@ -86,7 +80,6 @@ async fn whatever_shuts_a_user_out_voids_what_waits_to_become_a_way_in() {
         ("b@example.com", "is signed out everywhere"),
         ("c@example.com", "is disabled and enabled"),
         ("d@example.com", "is locked and unlocked"),
-        ("e@example.com", "is deleted and restored"),
     ] {
         let ann = guarded(&server, tenant, email).await;
         let link = reset_link(&server, &mut smtp, email).await;
