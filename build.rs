@@ -77,6 +77,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         .collect();
     methods.sort_by_key(|method| method.full_name().to_owned());
     let mut out = String::from("pub(super) static POLICIES: &[(&str, Policy)] = &[\n");
+    let mut aside = String::from("pub(super) static ASIDE: &[(&str, &[u32])] = &[\n");
     let mut sensitive = String::from("pub(super) static STEP_UP: &[&str] = &[\n");
     let mut limits = String::from("pub(super) static REQUEST_BYTES: &[(&str, u32)] = &[\n");
     for method in methods {
@@ -87,6 +88,10 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         let permission = text(&policy, "permission");
         if policy.get_field_by_name("step_up").and_then(|v| v.as_bool()).unwrap_or(false) {
             writeln!(sensitive, "    {path:?},")?;
+            // Neither changes what the call does: see access/proven.rs.
+            let beside = ["request_id", "validate_only"].map(|name| method.input().get_field_by_name(name));
+            let beside: Vec<u32> = beside.into_iter().flatten().map(|field| field.number()).collect();
+            writeln!(aside, "    ({path:?}, &{beside:?}),")?;
         }
         let largest = policy.get_field_by_name("max_request_bytes").and_then(|v| v.as_u32()).unwrap_or(0);
         let largest = match (largest, access) {
@@ -106,7 +111,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         };
         writeln!(out, "    ({path:?}, {policy}),")?;
     }
-    writeln!(out, "];\n{sensitive}];\n{limits}];")?;
+    writeln!(out, "];\n{sensitive}];\n{aside}];\n{limits}];")?;
     Ok(out)
 }
 

@@ -180,7 +180,7 @@ fn minted(server: &TestServer, audience: &str, count: usize) -> Vec<String> {
         roles: sidle::session::RoleNames { shared: vec!["admin".to_owned()], ..Default::default() },
         permissions: Permissions::parse("users.read users.write sessions.read sessions.revoke"),
         platform_permissions: Permissions::default(),
-        tokens_valid_from: None,
+        epoch: sidle_token::Epoch::FIRST,
         not_after: None,
     };
     (0..count).map(|_| app.sessions.issuer.issue(app.context.new_id(), &grant).expect("a key signs").token).collect()

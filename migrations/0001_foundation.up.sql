@@ -171,7 +171,7 @@ COMMENT ON COLUMN users.locked_until IS 'Sign-in by guessable secrets is refused
 COMMENT ON COLUMN users.lock_reason IS 'Why: too_many_failures or administrator.';
 COMMENT ON COLUMN users.verified_at IS 'When the address was shown to be theirs.';
 COMMENT ON COLUMN users.last_login_at IS 'When the user signed in last.';
-COMMENT ON COLUMN users.tokens_valid_from IS 'Access tokens issued before are refused; set when roles, status or credentials change.';
+COMMENT ON COLUMN users.tokens_valid_from IS 'The latest revocation of the user''s access tokens, by the database''s clock: those that do not name it or a later one are refused. Written by tokens_revoke() only.';
 COMMENT ON COLUMN users.kanidm_user_id IS 'uuid of the linked Kanidm person; the only way by which Kanidm signs anybody in.';
 COMMENT ON COLUMN users.kanidm_name IS 'Name the person was created with in Kanidm; for people to read, never to authorise.';
 COMMENT ON COLUMN users.kanidm_synced_at IS 'When the user was linked to the Kanidm person, or last compared with it.';
@@ -270,7 +270,7 @@ COMMENT ON COLUMN service_accounts.name IS 'Unique name for people to read.';
 COMMENT ON COLUMN service_accounts.description IS 'What the account is for and who answers for it.';
 COMMENT ON COLUMN service_accounts.permissions IS 'The account''s own rights; a key can only narrow them.';
 COMMENT ON COLUMN service_accounts.status IS 'active or disabled.';
-COMMENT ON COLUMN service_accounts.tokens_valid_from IS 'Access tokens issued before are refused; set when rights or status change.';
+COMMENT ON COLUMN service_accounts.tokens_valid_from IS 'The latest revocation of the account''s access tokens, by the database''s clock: those that do not name it or a later one are refused. Written by tokens_revoke() only.';
 COMMENT ON COLUMN service_accounts.created_by IS 'User who made the account.';
 COMMENT ON COLUMN service_accounts.version IS 'Counts changes; the etag.';
 COMMENT ON COLUMN service_accounts.created_at IS 'When the account was created.';
@@ -347,6 +347,50 @@ COMMENT ON COLUMN request_answers.request_id IS 'The id that the caller chose.';
 COMMENT ON COLUMN request_answers.body_digest IS 'SHA-256 of the request; a repeat with another body is refused.';
 COMMENT ON COLUMN request_answers.answer IS 'The encoded response.';
 COMMENT ON COLUMN request_answers.created_at IS 'When the first call was answered.';
+
+-- Which of two came first, a token or the revocation that is to end it, is decided by the principal's row: a token names the
+-- revocation that it found there, and whoever hands one out keeps revocations away until the rights are read. So each
+-- revocation must differ from those before it and come after them, whatever the clocks of replicas say.
+CREATE FUNCTION tokens_revoke(p_users uuid[], p_accounts uuid[]) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+DECLARE
+    v_at timestamptz;
+BEGIN
+    PERFORM FROM users u WHERE u.user_id = ANY (p_users) ORDER BY u.user_id FOR NO KEY UPDATE;
+    PERFORM FROM service_accounts a WHERE a.service_account_id = ANY (p_accounts) ORDER BY a.service_account_id
+        FOR NO KEY UPDATE;
+    -- The time after the locks. A clock that was set back, as after a fail-over, must not make it an earlier one.
+    SELECT greatest(clock_timestamp(), max(x.tokens_valid_from) + interval '1 microsecond') INTO v_at
+        FROM (SELECT u.tokens_valid_from FROM users u WHERE u.user_id = ANY (p_users)
+            UNION ALL
+            SELECT a.tokens_valid_from FROM service_accounts a WHERE a.service_account_id = ANY (p_accounts)) x;
+    UPDATE users u SET tokens_valid_from = v_at WHERE u.user_id = ANY (p_users);
+    UPDATE service_accounts a SET tokens_valid_from = v_at WHERE a.service_account_id = ANY (p_accounts);
+    RETURN v_at;
+END
+$$;
+COMMENT ON FUNCTION tokens_revoke(uuid[], uuid[]) IS 'Revokes every access token that these users and service accounts have, as far as the transaction''s scope reaches, and tells by which time: what the event of it says, and what tokens issued from now on name.';
+REVOKE ALL ON FUNCTION tokens_revoke(uuid[], uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tokens_revoke(uuid[], uuid[]) TO sidle_app;
+
+CREATE FUNCTION tokens_revoke_later() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+BEGIN
+    RAISE integrity_constraint_violation USING MESSAGE = 'a revocation of tokens comes after the one before it';
+END
+$$;
+COMMENT ON FUNCTION tokens_revoke_later() IS 'Trigger: refuses a revocation that would leave tokens good which it is to end.';
+REVOKE ALL ON FUNCTION tokens_revoke_later() FROM PUBLIC;
+CREATE TRIGGER users_tokens_revoke_later BEFORE UPDATE OF tokens_valid_from ON users FOR EACH ROW
+    WHEN (OLD.tokens_valid_from IS NOT NULL AND (NEW.tokens_valid_from > OLD.tokens_valid_from) IS NOT TRUE)
+    EXECUTE FUNCTION tokens_revoke_later();
+CREATE TRIGGER service_accounts_tokens_revoke_later BEFORE UPDATE OF tokens_valid_from ON service_accounts FOR EACH ROW
+    WHEN (OLD.tokens_valid_from IS NOT NULL AND (NEW.tokens_valid_from > OLD.tokens_valid_from) IS NOT TRUE)
+    EXECUTE FUNCTION tokens_revoke_later();
 
 CREATE TRIGGER tenants_touch BEFORE UPDATE ON tenants FOR EACH ROW EXECUTE FUNCTION sidle_touch();
 CREATE TRIGGER roles_touch BEFORE UPDATE ON roles FOR EACH ROW EXECUTE FUNCTION sidle_touch();

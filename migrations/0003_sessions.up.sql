@@ -80,7 +80,7 @@ COMMENT ON COLUMN sessions.user_id IS 'Whose session it is.';
 COMMENT ON COLUMN sessions.tenant_id IS 'Tenant it acts in now; null for platform administrators without any.';
 COMMENT ON COLUMN sessions.auth_method IS 'Which side vouched for the user: jwt (password), kanidm (OIDC), dual (both in one sitting).';
 COMMENT ON COLUMN sessions.status IS 'active, revoked or expired. A session may lapse before it is marked expired: see expires_at and idle_expires_at.';
-COMMENT ON COLUMN sessions.audience IS 'Audience of its access tokens unless another is asked for.';
+COMMENT ON COLUMN sessions.audience IS 'Audience of all of its access tokens.';
 COMMENT ON COLUMN sessions.persistent IS 'Whether the user asked to be remembered.';
 COMMENT ON COLUMN sessions.access_token_jti IS 'jti of the newest access token.';
 COMMENT ON COLUMN sessions.access_token_hash IS 'SHA-256 of the access token; null, since access tokens are verified by signature. Sessions brought from elsewhere may have one.';
@@ -110,6 +110,9 @@ CREATE TABLE refresh_tokens (
     token_family     uuid NOT NULL,
     session_id       uuid NOT NULL REFERENCES sessions ON DELETE CASCADE,
     token_hash       bytea NOT NULL,
+    -- Without a reference: every refresh would lock the tenant's row for it.
+    tenant_id        uuid,
+    access_until     timestamptz,
     created_at       timestamptz NOT NULL,
     expires_at       timestamptz NOT NULL,
     used_at          timestamptz,
@@ -132,6 +135,8 @@ COMMENT ON COLUMN refresh_tokens.session_id IS 'Session of the token.';
 COMMENT ON COLUMN refresh_tokens.token_hash IS 'SHA-256 of the token, which has 256 random bits.';
 COMMENT ON COLUMN refresh_tokens.created_at IS 'When it was handed out.';
 COMMENT ON COLUMN refresh_tokens.expires_at IS 'When it stops being accepted.';
+COMMENT ON COLUMN refresh_tokens.tenant_id IS 'Tenant of the access tokens that were handed out with it; null for none.';
+COMMENT ON COLUMN refresh_tokens.access_until IS 'When the last of those access tokens has expired: until then the session is that tenant''s to end as well.';
 COMMENT ON COLUMN refresh_tokens.used_at IS 'When it was exchanged for its successor.';
 COMMENT ON COLUMN refresh_tokens.successor_id IS 'The token it was exchanged for.';
 COMMENT ON COLUMN refresh_tokens.request_hash IS 'SHA-256 of the request_id of the exchange: only the same call may repeat it.';
@@ -308,6 +313,7 @@ CREATE FUNCTION session_sync_groups(p_user uuid, p_groups uuid[], p_now timestam
 DECLARE
     v_added integer;
     v_removed integer;
+    v_revoked timestamptz;
 BEGIN
     WITH gone AS (
         DELETE FROM memberships m
@@ -326,13 +332,13 @@ BEGIN
         RETURNING 1)
     SELECT count(*) INTO v_added FROM made;
     IF v_removed > 0 THEN
-        UPDATE users SET tokens_valid_from = greatest(tokens_valid_from, p_now) WHERE user_id = p_user;
+        v_revoked := tokens_revoke(ARRAY[p_user], NULL);
     END IF;
     IF v_added + v_removed > 0 THEN
         PERFORM audit_record(p_event || jsonb_build_object('details', coalesce(p_event -> 'details', '{}')
             || jsonb_build_object('added', v_added, 'removed', v_removed)
             || CASE WHEN v_removed > 0
-                THEN jsonb_build_object('tokens_valid_from', (extract(epoch FROM p_now) * 1000000)::bigint)
+                THEN jsonb_build_object('tokens_valid_from', (extract(epoch FROM v_revoked) * 1000000)::bigint)
                 ELSE '{}' END), NULL);
     END IF;
     RETURN v_removed > 0;
@@ -632,14 +638,13 @@ $$;
 COMMENT ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
 
 CREATE FUNCTION session_kanidm_renewed(p_session uuid, p_lease uuid, p_kanidm_refresh_token bytea, p_groups uuid[],
-    p_now timestamptz, p_event jsonb) RETURNS uuid
+    p_now timestamptz, p_event jsonb, OUT ended uuid, OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_scope text := session_widen();
     v_user uuid;
-    v_result uuid;
 BEGIN
     SELECT s.user_id INTO v_user FROM sessions s WHERE s.session_id = p_session;
     PERFORM FROM users u WHERE u.user_id = v_user FOR NO KEY UPDATE;
@@ -648,15 +653,15 @@ BEGIN
     IF FOUND THEN
         IF session_sync_groups(v_user, p_groups, p_now, p_event
                 || jsonb_build_object('target_kind', 'user', 'target_id', v_user, 'session_id', p_session)) THEN
-            v_result := v_user;
+            ended := v_user;
+            SELECT u.tokens_valid_from INTO tokens_valid_from FROM users u WHERE u.user_id = v_user;
         END IF;
         UPDATE users u SET kanidm_synced_at = p_now WHERE u.user_id = v_user;
     END IF;
     PERFORM session_narrow(v_scope);
-    RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Keeps what renewing a session at Kanidm gave: the next refresh token and the groups. Gives the user when that ended their access tokens.';
+COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Keeps what renewing a session at Kanidm gave: the next refresh token and the groups. Gives the user when that revoked their access tokens, and by which time.';
 
 CREATE FUNCTION session_kanidm_released(p_session uuid, p_lease uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -717,7 +722,10 @@ BEGIN
     FOR v_session IN
         SELECT s.session_id FROM sessions s JOIN users u ON u.user_id = s.user_id
         WHERE s.user_id = p_user AND s.status = 'active' AND s.session_id IS DISTINCT FROM p_except
-            AND (v_scope = 'on' OR s.tenant_id = sidle_tenant() OR u.tenant_id = sidle_tenant())
+            AND (v_scope = 'on' OR s.tenant_id = sidle_tenant() OR u.tenant_id = sidle_tenant()
+                -- A session that has gone to another tenant is still this one's while it holds tokens for it.
+                OR EXISTS (SELECT FROM refresh_tokens t WHERE t.session_id = s.session_id
+                    AND t.tenant_id = sidle_tenant() AND t.access_until > p_now))
         ORDER BY s.session_id
         FOR NO KEY UPDATE OF s
     LOOP
@@ -725,11 +733,15 @@ BEGIN
             v_ended := v_ended || v_session;
         END IF;
     END LOOP;
+    -- Signed out everywhere is also out of every way in that is half gone.
+    IF v_scope = 'on' OR EXISTS (SELECT FROM users u WHERE u.user_id = p_user AND u.tenant_id = sidle_tenant()) THEN
+        PERFORM pending_void(p_user);
+    END IF;
     PERFORM session_narrow(v_scope);
     RETURN v_ended;
 END
 $$;
-COMMENT ON FUNCTION session_end_all(uuid, uuid, text, timestamptz) IS 'Ends the sessions of a user, except one, and tells which; the caller records it. In a tenant''s transaction only sessions of that tenant, or all those of its own users.';
+COMMENT ON FUNCTION session_end_all(uuid, uuid, text, timestamptz) IS 'Ends the sessions of a user, except one, and voids what waits to become one; tells which sessions, and the caller records it. In a tenant''s transaction only sessions that act in that tenant or still hold tokens for it, or everything of its own users.';
 
 -- Logins through Kanidm.
 

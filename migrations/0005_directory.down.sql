@@ -1,7 +1,7 @@
 DROP TRIGGER users_domain_of_new ON users;
 DROP TRIGGER users_domain_of_changed ON users;
 DROP FUNCTION users_domain_check(), tenant_takes_address(uuid, text);
-DROP FUNCTION directory_end_tokens(uuid[], timestamptz);
+DROP FUNCTION directory_end_tokens(uuid[]);
 DROP FUNCTION directory_lock_users(uuid[]);
 DROP FUNCTION directory_has_platform_admin(timestamptz);
 DROP FUNCTION directory_rights(uuid);

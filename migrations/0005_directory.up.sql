@@ -72,9 +72,9 @@ COMMENT ON FUNCTION directory_has_platform_admin(timestamptz) IS 'Whether anybod
 REVOKE ALL ON FUNCTION directory_has_platform_admin(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_has_platform_admin(timestamptz) TO sidle_app;
 
--- A member's home may be another tenant, whose rows the caller cannot change; the tokens must end all the same. First
--- the rows are locked, as every login and refresh does before it reads what the user may do; then the time is taken;
--- then it is written. A token with the old rights is thus always older than that time.
+-- A member's home may be another tenant, whose rows the caller cannot change; the tokens must end all the same. The rows
+-- are locked, as every login and refresh does before it reads what the user may do: a token with the old rights thus
+-- names an earlier revocation.
 CREATE FUNCTION directory_lock_users(p_users uuid[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public
@@ -96,24 +96,30 @@ COMMENT ON FUNCTION directory_lock_users(uuid[]) IS 'Keeps logins and refreshes 
 REVOKE ALL ON FUNCTION directory_lock_users(uuid[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_lock_users(uuid[]) TO sidle_app;
 
-CREATE FUNCTION directory_end_tokens(p_users uuid[], p_at timestamptz) RETURNS void
+CREATE FUNCTION directory_end_tokens(p_users uuid[]) RETURNS timestamptz
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     outer_scope text := coalesce(current_setting('sidle.platform', true), '');
+    revoked timestamptz;
 BEGIN
     PERFORM set_config('sidle.platform', 'on', true);
-    UPDATE public.users u SET tokens_valid_from = greatest(u.tokens_valid_from, p_at)
-    WHERE u.user_id = ANY (p_users)
-        AND (outer_scope = 'on' OR u.tenant_id = public.sidle_tenant() OR EXISTS (
-            SELECT FROM public.memberships m WHERE m.user_id = u.user_id AND m.tenant_id = public.sidle_tenant()));
+    -- All or none: the event names them all, and a user whose row does not say the same would get tokens that are void.
+    IF EXISTS (SELECT FROM public.users u
+            WHERE u.user_id = ANY (p_users) AND outer_scope <> 'on' AND u.tenant_id IS DISTINCT FROM public.sidle_tenant()
+                AND NOT EXISTS (SELECT FROM public.memberships m
+                    WHERE m.user_id = u.user_id AND m.tenant_id = public.sidle_tenant())) THEN
+        RAISE insufficient_privilege USING MESSAGE = 'a user is no member of the tenant';
+    END IF;
+    revoked := tokens_revoke(p_users, NULL);
     PERFORM set_config('sidle.platform', outer_scope, true);
+    RETURN revoked;
 END
 $$;
-COMMENT ON FUNCTION directory_end_tokens(uuid[], timestamptz) IS 'Refuses access tokens of these users issued until a time; for a tenant, of its members only.';
-REVOKE ALL ON FUNCTION directory_end_tokens(uuid[], timestamptz) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION directory_end_tokens(uuid[], timestamptz) TO sidle_app;
+COMMENT ON FUNCTION directory_end_tokens(uuid[]) IS 'Revokes the access tokens of these users and tells by which time; for a tenant, of its members only.';
+REVOKE ALL ON FUNCTION directory_end_tokens(uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION directory_end_tokens(uuid[]) TO sidle_app;
 
 -- The platform may say in a tenant's settings of which domains the addresses of its users are, `{"sidle": {"domains":
 -- ["example.com"]}}`: whoever administers a tenant, or registers there, then makes nobody with the address of somebody

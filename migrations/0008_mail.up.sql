@@ -73,7 +73,9 @@ BEGIN
         -- The address as it is now: whoever changes it later does not divert the message.
         SELECT u.email, u.email_key INTO v_recipient, v_key FROM users u WHERE u.user_id = v_user AND u.deleted_at IS NULL;
     END IF;
-    IF v_recipient IS NOT NULL THEN
+    -- Here and not with those who cause messages, so that none of them can forget it.
+    IF v_recipient IS NOT NULL
+            AND NOT mail_is_capped(v_key, p_mail ->> 'kind', (p_mail ->> 'per_address_and_hour')::integer) THEN
         INSERT INTO mail_outbox (mail_id, kind, user_id, recipient, recipient_hash, parameters, created_at,
             expires_at, next_attempt_at)
         VALUES ((p_mail ->> 'mail_id')::uuid, p_mail ->> 'kind', v_user, v_recipient,
@@ -83,26 +85,32 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION mail_enqueue(jsonb) IS 'Writes a message that the service prepared, to the address it names or else to the user''s present one; nothing for null.';
+COMMENT ON FUNCTION mail_enqueue(jsonb) IS 'Writes a message that the service prepared, to the address it names or else to the user''s present one; nothing for null, and nothing to an address that has had its share.';
 REVOKE ALL ON FUNCTION mail_enqueue(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mail_enqueue(jsonb) TO sidle_app;
 
-CREATE FUNCTION mail_is_capped(p_recipient_key text, p_most integer) RETURNS boolean
+CREATE FUNCTION mail_is_capped(p_recipient_key text, p_kind text, p_most integer) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_hash bytea := sha256(convert_to(p_recipient_key, 'UTF8'));
+    v_asked text[] := ARRAY['verify_email', 'password_reset', 'kanidm_sign_in', 'registration_attempt'];
+    v_kinds text[] := CASE WHEN p_kind = ANY (v_asked) THEN v_asked ELSE ARRAY[p_kind] END;
 BEGIN
-    -- One after the other for each address, or several at once would each see room for one more.
-    PERFORM pg_advisory_xact_lock(('x' || encode(substr(v_hash, 1, 8), 'hex'))::bit(64)::bigint);
+    IF p_kind = ANY (v_asked) THEN
+        -- One after the other for each address, or several at once would each be below the limit. Notices do without:
+        -- a change may write to two addresses, and two changes must not wait for each other.
+        PERFORM pg_advisory_xact_lock(('x' || encode(substr(v_hash, 1, 8), 'hex'))::bit(64)::bigint);
+    END IF;
+    -- By address, whoever has it: deleting a user and making another begins no new count.
     RETURN (SELECT count(*) FROM mail_outbox m
             WHERE m.recipient_hash = v_hash AND m.created_at > clock_timestamp() - interval '1 hour'
-                AND m.kind IN ('verify_email', 'password_reset', 'kanidm_sign_in', 'registration_attempt')) >= p_most;
+                AND m.kind = ANY (v_kinds)) >= p_most;
 END
 $$;
-COMMENT ON FUNCTION mail_is_capped(text, integer) IS 'Whether an address has had its share of the messages that anybody can cause. Others are not counted: nobody keeps a warning away by asking for something else first.';
-REVOKE ALL ON FUNCTION mail_is_capped(text, integer) FROM PUBLIC;
+COMMENT ON FUNCTION mail_is_capped(text, text, integer) IS 'Whether an address has had its share of messages of a kind in the last hour. Those that anybody can ask for share one limit; notices of each kind have their own, so that nobody keeps a warning away by causing something else first.';
+REVOKE ALL ON FUNCTION mail_is_capped(text, text, integer) FROM PUBLIC;
 
 -- Ways in that go through mail. What somebody asks for without having signed in is written down first, with the same
 -- work whoever asks and for whatever address; a worker finds out afterwards whether anything is to be sent.
@@ -204,7 +212,7 @@ COMMENT ON COLUMN one_time_tokens.user_id IS 'Whose it is.';
 COMMENT ON COLUMN one_time_tokens.email_key IS 'Where it was sent; worth nothing once the user has another address.';
 COMMENT ON COLUMN one_time_tokens.created_at IS 'When it was made; worth nothing once the password was set after that.';
 COMMENT ON COLUMN one_time_tokens.expires_at IS 'When it stops being accepted.';
-COMMENT ON COLUMN one_time_tokens.used_at IS 'When it was used; kept until it expires, so that repeating is harmless.';
+COMMENT ON COLUMN one_time_tokens.used_at IS 'When it was used or made void; kept until it expires, so that repeating is harmless.';
 
 ALTER TABLE registrations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE registrations FORCE ROW LEVEL SECURITY;
@@ -319,11 +327,12 @@ BEGIN
         IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id)
             OR NOT tenant_takes_address(r.tenant_id, r.email_key) THEN
             v_answer := 'lapsed';
-        ELSIF mail_is_capped(r.email_key, p_most) THEN
-            v_answer := 'capped';
         ELSE
+            -- The user before the count of the address, as a change of the user does.
             SELECT * INTO u FROM users x WHERE x.email_key = r.email_key AND x.deleted_at IS NULL FOR NO KEY UPDATE;
-            IF u.user_id IS NULL THEN
+            IF mail_is_capped(r.email_key, 'verify_email', p_most) THEN
+                v_answer := 'capped';
+            ELSIF u.user_id IS NULL THEN
                 FOR v_older IN
                     SELECT x.registration_id FROM registrations x
                     WHERE x.email_key = r.email_key AND x.tenant_id = r.tenant_id AND x.state = 'sent' FOR UPDATE
@@ -356,8 +365,9 @@ $$;
 COMMENT ON FUNCTION registration_answer(timestamptz, jsonb, jsonb, jsonb, integer) IS 'Sends what the oldest registration without an answer leads to, and says what; null when there is none.';
 
 CREATE FUNCTION email_verify(p_token_hash bytea, p_secret_hash bytea, p_now timestamptz, p_user jsonb, p_event jsonb,
-    p_personal bytea, p_created jsonb, p_created_personal bytea, OUT outcome text, OUT user_id uuid, OUT verified_at timestamptz, OUT password_kept boolean,
-    OUT sessions uuid[], OUT tokens_ended boolean)
+    p_personal bytea, p_created jsonb, p_created_personal bytea, p_removed jsonb, p_notice jsonb,
+    OUT outcome text, OUT user_id uuid, OUT verified_at timestamptz, OUT password_kept boolean, OUT sessions uuid[],
+    OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
@@ -366,13 +376,13 @@ DECLARE
     v_other uuid;
     v_first boolean;
     v_key text;
+    v_had_factor boolean := false;
     r registrations%ROWTYPE;
     t one_time_tokens%ROWTYPE;
     u users%ROWTYPE;
 BEGIN
     outcome := 'refused';
     sessions := '{}';
-    tokens_ended := false;
     <<body>>
     BEGIN
         SELECT * INTO r FROM registrations x WHERE x.token_hash = p_token_hash FOR UPDATE;
@@ -456,27 +466,31 @@ BEGIN
         IF v_first THEN
             -- Whatever was set before this, somebody set who had not shown that the address is theirs.
             UPDATE users x SET password_hash = NULL, password_cost = NULL, password_pepper_id = NULL,
-                    password_changed_at = NULL, must_change_password = false,
-                    tokens_valid_from = greatest(x.tokens_valid_from, p_now)
+                    password_changed_at = NULL, must_change_password = false
                 WHERE x.user_id = u.user_id;
-            DELETE FROM recovery_codes x WHERE x.user_id = u.user_id;
-            DELETE FROM user_totp x WHERE x.user_id = u.user_id;
-            DELETE FROM mfa_challenges x WHERE x.user_id = u.user_id;
+            tokens_valid_from := tokens_revoke(ARRAY[u.user_id], NULL);
+            v_had_factor := factors_remove(u.user_id);
             sessions := session_end_all(u.user_id, NULL, 'credential_changed', p_now);
-            tokens_ended := true;
+            -- What somebody had, they are told that they have it no more.
+            IF u.password_hash IS NOT NULL OR v_had_factor THEN
+                PERFORM audit_record(p_removed || jsonb_build_object('actor_kind', 'user', 'actor_id', user_id,
+                    'tenant_id', u.tenant_id, 'target_kind', 'user', 'target_id', user_id, 'details', jsonb_build_object(
+                        'password', u.password_hash IS NOT NULL, 'second_factor', v_had_factor)), NULL);
+                PERFORM mail_enqueue(p_notice || jsonb_build_object('user_id', user_id, 'recipient', u.email));
+            END IF;
         END IF;
         PERFORM audit_record(p_event || jsonb_build_object('actor_kind', 'user', 'actor_id', user_id,
             'tenant_id', u.tenant_id, 'target_kind', 'user', 'target_id', user_id, 'personal_subject', user_id,
             'details', jsonb_build_object('first', v_first, 'password_kept', password_kept)
                 || CASE WHEN v_first THEN jsonb_build_object('sessions', to_jsonb(sessions),
                     'principals', jsonb_build_array(user_id),
-                    'tokens_valid_from', (extract(epoch FROM p_now) * 1000000)::bigint) ELSE '{}' END), p_personal);
+                    'tokens_valid_from', (extract(epoch FROM tokens_valid_from) * 1000000)::bigint) ELSE '{}' END), p_personal);
         outcome := 'verified';
     END body;
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION email_verify(bytea, bytea, timestamptz, jsonb, jsonb, bytea, jsonb, bytea) IS 'Takes a token as the proof that an address is its user''s: a registration becomes a user; for a user it is the first time for, everything set before goes.';
+COMMENT ON FUNCTION email_verify(bytea, bytea, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb) IS 'Takes a token as the proof that an address is its user''s: a registration becomes a user; for a user it is the first time for, everything set before goes.';
 
 CREATE FUNCTION email_verification_ask(p_user uuid, p_token jsonb, p_now timestamptz, p_mail jsonb) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -485,8 +499,10 @@ CREATE FUNCTION email_verification_ask(p_user uuid, p_token jsonb, p_now timesta
 DECLARE
     v_scope text := session_widen();
 BEGIN
+    -- To an address that has had its share nothing goes, and the token that it has got already stays good.
     IF p_mail IS NOT NULL AND EXISTS (SELECT FROM users u WHERE u.user_id = p_user AND u.deleted_at IS NULL
-            AND (v_scope = 'on' OR u.tenant_id = sidle_tenant())) THEN
+            AND (v_scope = 'on' OR u.tenant_id = sidle_tenant())
+            AND NOT mail_is_capped(u.email, 'verify_email', (p_mail ->> 'per_address_and_hour')::integer)) THEN
         PERFORM one_time_issue('verify_email', p_user, p_token, p_now);
         PERFORM mail_enqueue(p_mail || jsonb_build_object('user_id', p_user));
     END IF;
@@ -539,7 +555,7 @@ BEGIN
             WHEN u.user_id IS NULL THEN 'unknown'
             WHEN u.status = 'disabled' THEN 'disabled'
             WHEN u.status <> 'active' OR u.verified_at IS NULL THEN 'unverified'
-            WHEN mail_is_capped(u.email_key, p_most) THEN 'capped'
+            WHEN mail_is_capped(u.email_key, 'password_reset', p_most) THEN 'capped'
             WHEN u.auth_method = 'kanidm' THEN 'kanidm_only'
             ELSE 'sent'
         END;
@@ -604,7 +620,7 @@ END
 $$;
 COMMENT ON FUNCTION password_reset_begin(bytea, timestamptz) IS 'Whose a reset token is, or why it is not accepted; holds the user until the transaction ends.';
 
-CREATE FUNCTION password_reset_finish(p_user uuid, p_now timestamptz, OUT sessions uuid[])
+CREATE FUNCTION password_reset_finish(p_user uuid, p_now timestamptz, OUT sessions uuid[], OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
@@ -612,8 +628,7 @@ DECLARE
     v_scope text := session_widen();
 BEGIN
     UPDATE one_time_tokens t SET used_at = p_now WHERE t.user_id = p_user AND t.used_at IS NULL;
-    DELETE FROM mfa_challenges c WHERE c.user_id = p_user;
-    UPDATE users u SET tokens_valid_from = greatest(u.tokens_valid_from, p_now) WHERE u.user_id = p_user;
+    tokens_valid_from := tokens_revoke(ARRAY[p_user], NULL);
     sessions := session_end_all(p_user, NULL, 'credential_changed', p_now);
     PERFORM session_narrow(v_scope);
 END
@@ -637,13 +652,13 @@ COMMENT ON FUNCTION one_time_tidy(timestamptz) IS 'Removes tokens and registrati
 
 REVOKE ALL ON FUNCTION registration_ask(jsonb, timestamptz, jsonb, bytea),
     registration_answer(timestamptz, jsonb, jsonb, jsonb, integer),
-    email_verify(bytea, bytea, timestamptz, jsonb, jsonb, bytea, jsonb, bytea), email_verification_ask(uuid, jsonb, timestamptz, jsonb),
+    email_verify(bytea, bytea, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb), email_verification_ask(uuid, jsonb, timestamptz, jsonb),
     password_reset_ask(jsonb, timestamptz, jsonb, bytea),
     password_reset_answer(timestamptz, jsonb, jsonb, jsonb, integer, jsonb), password_reset_begin(bytea, timestamptz),
     password_reset_finish(uuid, timestamptz), one_time_tidy(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION registration_ask(jsonb, timestamptz, jsonb, bytea),
     registration_answer(timestamptz, jsonb, jsonb, jsonb, integer),
-    email_verify(bytea, bytea, timestamptz, jsonb, jsonb, bytea, jsonb, bytea), email_verification_ask(uuid, jsonb, timestamptz, jsonb),
+    email_verify(bytea, bytea, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb), email_verification_ask(uuid, jsonb, timestamptz, jsonb),
     password_reset_ask(jsonb, timestamptz, jsonb, bytea),
     password_reset_answer(timestamptz, jsonb, jsonb, jsonb, integer, jsonb), password_reset_begin(bytea, timestamptz),
     password_reset_finish(uuid, timestamptz), one_time_tidy(timestamptz) TO sidle_app;

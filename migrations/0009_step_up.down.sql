@@ -3,9 +3,11 @@ DROP FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb,
 DROP FUNCTION second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval);
 DROP FUNCTION mfa_begin(bytea, timestamptz, integer, interval, interval);
 DROP FUNCTION factor_spend(uuid, uuid, bigint, bytea[], timestamptz);
-DROP FUNCTION step_up_take(bytea, uuid, uuid, text, text, timestamptz);
+DROP FUNCTION step_up_take(bytea, uuid, uuid, text, text, bytea, timestamptz);
 DROP FUNCTION step_up_ways(uuid);
-DROP TRIGGER users_step_up_forget ON users;
-DROP FUNCTION step_up_forget();
+DROP FUNCTION factors_remove(uuid);
+DROP TRIGGER users_pending_void ON users;
+DROP FUNCTION pending_void_of_user();
+DROP FUNCTION pending_void(uuid);
 DROP INDEX idx_user_totp_lapsing;
 DROP TABLE step_up_tokens;

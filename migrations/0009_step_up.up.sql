@@ -7,10 +7,12 @@ CREATE TABLE step_up_tokens (
     session_id       uuid NOT NULL REFERENCES sessions ON DELETE CASCADE,
     method           text NOT NULL,
     target           text NOT NULL,
+    change           bytea NOT NULL,
     factor           text NOT NULL,
     created_at       timestamptz NOT NULL,
     expires_at       timestamptz NOT NULL,
     CONSTRAINT step_up_tokens_token_hash_check CHECK (octet_length(token_hash) = 32),
+    CONSTRAINT step_up_tokens_change_check CHECK (octet_length(change) = 32),
     CONSTRAINT step_up_tokens_factor_check CHECK (factor IN ('password', 'totp', 'recovery_code', 'kanidm'))
 );
 CREATE UNIQUE INDEX step_up_tokens_token_hash_key ON step_up_tokens (token_hash);
@@ -24,6 +26,7 @@ COMMENT ON COLUMN step_up_tokens.user_id IS 'Who showed a factor.';
 COMMENT ON COLUMN step_up_tokens.session_id IS 'In which session: no other can spend it.';
 COMMENT ON COLUMN step_up_tokens.method IS 'Full name of the RPC that it is for.';
 COMMENT ON COLUMN step_up_tokens.target IS 'Id of what the call acts on; empty for one''s own account.';
+COMMENT ON COLUMN step_up_tokens.change IS 'Keyed digest of the request that it is for, and of the tenant that the caller acts in.';
 COMMENT ON COLUMN step_up_tokens.factor IS 'What was shown: password, totp, recovery_code or kanidm.';
 COMMENT ON COLUMN step_up_tokens.created_at IS 'When it was shown.';
 COMMENT ON COLUMN step_up_tokens.expires_at IS 'When it stops being accepted.';
@@ -35,29 +38,69 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON step_up_tokens TO sidle_app;
 
 CREATE INDEX idx_user_totp_lapsing ON user_totp (expires_at) WHERE confirmed_at IS NULL;
 
--- A proof by a factor that has changed since proves nothing, and an enrolment that the old password began is not the
--- new password's.
-CREATE FUNCTION step_up_forget() RETURNS trigger
+-- What waits to become a way in was begun under what the user was then. It is voided in one place, which is called by
+-- signing out everywhere and by whatever changes credentials, address, status or an administrator's lock, in either
+-- direction: what is begun while a user is shut out is worth nothing either. Invitations have rules of their own (0013).
+CREATE FUNCTION pending_void(p_user uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public
+    AS $$
+BEGIN
+    -- Lapsed and not gone: whoever answers it is refused on record.
+    UPDATE mfa_challenges c SET expires_at = c.created_at WHERE c.user_id = p_user AND c.expires_at > c.created_at;
+    UPDATE one_time_tokens t SET used_at = clock_timestamp()
+        WHERE t.user_id = p_user AND t.purpose = 'password_reset' AND t.used_at IS NULL;
+    DELETE FROM step_up_tokens t WHERE t.user_id = p_user;
+    -- An enrolment that the old password began is not the new password's.
+    DELETE FROM user_totp t WHERE t.user_id = p_user AND t.confirmed_at IS NULL;
+    DELETE FROM kanidm_logins l WHERE l.user_id = p_user;
+END
+$$;
+COMMENT ON FUNCTION pending_void(uuid) IS 'Voids what a user has under way: logins that wait for a second factor, links to a new password, proofs, unfinished enrolments, and what went to Kanidm to prove or to link. For functions that have widened the scope.';
+
+CREATE FUNCTION pending_void_of_user() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_scope text := session_widen();
 BEGIN
-    DELETE FROM step_up_tokens t WHERE t.user_id = NEW.user_id;
-    DELETE FROM user_totp t WHERE t.user_id = NEW.user_id AND t.confirmed_at IS NULL;
+    PERFORM pending_void(NEW.user_id);
     PERFORM session_narrow(v_scope);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION step_up_forget() IS 'Trigger: voids the proofs and the unfinished enrolment of a user whose credentials change.';
-CREATE TRIGGER users_step_up_forget
-    AFTER UPDATE OF password_changed_at, password_hash, email_key, kanidm_user_id, status, deleted_at ON users FOR EACH ROW
+COMMENT ON FUNCTION pending_void_of_user() IS 'Trigger: voids what a user has under way.';
+-- The automatic lock is not among the causes: whoever guesses could void the way back of the person they lock out.
+CREATE TRIGGER users_pending_void
+    AFTER UPDATE OF password_changed_at, password_hash, email_key, kanidm_user_id, auth_method, status, locked_until,
+        lock_reason, deleted_at ON users FOR EACH ROW
     WHEN (OLD.password_changed_at IS DISTINCT FROM NEW.password_changed_at
         OR (OLD.password_hash IS NULL) <> (NEW.password_hash IS NULL)
         OR OLD.email_key <> NEW.email_key OR OLD.kanidm_user_id IS DISTINCT FROM NEW.kanidm_user_id
-        OR NEW.status <> 'active' OR NEW.deleted_at IS NOT NULL)
-    EXECUTE FUNCTION step_up_forget();
+        OR (OLD.auth_method <> NEW.auth_method AND NEW.auth_method = 'password')
+        OR OLD.status <> NEW.status OR NEW.status <> 'active'
+        OR (OLD.deleted_at IS NULL) <> (NEW.deleted_at IS NULL)
+        OR (OLD.lock_reason IS NOT DISTINCT FROM 'administrator') <> (NEW.lock_reason IS NOT DISTINCT FROM 'administrator')
+        OR (NEW.lock_reason = 'administrator' AND OLD.locked_until IS DISTINCT FROM NEW.locked_until))
+    EXECUTE FUNCTION pending_void_of_user();
+
+-- The one place that takes factors away; whoever calls it records it and tells the user.
+CREATE FUNCTION factors_remove(p_user uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_there boolean := EXISTS (SELECT FROM user_totp t WHERE t.user_id = p_user AND t.confirmed_at IS NOT NULL);
+BEGIN
+    DELETE FROM recovery_codes r WHERE r.user_id = p_user;
+    DELETE FROM user_totp t WHERE t.user_id = p_user;
+    DELETE FROM mfa_challenges c WHERE c.user_id = p_user;
+    PERFORM pending_void(p_user);
+    RETURN v_there;
+END
+$$;
+COMMENT ON FUNCTION factors_remove(uuid) IS 'Takes a user''s authenticator application and recovery codes away, with everything that is worth something through them only; tells whether there was one. For functions that have widened the scope.';
 
 -- The rule of the house: a second factor, once there is one, is what a change has to be proved by, since whoever could
 -- take it away with the password alone would not need it. A login through Kanidm is a way in of its own and proves as much.
@@ -78,7 +121,7 @@ $$;
 COMMENT ON FUNCTION step_up_ways(uuid) IS 'How a user can prove who they are once more. For functions that have widened the scope, and for the platform.';
 
 CREATE FUNCTION step_up_take(p_token_hash bytea, p_user uuid, p_session uuid, p_method text, p_target text,
-    p_now timestamptz, OUT factor text, OUT ways text[])
+    p_change bytea, p_now timestamptz, OUT factor text, OUT ways text[])
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
@@ -89,7 +132,7 @@ BEGIN
     -- once the second waits for the first, and finds nothing once that is committed.
     DELETE FROM step_up_tokens t
         WHERE t.token_hash = p_token_hash AND t.user_id = p_user AND t.session_id = p_session AND t.method = p_method
-            AND t.target = p_target AND t.expires_at > p_now
+            AND t.target = p_target AND t.change = p_change AND t.expires_at > p_now
             AND EXISTS (SELECT FROM sessions s
                 WHERE s.session_id = t.session_id AND s.status = 'active' AND s.expires_at > p_now)
         RETURNING t.factor INTO factor;
@@ -99,7 +142,7 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
-COMMENT ON FUNCTION step_up_take(bytea, uuid, uuid, text, text, timestamptz) IS 'Spends the proof for a sensitive call, in the transaction of the call; without one tells how the user can get it.';
+COMMENT ON FUNCTION step_up_take(bytea, uuid, uuid, text, text, bytea, timestamptz) IS 'Spends the proof for a sensitive call, in the transaction of the call; without one tells how the user can get it.';
 
 -- Second factors. The service reads the secret and computes; here is decided whether that counts, once.
 CREATE FUNCTION factor_spend(p_user uuid, p_totp uuid, p_step bigint, p_code_hashes bytea[], p_now timestamptz)
@@ -279,13 +322,13 @@ END
 $$;
 COMMENT ON FUNCTION factors_tidy(timestamptz) IS 'Removes what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.';
 
-REVOKE ALL ON FUNCTION step_up_forget(), step_up_ways(uuid), factor_spend(uuid, uuid, bigint, bytea[], timestamptz),
+REVOKE ALL ON FUNCTION pending_void(uuid), pending_void_of_user(), factors_remove(uuid), step_up_ways(uuid), factor_spend(uuid, uuid, bigint, bytea[], timestamptz),
     mfa_begin(bytea, timestamptz, integer, interval, interval),
     second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval),
     mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb),
-    step_up_take(bytea, uuid, uuid, text, text, timestamptz), factors_tidy(timestamptz) FROM PUBLIC;
+    step_up_take(bytea, uuid, uuid, text, text, bytea, timestamptz), factors_tidy(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION step_up_ways(uuid), factor_spend(uuid, uuid, bigint, bytea[], timestamptz),
     mfa_begin(bytea, timestamptz, integer, interval, interval),
     second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval),
     mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb),
-    step_up_take(bytea, uuid, uuid, text, text, timestamptz), factors_tidy(timestamptz) TO sidle_app;
+    step_up_take(bytea, uuid, uuid, text, text, bytea, timestamptz), factors_tidy(timestamptz) TO sidle_app;

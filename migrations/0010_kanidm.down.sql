@@ -14,14 +14,13 @@ DELETE FROM kanidm_logins WHERE purpose <> 'login';
 UPDATE sessions SET auth_method = 'jwt', kanidm_refresh_token = NULL WHERE auth_method = 'dual';
 
 CREATE OR REPLACE FUNCTION session_kanidm_renewed(p_session uuid, p_lease uuid, p_kanidm_refresh_token bytea, p_groups uuid[],
-    p_now timestamptz, p_event jsonb) RETURNS uuid
+    p_now timestamptz, p_event jsonb, OUT ended uuid, OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_scope text := session_widen();
     v_user uuid;
-    v_result uuid;
 BEGIN
     SELECT s.user_id INTO v_user FROM sessions s WHERE s.session_id = p_session;
     PERFORM FROM users u WHERE u.user_id = v_user FOR NO KEY UPDATE;
@@ -30,15 +29,15 @@ BEGIN
     IF FOUND THEN
         IF session_sync_groups(v_user, p_groups, p_now, p_event
                 || jsonb_build_object('target_kind', 'user', 'target_id', v_user, 'session_id', p_session)) THEN
-            v_result := v_user;
+            ended := v_user;
+            SELECT u.tokens_valid_from INTO tokens_valid_from FROM users u WHERE u.user_id = v_user;
         END IF;
         UPDATE users u SET kanidm_synced_at = p_now WHERE u.user_id = v_user;
     END IF;
     PERFORM session_narrow(v_scope);
-    RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Keeps what renewing a session at Kanidm gave: the next refresh token and the groups. Gives the user when that ended their access tokens.';
+COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Keeps what renewing a session at Kanidm gave: the next refresh token and the groups. Gives the user when that revoked their access tokens, and by which time.';
 
 CREATE OR REPLACE FUNCTION session_kanidm_released(p_session uuid, p_lease uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER

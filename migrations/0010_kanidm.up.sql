@@ -338,14 +338,13 @@ $$;
 COMMENT ON FUNCTION kanidm_link_finish(uuid, uuid, uuid, uuid[], jsonb, timestamptz, jsonb, bytea, jsonb, bytea, jsonb, jsonb, jsonb) IS 'Links a person to the user of a session, who proved to be there when the attempt began; from then on both vouch for the session, and the user''s other sessions end.';
 
 CREATE OR REPLACE FUNCTION session_kanidm_renewed(p_session uuid, p_lease uuid, p_kanidm_refresh_token bytea,
-    p_groups uuid[], p_now timestamptz, p_event jsonb) RETURNS uuid
+    p_groups uuid[], p_now timestamptz, p_event jsonb, OUT ended uuid, OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
     AS $$
 DECLARE
     v_scope text := session_widen();
     v_user uuid;
-    v_result uuid;
 BEGIN
     SELECT s.user_id INTO v_user FROM sessions s WHERE s.session_id = p_session;
     PERFORM FROM users u WHERE u.user_id = v_user FOR NO KEY UPDATE;
@@ -356,12 +355,12 @@ BEGIN
     IF FOUND THEN
         IF session_sync_groups(v_user, p_groups, p_now, p_event
                 || jsonb_build_object('target_kind', 'user', 'target_id', v_user, 'session_id', p_session)) THEN
-            v_result := v_user;
+            ended := v_user;
+            SELECT u.tokens_valid_from INTO tokens_valid_from FROM users u WHERE u.user_id = v_user;
         END IF;
         UPDATE users u SET kanidm_synced_at = p_now WHERE u.user_id = v_user;
     END IF;
     PERFORM session_narrow(v_scope);
-    RETURN v_result;
 END
 $$;
 

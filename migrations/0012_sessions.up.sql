@@ -75,9 +75,10 @@ BEGIN
         p_session ->> 'device_id', p_session ->> 'device_type', p_session ->> 'device_platform',
         p_session ->> 'device_location', p_session ->> 'device_fingerprint', (p_session ->> 'ip_address')::inet, p_session ->> 'user_agent', p_now, p_now,
         (p_session ->> 'idle_expires_at')::timestamptz, (p_session ->> 'expires_at')::timestamptz);
-    INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, created_at, expires_at)
-    VALUES ((p_session ->> 'refresh_token_id')::uuid, v_session, v_session, v_hash, p_now,
-        (p_session ->> 'idle_expires_at')::timestamptz);
+    INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, tenant_id, access_until, created_at,
+        expires_at)
+    VALUES ((p_session ->> 'refresh_token_id')::uuid, v_session, v_session, v_hash, p_tenant,
+        (p_session ->> 'access_until')::timestamptz, p_now, (p_session ->> 'idle_expires_at')::timestamptz);
 END
 $$;
 COMMENT ON FUNCTION session_open(uuid, uuid, text, timestamptz, jsonb) IS 'Begins a session with its first refresh token; the sessions beyond the limit that were used longest ago end.';

@@ -28,10 +28,7 @@ BEGIN
             SELECT FROM users u WHERE u.user_id = p_user AND u.tenant_id = sidle_tenant()) THEN
         RAISE insufficient_privilege USING MESSAGE = 'the user is at home in another tenant';
     END IF;
-    DELETE FROM recovery_codes r WHERE r.user_id = p_user;
-    DELETE FROM mfa_challenges c WHERE c.user_id = p_user;
-    DELETE FROM user_totp t WHERE t.user_id = p_user;
-    DELETE FROM step_up_tokens t WHERE t.user_id = p_user;
+    PERFORM factors_remove(p_user);
     PERFORM session_narrow(v_scope);
 END
 $$;

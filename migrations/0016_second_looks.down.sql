@@ -89,7 +89,8 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION session_refresh(p_token_hash bytea, p_request_hash bytea, p_successor_id uuid, p_successor_hash bytea,
+DROP FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea);
+CREATE FUNCTION session_refresh(p_token_hash bytea, p_request_hash bytea, p_successor_id uuid, p_successor_hash bytea,
     p_access_jti uuid, p_asked_tenant uuid, p_now timestamptz, p_repeat interval, p_idle interval,
     p_persistent_idle interval, p_lease uuid, p_lease_time interval, p_event jsonb, p_personal bytea, p_reuse jsonb, p_reuse_personal bytea,
     OUT outcome text, OUT session_id uuid, OUT user_id uuid, OUT tenant_id uuid, OUT audience text, OUT roles text[],
@@ -203,6 +204,9 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
+COMMENT ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
+REVOKE ALL ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) TO sidle_app;
 
 CREATE OR REPLACE FUNCTION registration_answer(p_now timestamptz, p_token jsonb, p_verify jsonb, p_attempt jsonb, p_most integer)
     RETURNS text
@@ -225,11 +229,12 @@ BEGIN
         IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id)
             OR NOT tenant_takes_address(r.tenant_id, r.email_key) THEN
             v_answer := 'lapsed';
-        ELSIF mail_is_capped(r.email_key, p_most) THEN
-            v_answer := 'capped';
         ELSE
+            -- The user before the count of the address, as a change of the user does.
             SELECT * INTO u FROM users x WHERE x.email_key = r.email_key AND x.deleted_at IS NULL FOR NO KEY UPDATE;
-            IF u.user_id IS NULL THEN
+            IF mail_is_capped(r.email_key, 'verify_email', p_most) THEN
+                v_answer := 'capped';
+            ELSIF u.user_id IS NULL THEN
                 FOR v_older IN
                     SELECT x.registration_id FROM registrations x
                     WHERE x.email_key = r.email_key AND x.tenant_id = r.tenant_id AND x.state = 'sent' FOR UPDATE

@@ -92,10 +92,12 @@ BEGIN
 END
 $$;
 
--- A successor that was revoked, as by a change of the password, is given to nobody again.
-CREATE OR REPLACE FUNCTION session_refresh(p_token_hash bytea, p_request_hash bytea, p_successor_id uuid, p_successor_hash bytea,
-    p_access_jti uuid, p_asked_tenant uuid, p_now timestamptz, p_repeat interval, p_idle interval,
-    p_persistent_idle interval, p_lease uuid, p_lease_time interval, p_event jsonb, p_personal bytea, p_reuse jsonb, p_reuse_personal bytea,
+-- A successor that was revoked, as by a change of the password, is given to nobody again. An exchange that another one of
+-- the same token has outrun leads to the same successor while that is unused, and ends nothing: clients race themselves.
+DROP FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, timestamptz, interval, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea);
+CREATE FUNCTION session_refresh(p_token_hash bytea, p_request_hash bytea, p_successor_id uuid, p_successor_hash bytea,
+    p_access_jti uuid, p_asked_tenant uuid, p_asked_audience text, p_now timestamptz, p_repeat interval, p_leeway interval,
+    p_access_until timestamptz, p_idle interval, p_persistent_idle interval, p_lease uuid, p_lease_time interval, p_event jsonb, p_personal bytea, p_reuse jsonb, p_reuse_personal bytea,
     OUT outcome text, OUT session_id uuid, OUT user_id uuid, OUT tenant_id uuid, OUT audience text, OUT roles text[],
     OUT permissions text[], OUT platform_permissions text[], OUT tokens_valid_from timestamptz,
     OUT must_change_password boolean, OUT expires_at timestamptz, OUT refresh_expires_at timestamptz,
@@ -110,6 +112,8 @@ DECLARE
     u users%ROWTYPE;
     v_next refresh_tokens%ROWTYPE;
     v_rights record;
+    v_raced boolean := false;
+    v_repeats boolean := false;
 BEGIN
     <<body>>
     BEGIN
@@ -128,8 +132,10 @@ BEGIN
         END IF;
         IF t.used_at IS NOT NULL THEN
             SELECT * INTO v_next FROM refresh_tokens x WHERE x.refresh_token_id = t.successor_id;
-            IF t.request_hash <> p_request_hash OR v_next.token_hash <> p_successor_hash OR v_next.used_at IS NOT NULL
-                    OR t.used_at <= p_now - p_repeat THEN
+            -- Without a leeway there is none, whichever replica's clock is ahead.
+            v_raced := p_leeway > interval '0' AND t.used_at > p_now - p_leeway;
+            v_repeats := t.request_hash = p_request_hash AND t.used_at > p_now - p_repeat;
+            IF v_next.used_at IS NOT NULL OR NOT (v_raced OR v_repeats) THEN
                 PERFORM session_close(s.session_id, 'token_reuse', p_now);
                 PERFORM audit_record(p_reuse || jsonb_build_object('tenant_id', s.tenant_id, 'session_id', s.session_id,
                     'target_kind', 'session', 'target_id', s.session_id), p_reuse_personal);
@@ -139,8 +145,14 @@ BEGIN
             IF v_next.revoked_at IS NOT NULL THEN
                 EXIT body;
             END IF;
-            IF p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id THEN
+            IF v_repeats AND p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id THEN
                 outcome := 'request_id_reused';
+                EXIT body;
+            END IF;
+            -- The other exchange led elsewhere, or to a successor that is derived from another key by now.
+            IF v_next.token_hash <> p_successor_hash
+                    OR (p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id) THEN
+                outcome := 'raced';
                 EXIT body;
             END IF;
         END IF;
@@ -151,6 +163,11 @@ BEGIN
         -- What an administrator locked is shut; a lock after failures only keeps guesses out.
         IF u.deleted_at IS NOT NULL OR u.status <> 'active'
                 OR (u.locked_until > p_now AND u.lock_reason = 'administrator') THEN
+            EXIT body;
+        END IF;
+        -- A session for one service must not become one for another, least of all for this one.
+        IF p_asked_audience <> s.audience THEN
+            outcome := 'other_audience';
             EXIT body;
         END IF;
         IF s.auth_method = 'kanidm' AND t.used_at IS NULL THEN
@@ -183,8 +200,10 @@ BEGIN
             refresh_expires_at := least(p_now + CASE WHEN s.persistent THEN p_persistent_idle ELSE p_idle END, s.expires_at);
             UPDATE refresh_tokens x SET used_at = p_now, successor_id = p_successor_id, request_hash = p_request_hash
                 WHERE x.refresh_token_id = t.refresh_token_id;
-            INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, created_at, expires_at)
-                VALUES (p_successor_id, t.token_family, s.session_id, p_successor_hash, p_now, refresh_expires_at);
+            INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, tenant_id, access_until,
+                    created_at, expires_at)
+                VALUES (p_successor_id, t.token_family, s.session_id, p_successor_hash, session_refresh.tenant_id,
+                    p_access_until, p_now, refresh_expires_at);
             UPDATE sessions x SET tenant_id = session_refresh.tenant_id, last_activity_at = p_now,
                     idle_expires_at = refresh_expires_at, refresh_token_jti = p_successor_id,
                     refresh_token_hash = p_successor_hash, access_token_jti = p_access_jti, kanidm_lease_id = NULL,
@@ -194,11 +213,14 @@ BEGIN
             outcome := 'repeated';
             refresh_expires_at := v_next.expires_at;
             UPDATE sessions x SET access_token_jti = p_access_jti WHERE x.session_id = s.session_id;
+            UPDATE refresh_tokens x SET access_until = greatest(x.access_until, p_access_until)
+                WHERE x.refresh_token_id = v_next.refresh_token_id;
         END IF;
         PERFORM audit_record(p_event || jsonb_build_object('tenant_id', tenant_id, 'session_id', s.session_id,
             'actor_kind', 'user', 'actor_id', u.user_id, 'origin_subject', u.user_id, 'personal_subject', u.user_id,
             'target_kind', 'session', 'target_id', s.session_id, 'details',
-            coalesce(p_event -> 'details', '{}') || jsonb_build_object('repeated', outcome = 'repeated')), p_personal);
+            coalesce(p_event -> 'details', '{}') || jsonb_build_object('repeated', outcome = 'repeated')
+                || CASE WHEN outcome = 'repeated' AND NOT v_repeats THEN '{"raced": true}'::jsonb ELSE '{}' END), p_personal);
         audience := s.audience;
         roles := v_rights.roles;
         permissions := v_rights.permissions;
@@ -210,6 +232,9 @@ BEGIN
     PERFORM session_narrow(v_scope);
 END
 $$;
+COMMENT ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it, and for those that it outran; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
+REVOKE ALL ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, jsonb, bytea, jsonb, bytea) TO sidle_app;
 
 -- Only who registered here and has not confirmed yet is sent the way to do so again. An account that is in use under an
 -- address that nobody has confirmed is somebody's; whoever has the mailbox must not confirm it for them unknowingly.
@@ -234,11 +259,12 @@ BEGIN
         IF r.expires_at <= p_now OR NOT registration_is_open(r.tenant_id)
             OR NOT tenant_takes_address(r.tenant_id, r.email_key) THEN
             v_answer := 'lapsed';
-        ELSIF mail_is_capped(r.email_key, p_most) THEN
-            v_answer := 'capped';
         ELSE
+            -- The user before the count of the address, as a change of the user does.
             SELECT * INTO u FROM users x WHERE x.email_key = r.email_key AND x.deleted_at IS NULL FOR NO KEY UPDATE;
-            IF u.user_id IS NULL THEN
+            IF mail_is_capped(r.email_key, 'verify_email', p_most) THEN
+                v_answer := 'capped';
+            ELSIF u.user_id IS NULL THEN
                 FOR v_older IN
                     SELECT x.registration_id FROM registrations x
                     WHERE x.email_key = r.email_key AND x.tenant_id = r.tenant_id AND x.state = 'sent' FOR UPDATE

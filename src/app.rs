@@ -139,7 +139,7 @@ impl App {
             paging.clone(),
             oidc.clone(),
         )?;
-        let step_ups = StepUps::new(context.clone(), oidc.clone());
+        let step_ups = StepUps::new(context.clone(), &keyring, oidc.clone());
         let enrolment = Enrolment::new(
             Arc::clone(&config),
             context.clone(),

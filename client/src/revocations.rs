@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sidle_token::{Picture, Revocation, Revoked, Token};
+use sidle_token::{Epoch, Picture, Revocation, Revoked, Token};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -104,7 +104,7 @@ impl Revocations {
     /// Whether the token was revoked.
     pub fn refuses(&self, token: &Token) -> bool {
         let picture = self.inner.picture.read().unwrap_or_else(PoisonError::into_inner);
-        picture.refuses(token.claims.sid, token.claims.sub, Some(token.kid), token.issued_at)
+        picture.refuses(token.claims.sid, token.claims.sub, Some(token.kid), token.claims.epoch)
     }
 
     /// Waits for the first complete picture.
@@ -207,7 +207,8 @@ fn revocation(revocation: &proto::Revocation) -> Option<Revocation> {
         Wire::SessionId(session) => Revoked::Session(id(session)?),
         Wire::Kid(kid) => Revoked::Key(id(kid)?),
         Wire::Principal(principal) => {
-            Revoked::Principal(id(&principal.subject)?, principal.tokens_valid_from.and_then(wire::time)?)
+            let revoked = principal.tokens_valid_from.and_then(wire::time)?;
+            Revoked::Principal(id(&principal.subject)?, Epoch::of(Some(revoked)))
         }
     };
     Some(Revocation { revoked, forget_after: revocation.forget_after.and_then(wire::time)? })
@@ -271,11 +272,13 @@ pub(crate) mod fuzzing {
     }
 
     fn is_refused(picture: &Picture, revoked: Revoked) -> bool {
-        let (nobody, at) = (Uuid::max(), DateTime::<Utc>::MAX_UTC);
+        let (nobody, latest) = (Uuid::max(), Epoch::from_micros(i64::MAX));
         match revoked {
-            Revoked::Session(id) => picture.refuses(Some(id), nobody, None, at),
-            Revoked::Key(id) => picture.refuses(None, nobody, Some(id), at),
-            Revoked::Principal(id, void) => picture.refuses(None, id, None, void),
+            Revoked::Session(id) => picture.refuses(Some(id), nobody, None, latest),
+            Revoked::Key(id) => picture.refuses(None, nobody, Some(id), latest),
+            // One that stands at the beginning of time revokes what no token says.
+            Revoked::Principal(_, epoch) if epoch <= Epoch::FIRST => true,
+            Revoked::Principal(id, epoch) => picture.refuses(None, id, None, Epoch::from_micros(epoch.micros() - 1)),
         }
     }
 }

@@ -54,7 +54,6 @@ impl Certificates {
     /// `UNAUTHENTICATED` when there is none that can be used, `REVOCATIONS_STALE` when nothing can be vouched for.
     pub async fn principal(&self, verifier: &Verifier, holder: &CertificateIdentity) -> Result<Arc<Principal>> {
         let inner = &*self.inner;
-        // Before the question, so that a change which comes after it voids the answer.
         let now = inner.context.now();
         if let Some(known) = inner.known.get(holder)
             && now - known.issued_at < FRESH
@@ -71,9 +70,6 @@ impl Certificates {
             Some(_) => (permissions, Permissions::default()),
             None => (Permissions::default(), permissions.on_platform()),
         };
-        // Another replica's clock may be ahead of this one, as for tokens.
-        let after_change = account.tokens_valid_from.map(|void| void + TimeDelta::milliseconds(1));
-        let issued_at = after_change.map_or(now, |after| after.max(now));
         let principal = Arc::new(Principal {
             kind: PrincipalKind::ServiceAccount,
             id: account.service_account_id,
@@ -82,8 +78,10 @@ impl Certificates {
             permissions: here,
             platform_permissions: everywhere,
             key_id: None,
-            issued_at,
-            expires_at: issued_at + inner.lifetime,
+            issued_at: now,
+            // Read with the rights: whatever revokes them after that voids what is remembered of them.
+            epoch: account.epoch,
+            expires_at: now + inner.lifetime,
         });
         verifier.recheck(&principal)?;
         inner.known.insert(holder.clone(), Arc::clone(&principal));
@@ -134,6 +132,7 @@ mod tests {
             platform_permissions: Permissions::parse(platform).on_platform(),
             key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
+            epoch: sidle_token::Epoch::FIRST,
             expires_at: DateTime::UNIX_EPOCH,
         }
     }

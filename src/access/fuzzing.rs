@@ -25,6 +25,7 @@ fn call(user: u128) -> Call {
         platform_permissions: Permissions::default(),
         key_id: None,
         issued_at: DateTime::UNIX_EPOCH,
+        epoch: sidle_token::Epoch::FIRST,
         expires_at: DateTime::UNIX_EPOCH,
     };
     Call { principal: Some(Arc::new(principal)), ..Call::internal(Uuid::nil()) }

@@ -40,6 +40,7 @@ pub async fn admit<B>(
     holder: Result<Option<CertificateIdentity>>,
 ) -> Result<()> {
     let policy = policy(gate, request.uri().path());
+    let aside = super::policy::aside(request.uri().path());
     if policy == Policy::Public {
         return Ok(());
     }
@@ -60,6 +61,7 @@ pub async fn admit<B>(
     if let Some(call) = request.extensions_mut().get_mut::<Call>() {
         call.principal = Some(principal);
         call.certificate = certificate;
+        call.aside = aside;
     }
     Ok(())
 }

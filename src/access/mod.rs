@@ -11,10 +11,12 @@ pub mod names;
 pub mod paging;
 mod policy;
 mod principal;
+mod proven;
 pub mod replay;
 mod store;
 
 pub use self::policy::{Policy, all as policies, all_sensitive, max_request_bytes, of as policy_of, sensitive};
 pub(crate) use self::principal::denied;
 pub use self::principal::{Call, Principal, PrincipalKind};
+pub use self::proven::{of_nothing, request_digest};
 pub use sidle_token::{PLATFORM_RESERVED, Permissions};

@@ -123,6 +123,7 @@ mod tests {
             platform_permissions: Permissions::default(),
             key_id: None,
             issued_at: chrono::DateTime::UNIX_EPOCH,
+            epoch: sidle_token::Epoch::FIRST,
             expires_at: chrono::DateTime::UNIX_EPOCH,
         };
         Call { principal: Some(Arc::new(principal)), ..Call::internal(Uuid::nil()) }

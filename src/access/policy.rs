@@ -40,6 +40,11 @@ pub fn sensitive(name: &str) -> Option<&'static str> {
     path.map(|at| generated::STEP_UP[at].trim_start_matches('/'))
 }
 
+/// Numbers of the fields in the request of a sensitive RPC that do not change what it does.
+pub(super) fn aside(path: &str) -> Option<&'static [u32]> {
+    generated::ASIDE.binary_search_by_key(&path, |(path, _)| path).ok().map(|at| generated::ASIDE[at].1)
+}
+
 /// The full name of every RPC that asks for a fresh proof of who is calling.
 pub fn all_sensitive() -> impl Iterator<Item = &'static str> {
     generated::STEP_UP.iter().map(|path| path.trim_start_matches('/'))

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use sidle_token::Epoch;
 use tonic::Request;
 use uuid::Uuid;
 
-use super::Permissions;
+use super::{Permissions, proven};
 use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 
@@ -47,8 +48,10 @@ pub struct Principal {
     pub platform_permissions: Permissions,
     /// The key that signed the access token; none where somebody else vouches for the caller.
     pub key_id: Option<Uuid>,
-    /// When the access token was issued.
+    /// When the access token was issued, by the clock of the replica that did.
     pub issued_at: DateTime<Utc>,
+    /// The revocation of the principal's tokens that its rights were read after.
+    pub epoch: Epoch,
     /// When the access token ends.
     pub expires_at: DateTime<Utc>,
 }
@@ -99,6 +102,10 @@ pub struct Call {
     pub known_device: Option<[u8; 32]>,
     /// SHA-256 of the token in `sidle-step-up`, the fresh proof that came with the call.
     pub step_up: Option<[u8; 32]>,
+    /// The fields that are left out of `request`, for an RPC that may ask for a proof.
+    pub aside: Option<&'static [u32]>,
+    /// Digest of the request, for an RPC that may ask for a proof: what that is bound to.
+    pub request: [u8; 32],
 }
 
 impl Call {
@@ -106,7 +113,19 @@ impl Call {
     ///
     /// # Errors
     /// `INTERNAL` for a request that did not pass the layers.
-    pub fn of<T>(request: &Request<T>) -> Result<Self> {
+    pub fn of<T: prost::Message>(request: &Request<T>) -> Result<Self> {
+        let mut call = Self::of_stream(request)?;
+        if let Some(aside) = call.aside {
+            call.request = proven::of(request.get_ref(), aside);
+        }
+        Ok(call)
+    }
+
+    /// As [`Call::of`], for requests that are streams: a proof for one is bound to nothing that the stream brings.
+    ///
+    /// # Errors
+    /// As [`Call::of`].
+    pub fn of_stream<T>(request: &Request<T>) -> Result<Self> {
         request
             .extensions()
             .get::<Self>()
@@ -116,14 +135,21 @@ impl Call {
 
     /// A call that the service makes by itself, such as a migration engine's work.
     pub fn internal(correlation_id: Uuid) -> Self {
+        Self::arriving(correlation_id, None, None)
+    }
+
+    /// A call as it arrives, of which nothing else is known.
+    pub fn arriving(correlation_id: Uuid, address: Option<IpAddr>, user_agent: Option<String>) -> Self {
         Self {
             correlation_id,
-            address: None,
-            user_agent: None,
+            address,
+            user_agent,
             principal: None,
             certificate: None,
             known_device: None,
             step_up: None,
+            aside: None,
+            request: proven::of_nothing(),
         }
     }
 
@@ -150,6 +176,7 @@ mod tests {
             platform_permissions: Permissions::parse(platform).on_platform(),
             key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
+            epoch: sidle_token::Epoch::FIRST,
             expires_at: DateTime::UNIX_EPOCH,
         }
     }

@@ -1,7 +1,7 @@
 //! SQL of stored answers, and of the accounts behind client certificates.
 
 use crate::db::{Connection, Db};
-use chrono::{DateTime, Utc};
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use crate::fault::Result;
@@ -74,7 +74,7 @@ pub(super) struct CertificateAccount {
     pub service_account_id: Uuid,
     pub tenant_id: Option<Uuid>,
     pub permissions: Vec<String>,
-    pub tokens_valid_from: Option<DateTime<Utc>>,
+    pub epoch: Epoch,
 }
 
 /// The account that certificates of this authority with this URI act as, if it can be used.
@@ -90,7 +90,7 @@ pub(super) async fn certificate_account(db: &Db, authority: &str, uri: &str) -> 
         service_account_id,
         tenant_id: row.tenant_id,
         permissions: row.permissions.unwrap_or_default(),
-        tokens_valid_from: row.tokens_valid_from,
+        epoch: Epoch::of(row.tokens_valid_from),
     }))
 }
 

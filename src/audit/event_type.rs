@@ -64,6 +64,8 @@ event_types! {
     UserRestored => "user.restored",
     /// A user showed that the e-mail address is theirs.
     UserEmailVerified => "user.email_verified",
+    /// What was set for a user before their address was confirmed for the first time was removed: password, second factor.
+    UserCredentialsRemoved => "user.credentials_removed",
     /// A user's password was changed by the user.
     UserPasswordChanged => "user.password_changed",
     /// A user's password was hashed anew at a login, because the old hash was weaker than today's.

@@ -69,7 +69,8 @@ impl Authenticate {
         let event = self.recorder.prepare(Event::new(EventType::ServiceAccountAuthenticated, call));
         let refused = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
         let refused = self.recorder.prepare(refused);
-        let (digest, now) = (opaque::digest(secret), self.context.now());
+        // The id before the statement: it tells when the token was issued, which is not after the key was found good.
+        let (digest, now, token_id) = (opaque::digest(secret), self.context.now(), self.context.new_id());
         let answer = service_account::exchange_key(&self.db, &digest, client, now, &event, &refused).await?;
         self.recorder.nudge();
         let account = match answer {
@@ -93,10 +94,10 @@ impl Authenticate {
             roles: RoleNames::default(),
             permissions: if is_of_platform { none.clone() } else { permissions.clone() },
             platform_permissions: if is_of_platform { permissions.clone() } else { none },
-            tokens_valid_from: account.tokens_valid_from,
+            epoch: account.epoch,
             not_after: account.expires_at,
         };
-        let token = self.sessions.issuer.issue(self.context.new_id(), &grant)?;
+        let token = self.sessions.issuer.issue(token_id, &grant)?;
         let (service_account_id, tenant_id) = (account.service_account_id, account.tenant_id);
         Ok(Some(Exchanged { token, service_account_id, tenant_id, permissions }))
     }

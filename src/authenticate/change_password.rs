@@ -58,7 +58,7 @@ impl Authenticate {
         self.outbox.enqueue(&mut tx, Message::to_user(Kind::PasswordChanged, user)).await?;
         tx.commit().await?;
         self.recorder.nudge();
-        self.sessions.revocations.end_tokens(user, now);
+        self.sessions.revocations.end_tokens(user, renewed.rights.epoch);
         for ended in &ended {
             self.sessions.revocations.end_session(*ended);
         }

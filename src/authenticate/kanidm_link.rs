@@ -1,6 +1,8 @@
 //! Linking a person to one's own account by proving both sides in one sitting: a fresh proof by a factor that the account
 //! has, with which the attempt begins, and a login at Kanidm by the same session. Names and addresses say nothing here.
 
+use sidle_token::Epoch;
+
 use super::Authenticate;
 use super::kanidm::{Holder, refused};
 use super::store::kanidm::{self as store, Link};
@@ -50,8 +52,8 @@ impl Authenticate {
         }
         let ended = linked.ended.unwrap_or_default();
         ended.iter().for_each(|session| self.sessions.revocations.end_session(*session));
-        if let Some(void) = linked.tokens_valid_from.filter(|void| *void >= link.now) {
-            self.sessions.revocations.end_tokens(user_id, void);
+        if linked.tokens_valid_from.is_some() {
+            self.sessions.revocations.end_tokens(user_id, Epoch::of(linked.tokens_valid_from));
         }
         tracing::info!(event = "user_kanidm_linked", %user_id, %session_id);
         Ok(ended.len())

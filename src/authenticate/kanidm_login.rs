@@ -88,8 +88,8 @@ impl Authenticate {
             Some(Finished::Refused | Finished::MfaRequired { .. }) => return Err(invalid_credentials()),
             Some(Finished::NoTenant) => {
                 // What the lost groups gave has ended here already.
-                if let Some((user, void)) = store::voided(&self.db, person.person).await? {
-                    self.sessions.revocations.end_tokens(user, void);
+                if let Some((user, epoch)) = store::voided(&self.db, person.person).await? {
+                    self.sessions.revocations.end_tokens(user, epoch);
                 }
                 return Err(no_tenant());
             }

@@ -33,8 +33,8 @@ impl Caller {
     /// A fresh proof for the call that was refused for want of one.
     pub(super) async fn prove(&self, asked: &Failure) -> Result<MetadataValue<Ascii>> {
         let of = |key: &str| asked.metadata.get(key).cloned().unwrap_or_default();
-        let request =
-            StepUpRequest { method: of("method"), target: of("target"), proof: Some(proof(&of("ways"), asked)?) };
+        let (method, target, change) = (of("method"), of("target"), of("change"));
+        let request = StepUpRequest { method, target, change, proof: Some(proof(&of("ways"), asked)?) };
         let mut request = Request::new(request);
         // Others who guess at the account meanwhile must not stand in the way.
         if self.is_signed_in()

@@ -82,7 +82,7 @@ pub struct MailConfig {
     /// How long it stays known that a message was sent or given up.
     #[serde(with = "humantime_serde")]
     pub keep: Duration,
-    /// Messages an hour to one address that anybody can cause without signing in.
+    /// Messages an hour to one address: of all kinds that anybody can ask for together, and of each kind of notice.
     pub per_address_and_hour: u32,
     /// How long the token that verifies an address is good for.
     #[serde(with = "humantime_serde")]

@@ -36,6 +36,9 @@ pub struct TokenConfig {
     /// Difference between clocks that is tolerated.
     #[serde(with = "humantime_serde")]
     pub leeway: Duration,
+    /// How long after a refresh token was exchanged another exchange of it counts as the client's own.
+    #[serde(with = "humantime_serde")]
+    pub refresh_leeway: Duration,
     /// Verified tokens that are remembered.
     pub cache_size: usize,
     /// Age of the revocation picture beyond which nothing is vouched for.
@@ -89,6 +92,9 @@ impl TokenConfig {
             return Err(ConfigError::new(
                 "tokens.rotate_after must be at least 1h, and longer than tokens.rotation_lead",
             ));
+        }
+        if self.refresh_leeway > Duration::from_secs(60) {
+            return Err(ConfigError::new("tokens.refresh_leeway must be at most 60s"));
         }
         if self.revocation_heartbeat < Duration::from_millis(100)
             || self.revocation_heartbeat >= self.max_revocation_age

@@ -88,9 +88,8 @@ pub(super) async fn revoke(change: &mut Change<'_>, id: Uuid) -> Result<()> {
     if !store::api_keys::revoke(&mut change.tx, id, now).await? {
         return Ok(());
     }
-    store::service_accounts::end_tokens(&mut change.tx, account, now).await?;
     let event = about(change, EventType::ApiKeyRevoked, &key);
-    let event = change.ended(&[account], now, event);
+    let event = change.end_account_tokens(&[account], event).await?;
     change.record(event).await
 }
 

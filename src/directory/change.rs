@@ -2,6 +2,7 @@
 //! once when it is committed.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use super::{Directory, store};
@@ -24,7 +25,7 @@ pub(super) struct Change<'a> {
     pub tx: Tx,
     /// When the change began.
     pub now: DateTime<Utc>,
-    principals: Vec<(Uuid, DateTime<Utc>)>,
+    principals: Vec<(Uuid, Epoch)>,
     sessions: Vec<Uuid>,
     keys: Vec<Uuid>,
 }
@@ -103,24 +104,29 @@ impl<'a> Change<'a> {
         aim(&mut self.tx, self.call.principal()?, self.scope, user, effect).await
     }
 
-    /// Refuses the access tokens that a user has now; `event` is to tell of it.
+    /// Revokes the access tokens that a user has now; `event` is to tell of it.
     pub async fn end_tokens(&mut self, aimed: &Aimed, event: Event) -> Result<Event> {
         self.end_tokens_of(&[aimed.user()], event).await
     }
 
-    /// Refuses the access tokens that the holders of what changes have now; `event` is to tell of it. Their rows are
-    /// locked before the time is taken, so that no login or refresh that read the old rights can issue a token after it.
+    /// Revokes the access tokens that the holders of what changes have now; `event` is to tell of it. Their rows are
+    /// locked first, so that no login or refresh that read the old rights comes after it.
     pub async fn end_tokens_of(&mut self, users: &[Uuid], event: Event) -> Result<Event> {
         store::tokens::lock_users(&mut self.tx, users).await?;
-        let at = self.directory.context.now();
-        store::tokens::end_users(&mut self.tx, users, at).await?;
-        Ok(self.ended(users, at, event))
+        let epoch = store::tokens::end_users(&mut self.tx, users).await?;
+        Ok(self.ended(users, epoch, event))
     }
 
-    /// Notes that the tokens of these principals end at `at`, in `event` and for after the commit.
-    pub fn ended(&mut self, principals: &[Uuid], at: DateTime<Utc>, event: Event) -> Event {
-        self.principals.extend(principals.iter().map(|principal| (*principal, at)));
-        event.detail("tokens_valid_from", at.timestamp_micros()).detail("principals", ids(principals))
+    /// As [`Change::end_tokens`], of service accounts.
+    pub async fn end_account_tokens(&mut self, accounts: &[Uuid], event: Event) -> Result<Event> {
+        let epoch = store::tokens::end_accounts(&mut self.tx, accounts).await?;
+        Ok(self.ended(accounts, epoch, event))
+    }
+
+    /// Notes that the tokens of these principals end with this revocation, in `event` and for after the commit.
+    fn ended(&mut self, principals: &[Uuid], epoch: Epoch, event: Event) -> Event {
+        self.principals.extend(principals.iter().map(|principal| (*principal, epoch)));
+        event.detail("tokens_valid_from", epoch.micros()).detail("principals", ids(principals))
     }
 
     /// Ends the sessions of a user and refuses their tokens; says how many there were, and `event` is to tell of it.
@@ -140,8 +146,8 @@ impl<'a> Change<'a> {
     /// Makes it so, and refuses what has ended on this replica without waiting for the log.
     pub async fn commit(self) -> Result<()> {
         self.tx.commit().await?;
-        for (principal, at) in self.principals {
-            self.directory.revocations.end_tokens(principal, at);
+        for (principal, epoch) in self.principals {
+            self.directory.revocations.end_tokens(principal, epoch);
         }
         for session in self.sessions {
             self.directory.revocations.end_session(session);

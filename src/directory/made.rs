@@ -81,9 +81,8 @@ async fn end(change: &mut Change<'_>, maker: Uuid, credentials: &[MadeBy]) -> Re
                 Event::new(EventType::ServiceAccountUpdated, change.call).target("service_account", account)
             }
         };
-        store::service_accounts::end_tokens(&mut change.tx, account, now).await?;
         let event = event.tenant(made.tenant_id).detail("made_by", maker);
-        let event = change.ended(&[account], now, event);
+        let event = change.end_account_tokens(&[account], event).await?;
         change.record(event).await?;
     }
     Ok(())

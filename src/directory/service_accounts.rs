@@ -92,14 +92,12 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         store::service_accounts::set_certificates(&mut change.tx, &after, caller, change.now).await?;
     }
     let rights_changed = certificates_changed || permissions_changed || before.status != after.status;
-    // The row is locked, for which an exchange of a key waits: the time after that is late enough.
-    let ends_at = rights_changed.then(|| change.context().now());
-    store::service_accounts::update(&mut change.tx, &after, ends_at).await?;
+    store::service_accounts::update(&mut change.tx, &after).await?;
     let mut event = about(change, EventType::ServiceAccountUpdated, &after)
         .detail("old", facts(&before))
         .detail("new", facts(&after));
-    if let Some(at) = ends_at {
-        event = change.ended(&[id], at, event);
+    if rights_changed {
+        event = change.end_account_tokens(&[id], event).await?;
     }
     change.record(event).await?;
     store::service_accounts::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("service account"))
@@ -112,7 +110,7 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
     let keys = store::api_keys::revoke_all(&mut change.tx, id, now).await?;
     store::service_accounts::delete(&mut change.tx, id, now).await?;
     let event = about(change, EventType::ServiceAccountDeleted, &account).detail("api_keys_revoked", keys);
-    let event = change.ended(&[id], now, event);
+    let event = change.end_account_tokens(&[id], event).await?;
     change.record(event).await?;
     made::end_made_by_program(change, id).await?;
     Ok(i32::try_from(keys).unwrap_or(i32::MAX))

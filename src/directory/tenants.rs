@@ -144,12 +144,10 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
 /// Refuses the tokens of every member and every service account of the tenant. The log names them a few hundred at a
 /// time.
 async fn end_all_tokens(change: &mut Change<'_>, tenant: &Tenant) -> Result<()> {
-    store::service_accounts::lock_of_tenant(&mut change.tx, tenant.tenant_id).await?;
-    let now = change.context().now();
-    let accounts = store::service_accounts::end_tokens_of_tenant(&mut change.tx, tenant.tenant_id, now).await?;
+    let accounts = store::service_accounts::lock_of_tenant(&mut change.tx, tenant.tenant_id).await?;
     for accounts in accounts.chunks(change::CHUNK as usize) {
         let event = about(change, EventType::TenantUpdated, tenant);
-        let event = change.ended(accounts, now, event);
+        let event = change.end_account_tokens(accounts, event).await?;
         change.record(event).await?;
     }
     let mut after = Uuid::nil();

@@ -1,7 +1,7 @@
 //! From a row of the outbox to the bytes that the mail server gets: the template filled, links to the configured origin
 //! only, headers that nobody's name or address can add to.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use lettre::message::header::{Header, HeaderName, HeaderValue};
@@ -67,6 +67,9 @@ impl Mailer {
             return Ok(None);
         }
         check_origin(&config.origin)?;
+        if config.keep < Duration::from_secs(3600) {
+            return Err(ConfigError::new("mail.keep must be at least 1h: messages to an address are counted by it"));
+        }
         for (name, path) in [
             ("verify_path", &config.verify_path),
             ("reset_path", &config.reset_path),

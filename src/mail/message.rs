@@ -35,6 +35,8 @@ kinds! {
     TotpEnabled => "totp_enabled",
     /// The authenticator application was removed.
     TotpDisabled => "totp_disabled",
+    /// Password and authenticator application were removed, since the address was confirmed for the first time.
+    CredentialsRemoved => "credentials_removed",
     /// The recovery codes were replaced.
     RecoveryCodesRegenerated => "recovery_codes_regenerated",
     /// A recovery code was used.

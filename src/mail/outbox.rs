@@ -22,6 +22,7 @@ pub struct Outbox {
     keyring: Keyring,
     is_configured: bool,
     give_up_after: Duration,
+    per_address_and_hour: u32,
     nudge: Arc<Notify>,
 }
 
@@ -33,6 +34,7 @@ impl Outbox {
             keyring,
             is_configured: config.is_configured(),
             give_up_after: config.give_up_after,
+            per_address_and_hour: config.per_address_and_hour,
             nudge: Arc::default(),
         }
     }
@@ -73,6 +75,7 @@ impl Outbox {
             "recipient": message.address,
             "recipient_key": message.address.as_deref().map(email_key),
             "parameters": hex(&sealed),
+            "per_address_and_hour": self.per_address_and_hour,
             "lifetime_seconds": lifetime.as_secs_f64(),
         }))
     }

@@ -31,6 +31,8 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "totp_enabled.html",
     "totp_disabled.txt",
     "totp_disabled.html",
+    "credentials_removed.txt",
+    "credentials_removed.html",
     "recovery_codes_regenerated.txt",
     "recovery_codes_regenerated.html",
     "recovery_code_used.txt",

@@ -173,14 +173,11 @@ async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) 
     // Only a UUID is taken over: the id lands in logs, where free text would be an invitation.
     let id = offered.and_then(|text| Uuid::try_parse(text).ok()).unwrap_or_else(|| edge.inner.context.new_id());
     let user_agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let user_agent = user_agent.map(|text| text.chars().take(512).collect());
     let call = Call {
-        correlation_id: id,
-        address: address(&request, &edge.inner.trusted_proxies),
-        user_agent: user_agent.map(|text| text.chars().take(512).collect()),
-        principal: None,
-        certificate: None,
         known_device: digest(&request, KNOWN_DEVICE_HEADER),
         step_up: digest(&request, STEP_UP_HEADER),
+        ..Call::arriving(id, address(&request, &edge.inner.trusted_proxies), user_agent)
     };
     request.extensions_mut().insert(call);
     let mut response = CORRELATION.scope(id, next.run(request)).await;

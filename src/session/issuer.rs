@@ -1,12 +1,13 @@
 //! Makes access tokens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
-use sidle_token::{Claims, Kind, TYPE, issue_time};
+use sidle_token::{Claims, Epoch, Kind, TYPE, issue_time};
 use uuid::Uuid;
 
 use super::keys::Keys;
@@ -16,6 +17,9 @@ use crate::access::{Permissions, PrincipalKind};
 use crate::config::TokenConfig;
 use crate::context::Context;
 use crate::fault::{Fault, Result};
+
+/// For tokens that are issued a moment after it was noted until when they are good.
+const SPARE: Duration = Duration::from_secs(60);
 
 /// Makes access tokens, signed with the active key.
 #[derive(Clone, Debug)]
@@ -44,8 +48,9 @@ pub struct Grant {
     pub permissions: Permissions,
     /// Permissions in every tenant.
     pub platform_permissions: Permissions,
-    /// Tokens issued until then are void.
-    pub tokens_valid_from: Option<DateTime<Utc>>,
+    /// The revocation of the subject's tokens that stood in its row when the rights were read, under a lock that keeps
+    /// the next one away until then: that one voids the token, whatever any clock says.
+    pub epoch: Epoch,
     /// The token ends then at the latest.
     pub not_after: Option<DateTime<Utc>>,
 }
@@ -83,11 +88,13 @@ impl Issuer {
         }
     }
 
-    /// A token with the id `jti`, or a later one if that is needed to be good.
+    /// A token with the id `jti`, which is made before the statement that reads the rights: its time is when the token
+    /// was issued.
     ///
     /// # Errors
     /// When there is no key to sign with.
     pub fn issue(&self, jti: Uuid, grant: &Grant) -> Result<AccessToken> {
+        let issued_at = issue_time(jti).unwrap_or_else(|| self.context.now());
         let mut claims = Claims {
             iss: self.config.issuer.clone(),
             sub: grant.subject,
@@ -96,6 +103,7 @@ impl Issuer {
             nbf: 0,
             iat: 0,
             jti,
+            epoch: grant.epoch,
             sid: grant.session_id,
             tid: grant.tenant_id,
             kind: match grant.kind {
@@ -108,14 +116,6 @@ impl Issuer {
             scope: grant.permissions.to_string(),
             platform_scope: grant.platform_permissions.to_string(),
         };
-        let mut issued_at = issue_time(claims.jti).unwrap_or_else(|| self.context.now());
-        // Another replica's clock may be ahead of this one: whoever has just got new rights must not get a dead token.
-        if let Some(void) = grant.tokens_valid_from
-            && issued_at.timestamp_millis() <= void.timestamp_millis()
-        {
-            issued_at = void + TimeDelta::milliseconds(1);
-            claims.jti = self.id_at(issued_at);
-        }
         let lifetime = TimeDelta::from_std(self.config.access_lifetime).unwrap_or_default();
         let expires_at = issued_at + lifetime;
         let expires_at = grant.not_after.map_or(expires_at, |end| expires_at.min(end));
@@ -134,6 +134,12 @@ impl Issuer {
         Ok(AccessToken { token, expires_at })
     }
 
+    /// When nobody accepts any more what is issued now, here or where the clock is behind.
+    pub fn access_until(&self) -> DateTime<Utc> {
+        let life = self.config.access_lifetime.saturating_add(self.config.leeway * 2).saturating_add(SPARE);
+        self.context.now() + TimeDelta::from_std(life).unwrap_or_default()
+    }
+
     fn sign(&self, kid: Uuid, key: &PrivateKey, claims: &Claims) -> Result<String> {
         let header = json!({ "alg": key.algorithm().as_str(), "typ": TYPE, "kid": kid }).to_string();
         let mut token = URL_SAFE_NO_PAD.encode(header);
@@ -143,10 +149,5 @@ impl Issuer {
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
-    }
-
-    fn id_at(&self, time: DateTime<Utc>) -> Uuid {
-        let millis = u64::try_from(time.timestamp_millis()).unwrap_or_default();
-        uuid::Builder::from_unix_timestamp_millis(millis, &self.context.entropy.array()).into_uuid()
     }
 }

@@ -161,9 +161,8 @@ impl Sessions {
     /// Applies here at once that a login or a refresh ended a user's older tokens.
     pub fn note(&self, user: Uuid, rights: &Rights) {
         // What ended long ago is in the picture, or of no consequence any more.
-        let recently = self.context.now() - HOUSEKEEPING;
-        if let Some(void) = rights.tokens_valid_from.filter(|void| *void > recently) {
-            self.revocations.end_tokens(user, void);
+        if rights.epoch.time() > self.context.now() - HOUSEKEEPING {
+            self.revocations.end_tokens(user, rights.epoch);
         }
     }
 

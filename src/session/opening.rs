@@ -7,6 +7,7 @@ use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
+use sidle_token::Epoch;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -65,8 +66,8 @@ pub struct Rights {
     pub permissions: Vec<String>,
     /// Permissions in every tenant.
     pub platform_permissions: Vec<String>,
-    /// Tokens issued until then are void.
-    pub tokens_valid_from: Option<DateTime<Utc>>,
+    /// The latest revocation of the user's tokens.
+    pub epoch: Epoch,
     /// Whether a new password must be set before anything else.
     pub must_change_password: bool,
 }
@@ -122,6 +123,7 @@ impl Opener {
             "audience": wish.audience,
             "persistent": wish.persistent,
             "access_token_jti": access_jti,
+            "access_until": self.issuer.access_until(),
             "refresh_token_id": self.context.new_id(),
             "refresh_token_hash": hex(&opaque::digest(refresh_token.as_bytes())),
             "device_id": device.id,
@@ -228,7 +230,7 @@ impl Rights {
             roles,
             permissions: allowed(&self.permissions),
             platform_permissions: allowed(&self.platform_permissions).on_platform(),
-            tokens_valid_from: self.tokens_valid_from,
+            epoch: self.epoch,
             not_after: Some(not_after),
         }
     }

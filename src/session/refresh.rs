@@ -1,6 +1,7 @@
 //! Exchanging refresh tokens. A family has one live branch: a second use of a token is either the repeat of a call whose
-//! answer got lost, which gets the same answer, or theft, which ends the family. The database decides which, in one
-//! statement; here the successor is derived, so that a repeat arrives at the same one without anything being stored.
+//! answer got lost or a call of the same client that another one outran, which get the same answer, or theft, which ends
+//! the family. The database decides which, in one statement; here the successor is derived from the token, so that each
+//! arrives at the same one without anything being stored.
 
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub struct Refresh {
     pub request_id: Option<Uuid>,
     /// Tenant to act in from now on.
     pub tenant_id: Option<Uuid>,
-    /// Audience of the access token; the session's when none.
+    /// Audience that the caller takes the session to be for; whatever it is for when none.
     pub audience: Option<String>,
 }
 
@@ -55,14 +56,14 @@ impl Sessions {
     /// Exchanges a refresh token for the next pair.
     ///
     /// # Errors
-    /// `INVALID_REFRESH_TOKEN`, `NO_TENANT`, `REQUEST_ID_REUSED`, `KANIDM_UNAVAILABLE`.
+    /// `INVALID_REFRESH_TOKEN`, `NO_TENANT`, `REQUEST_ID_REUSED`, `REFRESH_RACED`, `AUDIENCE_BOUND`, `KANIDM_UNAVAILABLE`.
     pub async fn refresh(&self, call: &Call, refresh: &Refresh) -> Result<Refreshed> {
         if !opaque::is_plausible(REFRESH_PREFIX, &refresh.token) {
             return Err(invalid());
         }
         // Without an id of its own the call cannot be repeated: nobody else will come to this one.
         let request = refresh.request_id.map_or_else(|| self.context.entropy.array(), Uuid::into_bytes);
-        let successor = self.successor(&refresh.token, &request);
+        let successor = self.successor(&refresh.token);
         let exchange = Exchange {
             token_hash: opaque::digest(refresh.token.as_bytes()),
             request_hash: opaque::digest(request),
@@ -70,8 +71,11 @@ impl Sessions {
             successor_hash: opaque::digest(successor.as_bytes()),
             access_jti: self.context.new_id(),
             tenant_id: refresh.tenant_id,
+            audience: refresh.audience.clone(),
             now: self.context.now(),
             repeat: REPEAT,
+            leeway: self.config.tokens.refresh_leeway,
+            access_until: self.issuer.access_until(),
             idle: self.opener.idle(false),
             persistent_idle: self.opener.idle(true),
             lease: self.context.new_id(),
@@ -93,12 +97,13 @@ impl Sessions {
             Outcome::RequestIdReused => {
                 return Err(Fault::new(Reason::RequestIdReused, "The request_id was used before for another tenant."));
             }
+            Outcome::Raced => return Err(raced()),
+            Outcome::OtherAudience => return Err(other_audience()),
             Outcome::Invalid | Outcome::KanidmBusy | Outcome::KanidmRequired(_) => return Err(invalid()),
         };
         self.recorder.nudge();
         self.note(done.user_id, &done.rights);
-        let audience = refresh.audience.clone().unwrap_or(done.audience);
-        let grant = done.rights.grant(done.user_id, done.session_id, audience, done.expires_at);
+        let grant = done.rights.grant(done.user_id, done.session_id, done.audience, done.expires_at);
         let access = self.issuer.issue(exchange.access_jti, &grant)?;
         let tokens = Tokens { access, refresh_token: successor, refresh_expires_at: done.refresh_expires_at };
         let (session_id, tenant_id) = (done.session_id, done.rights.tenant_id);
@@ -158,8 +163,8 @@ impl Sessions {
         let (db, now) = (&self.db, self.context.now());
         let ended = store::renewed(db, lease.session_id, id, &sealed, &renewed.groups, now, &event.event).await?;
         self.recorder.nudge();
-        if let Some(user) = ended {
-            self.revocations.end_tokens(user, now);
+        if let Some((user, epoch)) = ended {
+            self.revocations.end_tokens(user, epoch);
         }
         Ok(())
     }
@@ -169,12 +174,11 @@ impl Sessions {
         self.end(By::Service, session, "kanidm", event, crate::db::Scope::Platform).await.map(|_| ())
     }
 
-    /// The same for the same token and call, under a key that the database does not have.
-    fn successor(&self, token: &str, request: &[u8; 16]) -> Zeroizing<String> {
+    /// The same for the same token, under a key that the database does not have.
+    fn successor(&self, token: &str) -> Zeroizing<String> {
         // HMAC takes keys of any length, so this cannot fail.
         #[expect(clippy::expect_used, reason = "HMAC accepts keys of every length")]
         let mut mac = Hmac::<Sha256>::new_from_slice(self.successor_key.as_slice()).expect("HMAC takes any key");
-        mac.update(request);
         mac.update(token.as_bytes());
         let bytes = Zeroizing::new(<[u8; 32]>::from(mac.finalize().into_bytes()));
         opaque::with_bytes(REFRESH_PREFIX, &bytes)
@@ -183,6 +187,16 @@ impl Sessions {
 
 fn invalid() -> Fault {
     Fault::new(Reason::InvalidRefreshToken, "The refresh token is not accepted.")
+}
+
+/// The refusal of a call that another one outran, which led elsewhere: its token is spent, and nothing has ended.
+fn raced() -> Fault {
+    Fault::new(Reason::RefreshRaced, "Another call is exchanging the same refresh token, for something else.")
+        .retry_after(Duration::from_secs(1))
+}
+
+fn other_audience() -> Fault {
+    Fault::new(Reason::AudienceBound, "The session is for another audience.")
 }
 
 /// The refusal of somebody without a usable tenant.

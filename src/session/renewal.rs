@@ -44,6 +44,7 @@ impl Opener {
         let refresh_token = opaque::mint(REFRESH_PREFIX, &self.context.entropy);
         let record = json!({
             "access_token_jti": access_jti,
+            "access_until": self.issuer.access_until(),
             "refresh_token_id": self.context.new_id(),
             "refresh_token_hash": hex(&opaque::digest(refresh_token.as_bytes())),
         });

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sidle_token::{Picture, Revocation, Revoked};
+use sidle_token::{Epoch, Picture, Revocation, Revoked};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -88,12 +88,12 @@ impl Revocations {
 
     /// Whether the token was revoked that made this principal.
     pub fn refuses(&self, principal: &Principal) -> bool {
-        self.read().current.refuses(principal.session_id, principal.id, principal.key_id, principal.issued_at)
+        self.read().current.refuses(principal.session_id, principal.id, principal.key_id, principal.epoch)
     }
 
-    /// Whether a token is void, whoever signed it, that stands for this principal and was issued then.
-    pub fn voids(&self, principal: Uuid, issued_at: DateTime<Utc>) -> bool {
-        self.read().current.refuses(None, principal, None, issued_at)
+    /// The latest revocation of a principal's tokens that matters.
+    pub fn epoch(&self, principal: Uuid) -> Epoch {
+        self.read().current.epoch(principal)
     }
 
     /// Ends a session's tokens here at once. The other replicas learn of it from the log.
@@ -101,9 +101,9 @@ impl Revocations {
         self.revoke([Revoked::Session(session)], self.inner.context.now());
     }
 
-    /// Ends a principal's tokens here at once that were issued until `void`.
-    pub fn end_tokens(&self, principal: Uuid, void: DateTime<Utc>) {
-        self.revoke([Revoked::Principal(principal, void)], void);
+    /// Ends a principal's tokens here at once that were issued before this revocation.
+    pub fn end_tokens(&self, principal: Uuid, epoch: Epoch) {
+        self.revoke([Revoked::Principal(principal, epoch)], self.inner.context.now());
     }
 
     /// Ends the tokens here at once that were signed with a key.
@@ -125,7 +125,7 @@ impl Revocations {
     /// When the last token has expired that is concerned by what was revoked at `at`.
     pub(super) fn forget_after(&self, revoked: Revoked, at: DateTime<Utc>) -> DateTime<Utc> {
         match revoked {
-            Revoked::Principal(_, void) => void + self.inner.remember,
+            Revoked::Principal(_, epoch) => epoch.time().checked_add_signed(self.inner.remember).unwrap_or(at),
             Revoked::Session(_) | Revoked::Key(_) => at + self.inner.remember,
         }
     }
@@ -170,7 +170,7 @@ impl Revocations {
         let mut found: Vec<(Revoked, DateTime<Utc>)> = Vec::new();
         found.extend(store::ended_sessions(&mut tx, since).await?.into_iter().map(|id| (Revoked::Session(id), now)));
         let tokens = store::ended_tokens(&mut tx, since).await?.into_iter();
-        found.extend(tokens.map(|(principal, void)| (Revoked::Principal(principal, void), void)));
+        found.extend(tokens.map(|(principal, epoch)| (Revoked::Principal(principal, epoch), epoch.time())));
         found.extend(key_store::retired(&mut tx, since).await?.into_iter().map(|(kid, at)| (Revoked::Key(kid), at)));
         let mut pictures = self.write();
         let mut next = pictures.next.take().unwrap_or_default();
@@ -301,10 +301,10 @@ impl Effect {
             _ => {}
         }
         let void = event.details.get("tokens_valid_from").and_then(|value| value.as_i64());
-        if let Some(void) = void.and_then(DateTime::from_timestamp_micros) {
+        if let Some(epoch) = void.filter(|micros| *micros > 0).map(Epoch::from_micros) {
             let is_principal = matches!(event.target_kind.as_deref(), Some("user" | "service_account"));
             let target = target.filter(|_| is_principal);
-            revoked.extend(ids("principals").into_iter().chain(target).map(|id| Revoked::Principal(id, void)));
+            revoked.extend(ids("principals").into_iter().chain(target).map(|id| Revoked::Principal(id, epoch)));
         }
         Self { revoked, keys: event.event_type.starts_with("signing_key.") }
     }

@@ -175,6 +175,7 @@ impl Verifier {
             platform_permissions: Permissions::parse(&claims.platform_scope).on_platform(),
             key_id: Some(token.kid),
             issued_at: token.issued_at,
+            epoch: claims.epoch,
             expires_at: token.expires_at,
         };
         Ok(Verified {
@@ -234,7 +235,7 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use sidle_token::TYPE;
+    use sidle_token::{Epoch, TYPE};
 
     use super::super::issuer::{Grant, Issuer};
     use super::super::keys::KeyState;
@@ -260,6 +261,7 @@ mod tests {
             access_lifetime: Duration::from_secs(900),
             refresh_lifetime: Duration::from_secs(3600),
             leeway: Duration::from_secs(5),
+            refresh_leeway: Duration::from_secs(10),
             cache_size: 100,
             max_revocation_age: Duration::from_secs(10),
             revocation_heartbeat: Duration::from_secs(1),
@@ -291,7 +293,7 @@ mod tests {
             roles: RoleNames { shared: vec!["admin".to_owned()], ..RoleNames::default() },
             permissions: Permissions::parse("users.read"),
             platform_permissions: Permissions::default(),
-            tokens_valid_from: None,
+            epoch: Epoch::FIRST,
             not_after: None,
         }
     }
@@ -430,12 +432,19 @@ mod tests {
         let room = room();
         let old = room.token();
         let change = room.context.now();
-        room.revocations.end_tokens(Uuid::from_u128(7), change);
+        // By a replica whose clock is ahead: issued before the change, and it says after.
+        let at = |ahead: i64| {
+            let millis = (change.timestamp_millis() + ahead) as u64;
+            uuid::Builder::from_unix_timestamp_millis(millis, &[1; 10]).into_uuid()
+        };
+        let ahead = room.issuer.issue(at(4_000), &grant()).unwrap().token;
+        assert_eq!(room.reason(&ahead), None);
+        let epoch = Epoch::of(Some(change));
+        room.revocations.end_tokens(Uuid::from_u128(7), epoch);
         assert_eq!(room.reason(&old), Some(Reason::InvalidToken));
-        // Issued in the same millisecond, by a replica whose clock is behind.
-        let grant = Grant { tokens_valid_from: Some(change), ..grant() };
-        let stale_id = uuid::Builder::from_unix_timestamp_millis(change.timestamp_millis() as u64 - 50, &[1; 10]);
-        let new = room.issuer.issue(stale_id.into_uuid(), &grant).unwrap();
+        assert_eq!(room.reason(&ahead), Some(Reason::InvalidToken), "no clock makes it good");
+        // By one whose clock is behind: issued after the change, and it says before.
+        let new = room.issuer.issue(at(-4_000), &Grant { epoch, ..grant() }).unwrap();
         assert_eq!(room.reason(&new.token), None);
     }
 

@@ -15,6 +15,19 @@ fn every_migration_goes_both_ways() {
     assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "versions are unique and in order: {versions:?}");
 }
 
+/// Revocations of tokens are ordered by the one function that makes them.
+#[test]
+fn tokens_are_revoked_by_one_function() {
+    let assigns = |text: &str| text.lines().filter(|line| line.contains("tokens_valid_from =")).count();
+    for (name, text) in migrations(".sql") {
+        let allowed = if name.starts_with("0001_foundation.up") { 2 } else { 0 };
+        assert_eq!(assigns(&text), allowed, "{name}: only tokens_revoke() writes tokens_valid_from");
+    }
+    for (name, text) in files("src", ".rs") {
+        assert_eq!(assigns(&text), 0, "{name}: only tokens_revoke() writes tokens_valid_from");
+    }
+}
+
 #[test]
 fn functions_fix_their_search_path() {
     for (file, text) in migrations(".up.sql") {

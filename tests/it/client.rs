@@ -62,12 +62,11 @@ async fn verifier(settings: Settings) -> Verifier {
 async fn revoke(server: &TestServer, tokens: &proto::TokenPair) {
     let request = proto::RefreshTokenRequest {
         refresh_token: tokens.refresh_token.clone(),
-        audience: "sidle".to_owned(),
         ..Default::default()
     };
-    let own = server.client("").authenticate.refresh_token(request).await.unwrap().into_inner().tokens.unwrap();
-    let mut client = server.client(&own.access_token).session;
-    client.revoke_session(proto::RevokeSessionRequest::default()).await.unwrap();
+    let session_id = server.client("").authenticate.refresh_token(request).await.unwrap().into_inner().session_id;
+    let mut client = server.client(&server.sign_in("ann@example.com").await.access_token).session;
+    client.revoke_session(proto::RevokeSessionRequest { session_id }).await.unwrap();
 }
 
 async fn until(verifier: &Verifier, token: &str, expected: Result<(), Refused>) {

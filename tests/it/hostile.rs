@@ -11,6 +11,7 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::dynamic::{call, exchange, path, rpcs};
+use crate::support::server::with_proof;
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
 /// How deep messages within messages are filled in.
@@ -267,8 +268,9 @@ async fn torture(server: &TestServer, world: &World, rpc: &MethodDescriptor) -> 
             && let Some(asked) = refused.get_details_error_info().filter(|info| info.reason == "STEP_UP_REQUIRED")
         {
             let client = server.client(&token);
-            let request = (asked.metadata["method"].as_str(), asked.metadata["target"].as_str());
-            let request = client.proven(request.0, request.1, message.encode_to_vec()).await;
+            let of = |key: &str| asked.metadata[key].as_str();
+            let proof = client.prove_change(of("method"), of("target"), of("change")).await;
+            let request = with_proof(message.encode_to_vec(), &proof);
             answer = exchange(&server.channel, rpc, request, &token).await.map(|_| None);
         }
         match answer {

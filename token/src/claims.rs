@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::Epoch;
+
 /// The claims. Required ones are plain fields of one type each, so that a claim of another shape does not parse, and one
 /// that comes twice does not either.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,9 @@ pub struct Claims {
     pub iat: i64,
     /// Its id, a UUIDv7: tells to the millisecond when it was issued.
     pub jti: Uuid,
+    /// The revocation of `sub`'s tokens that it was issued after: void once there is a later one. Absent before the first.
+    #[serde(default, skip_serializing_if = "Epoch::is_first")]
+    pub epoch: Epoch,
     /// The session it belongs to; service accounts have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<Uuid>,
@@ -81,6 +86,9 @@ mod tests {
             ("roles", serde_json::json!("admin")),
             ("tenant_roles", serde_json::json!("admin")),
             ("platform_roles", serde_json::json!({ "admin": true })),
+            ("epoch", serde_json::json!("1")),
+            ("epoch", serde_json::json!(1.5)),
+            ("epoch", serde_json::json!(null)),
             ("scope", serde_json::json!(["*"])),
         ] {
             let mut bad = good.clone();

@@ -5,12 +5,14 @@
 //! is fetched, nothing is remembered, no clock is read.
 
 mod claims;
+mod epoch;
 mod key;
 mod permissions;
 mod picture;
 mod token;
 
 pub use self::claims::{Claims, Kind};
+pub use self::epoch::Epoch;
 pub use self::key::{Algorithm, Jwk, VerifyingKey};
 pub use self::permissions::{PLATFORM_RESERVED, Permissions};
 pub use self::picture::{Picture, Revocation, Revoked};

@@ -6,13 +6,15 @@ use std::collections::{BinaryHeap, HashMap};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::Epoch;
+
 /// What is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Revoked {
     /// Every token of a session.
     Session(Uuid),
-    /// Tokens of a principal that were issued until a time.
-    Principal(Uuid, DateTime<Utc>),
+    /// Tokens of a principal that were issued before this revocation.
+    Principal(Uuid, Epoch),
     /// Every token signed with a key.
     Key(Uuid),
 }
@@ -31,7 +33,7 @@ pub struct Revocation {
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
     sessions: HashMap<Uuid, DateTime<Utc>>,
-    principals: HashMap<Uuid, (DateTime<Utc>, DateTime<Utc>)>,
+    principals: HashMap<Uuid, (Epoch, DateTime<Utc>)>,
     keys: HashMap<Uuid, DateTime<Utc>>,
     forget: BinaryHeap<Reverse<Revocation>>,
 }
@@ -54,13 +56,16 @@ impl Picture {
         }
     }
 
-    /// Whether a token of this session, principal and key that was issued then is revoked.
-    pub fn refuses(&self, session: Option<Uuid>, principal: Uuid, kid: Option<Uuid>, issued_at: DateTime<Utc>) -> bool {
+    /// Whether a token of this session, principal and key that was issued after this revocation is revoked.
+    pub fn refuses(&self, session: Option<Uuid>, principal: Uuid, kid: Option<Uuid>, epoch: Epoch) -> bool {
         session.is_some_and(|session| self.sessions.contains_key(&session))
             || kid.is_some_and(|kid| self.keys.contains_key(&kid))
-            // Tokens tell their time to the millisecond, so the one of the change itself counts as before it.
-            || (self.principals.get(&principal))
-                .is_some_and(|(void, _)| issued_at.timestamp_millis() <= void.timestamp_millis())
+            || epoch < self.epoch(principal)
+    }
+
+    /// The latest revocation of a principal's tokens that matters.
+    pub fn epoch(&self, principal: Uuid) -> Epoch {
+        self.principals.get(&principal).map_or(Epoch::FIRST, |(epoch, _)| *epoch)
     }
 
     /// Drops what no living token can be concerned by any more.
@@ -113,6 +118,10 @@ fn extend(map: &mut HashMap<Uuid, DateTime<Utc>>, id: Uuid, until: DateTime<Utc>
 mod tests {
     use super::*;
 
+    fn epoch(seconds: i64) -> Epoch {
+        Epoch::of(Some(at(seconds)))
+    }
+
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
     }
@@ -130,9 +139,9 @@ mod tests {
         picture.apply(revoke(Revoked::Session(ID), 100));
         picture.apply(revoke(Revoked::Key(OTHER), 50));
         picture.forget(at(99));
-        assert!(picture.refuses(Some(ID), OTHER, None, at(0)));
-        assert!(!picture.refuses(None, OTHER, Some(OTHER), at(0)), "forgotten");
-        assert!(!picture.refuses(Some(OTHER), ID, Some(ID), at(0)), "ids of one kind say nothing about another");
+        assert!(picture.refuses(Some(ID), OTHER, None, Epoch::FIRST));
+        assert!(!picture.refuses(None, OTHER, Some(OTHER), Epoch::FIRST), "forgotten");
+        assert!(!picture.refuses(Some(OTHER), ID, Some(ID), Epoch::FIRST), "ids of one kind say nothing about another");
         picture.forget(at(100));
         assert!(picture.is_empty() && picture.forget.is_empty());
     }
@@ -140,12 +149,13 @@ mod tests {
     #[test]
     fn tokens_from_before_a_change_are_void_whatever_comes_in_which_order() {
         let mut picture = Picture::default();
-        picture.apply(revoke(Revoked::Principal(ID, at(30)), 130));
-        picture.apply(revoke(Revoked::Principal(ID, at(0)), 100));
-        assert!(picture.refuses(None, ID, None, at(30)), "the later change counts, and its own millisecond too");
-        assert!(!picture.refuses(None, ID, None, at(31)));
+        picture.apply(revoke(Revoked::Principal(ID, epoch(30)), 130));
+        picture.apply(revoke(Revoked::Principal(ID, epoch(0)), 100));
+        assert!(picture.refuses(None, ID, None, Epoch::FIRST), "issued before any");
+        assert!(picture.refuses(None, ID, None, epoch(0)), "issued between the two: the later one counts");
+        assert!(!picture.refuses(None, ID, None, epoch(30)), "issued after it");
         picture.forget(at(110));
-        assert!(picture.refuses(None, ID, None, at(30)), "the later change still counts");
+        assert!(picture.refuses(None, ID, None, epoch(0)), "the later one still counts");
         picture.forget(at(130));
         assert!(picture.is_empty());
     }
@@ -157,7 +167,7 @@ mod tests {
         picture.apply(revoke(Revoked::Session(ID), 200));
         picture.apply(revoke(Revoked::Session(ID), 150));
         picture.forget(at(160));
-        assert!(picture.refuses(Some(ID), OTHER, None, at(0)));
+        assert!(picture.refuses(Some(ID), OTHER, None, Epoch::FIRST));
         assert_eq!(picture.all(), [revoke(Revoked::Session(ID), 200)]);
     }
 
@@ -165,10 +175,10 @@ mod tests {
     fn what_was_over_before_all_times_is_forgotten_like_the_rest() {
         let mut picture = Picture::default();
         let forget_after = DateTime::<Utc>::MIN_UTC;
-        for revoked in [Revoked::Session(ID), Revoked::Key(ID), Revoked::Principal(ID, forget_after)] {
+        for revoked in [Revoked::Session(ID), Revoked::Key(ID), Revoked::Principal(ID, epoch(0))] {
             picture.apply(Revocation { revoked, forget_after });
         }
-        picture.apply(revoke(Revoked::Principal(OTHER, forget_after), 50));
+        picture.apply(revoke(Revoked::Principal(OTHER, epoch(0)), 50));
         picture.forget(at(50));
         assert!(picture.is_empty() && picture.forget.is_empty());
     }

@@ -100,18 +100,18 @@ impl Authenticate {
         };
         let user = holder.user_id;
         password::set(&mut tx, user, hash, now).await?;
-        let ended = store::finish_reset(&mut tx, user, now).await?;
+        let (ended, epoch) = store::finish_reset(&mut tx, user, now).await?;
         let event = Event::new(EventType::UserPasswordReset, call)
             .by_user(user)
             .tenant(holder.tenant_id)
             .target("user", user)
-            .detail("tokens_valid_from", now.timestamp_micros())
+            .detail("tokens_valid_from", epoch.micros())
             .detail("principals", [user])
             .detail("sessions", &ended);
         self.recorder.record(&mut tx, event).await?;
         self.outbox.enqueue(&mut tx, Message::to_user(Kind::PasswordChanged, user)).await?;
         tx.commit().await?;
-        self.sessions.revocations.end_tokens(user, now);
+        self.sessions.revocations.end_tokens(user, epoch);
         for session in &ended {
             self.sessions.revocations.end_session(*session);
         }

@@ -3,7 +3,7 @@
 //! The token shows who has the mailbox. It does not show who chose the password: somebody may have registered the
 //! address of somebody else and wait for its owner to confirm it. So the password of a registration is kept only when the
 //! secret comes along that just the registering client got; otherwise it goes, and the owner sets one by mail. For a
-//! user who was there before and is confirmed for the first time, every credential and session goes.
+//! user who was there before and is confirmed for the first time, every credential and session goes, and the user is told.
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::authenticate::{Authenticate, Lane, invalid_credentials};
 use crate::fault::Result;
+use crate::mail::{Kind, Message};
 use crate::session::opaque;
 
 /// An address that was confirmed.
@@ -53,11 +54,18 @@ impl Authenticate {
         let created = self.recorder.prepare(Event::new(EventType::UserRegistered, call));
         let now = self.context.now();
         let digest = opaque::digest(token);
-        let confirmed = store::verify(&self.db, &digest, secret.as_ref(), now, &user, &event, &created).await?;
+        let told = store::Told {
+            verified: event,
+            created,
+            removed: self.recorder.prepare(Event::new(EventType::UserCredentialsRemoved, call)).event,
+            notice: self.outbox.prepare(Message::to_address(Kind::CredentialsRemoved, None, "")),
+        };
+        let confirmed = store::verify(&self.db, &digest, secret.as_ref(), now, &user, &told).await?;
+        self.outbox.nudge();
         let confirmed = confirmed.ok_or_else(invalid_credentials)?;
         self.recorder.nudge();
-        if confirmed.tokens_ended {
-            self.sessions.revocations.end_tokens(confirmed.verified.user_id, now);
+        if let Some(epoch) = confirmed.epoch {
+            self.sessions.revocations.end_tokens(confirmed.verified.user_id, epoch);
         }
         for session in confirmed.sessions {
             self.sessions.revocations.end_session(session);

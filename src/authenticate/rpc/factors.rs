@@ -1,5 +1,7 @@
 //! Second factors and proofs on the wire.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::convert::{secret, signed_in};
@@ -58,7 +60,17 @@ pub(super) fn asked(request: proto::StepUpRequest) -> Result<Asked> {
             sidle.v1.AuthenticateService/DisableTotp",
         )
     })?;
-    Ok(Asked { method, target: input::optional_uuid("target", &request.target)?, proof })
+    let change = match request.change.as_str() {
+        "" => None,
+        told => Some(change(told)?),
+    };
+    Ok(Asked { method, target: input::optional_uuid("target", &request.target)?, change, proof })
+}
+
+/// What a call changes, as its refusal told.
+fn change(told: &str) -> Result<[u8; 32]> {
+    let bytes = URL_SAFE_NO_PAD.decode(told).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| Fault::field("change", "must be what the metadata of STEP_UP_REQUIRED holds under this name"))
 }
 
 pub(super) fn given(given: Given) -> proto::StepUpResponse {

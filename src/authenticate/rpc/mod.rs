@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::Authenticate;
 use crate::access::{Call, input};
+use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::proto;
 use crate::proto::authenticate_service_server::AuthenticateService;
@@ -22,6 +23,8 @@ use crate::session::{Refresh, Verified, Wish};
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
+/// What a caller needs who asks about tokens.
+const VERIFY: &str = "tokens.verify";
 /// Tokens that `VerifyTokens` takes at once.
 const MOST_TOKENS: usize = 256;
 /// Seconds for which the published keys may be kept.
@@ -53,8 +56,19 @@ impl Service {
     }
 
     /// What a token says that is good now: one of Sidle's, or of Kanidm's own, which is looked at only after it was found
-    /// not to be one of Sidle's.
-    async fn token_claims(&self, token: &str, audience: &str) -> Result<proto::TokenClaims> {
+    /// not to be one of Sidle's. Whoever has the permission in one tenant is told of that tenant's tokens only: of any other
+    /// they learn no more than of a bad one.
+    async fn token_claims(&self, scope: Scope, token: &str, audience: &str) -> Result<proto::TokenClaims> {
+        let claims = self.any_claims(token, audience).await?;
+        match scope {
+            Scope::Tenant(own) if claims.tenant_id != own.to_string() => {
+                Err(Fault::new(Reason::InvalidToken, "The token is not accepted."))
+            }
+            _ => Ok(claims),
+        }
+    }
+
+    async fn any_claims(&self, token: &str, audience: &str) -> Result<proto::TokenClaims> {
         match (self.verify(token, audience), &self.room.sessions.kanidm_tokens) {
             (Ok(verified), _) => Ok(self.claims(&verified)),
             (Err(fault), Some(theirs)) if fault.reason() == Reason::InvalidToken && theirs.claims_to_be(token) => {
@@ -132,13 +146,15 @@ impl AuthenticateService for Service {
     }
 
     async fn verify_token(&self, request: Request<proto::VerifyTokenRequest>) -> Answer<proto::VerifyTokenResponse> {
+        let scope = Call::of(&request)?.principal()?.authorize(VERIFY, None)?;
         let request = request.into_inner();
         required_audience(&request.audience)?;
-        let claims = Some(self.token_claims(&request.token, &request.audience).await?);
+        let claims = Some(self.token_claims(scope, &request.token, &request.audience).await?);
         Ok(Response::new(proto::VerifyTokenResponse { claims, revocations_age: self.revocations_age() }))
     }
 
     async fn verify_tokens(&self, request: Request<proto::VerifyTokensRequest>) -> Answer<proto::VerifyTokensResponse> {
+        let scope = Call::of(&request)?.principal()?.authorize(VERIFY, None)?;
         let request = request.into_inner();
         required_audience(&request.audience)?;
         if request.tokens.is_empty() || request.tokens.len() > MOST_TOKENS {
@@ -146,7 +162,7 @@ impl AuthenticateService for Service {
         }
         let mut verdicts = Vec::with_capacity(request.tokens.len());
         for token in &request.tokens {
-            let verdict = match self.token_claims(token, &request.audience).await {
+            let verdict = match self.token_claims(scope, token, &request.audience).await {
                 Ok(claims) => proto::token_verdict::Verdict::Claims(claims),
                 Err(fault) if matches!(fault.reason(), Reason::InvalidToken | Reason::KanidmUnavailable) => {
                     proto::token_verdict::Verdict::Refused(fault.reason().into())

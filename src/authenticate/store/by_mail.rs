@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
@@ -81,7 +82,17 @@ pub(in crate::authenticate) async fn answer_registration(
 pub(in crate::authenticate) struct Confirmed {
     pub verified: Verified,
     pub sessions: Vec<Uuid>,
-    pub tokens_ended: bool,
+    pub epoch: Option<Epoch>,
+}
+
+/// What is recorded and told of an address that is confirmed.
+pub(in crate::authenticate) struct Told {
+    pub verified: Prepared,
+    pub created: Prepared,
+    /// That credentials went with it.
+    pub removed: Value,
+    /// What the user is told of that.
+    pub notice: Option<Value>,
 }
 
 /// Takes a token as the proof of an address; none when it is not good.
@@ -91,20 +102,21 @@ pub(in crate::authenticate) async fn verify(
     secret: Option<&[u8; 32]>,
     now: DateTime<Utc>,
     user: &Value,
-    event: &Prepared,
-    created: &Prepared,
+    told: &Told,
 ) -> Result<Option<Confirmed>> {
     let row = sqlx::query!(
-        r#"SELECT outcome AS "outcome!", user_id, verified_at, password_kept, sessions, tokens_ended
-           FROM email_verify($1, $2, $3, $4, $5, $6, $7, $8)"#,
+        r#"SELECT outcome AS "outcome!", user_id, verified_at, password_kept, sessions, tokens_valid_from
+           FROM email_verify($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
         token.as_slice(),
         secret.map(<[u8; 32]>::as_slice),
         now,
         user,
-        event.event,
-        event.personal.as_deref(),
-        created.event,
-        created.personal.as_deref(),
+        told.verified.event,
+        told.verified.personal.as_deref(),
+        told.created.event,
+        told.created.personal.as_deref(),
+        told.removed,
+        told.notice,
     )
     .fetch_one(db)
     .await?;
@@ -112,8 +124,8 @@ pub(in crate::authenticate) async fn verify(
         return Ok(None);
     };
     let verified = Verified { user_id, verified_at, password_kept: row.password_kept.unwrap_or_default() };
-    let (sessions, tokens_ended) = (row.sessions.unwrap_or_default(), row.tokens_ended.unwrap_or_default());
-    Ok(Some(Confirmed { verified, sessions, tokens_ended }))
+    let epoch = row.tokens_valid_from.map(|at| Epoch::of(Some(at)));
+    Ok(Some(Confirmed { verified, sessions: row.sessions.unwrap_or_default(), epoch }))
 }
 
 /// Asks a user to confirm the address they have now.
@@ -232,15 +244,20 @@ fn word(refusal: &str) -> &'static str {
     known.into_iter().find(|known| *known == refusal).unwrap_or("other")
 }
 
-/// Voids a user's tokens by mail and ends their sessions.
+/// Voids a user's tokens by mail and ends their sessions, which it tells, and their tokens, by which revocation.
 pub(in crate::authenticate) async fn finish_reset(
     tx: &mut Connection,
     user: Uuid,
     now: DateTime<Utc>,
-) -> Result<Vec<Uuid>> {
-    let ended =
-        sqlx::query_scalar!(r#"SELECT password_reset_finish($1, $2) AS "sessions!""#, user, now).fetch_one(tx).await?;
-    Ok(ended)
+) -> Result<(Vec<Uuid>, Epoch)> {
+    let row = sqlx::query!(
+        r#"SELECT sessions AS "sessions!", tokens_valid_from AS "revoked!" FROM password_reset_finish($1, $2)"#,
+        user,
+        now
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok((row.sessions, Epoch::of(Some(row.revoked))))
 }
 
 /// Removes what has lapsed.

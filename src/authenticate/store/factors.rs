@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use super::login::{Finished, Reserved};
@@ -229,7 +230,7 @@ pub(in crate::authenticate) async fn mfa_finish(
                 roles: row.roles.unwrap_or_default(),
                 permissions: row.permissions.unwrap_or_default(),
                 platform_permissions: row.platform_permissions.unwrap_or_default(),
-                tokens_valid_from: row.tokens_valid_from,
+                epoch: Epoch::of(row.tokens_valid_from),
                 must_change_password: row.must_change_password.unwrap_or(true),
             },
             user: UserView {
@@ -376,10 +377,8 @@ pub(in crate::authenticate) async fn confirm(
 
 /// Takes the application away, with everything that is worth something through it only.
 pub(in crate::authenticate) async fn remove(tx: &mut Connection, user: Uuid) -> Result<()> {
-    sqlx::query!("DELETE FROM recovery_codes WHERE user_id = $1", user).execute(&mut *tx).await?;
-    sqlx::query!("DELETE FROM mfa_challenges WHERE user_id = $1", user).execute(&mut *tx).await?;
-    sqlx::query!("DELETE FROM user_totp WHERE user_id = $1", user).execute(&mut *tx).await?;
-    void_proofs(tx, user).await
+    sqlx::query!("SELECT directory_remove_second_factor($1)", user).execute(tx).await?;
+    Ok(())
 }
 
 /// Voids the proofs by factors that are about to change.

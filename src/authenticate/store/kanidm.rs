@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sidle_token::Epoch;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
@@ -130,7 +131,7 @@ pub(in crate::authenticate) async fn finish_kanidm(db: &Db, finish: &KanidmFinis
                 roles: row.roles.unwrap_or_default(),
                 permissions: row.permissions.unwrap_or_default(),
                 platform_permissions: row.platform_permissions.unwrap_or_default(),
-                tokens_valid_from: row.tokens_valid_from,
+                epoch: Epoch::of(row.tokens_valid_from),
                 must_change_password: row.must_change_password.unwrap_or(true),
             },
             user: UserView {
@@ -149,8 +150,8 @@ pub(in crate::authenticate) async fn finish_kanidm(db: &Db, finish: &KanidmFinis
     })
 }
 
-/// The user of a person, and from when their tokens count.
-pub(in crate::authenticate) async fn voided(db: &Db, person: Uuid) -> Result<Option<(Uuid, DateTime<Utc>)>> {
+/// The user of a person, and the latest revocation of their tokens.
+pub(in crate::authenticate) async fn voided(db: &Db, person: Uuid) -> Result<Option<(Uuid, Epoch)>> {
     let mut tx = db.begin(Scope::Platform).await?;
     let row = sqlx::query!(
         r#"SELECT user_id, tokens_valid_from AS "void!" FROM users
@@ -159,7 +160,7 @@ pub(in crate::authenticate) async fn voided(db: &Db, person: Uuid) -> Result<Opt
     );
     let row = row.fetch_optional(&mut *tx).await?;
     tx.commit().await?;
-    Ok(row.map(|row| (row.user_id, row.void)))
+    Ok(row.map(|row| (row.user_id, Epoch::of(Some(row.void)))))
 }
 
 /// What the function `kanidm_link_finish` takes.

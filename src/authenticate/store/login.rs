@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use super::throttle::seconds;
@@ -231,7 +232,7 @@ pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -
                 roles: row.roles.unwrap_or_default(),
                 permissions: row.permissions.unwrap_or_default(),
                 platform_permissions: row.platform_permissions.unwrap_or_default(),
-                tokens_valid_from: row.tokens_valid_from,
+                epoch: Epoch::of(row.tokens_valid_from),
                 must_change_password: row.must_change_password.unwrap_or(true),
             },
             user: UserView {

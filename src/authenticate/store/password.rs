@@ -3,6 +3,7 @@
 use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
 use serde_json::json;
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use super::login::{Reserved, refusal};
@@ -93,7 +94,7 @@ pub(in crate::authenticate) async fn change(
     let hash = change.hash;
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", tenant_id, audience, roles, permissions, platform_permissions, expires_at,
-               refresh_expires_at, ended_sessions
+               refresh_expires_at, ended_sessions, tokens_valid_from
            FROM password_change($1, $2, $3, $4, $5, make_interval(secs => $6), make_interval(secs => $7), $8, $9)"#,
         change.user,
         change.session,
@@ -120,7 +121,7 @@ pub(in crate::authenticate) async fn change(
             roles: row.roles.unwrap_or_default(),
             permissions: row.permissions.unwrap_or_default(),
             platform_permissions: row.platform_permissions.unwrap_or_default(),
-            tokens_valid_from: Some(change.now),
+            epoch: Epoch::of(Some(row.tokens_valid_from.ok_or_else(missing)?)),
             must_change_password: false,
         },
         expires_at: row.expires_at.ok_or_else(missing)?,

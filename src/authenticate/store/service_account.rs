@@ -2,6 +2,7 @@
 
 use crate::db::Db;
 use chrono::{DateTime, Utc};
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
@@ -19,7 +20,7 @@ pub(in crate::authenticate) struct KeyOwner {
     pub service_account_id: Uuid,
     pub tenant_id: Option<Uuid>,
     pub permissions: Vec<String>,
-    pub tokens_valid_from: Option<DateTime<Utc>>,
+    pub epoch: Epoch,
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -51,7 +52,7 @@ pub(in crate::authenticate) async fn exchange_key(
             service_account_id,
             tenant_id: row.tenant_id,
             permissions: row.permissions.unwrap_or_default(),
-            tokens_valid_from: row.tokens_valid_from,
+            epoch: Epoch::of(row.tokens_valid_from),
             expires_at: row.expires_at,
         }),
         ("unknown", _) => KeyAnswer::Unknown,

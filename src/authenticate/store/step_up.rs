@@ -14,6 +14,7 @@ pub(in crate::authenticate) struct NewProof<'a> {
     pub session: Uuid,
     pub method: &'a str,
     pub target: &'a str,
+    pub change: &'a [u8; 32],
     pub factor: &'a str,
     pub now: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
@@ -22,15 +23,16 @@ pub(in crate::authenticate) struct NewProof<'a> {
 /// Keeps a proof.
 pub(in crate::authenticate) async fn insert(tx: &mut Connection, proof: &NewProof<'_>) -> Result<()> {
     sqlx::query!(
-        "INSERT INTO step_up_tokens (step_up_token_id, token_hash, user_id, session_id, method, target, factor,
-            created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO step_up_tokens (step_up_token_id, token_hash, user_id, session_id, method, target, change,
+            factor, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         proof.id,
         proof.token_hash,
         proof.user,
         proof.session,
         proof.method,
         proof.target,
+        proof.change,
         proof.factor,
         proof.now,
         proof.expires_at,
@@ -45,16 +47,17 @@ pub(in crate::authenticate) async fn take(
     tx: &mut Connection,
     token_hash: Option<&[u8; 32]>,
     (user, session): (Uuid, Uuid),
-    (method, target): (&str, &str),
+    (method, target, change): (&str, &str, &[u8; 32]),
     now: DateTime<Utc>,
 ) -> Result<std::result::Result<(), Vec<String>>> {
     let row = sqlx::query!(
-        "SELECT factor, ways FROM step_up_take($1, $2, $3, $4, $5, $6)",
+        "SELECT factor, ways FROM step_up_take($1, $2, $3, $4, $5, $6, $7)",
         token_hash.map(<[u8; 32]>::as_slice),
         user,
         session,
         method,
         target,
+        change,
         now,
     )
     .fetch_one(tx)

@@ -84,21 +84,14 @@ pub async fn insert(tx: &mut Connection, account: &ServiceAccount) -> Result<()>
     Ok(())
 }
 
-/// Writes what can be changed; tokens issued before `tokens_valid_from` are refused.
-pub async fn update(
-    tx: &mut Connection,
-    account: &ServiceAccount,
-    tokens_valid_from: Option<DateTime<Utc>>,
-) -> Result<()> {
+/// Writes what can be changed.
+pub async fn update(tx: &mut Connection, account: &ServiceAccount) -> Result<()> {
     sqlx::query!(
-        "UPDATE service_accounts SET description = $2, permissions = $3, status = $4,
-            tokens_valid_from = greatest(tokens_valid_from, $5)
-         WHERE service_account_id = $1",
+        "UPDATE service_accounts SET description = $2, permissions = $3, status = $4 WHERE service_account_id = $1",
         account.service_account_id,
         account.description,
         &account.permissions,
         account.status.as_str(),
-        tokens_valid_from,
     )
     .execute(tx)
     .await?;
@@ -164,33 +157,11 @@ pub async fn remove_certificates_by(tx: &mut Connection, account: Uuid, maker: U
     Ok(())
 }
 
-/// Refuses tokens issued before `at`.
-pub async fn end_tokens(tx: &mut Connection, id: Uuid, at: DateTime<Utc>) -> Result<()> {
-    sqlx::query!(
-        "UPDATE service_accounts SET tokens_valid_from = greatest(tokens_valid_from, $2) WHERE service_account_id = $1",
-        id,
-        at
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Keeps exchanges of keys of every service account of a tenant waiting until the transaction ends.
-pub async fn lock_of_tenant(tx: &mut Connection, tenant: Uuid) -> Result<()> {
-    sqlx::query!("SELECT FROM service_accounts WHERE tenant_id = $1 ORDER BY service_account_id FOR UPDATE", tenant)
-        .execute(tx)
-        .await?;
-    Ok(())
-}
-
-/// Refuses tokens of every service account of a tenant issued before `at`, and says whose.
-pub async fn end_tokens_of_tenant(tx: &mut Connection, tenant: Uuid, at: DateTime<Utc>) -> Result<Vec<Uuid>> {
+/// Every service account of a tenant; exchanges of their keys wait until the transaction ends.
+pub async fn lock_of_tenant(tx: &mut Connection, tenant: Uuid) -> Result<Vec<Uuid>> {
     let ids = sqlx::query_scalar!(
-        "UPDATE service_accounts SET tokens_valid_from = greatest(tokens_valid_from, $2) WHERE tenant_id = $1
-         RETURNING service_account_id",
-        tenant,
-        at
+        "SELECT service_account_id FROM service_accounts WHERE tenant_id = $1 ORDER BY service_account_id FOR UPDATE",
+        tenant
     )
     .fetch_all(tx)
     .await?;
@@ -203,9 +174,7 @@ pub async fn delete(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result
         .execute(&mut *tx)
         .await?;
     sqlx::query!(
-        "UPDATE service_accounts SET deleted_at = $2, status = 'disabled',
-            tokens_valid_from = greatest(tokens_valid_from, $2)
-         WHERE service_account_id = $1",
+        "UPDATE service_accounts SET deleted_at = $2, status = 'disabled' WHERE service_account_id = $1",
         id,
         now
     )

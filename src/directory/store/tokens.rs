@@ -1,7 +1,8 @@
-//! Ending access: tokens issued before a time, and sessions; and the rule that somebody can still administer.
+//! Ending access: tokens and sessions; and the rule that somebody can still administer.
 
 use crate::db::Connection;
 use chrono::{DateTime, Utc};
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use crate::access::delegation::Aimed;
@@ -29,10 +30,16 @@ pub async fn lock_users(tx: &mut Connection, users: &[Uuid]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses access tokens of these users that were issued until `at`.
-pub async fn end_users(tx: &mut Connection, users: &[Uuid], at: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("SELECT directory_end_tokens($1, $2)", users, at).execute(tx).await?;
-    Ok(())
+/// Revokes the access tokens of these users, and tells by which revocation.
+pub async fn end_users(tx: &mut Connection, users: &[Uuid]) -> Result<Epoch> {
+    let at = sqlx::query_scalar!(r#"SELECT directory_end_tokens($1) AS "at!""#, users).fetch_one(tx).await?;
+    Ok(Epoch::of(Some(at)))
+}
+
+/// Revokes the access tokens of these service accounts, and tells by which revocation.
+pub async fn end_accounts(tx: &mut Connection, accounts: &[Uuid]) -> Result<Epoch> {
+    let at = sqlx::query_scalar!(r#"SELECT tokens_revoke(NULL, $1) AS "at!""#, accounts).fetch_one(tx).await?;
+    Ok(Epoch::of(Some(at)))
 }
 
 /// Ends every session of a user and answers their ids.

@@ -19,7 +19,7 @@ impl MigrationService for Service {
     type ImportUsersStream = BoxStream<'static, Result<ImportUsersResponse, Status>>;
 
     async fn import_users(&self, request: Request<Streaming<ImportUsersRequest>>) -> Answer<Self::ImportUsersStream> {
-        let call = Call::of(&request)?;
+        let call = Call::of_stream(&request)?;
         let (answers, received) = mpsc::channel(import::BACKLOG);
         let service = self.clone();
         tokio::spawn(async move {

@@ -110,7 +110,7 @@ fn token(app: &App, own: &str, platform: &str) -> String {
         roles: crate::session::RoleNames::default(),
         permissions: Permissions::parse(own),
         platform_permissions: Permissions::parse(platform).on_platform(),
-        tokens_valid_from: None,
+        epoch: sidle_token::Epoch::FIRST,
         not_after: None,
     };
     app.sessions.issuer.issue(app.context.new_id(), &grant).expect("a key signs").token

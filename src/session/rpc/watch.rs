@@ -46,9 +46,9 @@ fn revocation(revocation: Revocation) -> proto::Revocation {
     let revoked = match revocation.revoked {
         Revoked::Session(id) => Wire::SessionId(id.to_string()),
         Revoked::Key(id) => Wire::Kid(id.to_string()),
-        Revoked::Principal(id, void) => Wire::Principal(proto::PrincipalRevocation {
+        Revoked::Principal(id, epoch) => Wire::Principal(proto::PrincipalRevocation {
             subject: id.to_string(),
-            tokens_valid_from: Some(input::to_proto(void)),
+            tokens_valid_from: Some(input::to_proto(epoch.time())),
         }),
     };
     proto::Revocation { revoked: Some(revoked), forget_after: Some(input::to_proto(revocation.forget_after)) }

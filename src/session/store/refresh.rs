@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
@@ -19,8 +20,11 @@ pub(in crate::session) struct Exchange {
     pub successor_hash: [u8; 32],
     pub access_jti: Uuid,
     pub tenant_id: Option<Uuid>,
+    pub audience: Option<String>,
     pub now: DateTime<Utc>,
     pub repeat: TimeDelta,
+    pub leeway: Duration,
+    pub access_until: DateTime<Utc>,
     pub idle: TimeDelta,
     pub persistent_idle: TimeDelta,
     pub lease: Uuid,
@@ -35,6 +39,8 @@ pub(in crate::session) enum Outcome {
     Reused(Uuid),
     NoTenant,
     RequestIdReused,
+    Raced,
+    OtherAudience,
     KanidmBusy,
     KanidmRequired(Lease),
     Invalid,
@@ -62,16 +68,20 @@ pub(in crate::session) async fn exchange(db: &Db, exchange: &Exchange) -> Result
         r#"SELECT outcome AS "outcome!", session_id, user_id, tenant_id, audience, roles, permissions,
                platform_permissions, tokens_valid_from, must_change_password, expires_at, refresh_expires_at,
                kanidm_user_id, kanidm_refresh_token
-           FROM session_refresh($1, $2, $3, $4, $5, $6, $7, make_interval(secs => $8), make_interval(secs => $9),
-               make_interval(secs => $10), $11, make_interval(secs => $12), $13, $14, $15, $16)"#,
+           FROM session_refresh($1, $2, $3, $4, $5, $6, $7, $8, make_interval(secs => $9), make_interval(secs => $10),
+               $11, make_interval(secs => $12), make_interval(secs => $13), $14, make_interval(secs => $15), $16, $17,
+               $18, $19)"#,
         &exchange.token_hash,
         &exchange.request_hash,
         exchange.successor_id,
         &exchange.successor_hash,
         exchange.access_jti,
         exchange.tenant_id,
+        exchange.audience,
         exchange.now,
         exchange.repeat.as_seconds_f64(),
+        exchange.leeway.as_secs_f64(),
+        exchange.access_until,
         exchange.idle.as_seconds_f64(),
         exchange.persistent_idle.as_seconds_f64(),
         exchange.lease,
@@ -94,7 +104,7 @@ pub(in crate::session) async fn exchange(db: &Db, exchange: &Exchange) -> Result
                 roles: row.roles.unwrap_or_default(),
                 permissions: row.permissions.unwrap_or_default(),
                 platform_permissions: row.platform_permissions.unwrap_or_default(),
-                tokens_valid_from: row.tokens_valid_from,
+                epoch: Epoch::of(row.tokens_valid_from),
                 must_change_password: row.must_change_password.unwrap_or(true),
             },
             expires_at: row.expires_at.ok_or_else(missing)?,
@@ -103,17 +113,20 @@ pub(in crate::session) async fn exchange(db: &Db, exchange: &Exchange) -> Result
         "reuse" => Outcome::Reused(row.session_id.ok_or_else(missing)?),
         "no_tenant" => Outcome::NoTenant,
         "request_id_reused" => Outcome::RequestIdReused,
+        "raced" => Outcome::Raced,
+        "other_audience" => Outcome::OtherAudience,
+        "invalid" => Outcome::Invalid,
         "kanidm_busy" => Outcome::KanidmBusy,
         "kanidm_required" => Outcome::KanidmRequired(Lease {
             session_id: row.session_id.ok_or_else(missing)?,
             kanidm_user_id: row.kanidm_user_id.ok_or_else(missing)?,
             refresh_token: row.kanidm_refresh_token,
         }),
-        _ => Outcome::Invalid,
+        word => return Err(Fault::internal(format!("session_refresh answered {word}"))),
     })
 }
 
-/// Keeps what renewing a session at Kanidm gave; says whose access tokens ended by that.
+/// Keeps what renewing a session at Kanidm gave; says whose access tokens that revoked, and by which revocation.
 pub(in crate::session) async fn renewed(
     db: &Db,
     session: Uuid,
@@ -122,9 +135,9 @@ pub(in crate::session) async fn renewed(
     groups: &[Uuid],
     now: DateTime<Utc>,
     event: &Value,
-) -> Result<Option<Uuid>> {
-    let ended = sqlx::query_scalar!(
-        "SELECT session_kanidm_renewed($1, $2, $3, $4, $5, $6)",
+) -> Result<Option<(Uuid, Epoch)>> {
+    let row = sqlx::query!(
+        "SELECT ended, tokens_valid_from FROM session_kanidm_renewed($1, $2, $3, $4, $5, $6)",
         session,
         lease,
         refresh_token,
@@ -134,7 +147,7 @@ pub(in crate::session) async fn renewed(
     )
     .fetch_one(db)
     .await?;
-    Ok(ended)
+    Ok(row.ended.map(|user| (user, Epoch::of(row.tokens_valid_from))))
 }
 
 /// Gives the session back.

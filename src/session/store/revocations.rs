@@ -2,6 +2,7 @@
 
 use crate::db::Connection;
 use chrono::{DateTime, Utc};
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use crate::fault::Result;
@@ -12,11 +13,11 @@ pub(in crate::session) async fn ended_sessions(tx: &mut Connection, since: DateT
     Ok(ids)
 }
 
-/// Principals whose tokens were ended since then, and until when.
+/// Principals whose tokens were revoked since then, and by which revocation.
 pub(in crate::session) async fn ended_tokens(
     tx: &mut Connection,
     since: DateTime<Utc>,
-) -> Result<Vec<(Uuid, DateTime<Utc>)>> {
+) -> Result<Vec<(Uuid, Epoch)>> {
     let rows = sqlx::query!(
         r#"SELECT user_id AS "id!", tokens_valid_from AS "at!" FROM users WHERE tokens_valid_from > $1
            UNION ALL
@@ -25,5 +26,5 @@ pub(in crate::session) async fn ended_tokens(
     )
     .fetch_all(tx)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.at)).collect())
+    Ok(rows.into_iter().map(|row| (row.id, Epoch::of(Some(row.at)))).collect())
 }

@@ -102,9 +102,14 @@ impl Guarded {
     }
 }
 
-/// A fresh proof.
+/// A fresh proof for a call whose request has no field.
 pub async fn prove(client: &Client, method: &str, target: &str, proof: Proof) -> Result<String, Status> {
-    let request = StepUpRequest { method: method.to_owned(), target: target.to_owned(), proof: Some(proof) };
+    let request = StepUpRequest {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        change: String::new(),
+        proof: Some(proof),
+    };
     Ok(client.authenticate.clone().step_up(request).await?.into_inner().step_up_token)
 }
 

@@ -58,6 +58,40 @@ async fn an_account_under_attack_still_opens_from_its_known_device() {
     from(&server, &device, ADMIN_PASSWORD).await.unwrap();
 }
 
+/// A device whose time is over is a device like any other: its owner's right logins clear what they reserved.
+#[tokio::test]
+async fn a_lapsed_device_does_not_lock_its_owner_out() {
+    let server = TestServer::start().await;
+    let (user, device) = ann(&server).await;
+    let lapse = "UPDATE known_devices SET expires_at = created_at";
+    sqlx::query(lapse).execute(server.sql()).await.unwrap();
+    for n in 0..8 {
+        let signed_in = from(&server, &device, ADMIN_PASSWORD).await.unwrap_or_else(|status| panic!("{n}: {status:?}"));
+        assert!(signed_in.known_device_token.starts_with("sidle_kd_"), "{n}: a new secret in the place of the old one");
+        assert_eq!(super::factors::counted(&server, user).await, (0, false), "{n}");
+    }
+    // With a second factor after it the attempt is given back in another way.
+    let client = server.client(&server.sign_in(ANN).await.access_token);
+    let (application, _) = super::factors::enrol(&server, &client).await;
+    for n in 0..8 {
+        sqlx::query(lapse).execute(server.sql()).await.unwrap();
+        let request = proto::AuthenticatePasswordRequest {
+            identifier: ANN.to_owned(),
+            password: ADMIN_PASSWORD.to_owned(),
+            known_device_token: device.clone(),
+            ..Default::default()
+        };
+        let answer = server.client("").authenticate.authenticate_password(request).await.unwrap().into_inner().outcome;
+        let Some(proto::authenticate_password_response::Outcome::MfaChallenge(asked)) = answer else {
+            panic!("{n}: {answer:?}")
+        };
+        assert_eq!(super::factors::counted(&server, user).await, (0, false), "{n}: given back");
+        tick(&server);
+        let code = application.code(server.context.now(), 0);
+        super::factors::answer_code(&server, &asked, code).await.unwrap_or_else(|status| panic!("{n}: {status:?}"));
+    }
+}
+
 /// A request from the device: `sidle-known-device` is for calls of those who are signed in.
 fn here<T>(device: &str, request: T) -> Request<T> {
     let mut request = Request::new(request);

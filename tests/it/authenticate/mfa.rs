@@ -300,7 +300,7 @@ async fn a_challenge_dies_with_what_it_was_given_for() {
     }
     assert_eq!(
         reasons(&server, "user.login_refused", "refused").await,
-        ["changed_meanwhile", "disabled", "kanidm_only", "unknown", "locked"]
+        ["changed_meanwhile", "challenge_lapsed", "challenge_lapsed", "challenge_lapsed", "challenge_lapsed"]
     );
 }
 

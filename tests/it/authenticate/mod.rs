@@ -14,6 +14,7 @@ mod lost_factor;
 mod mfa;
 mod names;
 mod password;
+mod pending;
 mod pepper;
 mod rehash;
 mod second_factor;

@@ -44,6 +44,10 @@ const OF_PEOPLE: [&str; 11] = [
     "sidle.v1.MigrationService/ImportUsers",
 ];
 
+/// Where [`make_another`] makes another change to the same target.
+const HAS_VARIANTS: [&str; 5] =
+    ["UpdateUser", "CreateApiKey", "CreateServiceAccount", "UpdateServiceAccount", "UpdateRole"];
+
 /// Every RPC that declares that it needs a proof, but for those that need a Kanidm before.
 fn sensitive() -> impl Iterator<Item = &'static str> {
     sidle::access::all_sensitive().filter(|method| !NEED_KANIDM.contains(method))
@@ -67,14 +71,20 @@ fn open() -> prost_types::Struct {
 
 /// Makes the sensitive call `method` rightly, but for the proof.
 async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
+    make_another(case, 0, token).await
+}
+
+/// As [`make`], changing something else for each `variant` where there is something else.
+async fn make_another(case: &Case<'_>, variant: u32, token: &str) -> Result<(), Status> {
     let (mut own, mut directory) = (case.client.authenticate.clone(), case.client.plain.clone());
     let tenant_id = case.tenant.map(|id| id.to_string()).unwrap_or_default();
     let user_id = case.target.clone();
     let target = case.target.clone();
     // Another one each time, so that there is something to change.
-    let other = |permissions: Vec<String>| match permissions.iter().any(|name| name == "users.read") {
-        true => vec!["roles.read".to_owned()],
-        false => vec!["users.read".to_owned()],
+    let other = |permissions: Vec<String>| match (variant, permissions.iter().any(|name| name == "users.read")) {
+        (0, true) => vec!["roles.read".to_owned()],
+        (0, false) => vec!["users.read".to_owned()],
+        _ => vec!["*".to_owned()],
     };
     match case.method {
         "sidle.v1.AuthenticateService/EnrollTotp" => {
@@ -91,7 +101,7 @@ async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
             let request = GetUserRequest { identifier, include_deleted: false };
             let user = directory.get_user(request).await?.into_inner().user.unwrap();
             let request = UpdateUserRequest {
-                user: Some(User { email: format!("{}@other.example", Uuid::new_v4()), ..user }),
+                user: Some(User { email: format!("moved-{variant}-{}@other.example", user.email.len()), ..user }),
                 update_mask: Some(prost_types::FieldMask { paths: vec!["email".to_owned()] }),
                 validate_only: false,
             };
@@ -104,11 +114,12 @@ async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
             directory.create_membership(with_proof(request, token)).await.map(drop)
         }
         "sidle.v1.DirectoryService/CreateApiKey" => {
-            let request = CreateApiKeyRequest { service_account_id: target, ..Default::default() };
+            let description = variant.to_string();
+            let request = CreateApiKeyRequest { service_account_id: target, description, ..Default::default() };
             directory.create_api_key(with_proof(request, token)).await.map(drop)
         }
         "sidle.v1.DirectoryService/CreateServiceAccount" => {
-            let name = format!("a{}", Uuid::new_v4());
+            let name = format!("made-{variant}");
             let request = CreateServiceAccountRequest { name, tenant_id, ..Default::default() };
             directory.create_service_account(with_proof(request, token)).await.map(drop)
         }
@@ -295,21 +306,35 @@ async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
         // What is no proof, and proofs of somebody else, for another target, for another call.
         let another = sensitive().find(|other| *other != method).unwrap();
         let elsewhere = Uuid::new_v4().to_string();
+        let change = metadata(&refused, "change").expect("what the call changes");
         let wrong = [
             "sidle_su_".to_owned() + &"A".repeat(43),
-            other.prove(method, &case.target).await,
-            prove(other, method, &elsewhere, password()).await.unwrap(),
+            other.prove_change(method, &case.target, &change).await,
+            other.prove_change(method, &elsewhere, &change).await,
         ];
         for token in wrong {
             assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "STEP_UP_REQUIRED", "{method}");
         }
         if matches!(case.proof, Proof::Password(_)) {
-            for token in [case.client.prove(another, &case.target).await, case.client.prove(method, &elsewhere).await] {
+            for token in [
+                case.client.prove_change(another, &case.target, &change).await,
+                case.client.prove_change(method, &elsewhere, &change).await,
+            ] {
                 assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "STEP_UP_REQUIRED", "{method}");
             }
         }
-        let token = prove(case.client, method, &case.target, case.proof.clone()).await.unwrap();
+        let request = StepUpRequest {
+            method: method.to_owned(),
+            target: case.target.clone(),
+            change,
+            proof: Some(case.proof.clone()),
+        };
+        let token = case.client.authenticate.clone().step_up(request).await.unwrap().into_inner().step_up_token;
         assert!(token.starts_with("sidle_su_"));
+        if HAS_VARIANTS.iter().any(|name| method.ends_with(name)) {
+            let refused = make_another(&case, 1, &token).await.expect_err(method);
+            assert_eq!(reason(&refused), "STEP_UP_REQUIRED", "{method}: the same method and target, another change");
+        }
         make(&case, &token).await.unwrap_or_else(|status| panic!("{method} with its proof: {status:?}"));
         // Once.
         let refused = make(&case, &token).await.expect_err(method);
@@ -320,6 +345,28 @@ async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
     }
     let recorded = event(&server, "user.stepped_up").await;
     assert!(recorded.details.get("method").is_some() && recorded.details.get("factor").is_some(), "{recorded:?}");
+}
+
+/// A proof in one tenant is none in another, in which the same call may mean something else.
+#[tokio::test]
+async fn a_proof_is_for_the_tenant_that_the_session_acts_in() {
+    let server = TestServer::start().await;
+    let (home, other) = (server.tenant("home").await, server.tenant("other").await);
+    let boss = server.user(home, "boss@example.com", "super_admin").await;
+    crate::session::refresh::join(&server, other, boss).await;
+    let tokens = server.sign_in("boss@example.com").await;
+    let here = server.client(&tokens.access_token);
+    let token = here.prove(ENROLL, "").await;
+    let switch = RefreshTokenRequest {
+        refresh_token: tokens.refresh_token,
+        tenant_id: other.to_string(),
+        ..Default::default()
+    };
+    let switched = server.client("").authenticate.refresh_token(switch).await.unwrap().into_inner().tokens.unwrap();
+    let there = server.client(&switched.access_token);
+    let refused = there.authenticate.clone().enroll_totp(with_proof(EnrollTotpRequest {}, &token)).await.unwrap_err();
+    assert_eq!(reason(&refused), "STEP_UP_REQUIRED", "the same session, in another tenant");
+    here.authenticate.clone().enroll_totp(with_proof(EnrollTotpRequest {}, &token)).await.expect("where it was made");
 }
 
 /// The rights of a session are not enough for these, whoever holds them; and a program has nothing to prove itself by.
@@ -541,8 +588,15 @@ async fn a_call_that_fails_spends_nothing() {
         };
         admin.directory.clone().update_user(with_proof(request, token)).await
     };
-    let token = admin.prove("sidle.v1.DirectoryService/UpdateUser", &user).await;
+    let proof = async |email: &str| {
+        let refused = update(email, "", false).await.unwrap_err();
+        admin.prove_asked(&refused).await
+    };
+    let token = proof("taken@example.com").await;
     assert_eq!(reason(&update("taken@example.com", &token, false).await.unwrap_err()), "ALREADY_EXISTS");
+    assert_eq!(reason(&update("free@example.com", &token, false).await.unwrap_err()), "STEP_UP_REQUIRED");
+    assert_eq!(reason(&update("taken@example.com", &token, false).await.unwrap_err()), "ALREADY_EXISTS", "still good");
+    let token = proof("free@example.com").await;
     update("free@example.com", &token, true).await.expect("a trial run spends nothing either");
     update("free@example.com", &token, false).await.expect("the proof is still good");
     assert_eq!(reason(&update("third@example.com", &token, false).await.unwrap_err()), "STEP_UP_REQUIRED");
@@ -628,7 +682,7 @@ async fn what_makes_no_sense_is_refused_by_field() {
     server.user(tenant, "ann@example.com", "user").await;
     let client = server.client(&server.sign_in("ann@example.com").await.access_token);
     let step_up = async |method: &str, target: &str, proof: Option<Proof>| {
-        let request = StepUpRequest { method: method.to_owned(), target: target.to_owned(), proof };
+        let request = StepUpRequest { method: method.to_owned(), target: target.to_owned(), change: String::new(), proof };
         let refused = client.authenticate.clone().step_up(request).await.unwrap_err();
         (reason(&refused), refused.get_details_bad_request().map(|bad| bad.field_violations[0].field.clone()))
     };
@@ -637,6 +691,14 @@ async fn what_makes_no_sense_is_refused_by_field() {
     assert_eq!(step_up("", "", Some(password())).await, field("method"));
     assert_eq!(step_up(ENROLL, "not an id", Some(password())).await, field("target"));
     assert_eq!(step_up(ENROLL, "", None).await, field("proof"));
+    let unread = StepUpRequest {
+        method: ENROLL.to_owned(),
+        change: "nonsense".to_owned(),
+        proof: Some(password()),
+        ..Default::default()
+    };
+    let unread = client.authenticate.clone().step_up(unread).await.unwrap_err();
+    assert_eq!(unread.get_details_bad_request().unwrap().field_violations[0].field, "change");
     assert_eq!(step_up(ENROLL, "", Some(Proof::TotpCode("1".repeat(999)))).await, field("totp_code"));
     assert_eq!(step_up(ENROLL, "", Some(Proof::Password(String::new()))).await, field("password"));
     // A way that the account does not have is told, since the caller has signed in; and nothing is counted.

@@ -51,6 +51,51 @@ async fn a_token_is_good_for_its_audience_and_for_whoever_may_ask() {
     assert_eq!(reason(&refused), "UNAUTHENTICATED", "Sidle's own calls take only tokens for Sidle");
 }
 
+/// A program of one tenant learns nothing of another tenant's people, not even that a token is one.
+#[tokio::test]
+async fn a_tenants_program_is_told_of_its_own_tenants_tokens_only() {
+    let server = shop().await;
+    let (home, other) = (server.tenant("home").await, server.tenant("other").await);
+    server.user(other, "eve@example.com", "admin").await;
+    server.user(home, "bob@example.com", "user").await;
+    let shop_token = async |email: &str| {
+        let request = proto::AuthenticatePasswordRequest {
+            identifier: email.to_owned(),
+            password: ADMIN_PASSWORD.to_owned(),
+            audience: "shop".to_owned(),
+            ..Default::default()
+        };
+        ask(&server, request).await.unwrap().tokens.unwrap().access_token
+    };
+    let (theirs, own) = (shop_token("eve@example.com").await, shop_token("bob@example.com").await);
+    let platform = exchange(&server, &api_key(&server, None, &["users.read"], &[]).await).await.unwrap().access_token;
+    let program = exchange(&server, &api_key(&server, Some(home), &["tokens.verify"], &[]).await).await.unwrap();
+    let caller = program.access_token;
+    verify(&server, &caller, &own, "shop").await.expect("its own tenant's");
+    verify(&server, &caller, &caller, "sidle").await.expect("its own");
+    for (token, audience) in [(&theirs, "shop"), (&platform, "sidle")] {
+        let refused = verify(&server, &caller, token, audience).await.unwrap_err();
+        let nonsense = verify(&server, &caller, "nonsense", audience).await.unwrap_err();
+        assert_eq!(
+            (reason(&refused).as_str(), refused.message(), refused.code()),
+            ("INVALID_TOKEN", nonsense.message(), nonsense.code())
+        );
+    }
+    let tokens = vec![theirs.clone(), own.clone(), theirs.clone()];
+    let request = proto::VerifyTokensRequest { tokens, audience: "shop".to_owned() };
+    let verdicts = server.client(&caller).authenticate.verify_tokens(request).await.unwrap().into_inner().verdicts;
+    let told = verdicts.iter().map(|v| match &v.verdict {
+        Some(proto::token_verdict::Verdict::Claims(claims)) => claims.tenant_id.clone(),
+        Some(proto::token_verdict::Verdict::Refused(reason)) => proto::Reason::try_from(*reason).unwrap().as_str_name().to_owned(),
+        None => String::new(),
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        ["REASON_INVALID_TOKEN".to_owned(), home.to_string(), "REASON_INVALID_TOKEN".to_owned()]
+    );
+    verify(&server, &verifier_token(&server).await, &theirs, "shop").await.expect("one of the platform is told of all");
+}
+
 #[tokio::test]
 async fn many_tokens_get_a_verdict_each() {
     let server = shop().await;

@@ -44,8 +44,8 @@ async fn link(
     request: LinkKanidmPersonRequest,
 ) -> Result<LinkKanidmPersonResponse, Status> {
     let caller = server.client(token);
-    let proof = caller.prove(METHOD, &request.user_id).await;
-    link_with(&caller, request, &proof).await
+    let call = async |request| caller.directory.clone().link_kanidm_person(request).await;
+    caller.proving(request, call).await
 }
 
 async fn root(world: &World) -> String {
@@ -102,9 +102,10 @@ async fn an_administrators_link_needs_a_persons_proof_for_exactly_this_and_spend
     let wanted = refused.get_details_error_info().unwrap().metadata;
     assert_eq!((wanted["method"].as_str(), wanted["target"].as_str()), (METHOD, target.as_str()));
     let others = [
-        ("another target", here.prove(METHOD, &world.user.to_string()).await),
-        ("another call", here.prove("sidle.v1.DirectoryService/UpdateUser", &target).await),
-        ("another session", elsewhere.prove(METHOD, &target).await),
+        ("another target", here.prove_change(METHOD, &world.user.to_string(), &wanted["change"]).await),
+        ("another call", here.prove_change("sidle.v1.DirectoryService/UpdateUser", &target, &wanted["change"]).await),
+        ("another session", elsewhere.prove_change(METHOD, &target, &wanted["change"]).await),
+        ("another change", here.prove(METHOD, &target).await),
     ];
     for (of, proof) in others {
         let refused = link_with(&here, request.clone(), &proof).await.expect_err(of);
@@ -113,13 +114,13 @@ async fn an_administrators_link_needs_a_persons_proof_for_exactly_this_and_spend
     // A program that may do everything, with nothing and with the proof of a person.
     let key = api_key(server, None, &["*"], &[]).await;
     let program = server.client(&exchange(server, &key).await.unwrap().access_token);
-    for proof in [String::new(), here.prove(METHOD, &target).await] {
+    for proof in [String::new(), here.prove_change(METHOD, &target, &wanted["change"]).await] {
         let refused = link_with(&program, request.clone(), &proof).await.unwrap_err();
         assert_eq!(reason(&refused), "PERSON_REQUIRED");
     }
     assert_eq!(user(server, &root, bob).await.kanidm_user_id, "");
 
-    let proof = here.prove(METHOD, &target).await;
+    let proof = here.prove_change(METHOD, &target, &wanted["change"]).await;
     let trial = LinkKanidmPersonRequest { validate_only: true, ..request.clone() };
     link_with(&here, trial, &proof).await.expect("a trial, which spends nothing");
     link_with(&here, request.clone(), &proof).await.expect("the proof for exactly this");

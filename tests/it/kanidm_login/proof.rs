@@ -29,7 +29,7 @@ impl World {
     async fn prove(&self, token: &str, back: &Returned, secret: &str) -> Result<(), String> {
         let proof = KanidmProof { state: back.state.clone(), code: back.code.clone(), login_secret: secret.to_owned() };
         let request =
-            StepUpRequest { method: SENSITIVE.to_owned(), target: String::new(), proof: Some(Proof::Kanidm(proof)) };
+            StepUpRequest { method: SENSITIVE.to_owned(), proof: Some(Proof::Kanidm(proof)), ..Default::default() };
         let mut client = self.server.client(token).authenticate;
         client.step_up(request).await.map(drop).map_err(|status| reason(&status))
     }

@@ -294,6 +294,48 @@ async fn an_address_gets_no_more_than_its_share_of_messages() {
     }
 }
 
+/// An administrator does, by making and deleting somebody with that address, or by giving it and taking it away.
+#[tokio::test]
+async fn an_administrator_sends_an_address_no_more_than_its_share_either() {
+    let (server, _smtp) = server().await;
+    let admin = server.admin().await;
+    let tenant = server.tenant("letters").await;
+    let written = async |kind: &str, address: &str| {
+        let count = "SELECT count(*) FROM mail_outbox WHERE kind = $1 AND recipient_hash = sha256(convert_to($2, 'UTF8'))";
+        sqlx::query_scalar::<_, i64>(count).bind(kind).bind(address).fetch_one(server.sql()).await.unwrap()
+    };
+    let create = async |email: &str| {
+        let request = CreateUserRequest {
+            request_id: Uuid::new_v4().to_string(),
+            tenant_id: tenant.to_string(),
+            email: email.to_owned(),
+            ..Default::default()
+        };
+        let created = admin.proving(request, async |request| admin.directory.clone().create_user(request).await).await;
+        created.unwrap().user.unwrap()
+    };
+    for _ in 0..12 {
+        let user = create("victim@letters.example").await;
+        let delete = DeleteUserRequest { user_id: user.user_id, ..Default::default() };
+        admin.proving(delete, async |request| admin.directory.clone().delete_user(request).await).await.unwrap();
+    }
+    assert_eq!(written("verify_email", "victim@letters.example").await, 5);
+
+    let mut user = create("decoy@letters.example").await;
+    for number in 0..16 {
+        let email = if number % 2 == 0 { "Victim@letters.example" } else { "decoy@letters.example" };
+        let request = UpdateUserRequest {
+            user: Some(User { email: email.to_owned(), ..user }),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["email".to_owned()] }),
+            validate_only: false,
+        };
+        let moved = admin.proving(request, async |request| admin.directory.clone().update_user(request).await).await;
+        user = moved.unwrap().user.unwrap();
+    }
+    assert_eq!(written("email_changed", "victim@letters.example").await, 5, "of each notice as many");
+    assert_eq!(written("verify_email", "victim@letters.example").await, 5);
+}
+
 async fn answered(server: &TestServer) {
     let left = "SELECT (SELECT count(*) FROM registrations WHERE state = 'asked') + (SELECT count(*) FROM password_reset_requests)";
     while sqlx::query_scalar::<_, i64>(left).fetch_one(server.sql()).await.unwrap() > 0 {

@@ -136,6 +136,50 @@ async fn others_sessions_take_the_permission_and_reach_no_other_tenant() {
     assert_eq!(reasons(&server, "session.revoked", "success").await, ["administrator"], "and is not recorded");
 }
 
+/// What a tenant ends reaches a session that has just gone to another tenant, as long as it holds tokens for this one.
+#[tokio::test]
+async fn a_session_that_was_switched_away_does_not_escape_the_tenant_it_holds_tokens_for() {
+    let server = TestServer::start().await;
+    let (home, user, _) = signed_in(&server).await;
+    let (left, other) = (server.tenant("left").await, server.tenant("other").await);
+    for tenant in [left, other] {
+        super::refresh::join(&server, tenant, user).await;
+        server.user(tenant, &format!("boss@{tenant}.example"), "super_admin").await;
+    }
+    let switch = async |token: &str, tenant: Uuid| {
+        let request = proto::RefreshTokenRequest {
+            refresh_token: token.to_owned(),
+            tenant_id: tenant.to_string(),
+            ..Default::default()
+        };
+        server.client("").authenticate.refresh_token(request).await.unwrap().into_inner().tokens.unwrap()
+    };
+    // One that was in the tenant, over a second one, and one that never was.
+    let there = switch(&server.sign_in("ann@example.com").await.refresh_token, left).await;
+    let away = switch(&switch(&there.refresh_token, other).await.refresh_token, home).await;
+    let never = server.sign_in("ann@example.com").await;
+    let client = server.client(&there.access_token);
+    let stands_in = client.authenticate.clone().who_am_i(proto::WhoAmIRequest {}).await.unwrap().into_inner();
+    assert_eq!(stands_in.claims.unwrap().tenant_id, left.to_string(), "its old token is for the tenant that it left");
+
+    let boss = server.client(&server.sign_in(&format!("boss@{left}.example")).await.access_token);
+    let all = proto::RevokeAllSessionsRequest { user_id: user.to_string(), keep_current: false };
+    let ended = boss.session.clone().revoke_all_sessions(all.clone()).await.unwrap().into_inner().sessions_revoked;
+    assert_eq!(ended, 1);
+    assert!(!is_good(&server, &there.access_token).await, "the token for the tenant that revoked");
+    assert_eq!(reason(&refresh(&server, &away.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+    assert!(is_good(&server, &never.access_token).await, "what was never the tenant's is not for it to end");
+
+    // Once its tokens have expired, a session that left is nothing to the tenant.
+    let there = switch(&never.refresh_token, left).await;
+    let away = switch(&there.refresh_token, other).await;
+    server.context.clock.advance(std::time::Duration::from_secs(20 * 60));
+    let boss = server.client(&server.sign_in(&format!("boss@{left}.example")).await.access_token);
+    let ended = boss.session.clone().revoke_all_sessions(all).await.unwrap().into_inner().sessions_revoked;
+    assert_eq!(ended, 0);
+    refresh(&server, &away.refresh_token, None).await.expect("lives on");
+}
+
 #[tokio::test]
 async fn a_logout_ends_its_own_session_and_revoke_all_the_others() {
     let server = TestServer::start().await;

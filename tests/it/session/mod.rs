@@ -1,5 +1,6 @@
 //! Sessions, their renewal and their end.
 
+mod epoch;
 mod failover;
 mod forged;
 mod fork;
@@ -9,7 +10,7 @@ mod limits;
 mod manage;
 mod model;
 mod partition;
-mod refresh;
+pub mod refresh;
 mod rescope;
 mod revocation;
 mod watch;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sidle::proto;
+use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use super::{is_good, refresh, signed_in};
@@ -20,6 +21,18 @@ async fn live_branches(server: &TestServer) -> i64 {
     let count = "SELECT count(*) FROM refresh_tokens t JOIN sessions s USING (session_id)
                  WHERE t.used_at IS NULL AND t.revoked_at IS NULL AND s.status = 'active'";
     sqlx::query_scalar(count).fetch_one(server.sql()).await.unwrap()
+}
+
+/// Where every second exchange without the first one's id is theft.
+async fn strict() -> Setup {
+    Setup::new().await.with("TOKENS__REFRESH_LEEWAY", "0s")
+}
+
+/// Makes the user an administrator of a tenant.
+pub async fn join(server: &TestServer, tenant: Uuid, user: Uuid) {
+    let join = "INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
+                SELECT gen_random_uuid(), $1, $2, role_id, 'local' FROM roles WHERE name = 'admin' AND tenant_id IS NULL";
+    sqlx::query(join).bind(tenant).bind(user).execute(server.sql()).await.unwrap();
 }
 
 #[tokio::test]
@@ -68,7 +81,7 @@ async fn a_second_use_that_is_no_repeat_ends_the_session() {
         SuccessorUsed,
     }
     for then in [Then::AnotherId, Then::NoId, Then::TooLate, Then::SuccessorUsed] {
-        let server = TestServer::start().await;
+        let server = strict().await.start().await;
         let (_, _, first) = signed_in(&server).await;
         let id = Uuid::from_u128(0x5151);
         let mut owner = pair(refresh(&server, &first.refresh_token, Some(id)).await.unwrap());
@@ -138,10 +151,116 @@ async fn a_successor_that_was_revoked_is_given_to_nobody_again() {
     assert_eq!(reason(&refresh(&server, &first.refresh_token, id).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
 }
 
+/// Real clients race themselves: two tabs, or a page that fans out. Each gets on, and nothing ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_race_themselves_come_to_one_successor_and_go_on() {
+    let setup = Setup::new().await;
+    let (one, two) = (setup.start().await, setup.start().await);
+    let (_, _, mut held) = signed_in(&one).await;
+    for round in 0..6u128 {
+        let id = |n: u128| (n % 3 > 0).then(|| Uuid::from_u128(round * 100 + n + 1));
+        let calls = (0..6u128).map(|n| refresh(if n % 2 == 0 { &one } else { &two }, &held.refresh_token, id(n)));
+        let pairs: Vec<_> = join_all(calls).await.into_iter().map(|answer| pair(answer.expect("one's own"))).collect();
+        let tokens: HashSet<&str> = pairs.iter().map(|pair| pair.refresh_token.as_str()).collect();
+        assert_eq!(tokens.len(), 1, "one branch");
+        assert_eq!(live_branches(&one).await, 1);
+        for pair in &pairs {
+            assert!(is_good(&one, &pair.access_token).await && is_good(&two, &pair.access_token).await);
+        }
+        held = pairs.into_iter().next().unwrap();
+    }
+    assert!(reasons(&one, "session.refresh_reused", "refused").await.is_empty());
+}
+
+/// The leeway ends with time, and with the use of the successor; then it is theft.
+#[tokio::test]
+async fn outside_the_leeway_a_second_exchange_is_theft() {
+    for uses_successor in [false, true] {
+        let server = TestServer::start().await;
+        let (_, _, first) = signed_in(&server).await;
+        let second = pair(refresh(&server, &first.refresh_token, None).await.unwrap());
+        let again = pair(refresh(&server, &first.refresh_token, None).await.unwrap());
+        assert_eq!(again.refresh_token, second.refresh_token, "within the leeway");
+        let newest = match uses_successor {
+            true => pair(refresh(&server, &second.refresh_token, None).await.unwrap()),
+            false => {
+                server.context.clock.advance(Duration::from_secs(10));
+                second
+            }
+        };
+        let refused = refresh(&server, &first.refresh_token, None).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_REFRESH_TOKEN");
+        assert_eq!(live_branches(&server).await, 0, "the family ends");
+        assert_eq!(reason(&refresh(&server, &newest.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+        assert_eq!(reasons(&server, "session.refresh_reused", "refused").await, ["token_reuse"]);
+    }
+}
+
+/// Where there is no same successor to give, the call is told so and nothing ends.
+#[tokio::test]
+async fn a_racing_call_for_another_tenant_is_told_to_look_again() {
+    let server = TestServer::start().await;
+    let (tenant, user, first) = signed_in(&server).await;
+    let other = server.tenant("b").await;
+    join(&server, other, user).await;
+    let switch = proto::RefreshTokenRequest {
+        refresh_token: first.refresh_token.clone(),
+        tenant_id: other.to_string(),
+        ..Default::default()
+    };
+    let second = server.client("").authenticate.refresh_token(switch.clone()).await.unwrap().into_inner();
+    let back = proto::RefreshTokenRequest { tenant_id: tenant.to_string(), ..switch };
+    let raced = server.client("").authenticate.refresh_token(back).await.unwrap_err();
+    assert_eq!((raced.code(), reason(&raced).as_str()), (tonic::Code::Aborted, "REFRESH_RACED"));
+    assert!(raced.get_details_retry_info().and_then(|info| info.retry_delay).is_some());
+    let second = pair(second);
+    assert!(is_good(&server, &second.access_token).await);
+    refresh(&server, &second.refresh_token, None).await.expect("nothing has ended");
+}
+
+/// A session for one service must not buy a token for another.
+#[tokio::test]
+async fn the_audience_of_a_session_is_that_of_all_its_tokens() {
+    let server = Setup::new().await.with("TOKENS__AUDIENCES", "shop,depot").start().await;
+    signed_in(&server).await;
+    let sign_in = proto::AuthenticatePasswordRequest {
+        identifier: "ann@example.com".to_owned(),
+        password: crate::support::ADMIN_PASSWORD.to_owned(),
+        audience: "shop".to_owned(),
+        ..Default::default()
+    };
+    let tokens = crate::authenticate::ask(&server, sign_in).await.unwrap().tokens.unwrap();
+    let ask = async |token: &str, audience: &str| {
+        let request = proto::RefreshTokenRequest {
+            refresh_token: token.to_owned(),
+            audience: audience.to_owned(),
+            ..Default::default()
+        };
+        server.client("").authenticate.refresh_token(request).await.map(tonic::Response::into_inner)
+    };
+    assert!(!is_good(&server, &tokens.access_token).await, "for the shop, not for Sidle");
+    for other in ["sidle", "depot"] {
+        let refused = ask(&tokens.refresh_token, other).await.unwrap_err();
+        assert_eq!(reason(&refused), "AUDIENCE_BOUND", "{other}");
+    }
+    assert_eq!(reason(&ask(&tokens.refresh_token, "elsewhere").await.unwrap_err()), "INVALID_FIELD");
+    let second = pair(ask(&tokens.refresh_token, "shop").await.expect("the token is not spent by a refusal"));
+    assert!(!is_good(&server, &second.access_token).await);
+    // A second exchange, as a race, is no way around it.
+    assert_eq!(reason(&ask(&tokens.refresh_token, "sidle").await.unwrap_err()), "AUDIENCE_BOUND");
+    let third = pair(ask(&second.refresh_token, "").await.unwrap());
+    assert!(!is_good(&server, &third.access_token).await, "for the shop all along");
+    let audience: String = sqlx::query_scalar("SELECT audience FROM sessions ORDER BY created_at DESC LIMIT 1")
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    assert_eq!(audience, "shop");
+}
+
 /// CVE-2026-1035: two replicas that refresh one token at the same instant, without ids, as two thieves would.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_race_for_one_token_at_most_one_gets_a_branch_and_the_family_ends() {
-    let setup = Setup::new().await;
+    let setup = strict().await;
     let (one, two) = (setup.start().await, setup.start().await);
     let (_, _, mut first) = signed_in(&one).await;
     for _ in 0..8 {
@@ -171,7 +290,7 @@ async fn many_repeats_at_once_come_to_one_branch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_different_calls_at_once_let_at_most_one_through_and_count_as_theft() {
-    let server = TestServer::start().await;
+    let server = strict().await.start().await;
     let (_, _, first) = signed_in(&server).await;
     let calls = (0..16).map(|n| refresh(&server, &first.refresh_token, Some(Uuid::from_u128(n + 1))));
     let through = join_all(calls).await.into_iter().filter(Result::is_ok).count();
@@ -209,9 +328,7 @@ async fn the_tenant_can_be_switched_to_one_that_the_user_is_in() {
     let server = TestServer::start().await;
     let (_, user, first) = signed_in(&server).await;
     let (other, foreign) = (server.tenant("b").await, server.tenant("c").await);
-    let join = "INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
-                SELECT gen_random_uuid(), $1, $2, role_id, 'local' FROM roles WHERE name = 'admin' AND tenant_id IS NULL";
-    sqlx::query(join).bind(other).bind(user).execute(server.sql()).await.unwrap();
+    join(&server, other, user).await;
     let switch = async |token: &str, tenant: Uuid, id: u128| {
         let request = proto::RefreshTokenRequest {
             refresh_token: token.to_owned(),

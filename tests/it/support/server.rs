@@ -5,7 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sidle::access::request_digest;
 use sidle::app::{App, Running};
+use sidle::authenticate::StepUps;
 use sidle::config::Config;
 use sidle::context::Context;
 use sidle::proto;
@@ -21,6 +25,9 @@ use uuid::Uuid;
 
 /// The password of everybody whom [`TestServer::user`] makes.
 pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
+
+/// What every test's server seals with.
+const SEAL: &str = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// What a test's server is made of; further servers on the same database are its replicas.
 #[derive(Clone)]
@@ -43,7 +50,7 @@ impl Setup {
             ("SERVER__SHUTDOWN_GRACE", "2s"),
             ("SERVER__OPEN_REFLECTION", "true"),
             ("DATABASE__POOL_SIZE", "5"),
-            ("SEAL__KEYS", "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+            ("SEAL__KEYS", SEAL),
             ("PASSWORDS__COST", "4"),
             ("PASSWORDS__REFUSAL_GRID", "10ms"),
             // A machine that runs many tests at once may stall for longer than a replica is given in earnest.
@@ -278,16 +285,29 @@ impl Client {
         Self::new(channel, &self.token)
     }
 
-    /// A fresh proof by [`ADMIN_PASSWORD`] for one call of `method`, such as `sidle.v1.DirectoryService/UpdateUser`.
+    /// A fresh proof by [`ADMIN_PASSWORD`] for one call of `method`, such as `sidle.v1.AuthenticateService/DisableTotp`, with
+    /// a request without any field.
     pub async fn prove(&self, method: &str, target: &str) -> String {
-        let proof = proto::step_up_request::Proof::Password(ADMIN_PASSWORD.to_owned());
-        let request = proto::StepUpRequest { method: method.to_owned(), target: target.to_owned(), proof: Some(proof) };
-        self.authenticate.clone().step_up(request).await.expect("a proof").into_inner().step_up_token
+        self.prove_change(method, target, "").await
     }
 
-    /// `request` with a fresh proof by [`ADMIN_PASSWORD`].
-    pub async fn proven<T>(&self, method: &str, target: &str, request: T) -> Request<T> {
-        with_proof(request, &self.prove(method, target).await)
+    /// `request` with a fresh proof by [`ADMIN_PASSWORD`], for a server with the seal of [`Setup`].
+    pub async fn proven<T: prost::Message>(&self, method: &str, target: &str, request: T) -> Request<T> {
+        let payload = URL_SAFE_NO_PAD.decode(self.token.split('.').nth(1).expect("a token")).unwrap();
+        let claims: sidle_token::Claims = serde_json::from_slice(&payload).unwrap();
+        let config = Config::load(None, [("SIDLE_SEAL__KEYS".to_owned(), SEAL.to_owned())]).unwrap();
+        let step_ups = StepUps::new(Context::system(), &config.seal.keyring().unwrap(), None);
+        let change = step_ups.change(claims.tid, method, &request_digest(method, &request));
+        let proof = self.prove_change(method, target, &URL_SAFE_NO_PAD.encode(change)).await;
+        with_proof(request, &proof)
+    }
+
+    /// A fresh proof by [`ADMIN_PASSWORD`] for the change that a refusal named.
+    pub async fn prove_change(&self, method: &str, target: &str, change: &str) -> String {
+        let proof = Some(proto::step_up_request::Proof::Password(ADMIN_PASSWORD.to_owned()));
+        let (method, target, change) = (method.to_owned(), target.to_owned(), change.to_owned());
+        let request = proto::StepUpRequest { method, target, change, proof };
+        self.authenticate.clone().step_up(request).await.expect("a proof").into_inner().step_up_token
     }
 
     /// Makes a call and, when it is refused for want of a fresh proof, gives what was asked for and makes it again.
@@ -300,10 +320,17 @@ impl Client {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(refused) => refused,
         };
-        let asked = refused.get_details_error_info().filter(|info| info.reason == "STEP_UP_REQUIRED");
-        let Some(asked) = asked else { return Err(refused) };
-        let request = self.proven(&asked.metadata["method"], &asked.metadata["target"], request).await;
-        Ok(call(request).await?.into_inner())
+        if !is_step_up(&refused) {
+            return Err(refused);
+        }
+        let proof = self.prove_asked(&refused).await;
+        Ok(call(with_proof(request, &proof)).await?.into_inner())
+    }
+
+    /// A fresh proof by [`ADMIN_PASSWORD`] for what a refusal asks for.
+    pub async fn prove_asked(&self, refused: &Status) -> String {
+        let asked = refused.get_details_error_info().expect("a refusal of Sidle's").metadata;
+        self.prove_change(&asked["method"], &asked["target"], &asked["change"]).await
     }
 
     /// Creates a service account, with a fresh proof where one is asked for.
@@ -337,6 +364,11 @@ impl Client {
     ) -> Result<proto::RotateSigningKeysResponse, Status> {
         self.proving(request, async |request| self.directory.clone().rotate_signing_keys(request).await).await
     }
+}
+
+/// Whether a call was refused for want of a fresh proof.
+pub fn is_step_up(refused: &Status) -> bool {
+    refused.get_details_error_info().is_some_and(|info| info.reason == "STEP_UP_REQUIRED")
 }
 
 /// `request` with this step-up token; none for the empty one.
