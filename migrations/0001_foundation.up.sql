@@ -126,6 +126,7 @@ CREATE TABLE users (
     import_id              uuid,
     is_master_admin        boolean NOT NULL DEFAULT false,
     version                bigint NOT NULL DEFAULT 1,
+    rights_version         bigint NOT NULL DEFAULT 1,
     created_at             timestamptz NOT NULL DEFAULT now(),
     updated_at             timestamptz NOT NULL DEFAULT now(),
     deleted_at             timestamptz,
@@ -181,6 +182,7 @@ COMMENT ON COLUMN users.legacy_id IS 'Id of the user in the table it was importe
 COMMENT ON COLUMN users.import_id IS 'Import that brought the user.';
 COMMENT ON COLUMN users.is_master_admin IS 'The first administrator; cannot be demoted, disabled or deleted. At most one.';
 COMMENT ON COLUMN users.version IS 'Counts changes; the etag.';
+COMMENT ON COLUMN users.rights_version IS 'Counts changes of what the user is in tenants and on the platform, whoever makes them: what was planned with other rights is not done.';
 COMMENT ON COLUMN users.created_at IS 'When the user was created, in the old system for imported ones.';
 COMMENT ON COLUMN users.updated_at IS 'When the user was changed last.';
 COMMENT ON COLUMN users.deleted_at IS 'When the user was deleted; null while it lives.';

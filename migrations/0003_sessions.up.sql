@@ -315,6 +315,9 @@ DECLARE
     v_removed integer;
     v_revoked timestamptz;
 BEGIN
+    -- What Sidle put into a group and took away again gives nothing back, however long the group holds it.
+    p_groups := ARRAY(SELECT given FROM unnest(p_groups) given WHERE NOT EXISTS (SELECT FROM kanidm_projections p
+        WHERE p.user_id = p_user AND p.kanidm_group_uuid = given AND p.withdrawn_at IS NOT NULL));
     WITH gone AS (
         DELETE FROM memberships m
         WHERE m.user_id = p_user AND m.source = 'kanidm' AND NOT EXISTS (
@@ -344,7 +347,7 @@ BEGIN
     RETURN v_removed > 0;
 END
 $$;
-COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are known by recorded uuid; when one went, ends access tokens and says so.';
+COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are known by recorded uuid, but for those that Sidle took the user out of; when one went, ends access tokens and says so.';
 
 REVOKE ALL ON FUNCTION session_widen(), session_narrow(text), session_rights(uuid, uuid), session_tenant(uuid, uuid, uuid),
     session_open(uuid, uuid, text, timestamptz, jsonb), session_close(uuid, text, timestamptz),

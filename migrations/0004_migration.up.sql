@@ -88,6 +88,7 @@ CREATE TABLE migration_plan_items (
     user_id      uuid NOT NULL REFERENCES users,
     tenant_id    uuid NOT NULL REFERENCES tenants,
     user_version bigint NOT NULL,
+    user_rights_version bigint NOT NULL DEFAULT 1,
     kanidm_name  text NOT NULL,
     display_name text NOT NULL,
     mail         text NOT NULL,
@@ -107,6 +108,7 @@ COMMENT ON COLUMN migration_plan_items.item_id IS 'UUIDv7 that the item keeps in
 COMMENT ON COLUMN migration_plan_items.user_id IS 'The user, and the uuid of the person to be created.';
 COMMENT ON COLUMN migration_plan_items.tenant_id IS 'The user''s home tenant.';
 COMMENT ON COLUMN migration_plan_items.user_version IS 'Version of the user that the plan was made from.';
+COMMENT ON COLUMN migration_plan_items.user_rights_version IS 'Version of the user''s rights that the plan was made from.';
 COMMENT ON COLUMN migration_plan_items.kanidm_name IS 'Name of the person to be created.';
 COMMENT ON COLUMN migration_plan_items.display_name IS 'Display name of the person to be created.';
 COMMENT ON COLUMN migration_plan_items.mail IS 'Address of the person to be created.';
@@ -134,6 +136,9 @@ CREATE TABLE migrations (
     lease_epoch   bigint NOT NULL DEFAULT 0,
     waiting_for   text,
     waiting_since timestamptz,
+    waits         integer NOT NULL DEFAULT 0,
+    unclear       integer NOT NULL DEFAULT 0,
+    retry_at      timestamptz,
     taken_up_at   timestamptz,
     progressed_at timestamptz,
     ended_at      timestamptz,
@@ -142,7 +147,8 @@ CREATE TABLE migrations (
     updated_at    timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT migrations_kind_check CHECK (kind IN ('bulk', 'at_login', 'rollback')),
     CONSTRAINT migrations_state_check CHECK (state IN ('pending', 'running', 'paused', 'cancelling', 'cancelled', 'completed')),
-    CONSTRAINT migrations_waiting_for_check CHECK (waiting_for IN ('kanidm_unavailable', 'kanidm_access_denied')),
+    CONSTRAINT migrations_waiting_for_check CHECK (waiting_for IN ('kanidm_unavailable', 'kanidm_access_denied',
+        'kanidm_too_slow', 'kanidm_failing', 'kanidm_answers_unclear', 'tenant_group_deleted')),
     CONSTRAINT migrations_waiting_check CHECK ((waiting_for IS NULL) = (waiting_since IS NULL)),
     CONSTRAINT migrations_ended_check CHECK ((ended_at IS NOT NULL) = (state IN ('cancelled', 'completed'))),
     -- What every watcher relies on cannot be broken by any writer.
@@ -169,8 +175,11 @@ COMMENT ON COLUMN migrations.started_by IS 'User or service account that started
 COMMENT ON COLUMN migrations.lease_owner IS 'Replica that works on it.';
 COMMENT ON COLUMN migrations.lease_until IS 'Until when, by the database''s clock, no other replica may take over.';
 COMMENT ON COLUMN migrations.lease_epoch IS 'Counts the takings-up: what an earlier holder still writes is refused by it.';
-COMMENT ON COLUMN migrations.waiting_for IS 'kanidm_unavailable or kanidm_access_denied, while it cannot go on.';
+COMMENT ON COLUMN migrations.waiting_for IS 'Why it cannot go on, while it cannot: kanidm_unavailable, kanidm_access_denied, kanidm_too_slow, kanidm_failing, kanidm_answers_unclear or tenant_group_deleted. Stays when the migration stopped for it.';
 COMMENT ON COLUMN migrations.waiting_since IS 'Since when.';
+COMMENT ON COLUMN migrations.waits IS 'How often in a row it was put off; the intervals grow with it.';
+COMMENT ON COLUMN migrations.unclear IS 'How often in a row Kanidm''s answers to everything could not be understood; after a bounded number the migration stops.';
+COMMENT ON COLUMN migrations.retry_at IS 'No replica takes it up before; null for one that was not put off.';
 COMMENT ON COLUMN migrations.taken_up_at IS 'When a replica took it up first.';
 COMMENT ON COLUMN migrations.progressed_at IS 'When items last changed.';
 COMMENT ON COLUMN migrations.ended_at IS 'When it ended.';
@@ -185,6 +194,7 @@ CREATE TABLE migration_items (
     user_id            uuid NOT NULL REFERENCES users,
     tenant_id          uuid NOT NULL REFERENCES tenants,
     user_version       bigint NOT NULL,
+    user_rights_version bigint NOT NULL DEFAULT 1,
     kanidm_name        text NOT NULL,
     display_name       text NOT NULL,
     mail               text NOT NULL,
@@ -211,6 +221,11 @@ CREATE INDEX idx_migration_items_open ON migration_items (migration_id, ordinal)
     WHERE state IN ('pending', 'intent_recorded', 'created', 'grouped');
 CREATE INDEX idx_migration_items_reason ON migration_items (migration_id, reason, ordinal) WHERE reason IS NOT NULL;
 CREATE INDEX idx_migration_items_user ON migration_items (user_id);
+-- Two migrations never mean to give two users one name: the later plan is stale.
+CREATE UNIQUE INDEX migration_items_open_name_key ON migration_items (kanidm_name)
+    WHERE state IN ('pending', 'intent_recorded', 'created', 'grouped');
+CREATE INDEX idx_migration_items_name ON migration_items (kanidm_name)
+    WHERE state IN ('pending', 'intent_recorded', 'created', 'grouped', 'linked');
 COMMENT ON TABLE migration_items IS 'One user''s part in a migration: a state machine from pending to linked.';
 COMMENT ON COLUMN migration_items.item_id IS 'UUIDv7 of the item, the same as in the plan.';
 COMMENT ON COLUMN migration_items.migration_id IS 'The migration.';
@@ -218,6 +233,7 @@ COMMENT ON COLUMN migration_items.ordinal IS 'Place in the migration, from 1.';
 COMMENT ON COLUMN migration_items.user_id IS 'The user, and the uuid of the person.';
 COMMENT ON COLUMN migration_items.tenant_id IS 'The user''s home tenant.';
 COMMENT ON COLUMN migration_items.user_version IS 'Version of the user that the intention was made from; another one is not migrated.';
+COMMENT ON COLUMN migration_items.user_rights_version IS 'Version of the user''s rights that the intention was made from; a user with other rights is not migrated.';
 COMMENT ON COLUMN migration_items.kanidm_name IS 'Name of the person.';
 COMMENT ON COLUMN migration_items.display_name IS 'Display name of the person.';
 COMMENT ON COLUMN migration_items.mail IS 'Address of the person.';
@@ -230,6 +246,119 @@ COMMENT ON COLUMN migration_items.intent_recorded_at IS 'When the intent to crea
 COMMENT ON COLUMN migration_items.version IS 'Counts changes; the etag.';
 COMMENT ON COLUMN migration_items.created_at IS 'When the item was made.';
 COMMENT ON COLUMN migration_items.updated_at IS 'When it changed last.';
+
+-- What Sidle put into groups of Kanidm, written down before Kanidm is asked for it, and what it took away again. A group
+-- gives back nothing that was taken away: logins through Kanidm leave it out until the row is gone, and it goes only when
+-- Kanidm has confirmed that the person is out of the group.
+
+CREATE TABLE kanidm_projections (
+    user_id           uuid NOT NULL REFERENCES users,
+    tenant_id         uuid NOT NULL REFERENCES tenants,
+    kanidm_group_uuid uuid NOT NULL,
+    role              text NOT NULL,
+    projected_at      timestamptz NOT NULL DEFAULT now(),
+    withdrawn_at      timestamptz,
+    PRIMARY KEY (user_id, kanidm_group_uuid),
+    CONSTRAINT kanidm_projections_role_check CHECK (role IN ('member', 'admin'))
+);
+CREATE INDEX idx_kanidm_projections_withdrawn ON kanidm_projections (withdrawn_at) WHERE withdrawn_at IS NOT NULL;
+COMMENT ON TABLE kanidm_projections IS 'Which users'' persons Sidle put into which groups of Kanidm, and which of that it took away again.';
+COMMENT ON COLUMN kanidm_projections.user_id IS 'The user, and the uuid of the person.';
+COMMENT ON COLUMN kanidm_projections.tenant_id IS 'Tenant of the group.';
+COMMENT ON COLUMN kanidm_projections.kanidm_group_uuid IS 'uuid of the group.';
+COMMENT ON COLUMN kanidm_projections.role IS 'What members of the group are in the tenant: member or admin.';
+COMMENT ON COLUMN kanidm_projections.projected_at IS 'When Sidle last meant to put the person into the group.';
+COMMENT ON COLUMN kanidm_projections.withdrawn_at IS 'When the right behind it ended: from then on the group gives the user nothing; null while the right stands.';
+
+CREATE FUNCTION kanidm_projections_review(p_users uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public
+    AS $$
+BEGIN
+    -- The engine compares rights and writes down what it projects while it holds these rows: either it sees the change,
+    -- or this sees the projection.
+    PERFORM FROM users u WHERE u.user_id = ANY (p_users) ORDER BY u.user_id FOR NO KEY UPDATE;
+    UPDATE users u SET rights_version = u.rights_version + 1 WHERE u.user_id = ANY (p_users);
+    UPDATE kanidm_projections p SET withdrawn_at = CASE WHEN NOT stands.held THEN clock_timestamp() END
+    FROM (SELECT x.user_id, x.kanidm_group_uuid, EXISTS (
+              SELECT FROM memberships m JOIN roles r ON r.role_id = m.role_id
+              -- What the group itself gave is no reason to leave somebody in it.
+              WHERE m.user_id = x.user_id AND m.tenant_id = x.tenant_id AND m.source <> 'kanidm'
+                  AND (x.role = 'member' OR r.is_admin)) AS held
+          FROM kanidm_projections x WHERE x.user_id = ANY (p_users)) stands
+    WHERE p.user_id = stands.user_id AND p.kanidm_group_uuid = stands.kanidm_group_uuid
+        AND stands.held = (p.withdrawn_at IS NOT NULL);
+    DELETE FROM memberships m USING kanidm_projections p
+        JOIN kanidm_tenant_groups g ON g.kanidm_group_uuid = p.kanidm_group_uuid
+    WHERE p.user_id = ANY (p_users) AND p.withdrawn_at IS NOT NULL
+        AND m.user_id = p.user_id AND m.source = 'kanidm' AND m.tenant_id = g.tenant_id AND m.role_id = g.role_id;
+END
+$$;
+COMMENT ON FUNCTION kanidm_projections_review(uuid[]) IS 'Counts a change of rights of these users, marks what of their projections no longer stands as withdrawn, and takes away what the groups gave by it.';
+
+CREATE FUNCTION rights_changed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    PERFORM kanidm_projections_review(ARRAY[CASE WHEN TG_OP = 'INSERT' THEN NEW.user_id ELSE OLD.user_id END]);
+    PERFORM session_narrow(v_scope);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION rights_changed() IS 'Trigger: a membership or grant of a user came or went.';
+
+CREATE FUNCTION rights_changed_by_role() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    PERFORM kanidm_projections_review(ARRAY(SELECT DISTINCT m.user_id FROM memberships m WHERE m.role_id = NEW.role_id));
+    PERFORM session_narrow(v_scope);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION rights_changed_by_role() IS 'Trigger: a role began or ceased to make its holders administrators.';
+REVOKE ALL ON FUNCTION kanidm_projections_review(uuid[]), rights_changed(), rights_changed_by_role() FROM PUBLIC;
+
+-- Not for what the groups give: that follows them. Nor for an import, which gives memberships to new users only, whom
+-- nothing was planned for yet.
+CREATE TRIGGER memberships_given AFTER INSERT ON memberships FOR EACH ROW
+    WHEN (NEW.source = 'local') EXECUTE FUNCTION rights_changed();
+CREATE TRIGGER memberships_taken AFTER DELETE ON memberships FOR EACH ROW
+    WHEN (OLD.source <> 'kanidm') EXECUTE FUNCTION rights_changed();
+CREATE TRIGGER platform_grants_changed AFTER INSERT OR DELETE ON platform_grants FOR EACH ROW
+    EXECUTE FUNCTION rights_changed();
+CREATE TRIGGER roles_rights_changed AFTER UPDATE OF is_admin ON roles FOR EACH ROW
+    WHEN (OLD.is_admin IS DISTINCT FROM NEW.is_admin) EXECUTE FUNCTION rights_changed_by_role();
+
+CREATE FUNCTION migration_plan_standing(p_plan uuid, OUT fit bigint, OUT taken bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public
+    -- By indexes, also where the tables were analysed while they were empty.
+    SET enable_seqscan = off
+    AS $$
+DECLARE
+    v_scope text := session_widen();
+BEGIN
+    SELECT count(*) FILTER (WHERE u.deleted_at IS NULL AND u.kanidm_user_id IS NULL AND u.status = 'active'
+            AND u.auth_method = 'password' AND u.version = p.user_version AND u.rights_version = p.user_rights_version),
+        count(*) FILTER (WHERE EXISTS (SELECT FROM migration_items i
+            WHERE i.kanidm_name = p.kanidm_name AND i.user_id <> p.user_id
+                AND i.state IN ('pending', 'intent_recorded', 'created', 'grouped', 'linked')))
+    INTO fit, taken
+    FROM migration_plan_items p JOIN users u ON u.user_id = p.user_id
+    WHERE p.plan_id = p_plan AND p.forecast = 'will_be_created';
+    PERFORM session_narrow(v_scope);
+END
+$$;
+COMMENT ON FUNCTION migration_plan_standing(uuid) IS 'Of the persons that a plan will create: how many users are still as planned, and how many names a migration gave, or is giving, to somebody else, in whatever tenant.';
+REVOKE ALL ON FUNCTION migration_plan_standing(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION migration_plan_standing(uuid) TO sidle_app;
 
 -- Not for progress: only what an administrator decides makes the etag of a migration stale.
 CREATE TRIGGER migrations_touch BEFORE UPDATE OF state ON migrations FOR EACH ROW EXECUTE FUNCTION sidle_touch();
@@ -254,8 +383,12 @@ ALTER TABLE migration_items ENABLE ROW LEVEL SECURITY;
 ALTER TABLE migration_items FORCE ROW LEVEL SECURITY;
 CREATE POLICY migration_items_scope ON migration_items
     USING ((SELECT sidle_platform()) OR tenant_id = (SELECT sidle_tenant()));
+ALTER TABLE kanidm_projections ENABLE ROW LEVEL SECURITY;
+ALTER TABLE kanidm_projections FORCE ROW LEVEL SECURITY;
+CREATE POLICY kanidm_projections_scope ON kanidm_projections
+    USING ((SELECT sidle_platform()) OR tenant_id = (SELECT sidle_tenant()));
 
 GRANT SELECT, INSERT ON imports TO sidle_app;
 -- Plans are never changed; DELETE is for expired ones.
 GRANT SELECT, INSERT, DELETE ON migration_plans, migration_plan_items TO sidle_app;
-GRANT SELECT, INSERT, UPDATE ON migrations, migration_items TO sidle_app;
+GRANT SELECT, INSERT, UPDATE ON migrations, migration_items, kanidm_projections TO sidle_app;

@@ -370,6 +370,8 @@ CREATE FUNCTION email_verify(p_token_hash bytea, p_secret_hash bytea, p_now time
     OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public
+    -- An import in progress may be writing the same address; it may take minutes.
+    SET lock_timeout = '2s'
     AS $$
 DECLARE
     v_scope text := session_widen();

@@ -157,6 +157,8 @@ CREATE FUNCTION kanidm_first_login(p_person uuid, p_groups uuid[], p_about jsonb
     p_created jsonb, p_created_personal bytea, OUT outcome text, OUT choices uuid[])
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public
+    -- An import in progress may be writing the same address; it may take minutes.
+    SET lock_timeout = '2s'
     AS $$
 DECLARE
     v_tenant uuid;

@@ -125,6 +125,12 @@ impl Config {
         if !(1..=1000).contains(&self.migration.batch_size) {
             return Err(ConfigError::new("migration.batch_size must be from 1 to 1000"));
         }
+        if self.migration.unclear_tries < 1 {
+            return Err(ConfigError::new("migration.unclear_tries must be at least 1"));
+        }
+        if self.migration.longest_call < self.kanidm.timeout {
+            return Err(ConfigError::new("migration.longest_call must be at least kanidm.timeout"));
+        }
         if !(1..=30).contains(&self.enrolment.carry_over_timeout.as_secs()) || self.enrolment.carry_over_at_once == 0 {
             return Err(ConfigError::new(
                 "enrolment.carry_over_timeout must be from 1s to 30s and enrolment.carry_over_at_once at least 1",

@@ -13,6 +13,11 @@ pub struct MigrationConfig {
     /// How long a replica keeps a job without a sign of life.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
+    /// Longest time that a call of the engine to Kanidm may take, however slow Kanidm is.
+    #[serde(with = "humantime_serde")]
+    pub longest_call: Duration,
+    /// Tries in a row whose answers cannot be understood, after which a migration stops.
+    pub unclear_tries: i32,
     /// How often a replica without a job looks for one.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,

@@ -9,6 +9,11 @@ pub fn constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|error| error.constraint())
 }
 
+/// Whether a statement gave up waiting for what another transaction holds, or was made to: see `Db::upkeep`.
+pub fn gave_up_waiting(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03" || code == "57014")
+}
+
 /// Whether the connection, not the statement, is what failed.
 pub(super) fn is_broken_connection(error: &sqlx::Error) -> bool {
     match error {

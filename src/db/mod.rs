@@ -20,16 +20,17 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use sqlx::postgres::{PgListener, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, Row as _, SqlStr};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::connection::Connection;
-pub use self::errors::constraint;
+pub use self::errors::{constraint, gave_up_waiting};
 pub use self::listener::Notifications;
 use self::pool::{Lease, Limits, Maker, Pool};
 pub(crate) use self::target::Target;
 use crate::config::DatabaseConfig;
-use crate::fault::{Fault, Result};
+use crate::fault::{Fault, Reason, Result};
 
 /// How often the pool is looked after.
 const UPKEEP: Duration = Duration::from_millis(100);
@@ -66,6 +67,8 @@ impl Scope {
 /// A transaction in one scope. Rolled back unless committed.
 pub struct Tx {
     lease: Lease,
+    /// Held by one that may wait for others' keys.
+    _contended: Option<OwnedSemaphorePermit>,
 }
 
 impl Tx {
@@ -97,6 +100,8 @@ pub struct Db {
     pool: Arc<Pool>,
     direct: Target,
     config: Arc<DatabaseConfig>,
+    /// Connections that may be taken by transactions which may wait for others' keys.
+    contended: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Db {
@@ -104,6 +109,9 @@ impl std::fmt::Debug for Db {
         f.debug_struct("Db").field("figures", &self.figures()).finish_non_exhaustive()
     }
 }
+
+/// How long a transaction waits for a permit to wait for others' keys, and then for the keys.
+const CONTENDED_WAIT: Duration = Duration::from_secs(2);
 
 /// How the pool is used at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +162,26 @@ impl Db {
         };
         let size = usize::try_from(size).unwrap_or(usize::MAX).max(1);
         let pool = Pool::new(maker, direct.named("sidle-cancel"), size, config.acquire_timeout)?;
-        Ok(Self { pool: Arc::new(pool), direct, config })
+        let contended = Arc::new(Semaphore::new((size / 4).max(1)));
+        Ok(Self { pool: Arc::new(pool), direct, config, contended })
+    }
+
+    /// Begins a transaction in `scope` that writes values which must be unique over all tenants. An import holds those of
+    /// its rows until it ends, which may take minutes, and whoever wants one of them meanwhile has to wait for that: for
+    /// a short time only, and with a quarter of the pool at most, so that it holds up nobody else.
+    ///
+    /// # Errors
+    /// `VALUE_CONTENDED` when too many wait already; `DATABASE_UNAVAILABLE`.
+    pub async fn begin_contended(&self, scope: Scope) -> Result<Tx> {
+        let permit = tokio::time::timeout(CONTENDED_WAIT, Arc::clone(&self.contended).acquire_owned())
+            .await
+            .map_err(|_| contended())?
+            .map_err(Fault::internal)?;
+        let mut tx = self.begin(scope).await?;
+        let wait = format!("SET LOCAL lock_timeout = {}", CONTENDED_WAIT.as_millis());
+        tx.lease.get_mut().simple(wait).await?;
+        tx._contended = Some(permit);
+        Ok(tx)
     }
 
     /// Begins a transaction in `scope`, in one round trip.
@@ -163,11 +190,11 @@ impl Db {
     /// `DATABASE_UNAVAILABLE` when no connection can be had in time.
     pub async fn begin(&self, scope: Scope) -> Result<Tx> {
         match self.begin_with(&scope.enter()).await {
-            Ok(lease) => Ok(Tx { lease }),
+            Ok(lease) => Ok(Tx { lease, _contended: None }),
             // The server may have closed a pooled connection while it was idle, for example by a restart. Nothing has
             // been done in this transaction, so another connection can take its place.
             Err(error) if errors::is_broken_connection(&error) => {
-                Ok(Tx { lease: self.begin_with(&scope.enter()).await? })
+                Ok(Tx { lease: self.begin_with(&scope.enter()).await?, _contended: None })
             }
             Err(error) => Err(error.into()),
         }
@@ -393,4 +420,10 @@ impl<'p> Executor<'p> for &'p Db {
             Ok(description)
         })
     }
+}
+
+/// The refusal for a value that another transaction is writing.
+pub fn contended() -> Fault {
+    let text = "Another transaction, such as an import in progress, is writing the same address or username.";
+    Fault::new(Reason::ValueContended, text).retry_after(Duration::from_secs(5))
 }

@@ -32,9 +32,19 @@ pub(super) struct Change<'a> {
 
 impl<'a> Change<'a> {
     pub async fn begin(directory: &'a Directory, call: &'a Call, scope: Scope) -> Result<Self> {
-        let tx = directory.db.begin(scope).await?;
+        Ok(Self::over(directory.db.begin(scope).await?, directory, call, scope))
+    }
+
+    /// Begins one that writes addresses or usernames, for which it may have to wait: see [`Db::begin_contended`].
+    ///
+    /// [`Db::begin_contended`]: crate::db::Db::begin_contended
+    pub async fn begin_contended(directory: &'a Directory, call: &'a Call, scope: Scope) -> Result<Self> {
+        Ok(Self::over(directory.db.begin_contended(scope).await?, directory, call, scope))
+    }
+
+    fn over(tx: Tx, directory: &'a Directory, call: &'a Call, scope: Scope) -> Self {
         let now = directory.context.now();
-        Ok(Self { directory, call, scope, tx, now, principals: Vec::new(), sessions: Vec::new(), keys: Vec::new() })
+        Self { directory, call, scope, tx, now, principals: Vec::new(), sessions: Vec::new(), keys: Vec::new() }
     }
 
     pub fn principal(&self) -> Result<&'a Principal> {

@@ -92,6 +92,12 @@ impl Directory {
         Change::begin(self, call, scope).await
     }
 
+    /// Begins a change that writes addresses or usernames.
+    async fn change_of_keys<'a>(&'a self, call: &'a Call, permission: &'static str) -> Result<Change<'a>> {
+        let scope = call.principal()?.authorize(permission, None)?;
+        Change::begin_contended(self, call, scope).await
+    }
+
     /// Begins reading as far as the caller reaches with `permission`.
     async fn read(&self, call: &Call, permission: &'static str) -> Result<(Scope, Tx)> {
         let scope = call.principal()?.authorize(permission, None)?;

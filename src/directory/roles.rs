@@ -125,7 +125,8 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     let event =
         about(change, EventType::RoleUpdated, &after).detail("old", facts(&before)).detail("new", facts(&after));
     change.record(event).await?;
-    if rights_changed {
+    // Who ceases to be an administrator also loses what the group of administrators gave.
+    if rights_changed || before.is_admin != after.is_admin {
         end_tokens_of_holders(change, &after).await?;
     }
     store::roles::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("role"))

@@ -27,6 +27,8 @@ pub struct Kanidm {
     inner: Arc<Inner>,
     /// None for one who waits by itself when Kanidm does not answer.
     breaker: Option<Arc<Breaker>>,
+    /// The longest time a call may take.
+    limit: Duration,
 }
 
 struct Inner {
@@ -110,7 +112,6 @@ impl Kanidm {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("sidle/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(config.timeout)
             // A token must not follow a redirect to another place, nor go through a proxy that the environment names.
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -131,7 +132,8 @@ impl Kanidm {
         }
         let http = builder.build().map_err(Fault::internal)?;
         let breaker = Some(Arc::new(Breaker::new(config.breaker_failures, config.breaker_pause)));
-        Ok(Some(Self { inner: Arc::new(Inner { base, http, token, metrics, clock }), breaker }))
+        let inner = Arc::new(Inner { base, http, token, metrics, clock });
+        Ok(Some(Self { inner, breaker, limit: config.timeout }))
     }
 
     /// The same way for somebody who can wait: past the breaker, and without an effect on it.
@@ -140,10 +142,25 @@ impl Kanidm {
         Self { breaker: None, ..self.clone() }
     }
 
+    /// The same way with another time limit for each call.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        Self { limit, ..self.clone() }
+    }
+
+    /// The longest time a call may take.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Whether calls go through, and for how much longer not.
     pub fn circuit(&self) -> (Circuit, Duration) {
         let now = self.inner.clock.instant();
         self.breaker.as_ref().map_or((Circuit::Closed, Duration::ZERO), |breaker| breaker.circuit(now))
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// The origin, without a slash at the end.
@@ -193,7 +210,7 @@ impl Kanidm {
         credential: Credential<'_>,
         body: Body<'_>,
     ) -> Result<Answer> {
-        let mut request = self.inner.http.request(method, url);
+        let mut request = self.inner.http.request(method, url).timeout(self.limit);
         request = match credential {
             Credential::None => request,
             Credential::ServiceAccount => request.bearer_auth(self.inner.token.expose()),
@@ -232,9 +249,11 @@ impl Kanidm {
 
 /// Only what went wrong: the error's own text has the address, in which there may be a person's id.
 fn unavailable(error: &reqwest::Error) -> KanidmError {
-    let what = if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
+    // Only where it was reached: a smaller batch is no help against an address that does not answer.
+    if error.is_timeout() && !error.is_connect() {
+        return KanidmError::TimedOut;
+    }
+    let what = if error.is_connect() {
         "no connection"
     } else if error.is_body() || error.is_decode() {
         "the answer broke off"

@@ -14,10 +14,20 @@ pub type Result<T, E = KanidmError> = std::result::Result<T, E>;
 /// Why a call to Kanidm did not do what was asked. Holds names of attributes and codes, never values of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KanidmError {
-    /// It cannot be reached, does not answer in time or says that it is not able to. What was asked may have been done.
+    /// It cannot be reached, or says that it is not able to answer. What was asked may have been done.
     Unavailable(String),
+    /// It did not answer within the time limit. What was asked may have been done.
+    TimedOut,
+    /// It says, by this code, that it cannot do its work: its disk is full, its database fails. What was asked may have
+    /// been done.
+    Failing(String),
     /// Its answer cannot be understood. What was asked may have been done.
     Nonsense(String),
+    /// Nothing but this status, or something that is no explanation of Kanidm's: a page, a text. What was asked may have
+    /// been done.
+    Unexplained(u16),
+    /// The request is larger than it, or something before it, accepts.
+    TooLarge,
     /// It did not answer of late, so for this long it is not asked at all. What was asked was not done.
     Resting(Duration),
     /// It does not know our credential.
@@ -40,20 +50,54 @@ pub enum KanidmError {
     Refused(u16, String),
 }
 
+/// What an answer that is no success says something about. Only what is about the entry is a verdict on the entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// One of the entries that were sent.
+    Entry,
+    /// What the caller may do.
+    Access,
+    /// Kanidm's reachability at the moment.
+    Reach,
+    /// Kanidm's own state: it works for nobody.
+    State,
+    /// The time limit.
+    Time,
+    /// How much was asked for at once.
+    Size,
+    /// Nobody knows: perhaps one of the entries, perhaps everything. Trying entries apart tells.
+    Unclear,
+}
+
 impl KanidmError {
+    /// What it says something about. Every answer that is not known to be about an entry is about something else.
+    pub fn concern(&self) -> Concern {
+        match self {
+            Self::Duplicate(_) | Self::UuidTaken | Self::Invalid(_) | Self::ReferenceMissing | Self::NotFound => {
+                Concern::Entry
+            }
+            Self::NotAuthenticated | Self::AccessDenied => Concern::Access,
+            Self::Unavailable(_) | Self::Resting(_) => Concern::Reach,
+            Self::Failing(_) => Concern::State,
+            Self::TimedOut => Concern::Time,
+            Self::TooLarge | Self::TooMuch => Concern::Size,
+            Self::Nonsense(_) | Self::Unexplained(_) | Self::Refused(..) => Concern::Unclear,
+        }
+    }
+
     /// Reads an answer that is not a success.
     pub(super) fn read(status: u16, body: &[u8]) -> Self {
         match status {
             401 => return Self::NotAuthenticated,
+            413 => return Self::TooLarge,
             429 | 502..=504 => return Self::Unavailable(format!("status {status}")),
             _ => {}
         }
         let Ok(body) = serde_json::from_slice::<Value>(body) else {
             return match status {
-                500.. => Self::Unavailable(format!("status {status} without an explanation")),
                 403 => Self::AccessDenied,
                 404 => Self::NotFound,
-                _ => Self::Nonsense(format!("status {status} without an explanation")),
+                _ => Self::Unexplained(status),
             };
         };
         if let Some(attributes) = body.get("conflicting_attributes") {
@@ -63,9 +107,9 @@ impl KanidmError {
             Value::String(code) => Self::from_code(status, code),
             Value::Object(fields) => match fields.iter().next() {
                 Some((code, detail)) => Self::from_detail(status, code, detail),
-                None => Self::Nonsense(format!("status {status} with an empty explanation")),
+                None => Self::Unexplained(status),
             },
-            _ => Self::Nonsense(format!("status {status} with an explanation of an unknown shape")),
+            _ => Self::Unexplained(status),
         }
     }
 
@@ -83,6 +127,22 @@ impl KanidmError {
             "databaselockacquisitiontimeout" | "queuedisconnected" | "kg001tasktimeout" | "kg002taskcommfailure" => {
                 Self::Unavailable(word(code))
             }
+            // Conditions of its database, its files or its memory: the next entry meets them as well.
+            "backend"
+            | "backendengine"
+            | "sqliteerror"
+            | "fserror"
+            | "serdejsonerror"
+            | "serdecborerror"
+            | "invaliddbstate"
+            | "invalidcachestate"
+            | "invalidstate"
+            | "cryptographyerror"
+            | "transactionalreadycommitted"
+            | "filtergeneration"
+            | "kg003cacheclearfailed"
+            | "db0003filterresolvecachebuild" => Self::Failing(word(code)),
+            "invaliduuid" | "invalidentryid" => Self::Invalid(Some("uuid".to_owned())),
             _ => Self::Refused(status, word(code)),
         }
     }
@@ -93,8 +153,13 @@ impl KanidmError {
                 Some((plugin, _)) if plugin == "attrunique" => Self::Duplicate(Vec::new()),
                 Some((plugin, _)) if plugin == "referentialintegrity" => Self::ReferenceMissing,
                 Some((plugin, message)) if plugin == "base" && mentions(message, "uuid duplicate") => Self::UuidTaken,
-                _ => Self::Refused(status, "plugin".to_owned()),
+                // Plugins look at entries and at nothing else: a uuid in the protected range, for one.
+                Some((plugin, _)) if plugin == "base" => Self::Invalid(Some("uuid".to_owned())),
+                _ => Self::Invalid(None),
             },
+            "consistencyerror" | "corruptedentry" | "corruptedindex" | "invalidschemastate" | "invalidacpstate" => {
+                Self::Failing(word(code))
+            }
             "attributeuniqueness" => Self::Duplicate(strings(detail)),
             "schemaviolation" => {
                 let attribute = detail.as_object().and_then(|fields| fields.values().next());
@@ -108,9 +173,17 @@ impl KanidmError {
         }
     }
 
+    /// Whether what was asked may have been done, as far as anybody can tell: also after a refusal that is not known.
+    pub fn may_have_been_done(&self) -> bool {
+        self.is_outcome_unknown() || self.concern() == Concern::Unclear
+    }
+
     /// Whether what was asked may have been done all the same.
     pub fn is_outcome_unknown(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Nonsense(_))
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::TimedOut | Self::Failing(_) | Self::Nonsense(_) | Self::Unexplained(_)
+        )
     }
 }
 
@@ -136,6 +209,10 @@ impl fmt::Display for KanidmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unavailable(why) => write!(f, "Kanidm is not available: {why}"),
+            Self::TimedOut => f.write_str("Kanidm did not answer in time"),
+            Self::Failing(code) => write!(f, "Kanidm cannot do its work, code {code}"),
+            Self::Unexplained(status) => write!(f, "Kanidm answered status {status} without an explanation"),
+            Self::TooLarge => f.write_str("Kanidm finds the request too large"),
             Self::Resting(_) => f.write_str("Kanidm did not answer of late and is not asked for a while"),
             Self::Nonsense(why) => write!(f, "Kanidm's answer cannot be understood: {why}"),
             Self::NotAuthenticated => f.write_str("Kanidm does not accept the credential"),
@@ -217,6 +294,38 @@ mod tests {
         assert!(read(500, "<html>").is_outcome_unknown());
         assert!(read(400, "<html>").is_outcome_unknown());
         assert!(!read(500, r#"{"plugin":{"credimport":"x"}}"#).is_outcome_unknown());
+    }
+
+    #[test]
+    fn a_condition_of_the_server_is_no_verdict_on_an_entry() {
+        let concern = |status: u16, body: &str| read(status, body).concern();
+        for code in ["backend", "backendengine", "sqliteerror", "fserror"] {
+            assert_eq!(concern(500, &format!("\"{code}\"")), Concern::State, "{code}");
+        }
+        assert_eq!(concern(500, r#"{"consistencyerror":[]}"#), Concern::State);
+        assert_eq!(concern(500, r#""resourcelimit""#), Concern::Size);
+        assert_eq!(concern(413, ""), Concern::Size);
+        assert_eq!(concern(503, r#""backendengine""#), Concern::Reach);
+        assert_eq!(concern(401, ""), Concern::Access);
+        assert_eq!(concern(403, r#""accessdenied""#), Concern::Access);
+        for (status, body) in [
+            (500, ""),
+            (500, "Internal Server Error"),
+            (400, "<html>"),
+            (422, "Failed to deserialize the JSON body"),
+            (418, r#""teapot""#),
+            (500, r#""somethingnew""#),
+            (500, r#"{"somethingnew":1}"#),
+            (500, "{}"),
+            (500, "[]"),
+        ] {
+            assert_eq!(concern(status, body), Concern::Unclear, "{status} {body}");
+        }
+        for body in [r#"{"plugin":{"base":"Uuid must not be in protected range"}}"#, r#"{"plugin":{"gidnumber":"x"}}"#]
+        {
+            assert_eq!(concern(500, body), Concern::Entry, "{body}");
+        }
+        assert_eq!(concern(409, r#"{"conflicting_attributes":["mail"]}"#), Concern::Entry);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! nothing of tenants, users or migrations.
 
 mod breaker;
+mod checkup;
 mod client;
 mod credentials;
 mod error;
@@ -14,9 +15,10 @@ mod persons;
 mod provider;
 
 pub use self::breaker::Circuit;
+pub use self::checkup::{Checkup, MailIndex};
 pub use self::client::{Answer, Body, Credential, Kanidm};
 pub use self::credentials::{ResetLink, SHORTEST_LINK, Update, UpdateStatus};
-pub use self::error::{KanidmError, Result};
+pub use self::error::{Concern, KanidmError, Result};
 pub use self::groups::Group;
 pub use self::oidc::{AccessClaims, Authorization, Oidc, Renewed, SignedIn, unavailable};
 pub use self::persons::{NewPerson, Person, Taken};

@@ -164,6 +164,14 @@ words! {
         KanidmUnavailable => "kanidm_unavailable",
         /// Kanidm denies the service account what it needs.
         KanidmAccessDenied => "kanidm_access_denied",
+        /// Kanidm does not answer within the time limit.
+        KanidmTooSlow => "kanidm_too_slow",
+        /// Kanidm says that it cannot do its work.
+        KanidmFailing => "kanidm_failing",
+        /// What Kanidm answers to every entry cannot be understood.
+        KanidmAnswersUnclear => "kanidm_answers_unclear",
+        /// A tenant's group was deleted in Kanidm.
+        TenantGroupDeleted => "tenant_group_deleted",
     }
 }
 
@@ -222,6 +230,8 @@ words! {
         AlreadyMigrated => "already_migrated",
         /// The migration was cancelled.
         Cancelled => "cancelled",
+        /// The migration stopped because of what Kanidm answered.
+        Stopped => "stopped",
         /// Another migration holds the user.
         InOtherMigration => "in_other_migration",
         /// A person with the uuid is there that we did not make.
@@ -232,6 +242,8 @@ words! {
         PersonHasCredential => "person_has_credential",
         /// The user changed after the person had been created.
         UserChangedMeanwhile => "user_changed_meanwhile",
+        /// Kanidm's answer for this person could not be understood.
+        AnswerUnclear => "answer_unclear",
     }
 }
 
@@ -302,6 +314,7 @@ impl ItemReason {
             Self::UserDeleted => "Nothing: the user is gone.",
             Self::AlreadyMigrated => "Nothing: the user is linked to Kanidm.",
             Self::Cancelled => "Plan again, if the user shall move after all.",
+            Self::Stopped => "See what the migration waited for, have it put right in Kanidm, and plan again.",
             Self::InOtherMigration => "Wait for the other migration to end.",
             Self::PersonNotOurs => {
                 "See in Kanidm who made the person; link it to the user if it is theirs, or have it removed."
@@ -314,6 +327,9 @@ impl ItemReason {
             }
             Self::UserChangedMeanwhile => {
                 "Compare the person with the user; correct the one that is out of date, then link them."
+            }
+            Self::AnswerUnclear => {
+                "Look for the item in the service's log, which has the status that was answered, and for what stands between Sidle and Kanidm; then plan again."
             }
         }
     }

@@ -91,3 +91,33 @@ async fn a_user_is_linked_and_signs_in_through_a_browser() {
     assert_eq!(signed_in.code, 0, "{signed_in:?}");
     assert!(operator.ok(&["whoami"]).await.contains("ann@example.com"));
 }
+
+#[tokio::test]
+async fn kanidm_is_checked_before_it_is_worked_with() {
+    let kanidm = kanidm("kanidm_is_checked_before_it_is_worked_with").await.expect("any Kanidm will do");
+    let access = kanidm.prepare("https://app.example/callback").await.unwrap();
+    let setup = Setup::new().await.with_kanidm(&kanidm, &access);
+    let server = setup.start().await;
+    let operator = Operator::new(&server);
+    let environment = |setup: &Setup| -> Vec<(String, String)> {
+        setup.environment().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let run = async |setup: &Setup| {
+        let variables = environment(setup);
+        let variables: Vec<(&str, &str)> =
+            variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        operator.run_with(&["kanidm", "check"], &variables, "").await
+    };
+    let fit = run(&setup).await;
+    // A full one may be without the index; then it says so.
+    let says = |text: &str| fit.out.contains(text) || fit.err.contains(text);
+    assert!(says("takes the token") && says("kanidmd database reindex"), "{fit:?}");
+    if kanidm.is_dev() {
+        assert_eq!(fit.code, 0, "{fit:?}");
+        kanidm.answer_with("/v1/raw/search", None, (500, r#""backend""#), None).await.unwrap();
+        let unfit = run(&setup).await;
+        assert!(unfit.code == 1 && unfit.err.contains("kanidmd database reindex"), "{unfit:?}");
+    }
+    let unfit = run(&setup.clone().with("KANIDM__TOKEN", "wrong")).await;
+    assert!(unfit.code == 1 && unfit.err.contains("kanidm.token"), "{unfit:?}");
+}

@@ -27,7 +27,7 @@ pub fn routes() -> Router<App> {
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
-    /// Answer `status` without performing the request.
+    /// Answer `status` and `body` without performing the request.
     Fail,
     /// Hold the request, then perform it.
     Stall,
@@ -52,9 +52,42 @@ struct Fault {
     count: Option<u64>,
     #[serde(default = "unavailable")]
     status: u16,
+    /// The answer's body where it fails.
+    #[serde(default)]
+    body: String,
+    /// Only requests whose body holds this text are hit.
+    body_contains: Option<String>,
     /// Without it, a stall lasts until the faults are cleared.
     stall_ms: Option<u64>,
+    /// So much longer for each entry that a create holds.
+    #[serde(default)]
+    stall_ms_per_entry: u64,
 }
+
+impl Fault {
+    fn matches(&self, method: &Method, path: &str, body: &[u8]) -> bool {
+        path.starts_with(&self.path_prefix)
+            && self.method.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method.as_str()))
+            && self.body_contains.as_ref().is_none_or(|text| holds(body, text))
+    }
+
+    /// How long it stalls a request; none for until the faults are cleared.
+    fn stall(&self, body: &[u8]) -> Option<Duration> {
+        if self.stall_ms.is_none() && self.stall_ms_per_entry == 0 {
+            return None;
+        }
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let entries = body["entries"].as_array().map_or(1, Vec::len) as u64;
+        Some(Duration::from_millis(self.stall_ms.unwrap_or(0) + self.stall_ms_per_entry * entries))
+    }
+}
+
+fn holds(body: &[u8], text: &str) -> bool {
+    !text.is_empty() && body.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// Largest body that faults look into; the largest create that any test sends is far smaller.
+const LARGEST_BODY: usize = 32 << 20;
 
 fn unavailable() -> u16 {
     503
@@ -78,12 +111,10 @@ impl Faults {
     }
 
     /// The fault this request runs into. The receiver is taken under the lock: clearing after that releases it.
-    fn hit(&self, method: &Method, path: &str) -> Option<(Fault, watch::Receiver<()>)> {
+    fn hit(&self, method: &Method, path: &str, body: &[u8]) -> Option<(Fault, watch::Receiver<()>)> {
         let mut active = lock(&self.active);
         for fault in active.iter_mut() {
-            let matches = path.starts_with(&fault.path_prefix)
-                && fault.method.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method.as_str()));
-            if !matches || fault.count == Some(0) {
+            if !fault.matches(method, path, body) || fault.count == Some(0) {
                 continue;
             }
             if fault.after > 0 {
@@ -101,14 +132,23 @@ impl Faults {
 
 pub async fn faults(State(app): State<App>, request: Request, next: Next) -> Response {
     let template = request.extensions().get::<MatchedPath>().map_or("(no such path)", MatchedPath::as_str);
-    let hit = app.faults.hit(request.method(), request.uri().path());
+    let template = template.to_owned();
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, LARGEST_BODY).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    let hit = app.faults.hit(&parts.method, parts.uri.path(), &body);
     // Counted after its fault is settled: who sees the count knows the request is held.
-    app.faults.count(request.method(), template);
+    app.faults.count(&parts.method, &template);
+    let request = Request::from_parts(parts, axum::body::Body::from(body.clone()));
     let Some((fault, mut cleared)) = hit else {
         return next.run(request).await;
     };
     match fault.mode {
-        Mode::Fail => StatusCode::from_u16(fault.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE).into_response(),
+        Mode::Fail => {
+            let status = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            (status, fault.body).into_response()
+        }
         Mode::Garbage => ([(header::CONTENT_TYPE, "application/json")], "<!-- this is not JSON").into_response(),
         Mode::Close => hangup(),
         Mode::DropReply => {
@@ -116,7 +156,7 @@ pub async fn faults(State(app): State<App>, request: Request, next: Next) -> Res
             hangup()
         }
         Mode::Stall => {
-            match fault.stall_ms.map(Duration::from_millis) {
+            match fault.stall(&body) {
                 Some(limit) => drop(tokio::time::timeout(limit, cleared.changed()).await),
                 None => drop(cleared.changed().await),
             }

@@ -282,6 +282,35 @@ impl Kanidm {
         self.post("/_dev/fault", &body).await.map(drop)
     }
 
+    /// Makes dev Kanidm answer so, without doing anything, to requests whose path begins so and whose body holds `text`,
+    /// `count` times.
+    ///
+    /// # Errors
+    /// On a full Kanidm.
+    pub async fn answer_with(
+        &self,
+        path_prefix: &str,
+        text: Option<&str>,
+        (status, body): (u16, &str),
+        count: Option<u32>,
+    ) -> Result<()> {
+        let fault = json!({
+            "mode": "fail", "path_prefix": path_prefix, "body_contains": text, "status": status, "body": body,
+            "count": count,
+        });
+        self.post("/_dev/fault", &fault).await.map(drop)
+    }
+
+    /// Makes dev Kanidm take so long for each entry of a request whose path begins so.
+    ///
+    /// # Errors
+    /// On a full Kanidm.
+    pub async fn slow(&self, path_prefix: &str, per_entry: Duration) -> Result<()> {
+        let per_entry = u64::try_from(per_entry.as_millis())?;
+        let fault = json!({ "mode": "stall", "path_prefix": path_prefix, "stall_ms_per_entry": per_entry });
+        self.post("/_dev/fault", &fault).await.map(drop)
+    }
+
     /// Ends every fault of dev Kanidm.
     ///
     /// # Errors

@@ -88,7 +88,7 @@ pub(super) async fn create(
             Some(hasher.new_password(&charge, policy, "initial_password", &password, &about).await?)
         }
     };
-    let mut change = service.directory.change(call, "users.write").await?;
+    let mut change = service.directory.change_of_keys(call, "users.write").await?;
     let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
     if let Some(first) = first {
         return Ok(first);
@@ -126,7 +126,7 @@ pub(super) async fn update(service: &Service, call: &Call, request: UpdateUserRe
             _ => edit.takes_second_factor = true,
         }
     }
-    let mut change = service.directory.change(call, "users.write").await?;
+    let mut change = service.directory.change_of_keys(call, "users.write").await?;
     let user = users::update(&mut change, id, version(&user.etag)?, edit).await?;
     let answer = UpdateUserResponse { user: Some(write(user)) };
     finish(change, None, request.validate_only, &answer).await?;

@@ -19,6 +19,9 @@ use crate::fault::{Fault, Reason};
 /// The refusal for a unique index that a statement ran into, by the field that it is about; the driver's error, masked,
 /// for everything else.
 fn taken(error: sqlx::Error, fields: &[(&str, &'static str)]) -> Fault {
+    if db::gave_up_waiting(&error) {
+        return db::contended();
+    }
     let field = db::constraint(&error)
         .and_then(|constraint| fields.iter().find(|(name, _)| *name == constraint))
         .map(|(_, field)| *field);

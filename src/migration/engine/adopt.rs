@@ -32,7 +32,7 @@ impl Engine {
             Ok(false) => Ok(Stage::Exists),
             Ok(true) => Ok(Stage::review(ItemReason::PersonHasCredential)),
             Err(KanidmError::NotFound) => Ok(Stage::failed(ItemReason::PersonDeleted)),
-            Err(error) => Err(Trouble::of_question(error)),
+            Err(error) => Err(Trouble::of(error)),
         }
     }
 }

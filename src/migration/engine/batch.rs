@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::create::Trouble;
+use super::create::{Trouble, measure};
+use super::isolation::{Fate, Isolation};
 use super::item::{Item, Stage, Work};
+use super::project::Halt;
 use super::{Engine, Lease};
 use crate::fault::Result;
 use crate::kanidm::{KanidmError, Person};
-use crate::migration::vocabulary::{ItemReason, ItemState};
+use crate::migration::vocabulary::{ItemReason, ItemState, WaitReason};
 
 /// The groups of a tenant in Kanidm.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +31,16 @@ impl Engine {
     /// been written.
     pub(super) async fn batch(&self, lease: &Lease, groups: &GroupMap, items: Vec<Item>) -> Result<Option<Trouble>> {
         let mut works: Vec<Work> = items.into_iter().map(|item| first_stage(item, groups)).collect();
-        let trouble = self.advance(&mut works, groups).await.err();
+        let trouble = match self.advance(lease, &mut works, groups).await {
+            Ok(()) => None,
+            Err(Halt::Trouble(trouble)) => Some(trouble),
+            Err(Halt::Fault(fault)) => return Err(fault),
+        };
         self.finish(lease, works, trouble.is_none()).await?;
         Ok(trouble)
     }
 
-    async fn advance(&self, works: &mut [Work], groups: &GroupMap) -> Result<(), Trouble> {
+    async fn advance(&self, lease: &Lease, works: &mut [Work], groups: &GroupMap) -> Result<(), Halt> {
         self.reconcile(works).await?;
         let missing: Vec<Item> =
             works.iter().filter(|work| work.stage == Stage::Intended).map(|work| work.item.clone()).collect();
@@ -50,7 +56,7 @@ impl Engine {
             }
         }
         created?;
-        self.group(works, groups).await
+        self.group(lease, works, groups).await
     }
 
     /// Finds out which persons an earlier attempt made. Without this, a lost reply to a batch would have to be followed up
@@ -64,12 +70,8 @@ impl Engine {
         if doubtful.is_empty() {
             return Ok(());
         }
-        let persons = self
-            .parts
-            .kanidm
-            .persons(&doubtful.iter().copied().collect::<Vec<_>>())
-            .await
-            .map_err(Trouble::of_question)?;
+        let persons =
+            self.parts.kanidm.persons(&doubtful.iter().copied().collect::<Vec<_>>()).await.map_err(Trouble::of)?;
         for work in works.iter_mut().filter(|work| doubtful.contains(&work.item.person.uuid)) {
             let person = persons.get(&work.item.person.uuid);
             work.stage = self.found(&work.item, work.stage, person).await?;
@@ -87,19 +89,15 @@ impl Engine {
         }
     }
 
-    /// Puts the persons into their groups, one call for each group.
-    async fn group(&self, works: &mut [Work], groups: &GroupMap) -> Result<(), Trouble> {
+    /// Puts the persons into their groups, one call for each group and batch. What is projected is compared with the
+    /// rights once more and written down first: see [`Engine::project`].
+    async fn group(&self, lease: &Lease, works: &mut [Work], groups: &GroupMap) -> Result<(), Halt> {
         let mut members: BTreeMap<Uuid, Vec<usize>> = BTreeMap::new();
-        for (place, work) in works.iter().enumerate().filter(|(_, work)| work.stage == Stage::Exists) {
-            if let Some(TenantGroups::Ours(users, admins)) = groups.get(&work.item.tenant_id) {
-                members.entry(*users).or_default().push(place);
-                if work.item.is_admin {
-                    members.entry(*admins).or_default().push(place);
-                }
-            }
+        for (place, group) in self.project(lease, works, groups).await? {
+            members.entry(group).or_default().push(place);
         }
         for (group, places) in members {
-            self.join(group, &places, works).await?;
+            self.join(group, places, works).await?;
         }
         for work in works.iter_mut().filter(|work| work.stage == Stage::Exists) {
             work.stage = Stage::Grouped;
@@ -107,36 +105,53 @@ impl Engine {
         Ok(())
     }
 
-    async fn join(&self, group: Uuid, places: &[usize], works: &mut [Work]) -> Result<(), Trouble> {
-        let uuids = |works: &[Work]| -> Vec<Uuid> {
-            let living = places.iter().map(|place| &works[*place]).filter(|work| work.stage == Stage::Exists);
-            living.map(|work| work.item.person.uuid).collect()
-        };
-        let mut result = self.parts.kanidm.add_members(group, &uuids(works)).await;
-        if result == Err(KanidmError::ReferenceMissing) {
-            // Somebody deleted one of the persons since it was made.
-            let present = self.parts.kanidm.persons(&uuids(works)).await.map_err(Trouble::of_question)?;
-            for place in places {
-                let work = &mut works[*place];
-                if work.stage == Stage::Exists && !present.contains_key(&work.item.person.uuid) {
-                    work.stage = Stage::failed(ItemReason::PersonDeleted);
-                }
+    async fn join(&self, group: Uuid, places: Vec<usize>, works: &mut [Work]) -> Result<(), Trouble> {
+        let living: Vec<usize> = places.into_iter().filter(|place| works[*place].stage == Stage::Exists).collect();
+        let size = self.pace(|paces| paces.join.size());
+        let mut isolation = Isolation::new(living, size);
+        while let Some(mut part) = isolation.next()? {
+            let mut answer = self.add_members(group, &part, works).await;
+            if answer == Err(KanidmError::ReferenceMissing) {
+                // Somebody deleted one of the persons since it was made.
+                self.without_deleted(&mut part, works).await?;
+                answer = if part.is_empty() { Ok(()) } else { self.add_members(group, &part, works).await };
             }
-            let left = uuids(works);
-            result = if left.is_empty() { Ok(()) } else { self.parts.kanidm.add_members(group, &left).await };
+            // It was there when the pass began.
+            if answer == Err(KanidmError::NotFound) {
+                return Err(Trouble { wait: WaitReason::TenantGroupDeleted, cause: KanidmError::NotFound });
+            }
+            for (place, fate) in isolation.answered(part, answer)? {
+                let (Fate::Refused(error) | Fate::Unclear(error)) = fate else { continue };
+                let item_id = works[place].item.item_id;
+                tracing::warn!(event = "kanidm_refused_member", %group, %item_id, cause = %error, "a member was refused");
+                works[place].stage = Stage::review(ItemReason::AnswerUnclear);
+            }
         }
-        let Err(error) = result else { return Ok(()) };
-        let error = match Trouble::read(error) {
-            Ok(trouble) => return Err(trouble),
-            Err(error) => error,
-        };
-        tracing::warn!(event = "kanidm_refused_members", %group, cause = %error, "members were refused");
-        for place in places {
+        Ok(())
+    }
+
+    async fn add_members(&self, group: Uuid, part: &[usize], works: &[Work]) -> Result<(), KanidmError> {
+        let uuids: Vec<Uuid> = part.iter().map(|place| works[*place].item.person.uuid).collect();
+        let limit = self.pace(|paces| paces.join.limit(uuids.len()));
+        let (kanidm, since) = (self.parts.kanidm.within(limit), self.parts.context.clock.instant());
+        let answer = kanidm.add_members(group, &uuids).await;
+        let took = self.parts.context.clock.instant().saturating_duration_since(since);
+        self.pace(|paces| measure(&mut paces.join, uuids.len(), limit, took, &answer));
+        answer
+    }
+
+    /// Takes those out whose persons are not there any more.
+    async fn without_deleted(&self, part: &mut Vec<usize>, works: &mut [Work]) -> Result<(), Trouble> {
+        let uuids: Vec<Uuid> = part.iter().map(|place| works[*place].item.person.uuid).collect();
+        let present = self.parts.kanidm.persons(&uuids).await.map_err(Trouble::of)?;
+        part.retain(|place| {
             let work = &mut works[*place];
-            if work.stage == Stage::Exists {
-                work.stage = Stage::failed(ItemReason::GroupNotOurs);
+            let is_there = present.contains_key(&work.item.person.uuid);
+            if !is_there {
+                work.stage = Stage::failed(ItemReason::PersonDeleted);
             }
-        }
+            is_there
+        });
         Ok(())
     }
 
@@ -146,7 +161,7 @@ impl Engine {
         let mut linking = Vec::new();
         for work in works {
             match work.stage {
-                Stage::Intended => {}
+                Stage::Intended | Stage::Lost => {}
                 Stage::Exists => results.push(work.item.becomes(ItemState::Created, None)),
                 Stage::Out(state, reason) => results.push(work.item.becomes(state, Some(reason))),
                 Stage::Grouped => linking.push(work.item),

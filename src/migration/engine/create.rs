@@ -1,10 +1,14 @@
 //! Creating persons: a batch at a time, and by halves down to the guilty entry when Kanidm refuses a batch.
 
+use std::collections::HashSet;
+
 use uuid::Uuid;
 
 use super::Engine;
+use super::isolation::{Fate, Isolation};
 use super::item::{Item, Stage};
-use crate::kanidm::{KanidmError, NewPerson};
+use super::pace::Pace;
+use crate::kanidm::{Concern, Kanidm, KanidmError, NewPerson};
 use crate::migration::vocabulary::{ItemReason, WaitReason};
 
 /// Why Kanidm cannot be worked with at the moment. Items keep their state and are taken up again later.
@@ -15,22 +19,24 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// The trouble that an error means, or the error itself where it is about what was asked.
-    pub(super) fn read(error: KanidmError) -> Result<Self, KanidmError> {
-        match error {
-            KanidmError::Unavailable(_) | KanidmError::Nonsense(_) | KanidmError::Resting(_) => {
-                Ok(Self { wait: WaitReason::KanidmUnavailable, cause: error })
-            }
-            KanidmError::NotAuthenticated | KanidmError::AccessDenied => {
-                Ok(Self { wait: WaitReason::KanidmAccessDenied, cause: error })
-            }
-            other => Err(other),
-        }
+    /// The trouble that an error means which is about no entry.
+    pub(super) fn of(cause: KanidmError) -> Self {
+        let wait = match cause.concern() {
+            Concern::Access => WaitReason::KanidmAccessDenied,
+            Concern::State | Concern::Size => WaitReason::KanidmFailing,
+            Concern::Time => WaitReason::KanidmTooSlow,
+            Concern::Reach => WaitReason::KanidmUnavailable,
+            // Something in its place answers: a page, a text. Told apart from a refusal of Kanidm's own.
+            Concern::Unclear if !matches!(cause, KanidmError::Refused(..)) => WaitReason::KanidmUnavailable,
+            // A question and a group know no entry that could be refused.
+            Concern::Unclear | Concern::Entry => WaitReason::KanidmAnswersUnclear,
+        };
+        Self { wait, cause }
     }
 
-    /// The trouble that an error of a question means: Kanidm always has an answer to those.
-    pub(super) fn of_question(error: KanidmError) -> Self {
-        Self::read(error).unwrap_or_else(|cause| Self { wait: WaitReason::KanidmUnavailable, cause })
+    /// Whether it may be something that no waiting changes: it is told how often in a row it may happen.
+    pub(super) fn is_unclear(&self) -> bool {
+        matches!(self.cause.concern(), Concern::Unclear | Concern::Entry) && self.wait != WaitReason::TenantGroupDeleted
     }
 }
 
@@ -38,24 +44,39 @@ impl Engine {
     /// Creates the persons of these items. What is decided is told through `decide` at once, so that it is known also
     /// when trouble comes before the rest is.
     pub(super) async fn create(&self, items: &[Item], mut decide: impl FnMut(Uuid, Stage)) -> Result<(), Trouble> {
-        let mut waiting: Vec<&[Item]> = if items.is_empty() { Vec::new() } else { vec![items] };
-        while let Some(part) = waiting.pop() {
-            let persons: Vec<NewPerson> = part.iter().map(|item| item.person.clone()).collect();
-            let Err(error) = self.parts.kanidm.create_persons(&persons).await else {
-                part.iter().for_each(|item| decide(item.item_id, Stage::Exists));
-                continue;
-            };
-            let error = match Trouble::read(error) {
-                Ok(trouble) => return Err(trouble),
-                Err(error) => error,
-            };
-            match part {
-                [item] => decide(item.item_id, self.refused(item, error).await?),
-                _ => {
-                    let (left, right) = part.split_at(part.len() / 2);
-                    // The left half is next, so that items are decided in their order.
-                    waiting.extend([right, left]);
-                }
+        let size = self.pace(|paces| paces.create.size());
+        let mut isolation = Isolation::new((0..items.len()).collect(), size);
+        // Entries of calls that may have been done all the same: their persons may be there, and ours.
+        let mut doubtful: HashSet<usize> = HashSet::new();
+        while let Some(part) = isolation.next()? {
+            let persons: Vec<NewPerson> = part.iter().map(|place| items[*place].person.clone()).collect();
+            let limit = self.pace(|paces| paces.create.limit(persons.len()));
+            let (kanidm, since) = (self.parts.kanidm.within(limit), self.parts.context.clock.instant());
+            let answer = kanidm.create_persons(&persons).await;
+            let took = self.parts.context.clock.instant().saturating_duration_since(since);
+            self.pace(|paces| measure(&mut paces.create, persons.len(), limit, took, &answer));
+            if answer.as_ref().is_err_and(KanidmError::may_have_been_done) {
+                doubtful.extend(&part);
+            }
+            for (place, fate) in isolation.answered(part, answer)? {
+                let item = &items[place];
+                let stage = match fate {
+                    Fate::Done => Stage::Exists,
+                    Fate::Refused(error) => {
+                        let had_intent = item.had_intent || doubtful.contains(&place);
+                        self.refused(&Item { had_intent, ..item.clone() }, error).await?
+                    }
+                    Fate::Unclear(error) => {
+                        tracing::warn!(
+                            event = "kanidm_unclear_about_person",
+                            item_id = %item.item_id,
+                            cause = %error,
+                            "no answer about a person could be understood"
+                        );
+                        Stage::review(ItemReason::AnswerUnclear)
+                    }
+                };
+                decide(item.item_id, stage);
             }
         }
         Ok(())
@@ -77,7 +98,7 @@ impl Engine {
 
     /// The uuid is there. If we meant to make the person before, it may be ours; otherwise somebody else made it.
     async fn uuid_taken(&self, item: &Item) -> Result<Stage, Trouble> {
-        let person = self.parts.kanidm.person(item.person.uuid).await.map_err(Trouble::of_question)?;
+        let person = self.parts.kanidm.person(item.person.uuid).await.map_err(Trouble::of)?;
         match person {
             None => Ok(Stage::failed(ItemReason::PersonDeleted)),
             Some(_) if !item.had_intent => Ok(Stage::review(ItemReason::PersonNotOurs)),
@@ -94,11 +115,33 @@ impl Engine {
             return Ok(ItemReason::NameTaken);
         }
         let (name, mail) = (item.person.name.as_str(), item.person.mail.as_str());
-        let taken = self.parts.kanidm.taken(&[name], &[mail]).await.map_err(Trouble::of_question)?;
+        let taken = self.parts.kanidm.taken(&[name], &[mail]).await.map_err(Trouble::of)?;
         // A mail that may not be read is not found; then the name decides, and what is left is the mail.
         Ok(match (taken.mails.contains_key(mail), taken.names.contains_key(name)) {
             (false, true) => ItemReason::NameTaken,
             _ => ItemReason::MailTaken,
         })
     }
+}
+
+/// Tells the pace how a call went.
+pub(super) fn measure(
+    pace: &mut Pace,
+    entries: usize,
+    limit: std::time::Duration,
+    took: std::time::Duration,
+    answer: &Result<(), KanidmError>,
+) {
+    match answer.as_ref().err().map(KanidmError::concern) {
+        None | Some(Concern::Entry) => pace.answered(entries, took),
+        Some(Concern::Time) => pace.timed_out(entries, limit),
+        Some(Concern::Size) => pace.too_large(entries),
+        // What does no work takes no time.
+        Some(Concern::Access | Concern::Reach | Concern::State | Concern::Unclear) => {}
+    }
+}
+
+/// The way to Kanidm for questions, which may take as long as anything.
+pub(super) fn for_questions(kanidm: &Kanidm, longest: std::time::Duration) -> Kanidm {
+    kanidm.within(longest.max(kanidm.limit()))
 }

@@ -12,9 +12,9 @@ pub(super) struct Item {
     pub ordinal: i32,
     pub tenant_id: Uuid,
     pub user_version: i64,
+    pub user_rights_version: i64,
     /// The person that is meant; its uuid is the user's id.
     pub person: NewPerson,
-    pub is_admin: bool,
     pub state: ItemState,
     /// Whether an intent was recorded before this taking-up, so that the person may be there already.
     pub had_intent: bool,
@@ -46,6 +46,8 @@ pub(super) enum Stage {
     Exists,
     /// The person is in its groups.
     Grouped,
+    /// Somebody else has taken the job over: nothing is written.
+    Lost,
     /// It goes no further: failed, skipped or needs review, for the reason.
     Out(ItemState, ItemReason),
 }

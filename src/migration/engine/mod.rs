@@ -5,17 +5,21 @@
 mod adopt;
 mod batch;
 mod create;
+mod isolation;
 mod item;
+mod pace;
+mod project;
 mod run;
 mod store;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::pace::Pace;
 use super::groups::Groups;
 use crate::audit::Recorder;
 use crate::config::MigrationConfig;
@@ -41,6 +45,13 @@ struct Parts {
     /// Stands for this replica in leases.
     replica: Uuid,
     nudge: Notify,
+    paces: Mutex<Paces>,
+}
+
+/// How fast this Kanidm is, by kind of call.
+struct Paces {
+    create: Pace,
+    join: Pace,
 }
 
 /// A job that this replica holds.
@@ -63,10 +74,20 @@ impl Engine {
         kanidm: Kanidm,
         config: MigrationConfig,
     ) -> Self {
+        let pace = Pace::new(config.batch_size, kanidm.limit(), config.longest_call);
+        let paces = Mutex::new(Paces { create: pace.clone(), join: pace });
+        let kanidm = create::for_questions(&kanidm, config.longest_call);
         let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), Some(kanidm.clone()));
         let replica = context.new_id();
         let nudge = Notify::new();
-        Self { parts: Arc::new(Parts { db, context, recorder, metrics, groups, kanidm, config, replica, nudge }) }
+        Self {
+            parts: Arc::new(Parts { db, context, recorder, metrics, groups, kanidm, config, replica, nudge, paces }),
+        }
+    }
+
+    /// Looks at the paces, or tells them something.
+    fn pace<T>(&self, with: impl FnOnce(&mut Paces) -> T) -> T {
+        with(&mut self.parts.paces.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tells the engine that there may be something to do. Not needed for correctness: it looks by itself.
@@ -74,15 +95,15 @@ impl Engine {
         self.parts.nudge.notify_one();
     }
 
-    /// Works until `stop` is cancelled: takes jobs up, one at a time, and gives the one in hand back at the end.
-    /// What goes wrong is logged and tried again.
+    /// Works until `stop` is cancelled: takes jobs up, one at a time, and gives the one in hand back at the end. One that
+    /// cannot go on is put off, so that it holds up no other. What goes wrong is logged and tried again.
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             // It looks at `stop` by itself, and gives the job back before it returns.
             let worked = self.work_once(&stop).await;
             let pause = match worked {
-                Ok(true) => continue,
-                Ok(false) => self.parts.config.poll,
+                Ok(None) => continue,
+                Ok(Some(pause)) => pause.min(self.parts.config.poll),
                 Err(fault) => {
                     tracing::warn!(event = "migration_engine_interrupted", cause = %fault, "the engine will try again");
                     self.parts.context.entropy.jitter(self.parts.config.poll)

@@ -14,8 +14,9 @@ use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
-use crate::migration::groups::{GroupRole, Standing, TenantGroup};
-use crate::migration::jobs::{Failure, Job, Step};
+use crate::kanidm::KanidmError;
+use crate::migration::groups::{GroupRole, RECYCLED, Standing, TenantGroup};
+use crate::migration::jobs::{Failure, Job, Step, by_index};
 use crate::migration::vocabulary::{ItemReason, ItemState, MigrationState, WaitReason};
 
 /// Batches in work at the same time: while Kanidm creates the persons of one, the database keeps what became of another.
@@ -30,6 +31,8 @@ enum End {
     Over,
     /// Another replica has taken it over.
     Lost,
+    /// It cannot go on at the moment; it was given back, and is tried again later.
+    PutOff,
 }
 
 /// What a pass over the items came to.
@@ -50,11 +53,13 @@ enum Claim {
 }
 
 impl Engine {
-    /// Takes up a job, if there is one, and works on it. False when there was none.
-    pub(super) async fn work_once(&self, stop: &CancellationToken) -> Result<bool> {
+    /// Takes up a job, if there is one, and works on it. When there was none, how long it is until one is due.
+    pub(super) async fn work_once(&self, stop: &CancellationToken) -> Result<Option<Duration>> {
         let parts = &self.parts;
         let mut tx = parts.db.begin(Scope::Platform).await?;
-        let Some(taken) = store::take(&mut tx, parts.replica, parts.config.lease).await? else { return Ok(false) };
+        let Some(taken) = store::take(&mut tx, parts.replica, parts.config.lease).await? else {
+            return Ok(Some(store::next_due(&mut tx).await?.unwrap_or(Duration::MAX)));
+        };
         let lease = taken.lease;
         if let Some(previous) = taken.previous_owner.filter(|owner| *owner != parts.replica) {
             let step =
@@ -73,12 +78,12 @@ impl Engine {
             end = self.keep_alive(&lease) => Ok(end),
             () = stop.cancelled() => Ok(End::Over),
         };
-        if !matches!(result, Ok(End::Lost)) {
+        if !matches!(result, Ok(End::Lost | End::PutOff)) {
             let mut tx = parts.db.begin(Scope::Platform).await?;
             store::release(&mut tx, &lease).await?;
             tx.commit().await?;
         }
-        result.map(|_| true)
+        result.map(|_| None)
     }
 
     /// Extends the lease until it is lost.
@@ -104,9 +109,8 @@ impl Engine {
         Ok(held)
     }
 
-    /// Goes over the items until all are finished. With Kanidm in trouble it waits and begins anew.
+    /// Goes over the items until all are finished, or Kanidm is in trouble.
     async fn passes(&self, lease: &Lease) -> Result<End> {
-        let mut backoff = FIRST_BACKOFF;
         loop {
             let pass = match self.groups(lease).await {
                 Ok(groups) => self.pass(lease, &groups).await?,
@@ -118,27 +122,61 @@ impl Engine {
                     if let Some(end) = self.complete(lease).await? {
                         return Ok(end);
                     }
-                    backoff = FIRST_BACKOFF;
                 }
-                Pass::Trouble(trouble, progressed) => {
-                    if progressed {
-                        backoff = FIRST_BACKOFF;
-                    }
-                    tracing::warn!(
-                        event = "migration_waits",
-                        migration_id = %lease.migration_id,
-                        waiting_for = %trouble.wait,
-                        cause = %trouble.cause,
-                        "Kanidm cannot be worked with; will try again"
-                    );
-                    if !self.wait(lease, trouble.wait).await? {
-                        return Ok(End::Lost);
-                    }
-                    tokio::time::sleep(self.parts.context.entropy.jitter(backoff)).await;
-                    backoff = (backoff * 2).min(LONGEST_BACKOFF);
-                }
+                Pass::Trouble(trouble, progressed) => return self.put_off(lease, &trouble, progressed).await,
             }
         }
+    }
+
+    /// Gives a job back that cannot go on, until it is tried again: the intervals grow while nothing moves. One that got
+    /// no answer that could be understood so often in a row as is configured is stopped instead.
+    async fn put_off(&self, lease: &Lease, trouble: &Trouble, progressed: bool) -> Result<End> {
+        tracing::warn!(
+            event = "migration_waits",
+            migration_id = %lease.migration_id,
+            waiting_for = %trouble.wait,
+            cause = %trouble.cause,
+            "Kanidm cannot be worked with; will try again"
+        );
+        let mut tx = self.parts.db.begin(Scope::Platform).await?;
+        let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(End::Lost) };
+        let (waits, unclear) = match progressed {
+            true => (0, 0),
+            false => store::waits(&mut tx, lease).await?,
+        };
+        let waits = waits.saturating_add(1);
+        let unclear = if trouble.is_unclear() { unclear.saturating_add(1) } else { 0 };
+        if unclear >= self.parts.config.unclear_tries && job.state == MigrationState::Running {
+            return self.stop(tx, lease, job, trouble.wait).await;
+        }
+        if job.waiting_for != Some(trouble.wait) {
+            let event = Event::by_system(EventType::MigrationBatchProcessed, lease.migration_id);
+            self.tell(&mut tx, lease, job, event, Change { waits_for: Some(trouble.wait), ..Change::default() })
+                .await?;
+        }
+        let doublings = u32::try_from(waits - 1).unwrap_or(0).min(16);
+        let delay = FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF);
+        store::put_off(&mut tx, lease, (waits, unclear), self.parts.context.entropy.jitter(delay)).await?;
+        tx.commit().await?;
+        Ok(End::PutOff)
+    }
+
+    /// Ends a job for good whose answers nobody understands. Its open items are left alone; what an intent was recorded
+    /// for is found again by the next plan.
+    async fn stop(&self, mut tx: Tx, lease: &Lease, job: Job, wait: WaitReason) -> Result<End> {
+        let skipped = store::skip_open(&mut tx, lease.migration_id, ItemReason::Stopped).await?;
+        let event = Event::by_system(EventType::MigrationFailed, lease.migration_id).reason(wait.as_str());
+        let change = Change {
+            finished: skipped,
+            skipped,
+            state: Some(MigrationState::Cancelled),
+            waits_for: Some(wait),
+            ..Change::default()
+        };
+        self.tell(&mut tx, lease, job, event, change).await?;
+        tx.commit().await?;
+        tracing::error!(event = "migration_stopped", migration_id = %lease.migration_id, reason = %wait, skipped, "a migration stopped");
+        Ok(End::Over)
     }
 
     /// Makes sure of the groups of every tenant that the job concerns.
@@ -203,6 +241,7 @@ impl Engine {
                 return Ok(Claim::End(End::Over));
             }
             let limit = i64::try_from(self.parts.config.batch_size).unwrap_or(i64::MAX);
+            by_index(&mut tx).await?;
             let items = store::open_items(&mut tx, lease.migration_id, after, limit).await?;
             let Some(last) = items.last() else { return Ok(Claim::Nothing) };
             after = last.ordinal;
@@ -237,6 +276,7 @@ impl Engine {
         let mut tx = self.parts.db.begin(Scope::Platform).await?;
         // Whoever lost the lease writes nothing: the next holder finds the same items and the same persons.
         let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(()) };
+        by_index(&mut tx).await?;
         let linked = store::link(&mut tx, &linking).await?;
         let mut events = Vec::with_capacity(linked.len());
         for item in linking {
@@ -318,18 +358,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Notes that the job waits. False when the lease is lost.
-    async fn wait(&self, lease: &Lease, wait: WaitReason) -> Result<bool> {
-        let mut tx = self.parts.db.begin(Scope::Platform).await?;
-        let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(false) };
-        if job.waiting_for != Some(wait) {
-            let event = Event::by_system(EventType::MigrationBatchProcessed, lease.migration_id);
-            self.tell(&mut tx, lease, job, event, Change { waits_for: Some(wait), ..Change::default() }).await?;
-        }
-        tx.commit().await?;
-        Ok(true)
-    }
-
     /// Ends the job if no item is open. None when there is still something to do.
     async fn complete(&self, lease: &Lease) -> Result<Option<End>> {
         let mut tx = self.parts.db.begin(Scope::Platform).await?;
@@ -371,10 +399,12 @@ struct Change {
 
 /// The trouble that a failure to make groups means; anything but Kanidm's trouble is passed on.
 fn trouble(fault: Fault) -> Result<Trouble> {
-    let wait = match fault.reason() {
-        Reason::KanidmUnavailable => WaitReason::KanidmUnavailable,
-        Reason::KanidmRefused => WaitReason::KanidmAccessDenied,
-        _ => return Err(fault),
-    };
-    Ok(Trouble { wait, cause: crate::kanidm::KanidmError::Unavailable(fault.to_string()) })
+    if let Some(cause) = fault.cause().and_then(|cause| cause.downcast_ref::<KanidmError>()) {
+        return Ok(Trouble::of(cause.clone()));
+    }
+    let is_deleted = fault.metadata().contains(&("kanidm", RECYCLED.to_owned()));
+    if fault.reason() == Reason::KanidmRefused && is_deleted {
+        return Ok(Trouble { wait: WaitReason::TenantGroupDeleted, cause: KanidmError::UuidTaken });
+    }
+    Err(fault)
 }

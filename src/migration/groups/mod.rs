@@ -18,6 +18,9 @@ use crate::kanidm::{Kanidm, KanidmError};
 /// Groups that are looked at in Kanidm at the same time.
 const AT_ONCE: usize = 4;
 
+/// What the refusal for a group that was deleted in Kanidm says under `kanidm`.
+pub const RECYCLED: &str = "recycled";
+
 /// What members of a group are in the tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GroupRole {
@@ -216,7 +219,7 @@ async fn ensure(kanidm: &Kanidm, group: TenantGroup) -> Result<TenantGroup> {
             }
             let text =
                 "The uuid of a tenant's group is taken in Kanidm and cannot be seen: the group was deleted there.";
-            Err(Fault::new(Reason::KanidmRefused, text).with("kanidm", "recycled").with("groups", &group.name))
+            Err(Fault::new(Reason::KanidmRefused, text).with("kanidm", RECYCLED).with("groups", &group.name))
         }
         Err(error) => Err(error.into()),
     }

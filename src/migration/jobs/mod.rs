@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 pub use self::start::Starting;
 pub use self::step::{Failure, Step};
+pub(in crate::migration) use self::store::by_index;
 pub use self::watch::{Cursor, Seen, Sight, Watch};
 use super::vocabulary::{ItemReason, ItemState, MigrationKind, MigrationState, WaitReason};
 use crate::audit::Recorder;

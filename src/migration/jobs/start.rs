@@ -39,10 +39,12 @@ impl Jobs {
         }
         let migration_id = self.context.new_id();
         store::insert_job(tx, migration_id, starting.plan_id, call.principal()?.id).await?;
+        store::by_index(tx).await?;
         store::insert_items(tx, migration_id, starting.plan_id).await?;
         let job = store::job(tx, migration_id)
             .await?
             .ok_or_else(|| Fault::internal("the migration just started is not there"))?;
+        store::refuse_overtaken(tx, starting.plan_id, job.counts.pending).await?;
         let event = Step::of(&job)
             .event(Event::new(EventType::MigrationStarted, call), &job)
             .request(starting.request_id)

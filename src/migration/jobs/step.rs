@@ -12,11 +12,12 @@ use crate::migration::vocabulary::{ItemReason, MigrationState, WaitReason};
 const NAMED: usize = 20;
 
 /// Types of the events that are steps.
-pub(super) const TYPES: [EventType; 4] = [
+pub(super) const TYPES: [EventType; 5] = [
     EventType::MigrationStarted,
     EventType::MigrationBatchProcessed,
     EventType::MigrationTakenOver,
     EventType::MigrationCompleted,
+    EventType::MigrationFailed,
 ];
 
 /// An item that failed or needs review.

@@ -36,7 +36,8 @@ struct Row {
 
 impl Row {
     fn job(self) -> Result<Job> {
-        let unknown = || Fault::internal("a migration holds a word that this release does not know");
+        let unknown =
+            || Fault::internal("migrations.kind, state or waiting_for holds a word that this release does not know");
         Ok(Job {
             migration_id: self.migration_id,
             kind: MigrationKind::parse(&self.kind).ok_or_else(unknown)?,
@@ -53,7 +54,11 @@ impl Row {
             tenant_id: self.tenant_id,
             step: self.step,
             started_by: self.started_by,
-            waiting_for: self.waiting_for.as_deref().and_then(WaitReason::parse),
+            waiting_for: self
+                .waiting_for
+                .as_deref()
+                .map(|word| WaitReason::parse(word).ok_or_else(unknown))
+                .transpose()?,
             waiting_since: self.waiting_since,
             elapsed_ms: self.elapsed_ms,
             progressed_at: self.progressed_at,
@@ -110,13 +115,13 @@ pub(super) async fn insert_job(tx: &mut Connection, migration_id: Uuid, plan_id:
 pub(super) async fn insert_items(tx: &mut Connection, migration_id: Uuid, plan_id: Uuid) -> Result<()> {
     let inserted = sqlx::query!(
         "INSERT INTO migration_items (item_id, migration_id, ordinal, user_id, tenant_id, user_version, kanidm_name,
-             display_name, mail, is_admin, group_names, state, reason, intent_recorded_at)
+             display_name, mail, is_admin, group_names, state, reason, intent_recorded_at, user_rights_version)
          SELECT p.item_id, $1, p.ordinal, p.user_id, p.tenant_id, p.user_version, p.kanidm_name, p.display_name, p.mail,
              p.is_admin, p.group_names,
              CASE WHEN p.forecast = 'will_be_created' THEN 'pending' WHEN p.forecast = 'needs_review' THEN 'needs_review'
                  WHEN p.reason = 'in_other_migration' THEN 'skipped' ELSE 'failed' END,
              p.reason,
-             (SELECT max(i.intent_recorded_at) FROM migration_items i WHERE i.user_id = p.user_id)
+             (SELECT max(i.intent_recorded_at) FROM migration_items i WHERE i.user_id = p.user_id), p.user_rights_version
          FROM migration_plan_items p WHERE p.plan_id = $2",
         migration_id,
         plan_id,
@@ -128,9 +133,41 @@ pub(super) async fn insert_items(tx: &mut Connection, migration_id: Uuid, plan_i
             let text = "Another migration that has not ended holds some of these users.";
             Err(Fault::new(Reason::MigrationOverlap, text))
         }
+        Err(error) if constraint(&error) == Some("migration_items_open_name_key") => Err(names_taken(None)),
         Err(error) => Err(error.into()),
         Ok(_) => Ok(()),
     }
+}
+
+/// Makes the statements of this transaction go by indexes, whatever the statistics say: tables that were analysed while
+/// they were empty, and are full now, would be read from end to end for every row.
+pub(in crate::migration) async fn by_index(tx: &mut Connection) -> Result<()> {
+    sqlx::query!("SET LOCAL enable_seqscan = off").execute(tx).await?;
+    Ok(())
+}
+
+/// The refusal of a plan whose names a migration gave to others since.
+fn names_taken(names: Option<i64>) -> Fault {
+    let text = "Names of the plan were given to other users by a migration since the plan was made.";
+    let fault = Fault::new(Reason::PlanStale, text);
+    match names {
+        Some(names) => fault.with("names_taken", names),
+        None => fault,
+    }
+}
+
+/// Refuses a plan that is overtaken: names in it are somebody else's by now, or none of its users is as planned.
+pub(super) async fn refuse_overtaken(tx: &mut Connection, plan_id: Uuid, will_be_created: i64) -> Result<()> {
+    let standing = sqlx::query!(r#"SELECT fit AS "fit!", taken AS "taken!" FROM migration_plan_standing($1)"#, plan_id)
+        .fetch_one(tx)
+        .await?;
+    if standing.taken > 0 {
+        return Err(names_taken(Some(standing.taken)));
+    }
+    if standing.fit == 0 && will_be_created > 0 {
+        return Err(Fault::new(Reason::PlanStale, "None of the plan's users is as planned any more."));
+    }
+    Ok(())
 }
 
 /// A migration, if the scope reaches it.

@@ -6,7 +6,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
 use super::assign::{Seeker, assign};
-use super::store::User;
+use super::store::{self, User};
+use crate::db::{Db, Scope};
 use crate::fault::Result;
 use crate::kanidm::{Kanidm, KanidmError, Person};
 use crate::migration::names;
@@ -32,10 +33,12 @@ pub(super) struct Outlook {
 struct Known {
     persons: HashMap<Uuid, Person>,
     mails: HashMap<String, Uuid>,
+    /// uuids in the recycle bin, where the service account may look into it.
+    recycled: HashSet<Uuid>,
 }
 
 /// The outlook for each user, in their order. `foreign` are tenants one of whose groups is not ours.
-pub(super) async fn outlook(kanidm: &Kanidm, users: &[User], foreign: &HashSet<Uuid>) -> Result<Vec<Outlook>> {
+pub(super) async fn outlook(db: &Db, kanidm: &Kanidm, users: &[User], foreign: &HashSet<Uuid>) -> Result<Vec<Outlook>> {
     let known = ask(kanidm, users).await?;
     let mut outlooks: Vec<Outlook> = users
         .iter()
@@ -61,14 +64,15 @@ pub(super) async fn outlook(kanidm: &Kanidm, users: &[User], foreign: &HashSet<U
         }
     }
     let seekers: Vec<Seeker> = places.iter().map(|place| users[*place].seeker()).collect();
-    for (place, name) in places.into_iter().zip(names(kanidm, &seekers).await?) {
+    let own: HashSet<Uuid> = users.iter().map(|user| user.user_id).collect();
+    for (place, name) in places.into_iter().zip(names(db, kanidm, &own, &seekers).await?) {
         outlooks[place].name = name;
     }
     Ok(outlooks)
 }
 
 async fn ask(kanidm: &Kanidm, users: &[User]) -> Result<Known> {
-    let mut known = Known::default();
+    let mut known = Known { recycled: kanidm.recycled().await?, ..Known::default() };
     let chunks: Vec<(Vec<Uuid>, Vec<String>)> = users
         .chunks(CHUNK)
         .map(|chunk| chunk.iter().map(|user| (user.user_id, user.email_key.clone())).unzip())
@@ -109,8 +113,8 @@ fn obstacle(user: &User, known: &Known, foreign: &HashSet<Uuid>) -> Option<ItemR
     if known.mails.contains_key(&user.email_key) {
         return Some(ItemReason::MailTaken);
     }
-    // Kanidm knows no slash in an address; everything else that Sidle lets through it takes as well.
-    user.email_key.contains('/').then_some(ItemReason::MailRefused)
+    // Which addresses are well-formed differs between releases of Kanidm: that is for Kanidm to say, at the time.
+    known.recycled.contains(&user.user_id).then_some(ItemReason::PersonDeleted)
 }
 
 /// Why the person who has the user's uuid already cannot simply be the user's.
@@ -125,9 +129,9 @@ fn doubt(user: &User, person: &Person) -> Option<ItemReason> {
     (!is_as_planned).then_some(ItemReason::PersonDiffers)
 }
 
-/// Names for all seekers that nobody in Kanidm has. What is asked depends on what is taken, so it goes in rounds; the
-/// outcome is the same as if all taken names had been known from the beginning.
-async fn names(kanidm: &Kanidm, seekers: &[Seeker]) -> Result<Vec<String>> {
+/// Names for all seekers that nobody in Kanidm has, nor gets from another migration. What is asked depends on what is
+/// taken, so it goes in rounds; the outcome is the same as if all taken names had been known from the beginning.
+async fn names(db: &Db, kanidm: &Kanidm, own: &HashSet<Uuid>, seekers: &[Seeker]) -> Result<Vec<String>> {
     let mut taken: HashSet<String> = HashSet::new();
     let mut asked: HashSet<String> = HashSet::new();
     loop {
@@ -148,6 +152,10 @@ async fn names(kanidm: &Kanidm, seekers: &[Seeker]) -> Result<Vec<String>> {
             return Ok(chosen);
         }
         let questions: Vec<String> = questions.into_iter().collect();
+        // Names are one space for all tenants, as they are in Kanidm.
+        let mut tx = db.begin(Scope::Platform).await?;
+        taken.extend(store::names_of_others(&mut tx, &questions, own).await?);
+        drop(tx);
         let chunks: Vec<Vec<String>> = questions.chunks(CHUNK).map(<[String]>::to_vec).collect();
         let mut answers = stream::iter(chunks)
             .map(|chunk| async move {
@@ -170,12 +178,14 @@ mod tests {
             user_id: Uuid::from_u128(7),
             tenant_id: Uuid::from_u128(1),
             version: 1,
+            rights_version: 1,
             username: Some("ann".to_owned()),
             email_key: "ann@a.example".to_owned(),
             full_name: "Ann Lee".to_owned(),
             hash_kind: None,
             hash_cost: None,
             slug: "a".to_owned(),
+            is_member: true,
             is_admin: false,
             intended_name: None,
             is_held: false,
@@ -226,8 +236,11 @@ mod tests {
         assert_eq!(reason_of(User { is_verified: false, ..user() }), Some(ItemReason::MailUnverified));
         assert_eq!(reason_of(User { is_of_domain: false, ..user() }), Some(ItemReason::MailForeignDomain));
         assert_eq!(reason_of(User { is_above: true, ..user() }), Some(ItemReason::UserAboveCaller));
+        // Releases differ in what they accept: 1.11 takes a slash, 1.7 does not.
         let slash = User { email_key: "a/b@a.example".to_owned(), ..user() };
-        assert_eq!(reason(&slash, &Known::default()), Some(ItemReason::MailRefused));
+        assert_eq!(reason(&slash, &Known::default()), None);
+        let recycled = HashSet::from([user().user_id]);
+        assert_eq!(reason(&user(), &Known { recycled, ..Known::default() }), Some(ItemReason::PersonDeleted));
         let foreign = HashSet::from([user().tenant_id]);
         assert_eq!(obstacle(&user(), &Known::default(), &foreign), Some(ItemReason::GroupNotOurs));
     }

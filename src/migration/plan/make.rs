@@ -85,6 +85,8 @@ pub struct PlanItem {
     pub tenant_id: Uuid,
     /// Version of the user.
     pub user_version: i64,
+    /// Version of the user's rights.
+    pub user_rights_version: i64,
     /// Name of the person.
     pub kanidm_name: String,
     /// Display name of the person.
@@ -141,7 +143,7 @@ impl Plans {
         let groups = self.groups.inspect(scope, &tenants).await?;
         let foreign: HashSet<Uuid> =
             groups.iter().filter(|group| group.standing == Standing::NotOurs).map(|group| group.tenant_id).collect();
-        let outlooks = outlook(kanidm, &users, &foreign).await?;
+        let outlooks = outlook(&self.db, kanidm, &users, &foreign).await?;
         Ok(self.assemble(cohort, &tenants, &users, outlooks))
     }
 
@@ -184,6 +186,7 @@ impl Plans {
                 user_id: user.user_id,
                 tenant_id: user.tenant_id,
                 user_version: user.version,
+                user_rights_version: user.rights_version,
                 display_name: user.display_name(&outlook.name),
                 kanidm_name: outlook.name,
                 mail: user.email_key.clone(),

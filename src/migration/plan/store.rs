@@ -1,6 +1,6 @@
 //! SQL of plans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -21,12 +21,16 @@ pub(super) struct User {
     pub user_id: Uuid,
     pub tenant_id: Uuid,
     pub version: i64,
+    pub rights_version: i64,
     pub username: Option<String>,
     pub email_key: String,
     pub full_name: String,
     pub hash_kind: Option<String>,
     pub hash_cost: Option<i16>,
     pub slug: String,
+    /// Whether Sidle itself says that they are in the home tenant, or administer it: what a group gave is no reason to put
+    /// them into it.
+    pub is_member: bool,
     pub is_admin: bool,
     /// Name of the person that an earlier migration meant to make, and perhaps made.
     pub intended_name: Option<String>,
@@ -57,9 +61,9 @@ impl User {
     }
 
     pub(super) fn group_names(&self) -> Vec<String> {
-        let member = GroupRole::Member.group_name(&self.slug);
+        let member = self.is_member.then(|| GroupRole::Member.group_name(&self.slug));
         let admin = self.is_admin.then(|| GroupRole::Admin.group_name(&self.slug));
-        [member].into_iter().chain(admin).collect()
+        member.into_iter().chain(admin).collect()
     }
 }
 
@@ -67,10 +71,13 @@ impl User {
 pub(super) async fn users(tx: &mut Connection, scope: Scope, cohort: &Cohort, limit: i64) -> Result<Vec<User>> {
     Ok(sqlx::query_as!(
         User,
-        r#"SELECT u.user_id, u.tenant_id, u.version, u.username, u.email_key, u.full_name,
+        r#"SELECT u.user_id, u.tenant_id, u.version, u.rights_version, u.username, u.email_key, u.full_name,
                left(u.password_hash, 4) AS hash_kind, u.password_cost AS hash_cost, t.slug,
+               EXISTS (SELECT FROM memberships m
+                   WHERE m.user_id = u.user_id AND m.tenant_id = u.tenant_id AND m.source <> 'kanidm') AS "is_member!",
                EXISTS (SELECT FROM memberships m JOIN roles r USING (role_id)
-                   WHERE m.user_id = u.user_id AND m.tenant_id = u.tenant_id AND r.is_admin) AS "is_admin!",
+                   WHERE m.user_id = u.user_id AND m.tenant_id = u.tenant_id AND m.source <> 'kanidm'
+                       AND r.is_admin) AS "is_admin!",
                (SELECT i.kanidm_name FROM migration_items i
                    WHERE i.user_id = u.user_id AND i.intent_recorded_at IS NOT NULL
                    ORDER BY i.intent_recorded_at DESC LIMIT 1) AS intended_name,
@@ -101,6 +108,20 @@ pub(super) async fn users(tx: &mut Connection, scope: Scope, cohort: &Cohort, li
     )
     .fetch_all(tx)
     .await?)
+}
+
+/// Which of these names a plan for the users `own` must leave alone, whatever Kanidm says of them at the moment: a
+/// migration means to give them to somebody else, or gave them. Persons may rename themselves; a name is not given twice
+/// for that.
+pub(super) async fn names_of_others(tx: &mut Connection, names: &[String], own: &HashSet<Uuid>) -> Result<Vec<String>> {
+    let rows = sqlx::query!(
+        "SELECT kanidm_name, user_id FROM migration_items
+         WHERE kanidm_name = ANY ($1) AND state IN ('pending', 'intent_recorded', 'created', 'grouped', 'linked')",
+        names,
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().filter(|row| !own.contains(&row.user_id)).map(|row| row.kanidm_name).collect())
 }
 
 /// Keeps a plan.
@@ -135,6 +156,7 @@ pub(super) async fn keep_items(tx: &mut Connection, plan_id: Uuid, first: i32, i
     let user_ids: Vec<Uuid> = items.iter().map(|item| item.user_id).collect();
     let tenant_ids: Vec<Uuid> = items.iter().map(|item| item.tenant_id).collect();
     let versions: Vec<i64> = items.iter().map(|item| item.user_version).collect();
+    let rights: Vec<i64> = items.iter().map(|item| item.user_rights_version).collect();
     let names: Vec<&str> = items.iter().map(|item| item.kanidm_name.as_str()).collect();
     let display_names: Vec<&str> = items.iter().map(|item| item.display_name.as_str()).collect();
     let mails: Vec<&str> = items.iter().map(|item| item.mail.as_str()).collect();
@@ -145,12 +167,14 @@ pub(super) async fn keep_items(tx: &mut Connection, plan_id: Uuid, first: i32, i
     let reasons: Vec<Option<&str>> = items.iter().map(|item| item.reason.map(ItemReason::as_str)).collect();
     sqlx::query!(
         "INSERT INTO migration_plan_items (plan_id, ordinal, item_id, user_id, tenant_id, user_version, kanidm_name,
-             display_name, mail, is_admin, group_names, forecast, reason)
+             display_name, mail, is_admin, group_names, forecast, reason, user_rights_version)
          SELECT $1, $2::int4 + given.place::int4 - 1, given.item_id, given.user_id, given.tenant_id, given.version, given.name,
-             given.display_name, given.mail, given.is_admin, string_to_array(given.groups, ','), given.forecast, given.reason
+             given.display_name, given.mail, given.is_admin, string_to_array(given.groups, ','), given.forecast, given.reason,
+             given.rights_version
          FROM unnest($3::uuid[], $4::uuid[], $5::uuid[], $6::int8[], $7::text[], $8::text[], $9::text[], $10::bool[],
-             $11::text[], $12::text[], $13::text[]) WITH ORDINALITY
-             AS given (item_id, user_id, tenant_id, version, name, display_name, mail, is_admin, groups, forecast, reason, place)",
+             $11::text[], $12::text[], $13::text[], $14::int8[]) WITH ORDINALITY
+             AS given (item_id, user_id, tenant_id, version, name, display_name, mail, is_admin, groups, forecast, reason,
+                 rights_version, place)",
         plan_id,
         first,
         &item_ids,
@@ -164,6 +188,7 @@ pub(super) async fn keep_items(tx: &mut Connection, plan_id: Uuid, first: i32, i
         &groups,
         &forecasts as &[&str],
         &reasons as &[Option<&str>],
+        &rights,
     )
     .execute(tx)
     .await?;
@@ -208,8 +233,8 @@ pub(super) async fn items(
     limit: i64,
 ) -> Result<Vec<(i32, PlanItem)>> {
     let rows = sqlx::query!(
-        "SELECT ordinal, item_id, user_id, tenant_id, user_version, kanidm_name, display_name, mail, is_admin, group_names,
-             forecast, reason
+        "SELECT ordinal, item_id, user_id, tenant_id, user_version, user_rights_version, kanidm_name, display_name, mail,
+             is_admin, group_names, forecast, reason
          FROM migration_plan_items
          WHERE plan_id = $1 AND ordinal > $2 AND ($3::text IS NULL OR forecast = $3) ORDER BY ordinal LIMIT $4",
         plan_id,
@@ -227,6 +252,7 @@ pub(super) async fn items(
                 user_id: row.user_id,
                 tenant_id: row.tenant_id,
                 user_version: row.user_version,
+                user_rights_version: row.user_rights_version,
                 kanidm_name: row.kanidm_name,
                 display_name: row.display_name,
                 mail: row.mail,

@@ -2,12 +2,15 @@
 
 mod adopt;
 mod client;
+mod conditions;
 mod crash;
 mod faults;
 mod groups;
 mod names;
+mod overtaken;
 mod plan;
 mod replicas;
+mod rights;
 mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,9 +40,14 @@ pub struct Stage {
 
 /// Sets the stage; none when the test cannot run against the Kanidm that is given.
 pub async fn stage(test: &str) -> Option<Stage> {
+    stage_with(test, |setup| setup).await
+}
+
+/// The stage with other settings.
+pub async fn stage_with(test: &str, change: impl FnOnce(Setup) -> Setup) -> Option<Stage> {
     let kanidm = support::kanidm(test).await?;
     let access = kanidm.prepare("https://app.example/callback").await.expect("Kanidm is prepared");
-    let setup = Setup::new().await.with_kanidm(&kanidm, &access).with("MIGRATION__BATCH_SIZE", "40");
+    let setup = change(Setup::new().await.with_kanidm(&kanidm, &access).with("MIGRATION__BATCH_SIZE", "40"));
     let server = setup.start().await;
     let platform = server.tenant("platform").await;
     server.user(platform, "root@platform.example", "SYSTEM_ADMIN").await;

@@ -247,4 +247,67 @@ async fn only_proven_addresses_of_the_tenants_domains_go_over() {
     // Within the tenant nobody moves a user who is somebody elsewhere as well.
     let above = refused(ItemReason::UserAboveCaller);
     assert_eq!(reasons(&mover).await, [created, unverified, foreign, above]);
+
+/// Names and addresses are one space with those of groups, programs and OAuth2 clients, not all of which the service
+/// account may see; uuids of deleted persons stay taken.
+#[tokio::test]
+async fn what_a_plan_may_not_see_fails_alone_and_says_why() {
+    let Some(stage) = stage("what_a_plan_may_not_see_fails_alone_and_says_why").await else { return };
+    let name = |n: i64| format!("{}-{n}", stage.slug);
+    let rows = (1..=9).map(|n| {
+        let mail = if n == 9 { format!("/{}", stage.mail("x")) } else { stage.mail(n) };
+        ImportRow { username: name(n), ..row(n, &mail) }
+    });
+    let imported = import(&stage.client, header(&stage.slug), rows.collect()).await.unwrap();
+    let kanidm = &stage.kanidm;
+    let entry = |attrs: serde_json::Value| serde_json::json!({ "attrs": attrs });
+    let managed = ["idm_admins"];
+    let program = serde_json::json!({ "name": [name(1)], "displayname": ["x"], "entry_managed_by": managed });
+    kanidm.post("/v1/service_account", &entry(program)).await.unwrap();
+    kanidm.post("/v1/group", &entry(serde_json::json!({ "name": [name(2)] }))).await.unwrap();
+    let client = serde_json::json!({
+        "name": [name(3)], "displayname": ["x"], "oauth2_rs_origin": ["https://x.example/back"],
+        "oauth2_rs_origin_landing": ["https://x.example"],
+    });
+    kanidm.post("/v1/oauth2/_basic", &entry(client)).await.unwrap();
+    let group = serde_json::json!({ "name": [format!("g{}", random_word(12))], "mail": [stage.mail(4)] });
+    kanidm.post("/v1/group", &entry(group)).await.unwrap();
+    let other = format!("s{}", random_word(12));
+    let program = serde_json::json!({ "name": [other], "displayname": ["x"], "entry_managed_by": managed });
+    kanidm.post("/v1/service_account", &entry(program)).await.unwrap();
+    // Not every administrator may give a program an address.
+    let address = format!("/v1/service_account/{other}/_attr/mail");
+    let has_address = kanidm.put(&address, &serde_json::json!([stage.mail(5)])).await.is_ok();
+    let deleted = &imported.verdict(6).user_id;
+    person_with_uuid(&stage, deleted, &format!("p{}", random_word(12))).await;
+    kanidm.delete_person(deleted).await.unwrap();
+
+    let plan = stage.plan().await;
+    let foreseen = stage.items_of_plan(&plan).await;
+    let migration = stage.start(&plan).await;
+    let last = stage.watch(&migration).await.pop().unwrap();
+    assert_eq!(last.state(), MigrationState::Completed);
+    let items = stage.items(&migration.migration_id).await;
+    for item in &foreseen {
+        let became = &items[&item.email];
+        let n = (1..=9).find(|n| imported.verdict(*n).user_id == item.user_id).unwrap();
+        let outcome = (became.state(), became.reason());
+        // What was foreseen is what comes.
+        if item.forecast() == Forecast::WillBeRefused {
+            assert_eq!(outcome, (ItemState::Failed, item.reason()), "{n}");
+        }
+        let expected: &[ItemReason] = match n {
+            1 | 2 => &[ItemReason::Unspecified, ItemReason::NameTaken],
+            // Releases before 1.8 do not say which value is taken.
+            3 => &[ItemReason::Unspecified, ItemReason::NameTaken, ItemReason::MailTaken],
+            5 if !has_address => &[ItemReason::Unspecified],
+            4 | 5 => &[ItemReason::MailTaken],
+            6 => &[ItemReason::PersonDeleted],
+            // 1.11 takes a slash in an address.
+            9 => &[ItemReason::Unspecified, ItemReason::MailRefused],
+            _ => &[ItemReason::Unspecified],
+        };
+        assert!(expected.contains(&became.reason()), "{n}: {outcome:?}");
+        assert_eq!(became.state() == ItemState::Linked, became.reason() == ItemReason::Unspecified, "{n}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Importing, planning and migrating over gRPC: what needs no Kanidm, and what the tests that need one share.
 
+mod contention;
 mod import;
 mod refusals;
 

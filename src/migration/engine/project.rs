@@ -1,0 +1,85 @@
+//! What is put into groups of Kanidm: rights are compared once more at the last moment before Kanidm hears of them, and
+//! written down in the same transaction. Whoever ends a right later finds it written, and from then on the group gives
+//! nothing back: see `kanidm_projections`.
+
+use uuid::Uuid;
+
+use super::batch::{GroupMap, TenantGroups};
+use super::create::Trouble;
+use super::item::{Stage, Work};
+use super::{Engine, Lease, store};
+use crate::db::Scope;
+use crate::fault::Fault;
+use crate::migration::groups::GroupRole;
+use crate::migration::jobs::by_index;
+use crate::migration::vocabulary::ItemReason;
+
+/// Why a batch goes no further.
+pub(super) enum Halt {
+    /// Kanidm cannot be worked with.
+    Trouble(Trouble),
+    /// We cannot.
+    Fault(Fault),
+}
+
+impl From<Trouble> for Halt {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+impl From<Fault> for Halt {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl Engine {
+    /// The places of works that may be put into groups, with the groups. Items whose user is not as planned any more go
+    /// no further; without the lease nothing does.
+    pub(super) async fn project(
+        &self,
+        lease: &Lease,
+        works: &mut [Work],
+        groups: &GroupMap,
+    ) -> Result<Vec<(usize, Uuid)>, Fault> {
+        let places: Vec<usize> = (0..works.len()).filter(|place| works[*place].stage == Stage::Exists).collect();
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.parts.db.begin(Scope::Platform).await?;
+        if store::lock(&mut tx, lease).await?.is_none() {
+            places.iter().for_each(|place| works[*place].stage = Stage::Lost);
+            return Ok(Vec::new());
+        }
+        by_index(&mut tx).await?;
+        let items: Vec<_> = places.iter().map(|place| &works[*place].item).collect();
+        // From here to the commit nobody changes their rights.
+        let standings = store::hold_rights(&mut tx, &items).await?;
+        let mut projections = Vec::new();
+        let mut written = Vec::new();
+        for place in places {
+            let work = &mut works[place];
+            let Some(standing) = standings.get(&work.item.item_id) else {
+                work.stage = Stage::review(ItemReason::UserChangedMeanwhile);
+                continue;
+            };
+            if standing.change.is_some() {
+                work.stage = Stage::review(ItemReason::UserChangedMeanwhile);
+                continue;
+            }
+            let Some(TenantGroups::Ours(users, admins)) = groups.get(&work.item.tenant_id) else { continue };
+            for (role, group, holds) in
+                [(GroupRole::Member, *users, standing.is_member), (GroupRole::Admin, *admins, standing.is_admin)]
+            {
+                if holds {
+                    projections.push((place, group));
+                    written.push((work.item.person.uuid, work.item.tenant_id, group, role));
+                }
+            }
+        }
+        store::write_projections(&mut tx, &written).await?;
+        tx.commit().await?;
+        Ok(projections)
+    }
+}

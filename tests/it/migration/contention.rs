@@ -1,0 +1,59 @@
+//! An import holds the addresses of its rows until it ends. Who wants one of them waits a short time, and nobody else
+//! does.
+
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use sidle::proto::import_users_request::Part;
+use sidle::proto::*;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{header, reason, row};
+use crate::support::TestServer;
+
+fn part(part: Part) -> ImportUsersRequest {
+    ImportUsersRequest { part: Some(part) }
+}
+
+#[tokio::test]
+async fn while_an_import_is_held_open_those_who_want_its_addresses_are_refused_and_logins_go_on() {
+    let server = TestServer::start().await;
+    let client = server.admin().await;
+    let harbour = server.tenant("harbour").await;
+    server.user(harbour, "there@harbour.example", "user").await;
+    let (messages, received) = mpsc::channel(8);
+    let mut importing = client.migration.clone();
+    messages.send(part(Part::Header(header("harbour")))).await.unwrap();
+    let rows = (1..=30).map(|n| row(n, &format!("new{n}@harbour.example"))).collect();
+    messages.send(part(Part::Rows(ImportRows { rows }))).await.unwrap();
+    let mut answers = importing.import_users(ReceiverStream::new(received)).await.unwrap().into_inner();
+    // The verdicts show that the rows are written, and not committed.
+    answers.next().await.unwrap().unwrap();
+
+    let create = async |email: String| {
+        let request = CreateUserRequest { tenant_id: harbour.to_string(), email, ..Default::default() };
+        let call = async |request| client.directory.clone().create_user(request).await;
+        client.proving(request, call).await
+    };
+    let creates = join_all((1..=30).map(|n| create(format!("new{n}@harbour.example"))));
+    let logins = async {
+        for _ in 0..30 {
+            server.sign_in("there@harbour.example").await;
+        }
+    };
+    let (created, ()) = tokio::join!(creates, logins);
+    for refused in created {
+        let refused = refused.unwrap_err();
+        assert_eq!((reason(&refused).as_str(), refused.code()), ("VALUE_CONTENDED", tonic::Code::Unavailable));
+    }
+    // Another address is nobody's.
+    create("else@harbour.example".to_owned()).await.unwrap();
+
+    messages.send(part(Part::End(ImportEnd { row_count: 30 }))).await.unwrap();
+    drop(messages);
+    while let Some(answer) = answers.next().await {
+        answer.unwrap();
+    }
+    let taken = create("new1@harbour.example".to_owned()).await.unwrap_err();
+    assert_eq!(reason(&taken), "ALREADY_EXISTS");
+}
