@@ -115,7 +115,7 @@ async fn a_session_alone_links_nobody_however_young_it_is() {
 async fn past_a_second_factor_a_password_links_nobody() {
     let Some(two) = Two::new("past_a_second_factor_a_password_links_nobody").await else { return };
     let server = &two.world.server;
-    let ann = guarded(server, two.world.tenant, "ann@example.com").await;
+    let ann = guarded(server, two.world.tenant, "cid@example.com").await;
     let refused = two.world.go_with(ann.client.token(), Link, "").await.unwrap_err();
     let ways = tonic_types::StatusExt::get_details_error_info(&refused).unwrap().metadata["ways"].clone();
     assert_eq!(ways, "totp,recovery_code");
