@@ -7,6 +7,7 @@ use sidle::proto::*;
 use uuid::Uuid;
 
 use crate::support::Setup;
+use crate::support::server::with_proof;
 use crate::{Row, row};
 
 const USERS: usize = 50_000;
@@ -62,7 +63,8 @@ async fn sidle(server: &crate::support::TestServer, admin: &crate::support::Clie
         .map(|part| ImportUsersRequest { part: Some(part) })
         .collect();
     let begun = Instant::now();
-    let messages = admin.proven("sidle.v1.MigrationService/ImportUsers", "", tokio_stream::iter(messages)).await;
+    let proof = admin.prove("sidle.v1.MigrationService/ImportUsers", "").await;
+    let messages = with_proof(tokio_stream::iter(messages), &proof);
     let mut answers = admin.migration.clone().import_users(messages).await.unwrap().into_inner();
     let mut accepted = 0;
     while let Some(answer) = answers.message().await.unwrap() {

@@ -478,7 +478,7 @@ BEGIN
                 PERFORM audit_record(p_removed || jsonb_build_object('actor_kind', 'user', 'actor_id', user_id,
                     'tenant_id', u.tenant_id, 'target_kind', 'user', 'target_id', user_id, 'details', jsonb_build_object(
                         'password', u.password_hash IS NOT NULL, 'second_factor', v_had_factor)), NULL);
-                PERFORM mail_enqueue(p_notice || jsonb_build_object('user_id', user_id, 'recipient', u.email));
+                PERFORM mail_enqueue(p_notice || jsonb_build_object('user_id', user_id));
             END IF;
         END IF;
         PERFORM audit_record(p_event || jsonb_build_object('actor_kind', 'user', 'actor_id', user_id,
@@ -504,7 +504,7 @@ BEGIN
     -- To an address that has had its share nothing goes, and the token that it has got already stays good.
     IF p_mail IS NOT NULL AND EXISTS (SELECT FROM users u WHERE u.user_id = p_user AND u.deleted_at IS NULL
             AND (v_scope = 'on' OR u.tenant_id = sidle_tenant())
-            AND NOT mail_is_capped(u.email, 'verify_email', (p_mail ->> 'per_address_and_hour')::integer)) THEN
+            AND NOT mail_is_capped(u.email_key, 'verify_email', (p_mail ->> 'per_address_and_hour')::integer)) THEN
         PERFORM one_time_issue('verify_email', p_user, p_token, p_now);
         PERFORM mail_enqueue(p_mail || jsonb_build_object('user_id', p_user));
     END IF;

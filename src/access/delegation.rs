@@ -162,6 +162,7 @@ mod tests {
             platform_permissions: Permissions::parse(platform).on_platform(),
             key_id: None,
             issued_at: DateTime::UNIX_EPOCH,
+            epoch: sidle_token::Epoch::FIRST,
             expires_at: DateTime::UNIX_EPOCH,
         }
     }

@@ -41,6 +41,9 @@ pub async fn admit<B>(
 ) -> Result<()> {
     let policy = policy(gate, request.uri().path());
     let aside = super::policy::aside(request.uri().path());
+    if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+        call.aside = aside;
+    }
     if policy == Policy::Public {
         return Ok(());
     }
@@ -61,7 +64,6 @@ pub async fn admit<B>(
     if let Some(call) = request.extensions_mut().get_mut::<Call>() {
         call.principal = Some(principal);
         call.certificate = certificate;
-        call.aside = aside;
     }
     Ok(())
 }

@@ -106,11 +106,7 @@ pub(crate) fn second_factors(data: &[u8]) {
     assert_eq!(totp.base32().len(), (secret.len() * 8).div_ceil(5));
     let uri = totp.uri("Sidle & Sons", &typed);
     let is_plain = uri.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~@%:/?=&".contains(&byte));
-    assert!(
-        is_plain && uri.matches('?').count() == 1 && uri.matches('&').count() == 4,
-        "{}",
-        *uri
-    );
+    assert!(is_plain && uri.matches('?').count() == 1 && uri.matches('&').count() == 4, "{}", *uri);
 
     recovery_code(&typed, is_totp);
 }

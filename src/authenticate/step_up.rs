@@ -66,6 +66,7 @@ impl Proof {
 }
 
 /// What a proof is for.
+#[derive(Clone, Copy)]
 struct What {
     method: &'static str,
     target: Option<Uuid>,

@@ -20,8 +20,10 @@ pub(super) const UNITS: u64 = 64;
 const READINGS: [&str; 12] = ["4@", "8", "({[<", "3", "69", "1!|", "1|7", "0", "$5", "+7", "%", "2"];
 /// Those of them that are read as either of two letters.
 const AMBIGUOUS: &str = "1|7";
+/// Symbols, each with the one that it is taken for.
+type Alike = &'static [(char, char)];
 /// Symbols that are taken for another one that reads alike, where there would be too many readings.
-static ALIKE: [&[(char, char)]; 2] =
+static ALIKE: [Alike; 2] =
     [&[('{', '('), ('[', '('), ('<', '('), ('|', '!')], &[('@', '4'), ('$', '5'), ('+', '7'), ('!', '1')]];
 
 /// The strength, 0 to 4, of a password whose user others know by these words.
@@ -42,7 +44,7 @@ pub(super) fn words(about: &[&str]) -> Vec<Zeroizing<String>> {
 
 /// The part of a password that is judged, and for which others its symbols were taken: where they can be read in too many
 /// ways, those that are read as the same letter are not told apart.
-fn bounded(password: &str) -> (Zeroizing<String>, &'static [&'static [(char, char)]]) {
+fn bounded(password: &str) -> (Zeroizing<String>, &'static [Alike]) {
     let begins: Zeroizing<String> = Zeroizing::new(password.chars().take(JUDGED).collect());
     for steps in 0..ALIKE.len() {
         let judged = plain(&begins, &ALIKE[..steps]);
@@ -53,8 +55,8 @@ fn bounded(password: &str) -> (Zeroizing<String>, &'static [&'static [(char, cha
     (plain(&begins, &ALIKE), &ALIKE)
 }
 
-fn plain(text: &str, alike: &[&[(char, char)]]) -> Zeroizing<String> {
-    let step = |c: char, step: &&[(char, char)]| step.iter().find(|(symbol, _)| *symbol == c).map_or(c, |(_, to)| *to);
+fn plain(text: &str, alike: &[Alike]) -> Zeroizing<String> {
+    let step = |c: char, step: &Alike| step.iter().find(|(symbol, _)| *symbol == c).map_or(c, |(_, to)| *to);
     Zeroizing::new(text.chars().map(|c| alike.iter().fold(c, step)).collect())
 }
 

@@ -183,11 +183,9 @@ impl Pool {
         let is_clean = {
             let mut reset = pin!(object.reset());
             let mut done = if in_flight { tokio::time::timeout(GRACE, &mut reset).await.ok() } else { None };
-            if done.is_none() && in_flight {
-                if let Some(pid) = pid {
-                    // Where that fails the statement ends by its own time limit, on a connection that is closed here.
-                    let _ = tokio::time::timeout(RESET, self.canceller.cancel(pid)).await;
-                }
+            if let Some(pid) = pid.filter(|_| done.is_none() && in_flight) {
+                // Where that fails the statement ends by its own time limit, on a connection that is closed here.
+                let _ = tokio::time::timeout(RESET, self.canceller.cancel(pid)).await;
             }
             if done.is_none() {
                 done = tokio::time::timeout(RESET, &mut reset).await.ok();

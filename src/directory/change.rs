@@ -114,13 +114,13 @@ impl<'a> Change<'a> {
         aim(&mut self.tx, self.call.principal()?, self.scope, user, effect).await
     }
 
-    /// Revokes the access tokens that a user has now; `event` is to tell of it.
+    /// Refuses the access tokens that a user has now; `event` is to tell of it.
     pub async fn end_tokens(&mut self, aimed: &Aimed, event: Event) -> Result<Event> {
         self.end_tokens_of(&[aimed.user()], event).await
     }
 
-    /// Revokes the access tokens that the holders of what changes have now; `event` is to tell of it. Their rows are
-    /// locked first, so that no login or refresh that read the old rights comes after it.
+    /// Revokes the access tokens that the holders of what changes have now; `event` is to tell of it. Their rows are locked
+    /// first, so that no login or refresh that read the old rights comes after it.
     pub async fn end_tokens_of(&mut self, users: &[Uuid], event: Event) -> Result<Event> {
         store::tokens::lock_users(&mut self.tx, users).await?;
         let epoch = store::tokens::end_users(&mut self.tx, users).await?;

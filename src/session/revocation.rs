@@ -170,7 +170,7 @@ impl Revocations {
         let mut found: Vec<(Revoked, DateTime<Utc>)> = Vec::new();
         found.extend(store::ended_sessions(&mut tx, since).await?.into_iter().map(|id| (Revoked::Session(id), now)));
         let tokens = store::ended_tokens(&mut tx, since).await?.into_iter();
-        found.extend(tokens.map(|(principal, epoch)| (Revoked::Principal(principal, epoch), epoch.time())));
+        found.extend(tokens.map(|(principal, epoch)| (Revoked::Principal(principal, epoch), now)));
         found.extend(key_store::retired(&mut tx, since).await?.into_iter().map(|(kid, at)| (Revoked::Key(kid), at)));
         let mut pictures = self.write();
         let mut next = pictures.next.take().unwrap_or_default();

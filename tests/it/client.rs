@@ -60,10 +60,7 @@ async fn verifier(settings: Settings) -> Verifier {
 
 /// Ends the session of a token for the shop.
 async fn revoke(server: &TestServer, tokens: &proto::TokenPair) {
-    let request = proto::RefreshTokenRequest {
-        refresh_token: tokens.refresh_token.clone(),
-        ..Default::default()
-    };
+    let request = proto::RefreshTokenRequest { refresh_token: tokens.refresh_token.clone(), ..Default::default() };
     let session_id = server.client("").authenticate.refresh_token(request).await.unwrap().into_inner().session_id;
     let mut client = server.client(&server.sign_in("ann@example.com").await.access_token).session;
     client.revoke_session(proto::RevokeSessionRequest { session_id }).await.unwrap();

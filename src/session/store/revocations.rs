@@ -14,10 +14,7 @@ pub(in crate::session) async fn ended_sessions(tx: &mut Connection, since: DateT
 }
 
 /// Principals whose tokens were revoked since then, and by which revocation.
-pub(in crate::session) async fn ended_tokens(
-    tx: &mut Connection,
-    since: DateTime<Utc>,
-) -> Result<Vec<(Uuid, Epoch)>> {
+pub(in crate::session) async fn ended_tokens(tx: &mut Connection, since: DateTime<Utc>) -> Result<Vec<(Uuid, Epoch)>> {
     let rows = sqlx::query!(
         r#"SELECT user_id AS "id!", tokens_valid_from AS "at!" FROM users WHERE tokens_valid_from > $1
            UNION ALL

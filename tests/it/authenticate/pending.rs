@@ -21,7 +21,9 @@ const NEW_PASSWORD: &str = "seven otters juggle walnuts";
 async fn token(smtp: &mut Smtp, email: &str, prefix: &str) -> String {
     loop {
         let message = smtp.message().await.unwrap();
-        if let Some(token) = message.token().filter(|token| token.starts_with(prefix) && message.to == [email.to_owned()]) {
+        if let Some(token) =
+            message.token().filter(|token| token.starts_with(prefix) && message.to == [email.to_owned()])
+        {
             return token;
         }
     }

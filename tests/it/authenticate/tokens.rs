@@ -86,7 +86,9 @@ async fn a_tenants_program_is_told_of_its_own_tenants_tokens_only() {
     let verdicts = server.client(&caller).authenticate.verify_tokens(request).await.unwrap().into_inner().verdicts;
     let told = verdicts.iter().map(|v| match &v.verdict {
         Some(proto::token_verdict::Verdict::Claims(claims)) => claims.tenant_id.clone(),
-        Some(proto::token_verdict::Verdict::Refused(reason)) => proto::Reason::try_from(*reason).unwrap().as_str_name().to_owned(),
+        Some(proto::token_verdict::Verdict::Refused(reason)) => {
+            proto::Reason::try_from(*reason).unwrap().as_str_name().to_owned()
+        }
         None => String::new(),
     });
     assert_eq!(

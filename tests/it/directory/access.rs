@@ -198,7 +198,11 @@ async fn a_token_issued_while_rights_change_does_not_keep_the_old_ones() {
     let mut refresh = server.sql().begin().await.unwrap();
     let row = "SELECT tokens_valid_from FROM users WHERE user_id = $1";
     let named: Option<chrono::DateTime<chrono::Utc>> =
-        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("{row} FOR SHARE"))).bind(user).fetch_one(&mut *refresh).await.unwrap();
+        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("{row} FOR SHARE")))
+            .bind(user)
+            .fetch_one(&mut *refresh)
+            .await
+            .unwrap();
     let mut directory = root.directory.clone();
     let change = tokio::spawn(async move { directory.create_membership(grant(user, Some(tenant), ADMIN)).await });
     let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity

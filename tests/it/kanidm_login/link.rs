@@ -99,9 +99,11 @@ async fn a_session_alone_links_nobody_however_young_it_is() {
     assert_eq!(reason(&refused), "STEP_UP_REQUIRED", "seconds after the login");
     // Proofs for something else, of another session, and one that was spent.
     let enroll = client.prove("sidle.v1.AuthenticateService/EnrollTotp", "").await;
-    let elsewhere = server.client(&server.sign_in("bob@example.com").await.access_token).prove(START, "").await;
-    let targeted = client.prove(START, &two.user.to_string()).await;
-    let spent = client.prove(START, "").await;
+    let change = tonic_types::StatusExt::get_details_error_info(&refused).unwrap().metadata["change"].clone();
+    let elsewhere = server.client(&server.sign_in("bob@example.com").await.access_token);
+    let elsewhere = elsewhere.prove_change(START, "", &change).await;
+    let targeted = client.prove_change(START, &two.user.to_string(), &change).await;
+    let spent = client.prove_change(START, "", &change).await;
     two.world.go_with(&two.token, Link, &spent).await.expect("a proof for exactly this");
     for wrong in [enroll, elsewhere, targeted, spent] {
         let refused = two.world.go_with(&two.token, Link, &wrong).await.unwrap_err();

@@ -17,6 +17,7 @@ use sidle::proto;
 use sidle_dev::kanidm::Kanidm;
 use sidle_dev::persona::Returned;
 use tonic::Status;
+use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::authenticate::set;
@@ -95,7 +96,9 @@ impl World {
             answer => return answer,
         };
         let proof = Some(proto::step_up_request::Proof::Password(password.to_owned()));
-        let request = proto::StepUpRequest { method: START.to_owned(), target: String::new(), proof };
+        let asked = refused.get_details_error_info().expect("a refusal of Sidle's").metadata;
+        let (method, change) = (START.to_owned(), asked["change"].clone());
+        let request = proto::StepUpRequest { method, change, proof, ..Default::default() };
         match self.server.client(token).authenticate.step_up(request).await {
             Ok(given) => self.go_with(token, purpose, &given.into_inner().step_up_token).await,
             Err(_) => Err(refused),

@@ -301,7 +301,8 @@ async fn an_administrator_sends_an_address_no_more_than_its_share_either() {
     let admin = server.admin().await;
     let tenant = server.tenant("letters").await;
     let written = async |kind: &str, address: &str| {
-        let count = "SELECT count(*) FROM mail_outbox WHERE kind = $1 AND recipient_hash = sha256(convert_to($2, 'UTF8'))";
+        let count =
+            "SELECT count(*) FROM mail_outbox WHERE kind = $1 AND recipient_hash = sha256(convert_to($2, 'UTF8'))";
         sqlx::query_scalar::<_, i64>(count).bind(kind).bind(address).fetch_one(server.sql()).await.unwrap()
     };
     let create = async |email: &str| {

@@ -4,6 +4,7 @@ use sidle::proto::*;
 use tonic::Code;
 
 use super::{IMPORT, header, import, messages, reason, row, send};
+use crate::support::server::with_proof;
 use crate::support::{TestServer, cheap_hash};
 
 async fn users(server: &TestServer) -> i64 {
@@ -152,7 +153,8 @@ async fn a_stream_that_breaks_anywhere_leaves_nothing_behind() {
         sender.send(message.clone()).await.unwrap();
     }
     let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-    let mut answers = migration.import_users(client.proven(IMPORT, "", stream).await).await.unwrap().into_inner();
+    let mut answers =
+        migration.import_users(with_proof(stream, &client.prove(IMPORT, "").await)).await.unwrap().into_inner();
     assert!(matches!(answers.message().await.unwrap().unwrap().part, Some(import_users_response::Part::Verdicts(_))));
     drop((answers, sender));
     let imported = loop {

@@ -137,23 +137,36 @@ async fn with_clocks_four_seconds_apart_no_right_outlives_its_end() {
         role_id: "00000000-0000-7000-8000-000000000003".to_owned(),
         ..Default::default()
     };
-    let given = world.admin.proving(grant, async |request| world.admin.directory.clone().create_membership(request).await);
+    let given =
+        world.admin.proving(grant, async |request| world.admin.directory.clone().create_membership(request).await);
     let membership = given.await.unwrap().membership.unwrap().membership_id;
     world.refused("a membership was given", "membership.created", &old).await;
     let rich = sign_in().await;
     world.good("a membership was given", &rich).await;
     let take = DeleteMembershipRequest { membership_id: membership };
-    world.admin.proving(take, async |request| world.admin.directory.clone().delete_membership(request).await).await.unwrap();
+    world
+        .admin
+        .proving(take, async |request| world.admin.directory.clone().delete_membership(request).await)
+        .await
+        .unwrap();
     world.refused("a membership was taken", "membership.deleted", &rich).await;
     let plain = sign_in().await;
     world.good("a membership was taken", &plain).await;
 
     // The account itself, and back again.
     let disable = DisableUserRequest { user_id: user.to_string(), ..Default::default() };
-    world.admin.proving(disable, async |request| world.admin.directory.clone().disable_user(request).await).await.unwrap();
+    world
+        .admin
+        .proving(disable, async |request| world.admin.directory.clone().disable_user(request).await)
+        .await
+        .unwrap();
     world.refused("the user was disabled", "user.disabled", &plain).await;
     let enable = EnableUserRequest { user_id: user.to_string(), ..Default::default() };
-    world.admin.proving(enable, async |request| world.admin.directory.clone().enable_user(request).await).await.unwrap();
+    world
+        .admin
+        .proving(enable, async |request| world.admin.directory.clone().enable_user(request).await)
+        .await
+        .unwrap();
     let back = sign_in().await;
     world.good("the user was enabled", &back).await;
     world.refused("the user was enabled", "user.disabled", &plain).await;

@@ -91,8 +91,7 @@ impl Model {
             // The owner's own race, or a repeat.
             Some(used)
                 if !self.used.contains_key(&used.successor)
-                    && (self.now < used.at + LEEWAY
-                        || (id.is_some() && used.id == id && self.now < used.at + 60)) =>
+                    && (self.now < used.at + LEEWAY || (id.is_some() && used.id == id && self.now < used.at + 60)) =>
             {
                 Must::Again(used.successor.clone())
             }

@@ -249,8 +249,9 @@ impl Proving {
     async fn proof(&mut self, refused: &Status) -> Option<String> {
         let asked = refused.get_details_error_info().filter(|info| info.reason == "STEP_UP_REQUIRED")?;
         let proof = proto::step_up_request::Proof::Password(ADMIN_PASSWORD.to_owned());
-        let (method, target) = (asked.metadata["method"].clone(), asked.metadata["target"].clone());
-        let request = proto::StepUpRequest { method, target, proof: Some(proof) };
+        let of = |key: &str| asked.metadata[key].clone();
+        let (method, target, change) = (of("method"), of("target"), of("change"));
+        let request = proto::StepUpRequest { method, target, change, proof: Some(proof) };
         Some(self.authenticate.step_up(request).await.ok()?.into_inner().step_up_token)
     }
 }

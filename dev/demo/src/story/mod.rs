@@ -55,10 +55,10 @@ struct Demo<'a> {
 }
 
 impl Demo<'_> {
-    /// A message with a fresh proof of the first administrator, for one call of this RPC.
+    /// A message with a fresh proof of the first administrator, for one call of this RPC, whose request is a stream.
     async fn proven<T>(&mut self, method: &str, message: T) -> Result<Request<T>> {
         let proof = Some(Proof::Password(self.admin_password.clone()));
-        let request = StepUpRequest { method: method.to_owned(), target: String::new(), proof };
+        let request = StepUpRequest { method: method.to_owned(), proof, ..Default::default() };
         let answer = self.admin.authenticate.step_up(request).await.map_err(refused("StepUp"))?;
         let mut request = Request::new(message);
         request.metadata_mut().insert("sidle-step-up", answer.into_inner().step_up_token.parse()?);
