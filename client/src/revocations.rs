@@ -307,7 +307,7 @@ mod tests {
         };
         let refused = |session: u128| {
             let picture = revocations.inner.picture.read().unwrap();
-            picture.refuses(Some(Uuid::from_u128(session)), Uuid::nil(), None, now)
+            picture.refuses(Some(Uuid::from_u128(session)), Uuid::nil(), None, Epoch::FIRST)
         };
         let mut anchor = None;
         revocations.take(message(1, true), clock::instant(), &mut anchor);

@@ -62,7 +62,7 @@ async fn eighty_streams_of_guesses_from_one_address_keep_nobody_else_out() {
         }
         done.store(true, Ordering::Relaxed);
     };
-    futures_util::join!(join_all(guesses), logins);
+    tokio::join!(join_all(guesses), logins);
 }
 
 /// What is turned away at the queue has been charged: an address cannot knock at it without end.

@@ -247,6 +247,7 @@ async fn only_proven_addresses_of_the_tenants_domains_go_over() {
     // Within the tenant nobody moves a user who is somebody elsewhere as well.
     let above = refused(ItemReason::UserAboveCaller);
     assert_eq!(reasons(&mover).await, [created, unverified, foreign, above]);
+}
 
 /// Names and addresses are one space with those of groups, programs and OAuth2 clients, not all of which the service
 /// account may see; uuids of deleted persons stay taken.

@@ -16,7 +16,7 @@ async fn demote(stage: &Stage, user: &str) {
         ListMembershipsRequest { tenant_id: stage.tenant.to_string(), user_id: user.to_owned(), ..Default::default() };
     let held = client.list_memberships(list).await.unwrap().into_inner().memberships;
     for membership in held.iter().filter(|held| held.role_name == "admin" && held.source() != GrantSource::Kanidm) {
-        let delete = DeleteMembershipRequest { membership_id: membership.membership_id.clone() };
+        let delete = DeleteMembershipRequest { membership_id: membership.membership_id.clone(), ..Default::default() };
         let call = async |request| stage.client.directory.clone().delete_membership(request).await;
         stage.client.proving(delete, call).await.unwrap();
     }

@@ -143,7 +143,7 @@ async fn with_clocks_four_seconds_apart_no_right_outlives_its_end() {
     world.refused("a membership was given", "membership.created", &old).await;
     let rich = sign_in().await;
     world.good("a membership was given", &rich).await;
-    let take = DeleteMembershipRequest { membership_id: membership };
+    let take = DeleteMembershipRequest { membership_id: membership, ..Default::default() };
     world
         .admin
         .proving(take, async |request| world.admin.directory.clone().delete_membership(request).await)
