@@ -202,7 +202,8 @@ CREATE TABLE roles (
     CONSTRAINT roles_platform_check CHECK (NOT is_platform OR tenant_id IS NULL),
     -- The names of the roles that every installation begins with are no tenant's to give, in no spelling.
     CONSTRAINT roles_reserved_check CHECK (tenant_id IS NULL
-        OR lower(translate(name, '._-', '')) NOT IN ('systemadmin', 'superadmin', 'admin', 'user'))
+        OR translate(name, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ._-', 'abcdefghijklmnopqrstuvwxyz')
+            NOT IN ('systemadmin', 'superadmin', 'admin', 'user'))
 );
 CREATE UNIQUE INDEX roles_name_key ON roles (name) WHERE tenant_id IS NULL;
 CREATE UNIQUE INDEX roles_tenant_name_key ON roles (tenant_id, name) WHERE tenant_id IS NOT NULL;

@@ -102,7 +102,7 @@ END
 $$;
 COMMENT ON FUNCTION users_password_version() IS 'Trigger: counts a change of the password.';
 CREATE TRIGGER users_password_version
-    BEFORE UPDATE OF password_hash ON users FOR EACH ROW
+    BEFORE UPDATE ON users FOR EACH ROW
     WHEN (OLD.password_hash IS DISTINCT FROM NEW.password_hash AND OLD.password_rehashes = NEW.password_rehashes)
     EXECUTE FUNCTION users_password_version();
 

@@ -220,7 +220,7 @@ mod tests {
             "postgres://a@127.0.0.1:1/b",
             "postgres://a@[::1]/b",
             "postgres://a@LOCALHOST/b?sslmode=disable",
-            "postgres://a@/b?host=/run/postgresql",
+            "postgres:///b?host=/run/postgresql&user=a",
         ] {
             assert_eq!(refusal(url, false), None, "{url}");
         }

@@ -34,10 +34,20 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
         let body = read(&mut stream, length).await?;
         match kind {
             b'Q' => {
-                // "BEGIN; SET LOCAL ...", "ROLLBACK" or "COMMIT".
+                // "BEGIN; SELECT scope_begin(...)", "ROLLBACK", "COMMIT", or what a connection is asked when it is new.
                 begun = body.starts_with(b"BEGIN");
                 let statements = body.split(|byte| *byte == b';').count();
-                send(&mut stream, &vec![(b'C', b"SET\0".as_slice()); statements]).await?;
+                let asks = |what: &str| body.windows(what.len()).any(|part| part == what.as_bytes());
+                let row =
+                    if asks("transaction_read_only") { Some("off") } else { asks("pg_backend_pid").then_some("1") };
+                let (description, values) = row.map(|value| (description(value), values(value))).unwrap_or_default();
+                let mut answers = vec![(b'C', b"SET\0".as_slice()); statements];
+                if row.is_some() {
+                    // The last statement is the one that asks.
+                    let at = answers.len().saturating_sub(1);
+                    answers.splice(at..at, [(b'T', description.as_slice()), (b'D', values.as_slice())]);
+                }
+                send(&mut stream, &answers).await?;
             }
             b'S' if asked => send(&mut stream, &[(b'E', CANCELLED)]).await?,
             b'S' => {}
@@ -57,6 +67,27 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
         asked &= begun && kind != b'Q';
         send(&mut stream, &[(b'Z', state.as_slice())]).await?;
     }
+}
+
+/// That a row has one column, a number where its value is one.
+fn description(value: &str) -> Vec<u8> {
+    let (kind, size): (i32, i16) = if value.parse::<i32>().is_ok() { (23, 4) } else { (25, -1) };
+    let mut body = vec![0, 1];
+    body.extend_from_slice(b"value\0");
+    body.extend_from_slice(&[0; 6]);
+    body.extend_from_slice(&kind.to_be_bytes());
+    body.extend_from_slice(&size.to_be_bytes());
+    body.extend_from_slice(&(-1_i32).to_be_bytes());
+    body.extend_from_slice(&[0; 2]);
+    body
+}
+
+/// A row of one column.
+fn values(value: &str) -> Vec<u8> {
+    let mut body = vec![0, 1];
+    body.extend_from_slice(&u32::try_from(value.len()).unwrap_or_default().to_be_bytes());
+    body.extend_from_slice(value.as_bytes());
+    body
 }
 
 /// The rest of a message, whose length counts itself.

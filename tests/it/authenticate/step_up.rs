@@ -151,8 +151,8 @@ async fn make_another(case: &Case<'_>, variant: u32, token: &str) -> Result<(), 
             directory.update_role(with_proof(request, token)).await.map(drop)
         }
         "sidle.v1.DirectoryService/CreateUser" => {
-            let email = format!("made-{variant}@new.example");
             let tenant_id = case.tenant.expect("a home").to_string();
+            let email = format!("made-{variant}@{tenant_id}.example");
             let request = CreateUserRequest { email, tenant_id, ..Default::default() };
             directory.create_user(with_proof(request, token)).await.map(drop)
         }

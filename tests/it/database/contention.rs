@@ -12,7 +12,7 @@ use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
 /// A server of five connections whose statements may wait for a minute, with so many users.
 async fn stage(users: usize) -> TestServer {
     let setup = Setup::new().await.with("DATABASE__LOCK_TIMEOUT", "60s").with("DATABASE__STATEMENT_TIMEOUT", "60s");
-    let server = setup.with("DATABASE__ACQUIRE_TIMEOUT", "30s").with("LOG__LEVEL", "info").start().await;
+    let server = setup.with("DATABASE__ACQUIRE_TIMEOUT", "30s").start().await;
     let tenant = server.tenant("acme").await;
     for number in 0..users {
         server.user(tenant, &format!("user{number}@example.com"), "user").await;
@@ -65,18 +65,22 @@ async fn rows_that_are_locked_by_somebody_delay_their_own_callers_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_passes_cancels_the_statement() {
     let server = stage(3).await;
+    let admin = server.admin().await;
+    let users = "SELECT user_id FROM users WHERE email LIKE 'user%'";
+    let users: Vec<uuid::Uuid> = sqlx::query_scalar(users).fetch_all(server.sql()).await.unwrap();
     let mut holder = server.sql().begin().await.unwrap();
     let hold = "UPDATE users SET full_name = full_name WHERE email LIKE 'user%'";
     sqlx::query(hold).execute(&mut *holder).await.unwrap();
-    let held: Vec<_> = (0..3)
-        .map(|number| {
-            let mut request = Request::new(login(number));
+    let held: Vec<_> = users
+        .into_iter()
+        .map(|user| {
+            let mut request = Request::new(proto::LockUserRequest { user_id: user.to_string(), ..Default::default() });
             request.set_timeout(Duration::from_secs(2));
-            let mut client = server.client("").authenticate;
-            tokio::spawn(async move { client.authenticate_password(request).await })
+            let mut client = admin.plain.clone();
+            tokio::spawn(async move { client.lock_user(request).await })
         })
         .collect();
-    eventually("logins wait for the locked rows", async || (waiting_for_locks(&server).await == 3).then_some(())).await;
+    eventually("calls wait for the locked rows", async || (waiting_for_locks(&server).await == 3).then_some(())).await;
     for answer in held {
         let refused = answer.await.unwrap().expect_err("the rows are held");
         assert!([Code::DeadlineExceeded, Code::Cancelled].contains(&refused.code()), "{refused:?}");
