@@ -108,7 +108,10 @@ async fn make_another(case: &Case<'_>, variant: u32, token: &str) -> Result<(), 
             let request = GetUserRequest { identifier, include_deleted: false };
             let user = directory.get_user(request).await?.into_inner().user.unwrap();
             let request = UpdateUserRequest {
-                user: Some(User { email: format!("moved-{variant}-{}@other.example", user.email.len()), ..user }),
+                user: Some(User {
+                    email: format!("moved-{variant}-{}-{}@other.example", user.email.len(), case.target),
+                    ..user
+                }),
                 update_mask: Some(prost_types::FieldMask { paths: vec!["email".to_owned()] }),
                 validate_only: false,
             };

@@ -203,15 +203,17 @@ async fn a_token_issued_while_rights_change_does_not_keep_the_old_ones() {
             .fetch_one(&mut *refresh)
             .await
             .unwrap();
-    let mut directory = root.directory.clone();
-    let change = tokio::spawn(async move { directory.create_membership(grant(user, Some(tenant), ADMIN)).await });
+    let request = grant(user, Some(tenant), ADMIN);
+    let request = root.proven("sidle.v1.DirectoryService/CreateMembership", &user.to_string(), request).await;
+    let mut directory = root.plain.clone();
+    let change = tokio::spawn(async move { directory.create_membership(request).await });
     let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity
         WHERE datname = current_database() AND usename = 'sidle_app' AND wait_event_type = 'Lock')";
     while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut *refresh).await.unwrap() {
         tokio::task::yield_now().await;
     }
-    // However far the replica's clock is ahead.
-    server.context.clock.advance(std::time::Duration::from_secs(3600));
+    // Although the replica's clock is ahead.
+    server.context.clock.advance(std::time::Duration::from_secs(60));
     refresh.commit().await.unwrap();
     change.await.unwrap().unwrap();
     let revoked: Option<chrono::DateTime<chrono::Utc>> =

@@ -14,6 +14,7 @@ use tonic_types::StatusExt as _;
 use super::PATIENCE;
 use crate::bounds::{JWKS, WHO, connect, is_served, request, status_of};
 use crate::support::process::Process;
+use crate::support::server::with_proof;
 use crate::support::{Setup, TestServer};
 
 const IMPORT: &str = "/sidle.v1.MigrationService/ImportUsers";
@@ -90,7 +91,10 @@ async fn a_stream_is_bounded_message_by_message() {
         part(Part::Rows(proto::ImportRows { rows: vec![row] }))
     };
     let parts = vec![part(Part::Header(header)), rows(90_000), rows(90_000), rows(110_000)];
-    let mut answers = admin.migration.clone().import_users(tokio_stream::iter(parts)).await.unwrap().into_inner();
+    let unproven = admin.migration.clone().import_users(tokio_stream::iter(vec![parts[0].clone()])).await.unwrap();
+    let asked = unproven.into_inner().message().await.expect_err("an import asks for a proof");
+    let request = with_proof(tokio_stream::iter(parts), &admin.prove_asked(&asked).await);
+    let mut answers = admin.migration.clone().import_users(request).await.unwrap().into_inner();
     let mut verdicts = 0;
     let refused = loop {
         match answers.message().await {

@@ -8,7 +8,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{START, World, complete, complete_as, is_good, person, with_mail};
-use crate::authenticate::factors::{guarded, prove};
+use crate::authenticate::factors::guarded;
 use crate::authenticate::set;
 use crate::look::{event, reason, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup};
@@ -126,8 +126,10 @@ async fn past_a_second_factor_a_password_links_nobody() {
         "STEP_UP_REQUIRED",
         "by the password"
     );
-    let code = Proof::RecoveryCode(ann.codes[0].clone());
-    let proof = prove(&ann.client, START, "", code).await.unwrap();
+    let change = tonic_types::StatusExt::get_details_error_info(&refused).unwrap().metadata["change"].clone();
+    let proof = Some(Proof::RecoveryCode(ann.codes[0].clone()));
+    let request = proto::StepUpRequest { method: START.to_owned(), target: String::new(), change, proof };
+    let proof = ann.client.authenticate.clone().step_up(request).await.unwrap().into_inner().step_up_token;
     two.world.go_with(ann.client.token(), Link, &proof).await.expect("by a factor that the account has");
 }
 

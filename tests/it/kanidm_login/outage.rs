@@ -68,7 +68,11 @@ async fn kanidms_keys_are_not_fetched_for_every_login() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kanidm_holds_every_call_nobody_with_a_password_waits_for_it() {
     let name = "while_kanidm_holds_every_call_nobody_with_a_password_waits_for_it";
-    let Some(world) = World::with(name, |setup| setup.with("KANIDM__TIMEOUT", "1h")).await else { return };
+    let Some(world) =
+        World::with(name, |setup| setup.with("KANIDM__TIMEOUT", "1h").with("MIGRATION__LONGEST_CALL", "1h")).await
+    else {
+        return;
+    };
     let tokens = world.login().await.unwrap().tokens.unwrap();
     let begun = world.start().await.unwrap();
     let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
