@@ -163,6 +163,7 @@ async fn verification_asks_nobody_and_stops_when_revocations_are_not_known() {
     let server = setup.start().await;
     let (token, caller) = (shop_token(&server).await, verifier_token(&server).await);
     server.app().db.close().await;
+    server.app().reserved.feed.close().await;
     verify(&server, &caller, &token, "shop").await.expect("without a database");
     // Until the picture is older than the bound, tokens are good; from then on nothing is vouched for.
     let refused = loop {
