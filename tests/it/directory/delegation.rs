@@ -434,7 +434,7 @@ async fn deleting_or_demoting_a_user_lists_and_ends_what_they_made() {
     let leaver = &keys[0];
     let delete = DeleteUserRequest { user_id: leaver.0.clone(), ..Default::default() };
     let made = at.boss.directory.clone().delete_user(delete).await.unwrap().into_inner().made.unwrap();
-    assert_eq!(ended(made, leaver).await, [leaver.1.clone()], "the account is told, and stays");
+    assert_eq!(ended(made, leaver).await, std::slice::from_ref(&leaver.1), "the account is told, and stays");
 
     let demoted = &keys[1];
     at.boss.directory.clone().create_membership(grant(&demoted.0, Some(at.tenant), USER)).await.unwrap();

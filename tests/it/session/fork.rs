@@ -123,8 +123,8 @@ async fn after_the_database_went_back_revocations_are_read_anew_before_a_token_i
     for server in [&one, &two] {
         assert!(server.app().metrics.audit_forks.get() >= 1);
         for refused in [
-            watch(server, &caller, &watch_cursor).await.err().expect("a cursor of a log that is gone"),
-            events(&mut admin.on(server.channel.clone()), &stream_cursor).await.err().expect("the same"),
+            watch(server, &caller, &watch_cursor).await.map(drop).expect_err("a cursor of a log that is gone"),
+            events(&mut admin.on(server.channel.clone()), &stream_cursor).await.map(drop).expect_err("the same"),
         ] {
             assert!(["CURSOR_AHEAD", "LOG_FORKED"].contains(&reason(&refused).as_str()), "{refused:?}");
         }

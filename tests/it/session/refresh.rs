@@ -158,7 +158,7 @@ async fn clients_that_race_themselves_come_to_one_successor_and_go_on() {
     let (one, two) = (setup.start().await, setup.start().await);
     let (_, _, mut held) = signed_in(&one).await;
     for round in 0..6u128 {
-        let id = |n: u128| (n % 3 > 0).then(|| Uuid::from_u128(round * 100 + n + 1));
+        let id = |n: u128| (!n.is_multiple_of(3)).then(|| Uuid::from_u128(round * 100 + n + 1));
         let calls = (0..6u128).map(|n| refresh(if n % 2 == 0 { &one } else { &two }, &held.refresh_token, id(n)));
         let pairs: Vec<_> = join_all(calls).await.into_iter().map(|answer| pair(answer.expect("one's own"))).collect();
         let tokens: HashSet<&str> = pairs.iter().map(|pair| pair.refresh_token.as_str()).collect();
