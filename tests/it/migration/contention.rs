@@ -8,8 +8,9 @@ use sidle::proto::*;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{header, reason, row};
+use super::{IMPORT, header, reason, row};
 use crate::support::TestServer;
+use crate::support::server::with_proof;
 
 fn part(part: Part) -> ImportUsersRequest {
     ImportUsersRequest { part: Some(part) }
@@ -26,7 +27,8 @@ async fn while_an_import_is_held_open_those_who_want_its_addresses_are_refused_a
     messages.send(part(Part::Header(header("harbour")))).await.unwrap();
     let rows = (1..=30).map(|n| row(n, &format!("new{n}@harbour.example"))).collect();
     messages.send(part(Part::Rows(ImportRows { rows }))).await.unwrap();
-    let mut answers = importing.import_users(ReceiverStream::new(received)).await.unwrap().into_inner();
+    let request = with_proof(ReceiverStream::new(received), &client.prove(IMPORT, "").await);
+    let mut answers = importing.import_users(request).await.unwrap().into_inner();
     // The verdicts show that the rows are written, and not committed.
     answers.next().await.unwrap().unwrap();
 

@@ -366,7 +366,7 @@ async fn tokens_of_another_time_or_audience_are_refused() {
 async fn oversized_and_deeply_nested_tokens_cost_neither_stack_nor_memory() {
     let forger = Forger::new().await;
     let header = |token: &str| Forger::parts(token).0.to_string();
-    for bytes in [8 * 1024, 64 * 1024, 3_000_000] {
+    for bytes in [8 * 1024, 64 * 1024, 240_000] {
         forger.is_refused("long", |token| format!("{token}{}", "A".repeat(bytes))).await;
         forger.is_refused("only dots", |_| ".".repeat(bytes)).await;
         forger.is_refused("long header", |token| format!("{}.{token}", "A".repeat(bytes))).await;

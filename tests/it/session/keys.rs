@@ -54,7 +54,7 @@ async fn signs(server: &TestServer, email: &str, with: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_under_traffic_refuses_no_token_on_any_replica() {
     // However many logins the traffic makes, none of them ends the first session.
-    let setup = Setup::new().await.with("SESSIONS__PER_USER", "0");
+    let setup = Setup::new().await.with("SESSIONS__PER_USER", "0").with("THROTTLE__PER_MINUTE", "0");
     let context = Context::system();
     let (one, two) = (setup.start_with(context.clone()).await, setup.start_with(context.clone()).await);
     let (one, two) = (Arc::new(one), Arc::new(two));
