@@ -37,7 +37,17 @@ async fn while_an_import_is_held_open_those_who_want_its_addresses_are_refused_a
         let call = async |request| client.directory.clone().create_user(request).await;
         client.proving(request, call).await
     };
-    let creates = join_all((1..=30).map(|n| create(format!("new{n}@harbour.example"))));
+    // Proven one after the other: of one person's proofs one is made at a time.
+    let mut requests = Vec::new();
+    for n in 1..=30 {
+        let email = format!("new{n}@harbour.example");
+        let request = CreateUserRequest { tenant_id: harbour.to_string(), email, ..Default::default() };
+        requests.push(client.proven("sidle.v1.DirectoryService/CreateUser", "", request).await);
+    }
+    let creates = join_all(requests.into_iter().map(|request| {
+        let mut directory = client.plain.clone();
+        async move { directory.create_user(request).await }
+    }));
     let logins = async {
         for _ in 0..30 {
             server.sign_in("there@harbour.example").await;
