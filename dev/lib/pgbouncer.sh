@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# Part of ./run: PgBouncer, which tests put in front of Postgres. Always unpacked under .dev/debs, never installed: the
-# package would start a pooler of the machine's own.
+# Part of ./run: PgBouncer, which tests put in front of Postgres. Always unpacked, never installed: the package would start
+# a pooler of the machine's own. It lies beside the private cluster, where the user can enter whom root must run it as.
 
 need_pgbouncer() {
-    local root="$DEV/debs/pgbouncer" name wanted=(pgbouncer)
+    local root="$PG_HOME/pgbouncer" name wanted=(pgbouncer)
     SIDLE_DEV_PGBOUNCER="$root/wrappers/pgbouncer"
     if ! [ -x "$SIDLE_DEV_PGBOUNCER" ] || ! "$SIDLE_DEV_PGBOUNCER" --version >/dev/null 2>&1; then
         need_debian "PgBouncer"
-        say "pgbouncer: unpacking it under .dev/debs"
+        say "pgbouncer: unpacking it in $root"
         rm -rf "$root"
         # The wrapper comes last, so that what is there is whole.
         apt_own_update
