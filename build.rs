@@ -1,6 +1,7 @@
 //! Compiles `proto/` without an installed protoc, and turns the options in it into tables: the policy of every RPC,
 //! the code, remedy and text of every error reason. An RPC or a reason without its option fails the build.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // By its name a message finds its descriptor again, with which the command line prints it as JSON.
     config.enable_type_names();
     tonic_prost_build::configure()
-        .codec_path("crate::server::codec::Codec")
+        .codec_path("crate::codec::Codec")
         // Comments of the proto files are for readers of the API; rustdoc would take their examples for code.
         .disable_comments(["."])
         .compile_fds_with_config(set, config)?;
@@ -163,6 +164,7 @@ fn enum_comments(descriptors: &[u8], name: &str) -> Result<Vec<(String, String)>
 use prost_reflect::prost_types as prost_types_set;
 
 /// Every schema migration, embedded in order, so that the binary needs no files beside it.
+/// The versioned files of the schema, and the files of its functions, as `src/schema/files.rs` has them.
 fn migrations(folder: &Path) -> Result<String, Box<dyn Error>> {
     let mut names: Vec<String> = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -172,7 +174,8 @@ fn migrations(folder: &Path) -> Result<String, Box<dyn Error>> {
         }
     }
     names.sort();
-    let mut out = String::from("pub(super) static MIGRATIONS: &[Embedded] = &[\n");
+    let text = |file: &Path| format!("Cow::Borrowed(include_str!({file:?}))");
+    let mut out = String::from("pub(super) static MIGRATIONS: &[MigrationFile] = &[\n");
     for name in names {
         let (version, description) = name
             .split_once('_')
@@ -183,10 +186,38 @@ fn migrations(folder: &Path) -> Result<String, Box<dyn Error>> {
         let down = down.canonicalize().map_err(|_| format!("migrations/{name}.down.sql is missing"))?;
         writeln!(
             out,
-            "    Embedded {{ version: {version}, description: {description:?}, filename: {:?}, up: include_str!({up:?}), down: include_str!({down:?}) }},",
+            "    MigrationFile {{ version: {version}, description: Cow::Borrowed({description:?}), \
+                filename: Cow::Borrowed({:?}), up: {}, down: {} }},",
             format!("{name}.up.sql"),
+            text(&up),
+            text(&down),
+        )?;
+    }
+    out.push_str("];\npub(super) static FUNCTIONS: &[FunctionFile] = &[\n");
+    for (name, file) in functions(&folder.join("functions"))? {
+        let path = file.strip_prefix(folder)?.to_string_lossy().into_owned();
+        let sql = text(&file.canonicalize()?);
+        writeln!(
+            out,
+            "    FunctionFile {{ name: Cow::Borrowed({name:?}), path: Cow::Borrowed({path:?}), sql: {sql} }},",
         )?;
     }
     out.push_str("];\n");
     Ok(out)
+}
+
+/// The functions' files by the name of the function, which is the same only once over all services.
+fn functions(folder: &Path) -> Result<BTreeMap<String, PathBuf>, Box<dyn Error>> {
+    let mut found = BTreeMap::new();
+    for service in std::fs::read_dir(folder)? {
+        for file in std::fs::read_dir(service?.path())? {
+            let file = file?.path();
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let name = name.strip_suffix(".sql").ok_or_else(|| format!("{} is not *.sql", file.display()))?;
+            if let Some(other) = found.insert(name.to_owned(), file.clone()) {
+                return Err(format!("{} and {} are one function", file.display(), other.display()).into());
+            }
+        }
+    }
+    Ok(found)
 }

@@ -19,6 +19,10 @@ const ROUNDS: usize = 7;
 
 pub async fn run() -> Row {
     let setup = Setup::new().await.with("DATABASE__POOL_SIZE", &CLIENTS.to_string()).with("SESSIONS__PER_USER", "0");
+    // Sixteen sessions, each refreshed as fast as it goes.
+    let setup =
+        setup.with("THROTTLE__REFRESH_PER_MINUTE", "0").with("THROTTLE__SESSION_REFRESH_PER_MINUTE", "60000000");
+    let setup = setup.with("THROTTLE__SESSION_REFRESH_BURST", "60000000");
     let server = setup.start().await;
     let tenant = server.tenant("bench").await;
     let mut tokens = Vec::new();
@@ -95,7 +99,7 @@ fn script(server: &TestServer) -> tempfile::NamedTempFile {
         "\\set m :n + 1
 SELECT 1 / (outcome = 'refreshed')::integer FROM session_refresh({}, sha256('request'), gen_random_uuid(), {},
     gen_random_uuid(), NULL, NULL, clock_timestamp(), interval '60 seconds', interval '10 seconds',
-    clock_timestamp() + interval '16 minutes', interval '7 days', interval '30 days', gen_random_uuid(), interval '15 seconds', {refreshed}, {personal}, {reused}, {reused_personal});
+    clock_timestamp() + interval '16 minutes', interval '7 days', interval '30 days', gen_random_uuid(), interval '15 seconds', interval '1 microsecond', interval '60 seconds', {refreshed}, {personal}, {reused}, {reused_personal});
 \\set n :m
 ",
         token("n"),

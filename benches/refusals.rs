@@ -60,7 +60,8 @@ async fn compare(grid: &str, name: &str) {
 }
 
 async fn server(grid: &str) -> TestServer {
-    let setup = Setup::new().await.with("PASSWORDS__COST", &COST.to_string()).with("PASSWORDS__REFUSAL_GRID", grid);
+    let setup =
+        Setup::new().await.with("PASSWORDS__COST", &COST.to_string()).with("PASSWORDS__FAILURE_LATENCY_QUANTUM", grid);
     setup.with("PASSWORDS__MAX_ATTEMPTS", "1000000").with("THROTTLE__PER_MINUTE", "0").start().await
 }
 

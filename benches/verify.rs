@@ -5,14 +5,14 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
 use futures_util::future::{BoxFuture, join_all};
-use sidle::access::certificates::Certificates;
-use sidle::access::layer::Gate;
 use sidle::access::{Permissions, PrincipalKind};
+use sidle::codec::Codec;
 use sidle::proto;
 use sidle::proto::authenticate_service_client::AuthenticateServiceClient;
-use sidle::server::codec::Codec;
+use sidle::server::authentication::Gate;
+use sidle::server::certificates::Certificates;
 use sidle::server::{Authorities, Bounds, Edge, Port, bind};
-use sidle::session::Grant;
+use sidle::token::Grant;
 use tonic::codegen::http;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::service::Routes;
@@ -177,7 +177,7 @@ fn minted(server: &TestServer, audience: &str, count: usize) -> Vec<String> {
         session_id: Some(app.context.new_id()),
         tenant_id: Some(app.context.new_id()),
         audience: audience.to_owned(),
-        roles: sidle::session::RoleNames { shared: vec!["admin".to_owned()], ..Default::default() },
+        roles: sidle::token::RoleNames { shared: vec!["admin".to_owned()], ..Default::default() },
         permissions: Permissions::parse("users.read users.write sessions.read sessions.revoke"),
         platform_permissions: Permissions::default(),
         epoch: sidle_token::Epoch::FIRST,

@@ -1,4 +1,4 @@
-//! Time and randomness, as values that are passed in. Nothing else in the house reads a clock or asks for random
+//! Time and randomness, as values that are passed in. Nothing else reads a clock or asks for random
 //! bytes, so that tests can move time and repeat themselves.
 
 use std::sync::Arc;
@@ -30,16 +30,37 @@ impl Clock {
         DateTime::from_timestamp_micros(micros.saturating_add(ahead)).unwrap_or(DateTime::UNIX_EPOCH)
     }
 
-    /// A reading that only grows, for measuring how long something took. Not moved by [`Clock::advance`].
+    /// A reading that only grows, for ages and deadlines: how old what is known is, whether something is due. Moved by
+    /// [`Clock::advance`], so it says nothing about how long work took: that is what [`Clock::stopwatch`] is for.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn instant(&self) -> Instant {
-        Instant::now()
+        let now = Instant::now();
+        let ahead = u64::try_from(self.ahead_micros.load(Ordering::Relaxed)).unwrap_or_default();
+        now.checked_add(Duration::from_micros(ahead)).unwrap_or(now)
+    }
+
+    /// Begins to measure how long work takes on this machine. Not moved by [`Clock::advance`]: estimates are made of it.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    pub fn stopwatch(&self) -> Stopwatch {
+        Stopwatch(Instant::now())
     }
 
     /// Moves this clock and its clones forward.
     pub fn advance(&self, by: Duration) {
         let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
         self.ahead_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+/// How long something has taken so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Since it was started.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
     }
 }
 
@@ -79,7 +100,7 @@ impl Entropy {
     }
 }
 
-/// The clock and the randomness that a room works with.
+/// The clock and the randomness that a module works with.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     /// Where the time comes from.
@@ -119,6 +140,15 @@ mod tests {
         assert_eq!(first.get_version_num(), 7);
         assert!(first < second, "a later id sorts after an earlier one");
         assert_ne!(context.new_id(), context.new_id());
+    }
+
+    #[test]
+    fn ages_move_with_the_clock_and_measurements_do_not() {
+        let clock = Clock::system();
+        let (stopwatch, before) = (clock.stopwatch(), clock.instant());
+        clock.clone().advance(Duration::from_secs(3600));
+        assert!(clock.instant().saturating_duration_since(before) >= Duration::from_secs(3600));
+        assert!(stopwatch.elapsed() < Duration::from_secs(3600));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The one error that crosses the rooms: why a call was refused, in terms that the caller may see, and what caused it,
+//! The one error that crosses modules: why a call was refused, in terms that the caller may see, and what caused it,
 //! which only the log sees. `server::status` turns it into a gRPC status, and nothing else does.
 
 use std::borrow::Cow;
@@ -100,6 +100,11 @@ impl Fault {
             .because(cause)
     }
 
+    /// The failure to read what a column of the database says, as when a newer release has written it.
+    pub fn unknown_word(column: &'static str) -> Self {
+        Self::internal(format!("{column} holds a word that this release does not know"))
+    }
+
     /// An RPC of the contract that this release does not implement.
     pub fn not_implemented(rpc: &'static str) -> Self {
         Self::new(Reason::NotImplemented, format!("{rpc} is not implemented in this release."))
@@ -132,7 +137,6 @@ impl Fault {
         self
     }
 
-    /// The reason.
     pub fn reason(&self) -> Reason {
         self.inner.reason
     }

@@ -1,12 +1,14 @@
 //! Sidle moves an organisation's users from bcrypt passwords to Kanidm, one tenant, one cohort, one login at a time,
 //! and is the identity service that other services ask meanwhile and after.
 //!
-//! The house, one room for each service:
+//! One module for each service:
 //!
-//! | Room | Owns |
+//! | Module | Owns |
 //! |---|---|
 //! | [`authenticate`] | the ways in: passwords, API keys, Kanidm's login |
-//! | [`session`] | sessions, access and refresh tokens, signing keys, revocation |
+//! | [`session`] | sessions and refresh tokens: their beginning, renewal and end |
+//! | [`token`] | access tokens: signing keys, issuing, checking, revocation |
+//! | [`credential`] | password hashes, policy, one-time codes: no I/O |
 //! | [`directory`] | users, tenants, roles, memberships, service accounts |
 //! | [`audit`] | events, their order, their readers |
 //! | [`migration`] | import, plan, the engine that moves users, progress |
@@ -17,7 +19,8 @@
 //! | [`db`] | the pool and the tenant scope of transactions |
 //! | [`schema`] | schema migrations |
 //! | [`config`], [`telemetry`], [`metrics`] | settings, log, figures |
-//! | [`seal`], [`context`], [`fault`] | sealed values; time and randomness; the one error between rooms |
+//! | [`seal`], [`context`], [`fault`] | sealed values; time and randomness; the one error between modules |
+//! | [`shared`] | the parts that most services are made of |
 //! | [`app`] | wires all of it |
 //! | [`cli`] | the commands |
 
@@ -26,8 +29,11 @@ pub mod app;
 pub mod audit;
 pub mod authenticate;
 pub mod cli;
+pub mod codec;
 pub mod config;
 pub mod context;
+mod correlation;
+pub mod credential;
 pub mod db;
 pub mod directory;
 pub mod fault;
@@ -38,20 +44,12 @@ pub mod kanidm;
 pub mod mail;
 pub mod metrics;
 pub mod migration;
+#[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "documented in the proto files; generated")]
+pub mod proto;
 pub mod schema;
 pub mod seal;
 pub mod server;
 pub mod session;
+pub mod shared;
 pub mod telemetry;
-
-/// The messages and services of `proto/sidle/v1`, whose comments are the API's documentation.
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    reason = "documented in the proto files; generated"
-)]
-pub mod proto {
-    tonic::include_proto!("sidle.v1");
-}
+pub mod token;

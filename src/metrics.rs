@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,10 +14,10 @@ use tonic::Code;
 
 use crate::db::PoolFigures;
 use crate::fault::{Reason, answer};
-use crate::kanidm::Circuit;
+use crate::telemetry::code_name;
 
 /// How a login ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LoginOutcome {
     /// Let in.
     Success,
@@ -33,8 +33,21 @@ pub enum LoginOutcome {
     Failed,
 }
 
+impl LoginOutcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Refused => "refused",
+            Self::Shed => "shed",
+            Self::Throttled => "throttled",
+            Self::SecondFactor => "second_factor",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Which way in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LoginMethod {
     /// Legacy password.
     Password,
@@ -46,8 +59,19 @@ pub enum LoginMethod {
     ApiKey,
 }
 
+impl LoginMethod {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Kanidm => "kanidm",
+            Self::SecondFactor => "second_factor",
+            Self::ApiKey => "api_key",
+        }
+    }
+}
+
 /// How carrying a password over to Kanidm ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CarriedOver {
     /// It is set there.
     Done,
@@ -85,7 +109,7 @@ impl CarriedOver {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CarriedOverLabels {
-    outcome: CarriedOver,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -101,8 +125,8 @@ struct MethodLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LoginLabels {
-    method: LoginMethod,
-    outcome: LoginOutcome,
+    method: &'static str,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -170,6 +194,7 @@ struct Inner {
     registry: Registry,
     calls: Family<CallLabels, Counter>,
     call_seconds: Family<MethodLabels, Histogram>,
+    calls_active: Family<MethodLabels, Gauge>,
     denied: Family<ReasonLabels, Counter>,
     connections_refused: Family<WhyLabels, Counter>,
     not_grpc: Family<StatusLabels, Counter>,
@@ -189,18 +214,42 @@ impl Default for Metrics {
     }
 }
 
+/// What the circuit breaker before Kanidm does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circuit {
+    /// Calls go through.
+    Closed,
+    /// One call is let through to find out.
+    HalfOpen,
+    /// Calls are refused at once.
+    Open,
+}
+
+impl Circuit {
+    /// Its label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+}
+
 impl Metrics {
     /// A fresh set.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("sidle");
         let calls = Family::default();
-        registry.register("calls", "Calls answered, by RPC and status code", calls.clone());
+        registry.register("calls", "Calls that ended, by RPC and status code", calls.clone());
+        let calls_active = Family::default();
+        registry.register("calls_active", "Calls and streams that go on, by RPC", calls_active.clone());
         let call_seconds = Family::new_with_constructor(
             (|| Histogram::new(exponential_buckets(0.0005, 2.0, 15))) as fn() -> Histogram,
         );
         registry.register_with_unit(
             "call_duration",
-            "Time until a call was answered",
+            "Time until a call or stream ended",
             Unit::Seconds,
             call_seconds.clone(),
         );
@@ -227,7 +276,7 @@ impl Metrics {
         let revocation_age = Gauge::default();
         registry.register_with_unit(
             "revocation_age",
-            "Age of the picture of revocations",
+            "Age of the snapshot of revocations",
             Unit::Seconds,
             revocation_age.clone(),
         );
@@ -278,6 +327,7 @@ impl Metrics {
             registry,
             calls,
             call_seconds,
+            calls_active,
             denied,
             connections_refused,
             not_grpc,
@@ -310,8 +360,14 @@ impl Metrics {
         }
     }
 
-    /// A call was answered.
-    pub fn call(&self, method: &'static str, code: Code, took: Duration) {
+    /// A call began.
+    pub fn call_begun(&self, method: &'static str) {
+        self.inner.calls_active.get_or_create(&MethodLabels { method }).inc();
+    }
+
+    /// A call ended: it was answered to its last byte, or its client went away.
+    pub fn call_ended(&self, method: &'static str, code: Code, took: Duration) {
+        self.inner.calls_active.get_or_create(&MethodLabels { method }).dec();
         self.inner.calls.get_or_create(&CallLabels { method, code: code_name(code) }).inc();
         self.inner.call_seconds.get_or_create(&MethodLabels { method }).observe(took.as_secs_f64());
     }
@@ -333,12 +389,12 @@ impl Metrics {
 
     /// A login ended.
     pub fn login(&self, method: LoginMethod, outcome: LoginOutcome) {
-        self.inner.logins.get_or_create(&LoginLabels { method, outcome }).inc();
+        self.inner.logins.get_or_create(&LoginLabels { method: method.as_str(), outcome: outcome.as_str() }).inc();
     }
 
     /// Carrying a password over ended.
     pub fn carried_over(&self, outcome: CarriedOver) {
-        self.inner.carried_over.get_or_create(&CarriedOverLabels { outcome }).inc();
+        self.inner.carried_over.get_or_create(&CarriedOverLabels { outcome: outcome.as_str() }).inc();
     }
 
     /// The pool was looked at.
@@ -350,7 +406,7 @@ impl Metrics {
         }
     }
 
-    /// The picture of revocations was looked at.
+    /// The snapshot of revocations was looked at.
     pub fn revocation_age(&self, age: Option<Duration>) {
         self.inner.revocation_age.set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
     }
@@ -401,28 +457,6 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     gauge
 }
 
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -431,11 +465,12 @@ mod tests {
     fn the_page_has_the_names_that_operators_query() {
         let metrics = Metrics::new();
         metrics.login(LoginMethod::Password, LoginOutcome::Refused);
-        metrics.call("/sidle.v1.SessionService/GetSession", Code::Ok, Duration::from_millis(3));
+        metrics.call_begun("/sidle.v1.SessionService/GetSession");
+        metrics.call_ended("/sidle.v1.SessionService/GetSession", Code::Ok, Duration::from_millis(3));
         metrics.database(PoolFigures { size: 3, checked_in: 1, checked_out: 2, overflow: 0, limit: 10 });
         let page = metrics.render().unwrap();
         for line in [
-            "sidle_user_login_attempts_total{method=\"Password\",outcome=\"Refused\"} 1",
+            "sidle_user_login_attempts_total{method=\"password\",outcome=\"refused\"} 1",
             "sidle_database_connections{state=\"checked_out\"} 2",
             "sidle_user_sessions_active 0",
             "sidle_call_duration_seconds_count{method=\"/sidle.v1.SessionService/GetSession\"} 1",

@@ -20,9 +20,7 @@ const HEADER: usize = 1 + 4;
 /// Where a sealed value lies. It opens nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Table.
     pub table: &'static str,
-    /// Column.
     pub column: &'static str,
     /// Primary key of the row.
     pub row: Uuid,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::proto::token_verdict::Verdict;
 use crate::proto::{AuthenticateServiceAccountResponse, GetJwksResponse, TokenClaims, VerifyTokensResponse};
-use crate::{Caller, Refused, clock, keys, layer, link, revocations, verifier};
+use crate::{Caller, Clock, Refused, keys, layer, link, revocations, verifier};
 
 /// A letter, then what it stands for: keys (K), an access token of one's own (A), the verdict on a token (V) or
 /// revocations (R), as they come over the wire. Everything else are the `authorization` headers of a request, one a line.
@@ -45,8 +45,8 @@ fn published_keys(data: &[u8]) {
 /// The token is sent as it came, is kept out of logs, and is used for a while.
 fn own_token(data: &[u8]) {
     let Ok(answer) = AuthenticateServiceAccountResponse::decode(data) else { return };
-    let instant = clock::instant();
-    let Ok(access) = link::access(&answer, clock::now(), instant) else {
+    let instant = Clock::default().instant();
+    let Ok(access) = link::access(&answer, Clock::default().now(), instant) else {
         let breaks = |c: char| c.is_control() && c != '\t';
         assert!(answer.access_token.contains(breaks), "a token that can be sent is refused");
         return;

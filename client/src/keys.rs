@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::link::Link;
 use crate::proto::authenticate_service_client::AuthenticateServiceClient;
 use crate::proto::{GetJwksRequest, GetJwksResponse};
-use crate::{clock, proto, wire};
+use crate::{proto, wire};
 
 /// Keys are fetched again no sooner than this, whoever presents unknown key ids.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -26,12 +26,19 @@ type Set = HashMap<Uuid, Arc<VerifyingKey>>;
 pub(crate) struct Keys {
     link: Link,
     set: Arc<RwLock<Arc<Set>>>,
-    fetched: Arc<Mutex<Option<Instant>>>,
+    last: Arc<Mutex<Option<Fetch>>>,
+}
+
+/// The last attempt to fetch them.
+#[derive(Clone, Copy)]
+struct Fetch {
+    began: Instant,
+    succeeded: bool,
 }
 
 impl Keys {
     pub fn new(link: Link) -> Self {
-        Self { link, set: Arc::default(), fetched: Arc::default() }
+        Self { link, set: Arc::default(), last: Arc::default() }
     }
 
     /// The key of this id.
@@ -45,24 +52,30 @@ impl Keys {
 
     /// Fetches the keys for the sake of one that is not known, unless that was done just now; says whether it is known
     /// then. However many ask at once, the keys are fetched once.
+    ///
+    /// # Errors
+    /// When they cannot be fetched, or could not be just now: nobody knows then whether there is such a key.
     pub async fn look_for(&self, kid: Uuid) -> Result<bool, Status> {
-        let mut fetched = self.fetched.lock().await;
-        if self.find(kid).is_none() && fetched.is_none_or(|at| clock::instant() >= at + PAUSE) {
-            *fetched = Some(clock::instant());
-            self.fetch().await?;
+        let mut last = self.last.lock().await;
+        if self.find(kid).is_some() {
+            return Ok(true);
         }
-        Ok(self.find(kid).is_some())
+        let now = self.link.clock().instant();
+        match last.filter(|last| now < last.began + PAUSE) {
+            Some(Fetch { succeeded: true, .. }) => Ok(false),
+            Some(_) => Err(Status::unavailable("the keys could not be fetched a moment ago")),
+            None => {
+                self.fetch(&mut last).await?;
+                Ok(self.find(kid).is_some())
+            }
+        }
     }
 
     /// Fetches the keys again whenever they have grown old.
     pub async fn keep_current(self) {
         loop {
             let at = self.link.at();
-            let life = {
-                let mut fetched = self.fetched.lock().await;
-                *fetched = Some(clock::instant());
-                self.fetch().await
-            };
+            let life = self.fetch(&mut *self.last.lock().await).await;
             let pause = match life {
                 Ok(life) => life,
                 Err(status) => {
@@ -75,11 +88,15 @@ impl Keys {
         }
     }
 
-    async fn fetch(&self) -> Result<Duration, Status> {
+    async fn fetch(&self, last: &mut Option<Fetch>) -> Result<Duration, Status> {
+        let began = self.link.clock().instant();
+        // Failed until it has succeeded, also when whoever waits for it goes away.
+        *last = Some(Fetch { began, succeeded: false });
         let mut client = AuthenticateServiceClient::new(self.link.channel());
         let answer = self.link.patiently(client.get_jwks(GetJwksRequest {})).await?.into_inner();
         let (keys, life) = usable(answer);
         *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        *last = Some(Fetch { began, succeeded: true });
         Ok(life)
     }
 }

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! **How tokens are checked.** [`Mode::Local`] checks signatures with Sidle's published keys, and revocations with a
-//! picture that Sidle pushes (`WatchRevocations`); a request costs no call. The picture has a known age: when it is older
+//! snapshot that Sidle pushes (`WatchRevocations`); a request costs no call. The snapshot has a known age: when it is older
 //! than the bound that Sidle publishes, for example because the network is cut, tokens are refused as *unavailable*, or,
 //! if you choose [`Stale::AcceptFor`], accepted for that much longer. [`Mode::Remote`] asks Sidle about every token.
 //!
@@ -40,6 +40,7 @@ use tonic::transport::Endpoint;
 use zeroize::Zeroizing;
 
 pub use self::caller::{Caller, Denied};
+pub use self::clock::Clock;
 pub use self::layer::{Protect, Protected, Require, Required};
 pub use self::verifier::{Refused, Verifier};
 pub use sidle_token::{Kind, Permissions};
@@ -73,7 +74,7 @@ pub enum Stale {
     #[default]
     Refuse,
     /// They are accepted for this long after the bound, and refused then. A revoked token may pass meanwhile. Before the
-    /// first picture has arrived, and with [`Mode::Remote`], this does not help.
+    /// first snapshot has arrived, and with [`Mode::Remote`], this does not help.
     AcceptFor(Duration),
 }
 
@@ -92,12 +93,14 @@ pub struct Settings {
     pub mode: Mode,
     /// What happens when revocations are not known well enough.
     pub stale: Stale,
-    /// A bound on the age of the picture of revocations that is stricter than the one Sidle publishes.
+    /// A bound on the age of the snapshot of revocations that is stricter than the one Sidle publishes.
     pub bound: Option<Duration>,
     /// Difference between clocks that is tolerated in `exp` and `nbf`.
     pub leeway: Duration,
     /// Checked tokens that are remembered; about 1 kB each.
     pub cache_size: usize,
+    /// Where the time comes from. Only tests set it, to move it.
+    pub clock: Clock,
 }
 
 impl Default for Settings {
@@ -112,6 +115,7 @@ impl Default for Settings {
             bound: None,
             leeway: Duration::from_secs(5),
             cache_size: 20_000,
+            clock: Clock::default(),
         }
     }
 }

@@ -12,7 +12,7 @@ use tonic::{Code, Request, Status};
 
 use crate::proto::authenticate_service_client::AuthenticateServiceClient;
 use crate::proto::{AuthenticateServiceAccountRequest, AuthenticateServiceAccountResponse};
-use crate::{Secret, clock};
+use crate::{Clock, Secret};
 
 /// Longest time that a call may take which is not a stream.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +32,7 @@ struct Inner {
     at: AtomicUsize,
     api_key: Secret,
     token: Mutex<Option<Access>>,
+    clock: Clock,
 }
 
 /// An access token as it comes with every request, until it is renewed.
@@ -41,14 +42,19 @@ pub(crate) struct Access {
 }
 
 impl Link {
-    pub fn new(replicas: &[Endpoint], api_key: Secret) -> Self {
+    pub fn new(replicas: &[Endpoint], api_key: Secret, clock: Clock) -> Self {
         let connect = |endpoint: &Endpoint| {
             // A connection that is cut without a word is noticed by its silence.
             let endpoint = endpoint.clone().connect_timeout(PATIENCE).http2_keep_alive_interval(PATIENCE);
             endpoint.keep_alive_timeout(PATIENCE).keep_alive_while_idle(true).connect_lazy()
         };
         let channels = replicas.iter().map(connect).collect();
-        Self { inner: Arc::new(Inner { channels, at: AtomicUsize::new(0), api_key, token: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { channels, at: AtomicUsize::new(0), api_key, token: Mutex::default(), clock }) }
+    }
+
+    /// Where everything that goes this way takes the time from.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// The replica in use.
@@ -90,14 +96,14 @@ impl Link {
     async fn token(&self) -> Result<MetadataValue<Ascii>, Status> {
         // Who comes meanwhile waits for the same exchange.
         let mut token = self.inner.token.lock().await;
-        if let Some(access) = token.as_ref().filter(|access| clock::instant() < access.renew_at) {
+        if let Some(access) = token.as_ref().filter(|access| self.inner.clock.instant() < access.renew_at) {
             return Ok(access.value.clone());
         }
         let mut client = AuthenticateServiceClient::new(self.channel());
         let api_key = self.inner.api_key.0.to_string();
         let request = AuthenticateServiceAccountRequest { api_key, ..Default::default() };
         let answer = self.patiently(client.authenticate_service_account(request)).await?.into_inner();
-        let access = access(&answer, clock::now(), clock::instant())?;
+        let access = access(&answer, self.inner.clock.now(), self.inner.clock.instant())?;
         let value = access.value.clone();
         *token = Some(access);
         Ok(value)

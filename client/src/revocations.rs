@@ -1,10 +1,10 @@
-//! The picture of revocations as Sidle pushes it, and how old it is.
+//! The snapshot of revocations as Sidle pushes it, and how old it is.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sidle_token::{Epoch, Picture, Revocation, Revoked, Token};
+use sidle_token::{Epoch, Revocation, RevocationSnapshot, Revoked, Token};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -12,14 +12,14 @@ use uuid::Uuid;
 use crate::link::Link;
 use crate::proto::session_service_client::SessionServiceClient;
 use crate::proto::{self, WatchRevocationsRequest, WatchRevocationsResponse};
-use crate::{Settings, Stale, clock, wire};
+use crate::{Settings, Stale, wire};
 
 /// Pauses between attempts to reach Sidle, growing from the one to the other.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// The bound before Sidle has told its own.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// The picture. Clones share it.
+/// The snapshot. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Revocations {
     inner: Arc<Inner>,
@@ -29,9 +29,9 @@ struct Inner {
     link: Link,
     stale: Stale,
     own_bound: Option<Duration>,
-    picture: RwLock<Picture>,
-    /// What takes the picture's place once it is complete, after the log that the picture came from was replaced.
-    next: Mutex<Option<Picture>>,
+    snapshot: RwLock<RevocationSnapshot>,
+    /// What takes the snapshot's place once it is complete, after the log that the snapshot came from was replaced.
+    next: Mutex<Option<RevocationSnapshot>>,
     freshness: Mutex<Freshness>,
     cursor: Mutex<String>,
     loaded: watch::Sender<bool>,
@@ -39,7 +39,7 @@ struct Inner {
 
 #[derive(Clone, Copy, Default)]
 struct Freshness {
-    /// When the picture was complete last, as far as is known.
+    /// When the snapshot was complete last, as far as is known.
     complete: Option<Instant>,
     /// Sidle's bound.
     bound: Option<Duration>,
@@ -72,7 +72,7 @@ impl Revocations {
             link,
             stale: settings.stale,
             own_bound: settings.bound,
-            picture: RwLock::default(),
+            snapshot: RwLock::default(),
             next: Mutex::default(),
             freshness: Mutex::default(),
             cursor: Mutex::default(),
@@ -81,9 +81,10 @@ impl Revocations {
         Self { inner: Arc::new(inner) }
     }
 
-    /// How long ago the picture was complete; none before it ever was.
+    /// How long ago the snapshot was complete; none before it ever was.
     pub fn age(&self) -> Option<Duration> {
-        lock(&self.inner.freshness).complete.map(|at| clock::instant().saturating_duration_since(at))
+        let now = self.inner.link.clock().instant();
+        lock(&self.inner.freshness).complete.map(|at| now.saturating_duration_since(at))
     }
 
     /// The most that the age may be.
@@ -103,13 +104,13 @@ impl Revocations {
 
     /// Whether the token was revoked.
     pub fn refuses(&self, token: &Token) -> bool {
-        let picture = self.inner.picture.read().unwrap_or_else(PoisonError::into_inner);
-        picture.refuses(token.claims.sid, token.claims.sub, Some(token.kid), token.claims.epoch)
+        let snapshot = self.inner.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        snapshot.refuses(token.claims.sid, token.claims.sub, Some(token.kid), token.claims.epoch)
     }
 
-    /// Waits for the first complete picture.
+    /// Waits for the first complete snapshot.
     pub async fn loaded(&self) {
-        // Fails only when the picture is gone, and this holds it.
+        // Fails only when the snapshot is gone, and this holds it.
         let _ = self.inner.loaded.subscribe().wait_for(|loaded| *loaded).await;
     }
 
@@ -140,7 +141,7 @@ impl Revocations {
         let link = &self.inner.link;
         let cursor = lock(&self.inner.cursor).clone();
         let request = link.request(WatchRevocationsRequest { cursor }).await?;
-        let asked = clock::instant();
+        let asked = link.clock().instant();
         let mut client = SessionServiceClient::new(link.channel());
         let mut stream = link.patiently(client.watch_revocations(request)).await?.into_inner();
         let mut anchor = None;
@@ -158,27 +159,27 @@ impl Revocations {
     fn begin_anew(&self) {
         tracing::warn!("Sidle's log is not the one that revocations came from; they are asked for anew");
         lock(&self.inner.freshness).complete = None;
-        *lock(&self.inner.next) = Some(Picture::default());
+        *lock(&self.inner.next) = Some(RevocationSnapshot::default());
         lock(&self.inner.cursor).clear();
     }
 
     fn take(&self, message: WatchRevocationsResponse, asked: Instant, anchor: &mut Option<Anchor>) {
         {
-            let mut picture = self.inner.picture.write().unwrap_or_else(PoisonError::into_inner);
+            let mut snapshot = self.inner.snapshot.write().unwrap_or_else(PoisonError::into_inner);
             let mut next = lock(&self.inner.next);
             for revocation in message.revocations.iter().filter_map(revocation) {
-                picture.apply(revocation);
+                snapshot.apply(revocation);
                 if let Some(next) = &mut *next {
                     next.apply(revocation);
                 }
             }
-            // In one step, so that nobody looks at half a picture.
+            // In one step, so that nobody looks at half a snapshot.
             if message.caught_up
                 && let Some(next) = next.take()
             {
-                *picture = next;
+                *snapshot = next;
             }
-            picture.forget(clock::now());
+            snapshot.forget(self.inner.link.clock().now());
         }
         if !message.cursor.is_empty() {
             *lock(&self.inner.cursor) = message.cursor;
@@ -190,11 +191,11 @@ impl Revocations {
         let complete = message.complete_until.and_then(wire::time);
         let mut freshness = lock(&self.inner.freshness);
         freshness.bound = message.bound.and_then(wire::duration).or(freshness.bound);
-        // Before it has caught up, what there is of a picture is no picture.
+        // Before it has caught up, what there is of a snapshot is no snapshot.
         if message.caught_up
             && let (Some(anchor), Some(complete)) = (*anchor, complete)
         {
-            freshness.complete = freshness.complete.max(anchor.local(complete, clock::instant()));
+            freshness.complete = freshness.complete.max(anchor.local(complete, self.inner.link.clock().instant()));
             self.inner.loaded.send_replace(true);
         }
     }
@@ -223,62 +224,62 @@ pub(crate) mod fuzzing {
     use prost::Message as _;
 
     use super::*;
-    use crate::Secret;
+    use crate::{Clock, Secret};
 
     /// Messages of one stream, each with its length before it. Whatever they are: what was revoked is refused until it
-    /// may be forgotten, nothing is that nobody revoked, and the picture never looks younger than it is.
+    /// may be forgotten, nothing is that nobody revoked, and the snapshot never looks younger than it is.
     pub(crate) fn stream(mut data: &[u8]) {
         let own = Duration::from_secs(5);
         let settings = Settings { bound: Some(own), ..Settings::default() };
-        let revocations = Revocations::new(Link::new(&[], Secret::default()), &settings);
+        let revocations = Revocations::new(Link::new(&[], Secret::default(), Clock::default()), &settings);
         let inner = &*revocations.inner;
-        let (asked, mut anchor, mut told) = (clock::instant(), None, Vec::new());
+        let (asked, mut anchor, mut told) = (Clock::default().instant(), None, Vec::new());
         while !data.is_empty()
             && let Ok(message) = WatchRevocationsResponse::decode_length_delimited(&mut data)
         {
             told.extend(message.revocations.iter().filter_map(revocation));
             let (caught_up, cursor) = (message.caught_up, message.cursor.clone());
             let (before, cursor_before) = (lock(&inner.freshness).complete, lock(&inner.cursor).clone());
-            let earlier = clock::now();
+            let earlier = Clock::default().now();
             revocations.take(message, asked, &mut anchor);
-            let (later, instant) = (clock::now(), clock::instant());
+            let (later, instant) = (Clock::default().now(), Clock::default().instant());
 
             let complete = lock(&inner.freshness).complete;
-            assert!(complete >= before && complete <= Some(instant), "the picture looks younger than it is");
-            assert!(caught_up || complete == before, "what is no picture yet passes for one");
+            assert!(complete >= before && complete <= Some(instant), "the snapshot looks younger than it is");
+            assert!(caught_up || complete == before, "what is no snapshot yet passes for one");
             assert!(complete.is_some() || !revocations.is_usable());
             assert!(revocations.bound() <= own);
             let expected = if cursor.is_empty() { cursor_before } else { cursor };
             assert_eq!(*lock(&inner.cursor), expected);
 
-            let picture = inner.picture.read().unwrap_or_else(PoisonError::into_inner);
-            assert!(picture.len() <= told.len(), "something is refused that nobody revoked");
-            assert!(picture.all().iter().all(|one| one.forget_after > earlier), "what is over is remembered");
+            let snapshot = inner.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+            assert!(snapshot.len() <= told.len(), "something is refused that nobody revoked");
+            assert!(snapshot.all().iter().all(|one| one.forget_after > earlier), "what is over is remembered");
             for one in told.iter().filter(|one| one.forget_after > later) {
-                assert!(is_refused(&picture, one.revoked), "{one:?} is let through");
+                assert!(is_refused(&snapshot, one.revoked), "{one:?} is let through");
             }
         }
 
         // It comes to the same whatever came how often in which order.
-        let (mut once, mut twice) = (Picture::default(), Picture::default());
+        let (mut once, mut twice) = (RevocationSnapshot::default(), RevocationSnapshot::default());
         told.iter().for_each(|one| once.apply(*one));
         told.iter().rev().chain(&told).for_each(|one| twice.apply(*one));
-        let sorted = |picture: &Picture| {
-            let mut all = picture.all();
+        let sorted = |snapshot: &RevocationSnapshot| {
+            let mut all = snapshot.all();
             all.sort_unstable();
             all
         };
         assert_eq!(sorted(&once), sorted(&twice));
     }
 
-    fn is_refused(picture: &Picture, revoked: Revoked) -> bool {
+    fn is_refused(snapshot: &RevocationSnapshot, revoked: Revoked) -> bool {
         let (nobody, latest) = (Uuid::max(), Epoch::from_micros(i64::MAX));
         match revoked {
-            Revoked::Session(id) => picture.refuses(Some(id), nobody, None, latest),
-            Revoked::Key(id) => picture.refuses(None, nobody, Some(id), latest),
+            Revoked::Session(id) => snapshot.refuses(Some(id), nobody, None, latest),
+            Revoked::Key(id) => snapshot.refuses(None, nobody, Some(id), latest),
             // One that stands at the beginning of time revokes what no token says.
             Revoked::Principal(_, epoch) if epoch <= Epoch::FIRST => true,
-            Revoked::Principal(id, epoch) => picture.refuses(None, id, None, Epoch::from_micros(epoch.micros() - 1)),
+            Revoked::Principal(id, epoch) => snapshot.refuses(None, id, None, Epoch::from_micros(epoch.micros() - 1)),
         }
     }
 }
@@ -286,12 +287,12 @@ pub(crate) mod fuzzing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Secret;
+    use crate::{Clock, Secret};
 
     #[test]
     fn after_the_log_was_replaced_nothing_is_accepted_until_everything_was_told_again() {
-        let revocations = Revocations::new(Link::new(&[], Secret::default()), &Settings::default());
-        let now = clock::now();
+        let revocations = Revocations::new(Link::new(&[], Secret::default(), Clock::default()), &Settings::default());
+        let now = Clock::default().now();
         let message = |session: u128, caught_up| {
             let time = |time: DateTime<Utc>| prost_types::Timestamp { seconds: time.timestamp(), nanos: 0 };
             let revoked = Some(proto::revocation::Revoked::SessionId(Uuid::from_u128(session).to_string()));
@@ -306,25 +307,25 @@ mod tests {
             }
         };
         let refused = |session: u128| {
-            let picture = revocations.inner.picture.read().unwrap();
-            picture.refuses(Some(Uuid::from_u128(session)), Uuid::nil(), None, Epoch::FIRST)
+            let snapshot = revocations.inner.snapshot.read().unwrap();
+            snapshot.refuses(Some(Uuid::from_u128(session)), Uuid::nil(), None, Epoch::FIRST)
         };
         let mut anchor = None;
-        revocations.take(message(1, true), clock::instant(), &mut anchor);
+        revocations.take(message(1, true), Clock::default().instant(), &mut anchor);
         assert!(revocations.is_usable() && refused(1));
 
         revocations.begin_anew();
         assert!(!revocations.is_usable() && lock(&revocations.inner.cursor).is_empty());
-        revocations.take(message(2, false), clock::instant(), &mut anchor);
-        assert!(!revocations.is_usable() && refused(2), "half a picture is none");
-        revocations.take(message(3, true), clock::instant(), &mut anchor);
+        revocations.take(message(2, false), Clock::default().instant(), &mut anchor);
+        assert!(!revocations.is_usable() && refused(2), "half a snapshot is none");
+        revocations.take(message(3, true), Clock::default().instant(), &mut anchor);
         assert!(revocations.is_usable() && refused(2) && refused(3));
         assert!(!refused(1), "what the log does not know of any more");
     }
 
     #[test]
     fn a_message_that_was_long_on_its_way_does_not_look_young() {
-        let start = clock::instant();
+        let start = Clock::default().instant();
         let at = |seconds| start + Duration::from_secs(seconds);
         // Sidle's clock is a year behind; nobody cares.
         let theirs = |seconds| DateTime::from_timestamp(1_700_000_000 + i64::from(seconds), 0).unwrap();

@@ -15,7 +15,7 @@ use crate::proto::authenticate_service_client::AuthenticateServiceClient;
 use crate::proto::token_verdict::Verdict;
 use crate::proto::{Reason, VerifyTokensRequest, VerifyTokensResponse};
 use crate::revocations::Revocations;
-use crate::{Mode, Settings, SettingsError, clock};
+use crate::{Mode, Settings, SettingsError};
 
 /// Checks tokens. Clones are the same verifier; its work in the background ends with the last of them.
 #[derive(Clone)]
@@ -88,7 +88,7 @@ impl Verifier {
     /// When a setting is missing.
     pub fn start(settings: Settings) -> Result<Self, SettingsError> {
         settings.check()?;
-        let link = Link::new(&settings.replicas, settings.api_key.clone());
+        let link = Link::new(&settings.replicas, settings.api_key.clone(), settings.clock.clone());
         let (keys, revocations) = (Keys::new(link.clone()), Revocations::new(link.clone(), &settings));
         let work = match settings.mode {
             Mode::Local => vec![
@@ -112,7 +112,7 @@ impl Verifier {
         }
     }
 
-    /// How old the picture of revocations is; none before the first, and with [`Mode::Remote`].
+    /// How old the snapshot of revocations is; none before the first, and with [`Mode::Remote`].
     pub fn age(&self) -> Option<Duration> {
         self.inner.revocations.age()
     }
@@ -146,7 +146,7 @@ impl Inner {
         };
         // All of this anew for every request.
         let audience = &self.settings.audience;
-        seen.token.check(audience, clock::now(), self.leeway).map_err(|_| Refused::Token)?;
+        seen.token.check(audience, self.link.clock().now(), self.leeway).map_err(|_| Refused::Token)?;
         if self.keys.find(seen.token.kid).is_none() || self.revocations.refuses(&seen.token) {
             return Err(Refused::Token);
         }

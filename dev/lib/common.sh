@@ -39,6 +39,7 @@ begin() {
 UNDO=
 tidy_up() {
     stop_ticker
+    drop_dev_kanidm
     [ -z "$UNDO" ] || "$UNDO"
 }
 
@@ -120,7 +121,7 @@ TICKER=
 start_ticker() {
     local what=$1 log="$DEV/log/$2.log" period=30
     [ ! -t 2 ] || period=1
-    rm -f "$log"
+    [ "${3:-}" = keep ] || rm -f "$log"
     (
         exec 9>&-
         trap - ERR EXIT

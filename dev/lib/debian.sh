@@ -11,10 +11,13 @@ need_debian() {
     is_debian || die "$1 is missing, and this is not Debian or Ubuntu, where ./run could get it by itself." \
         "Install these by the means of this system, then repeat the command: Rust $RUST_WANTED or newer (https://rustup.rs)," \
         "a C compiler, pkg-config, OpenSSL with headers, PostgreSQL 15 or newer (server programs; no running server)," \
-        "and for ./run check also Node.js with npm."
+        "for ./run check and ./run prepare Postgres's extension plpgsql_check, and for ./run check also Node.js with npm" \
+        "and Python with pip."
 }
 
+# The machine's package lists and our own are two: that one is fresh says nothing of the other.
 APT_UPDATED=
+APT_OWN_UPDATED=
 apt_install() {
     if [ -z "$APT_UPDATED" ]; then
         logged apt-update apt-get update -q
@@ -35,9 +38,9 @@ apt_own() {
 }
 
 apt_own_update() {
-    [ -z "$APT_UPDATED" ] || return 0
-    logged apt-update apt_own apt-get update
-    APT_UPDATED=yes
+    [ -z "$APT_OWN_UPDATED" ] || return 0
+    logged apt-own-update apt_own apt-get update
+    APT_OWN_UPDATED=yes
 }
 
 # What these packages need at the least, themselves included.

@@ -34,7 +34,6 @@ pub struct Aimed {
 }
 
 impl Aimed {
-    /// The user.
     pub fn user(&self) -> Uuid {
         self.user
     }

@@ -42,6 +42,14 @@ pub fn page_size(requested: i32) -> Result<i64> {
     }
 }
 
+/// Cuts what was read with one entry too many to a page, and gives the page's last entry if there is another page.
+pub(crate) fn cut<T>(entries: &mut Vec<T>, size: i64) -> Option<&T> {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let more = entries.len() > size;
+    entries.truncate(size);
+    entries.last().filter(|_| more)
+}
+
 impl Paging {
     /// Tokens under a key derived from the keyring, the same on every replica.
     pub fn new(keyring: &Keyring) -> Self {

@@ -41,7 +41,7 @@ pub fn sensitive(name: &str) -> Option<&'static str> {
 }
 
 /// Numbers of the fields in the request of a sensitive RPC that do not change what it does.
-pub(super) fn aside(path: &str) -> Option<&'static [u32]> {
+pub(crate) fn aside(path: &str) -> Option<&'static [u32]> {
     generated::ASIDE.binary_search_by_key(&path, |(path, _)| path).ok().map(|at| generated::ASIDE[at].1)
 }
 

@@ -36,7 +36,6 @@ impl PrincipalKind {
 pub struct Principal {
     /// User or service account.
     pub kind: PrincipalKind,
-    /// Its id.
     pub id: Uuid,
     /// The session that the access token belongs to; service accounts have none.
     pub session_id: Option<Uuid>,

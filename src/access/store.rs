@@ -70,7 +70,7 @@ pub(super) async fn keep_answer(
 }
 
 /// The service account behind a client certificate.
-pub(super) struct CertificateAccount {
+pub(crate) struct CertificateAccount {
     pub service_account_id: Uuid,
     pub tenant_id: Option<Uuid>,
     pub permissions: Vec<String>,
@@ -78,7 +78,7 @@ pub(super) struct CertificateAccount {
 }
 
 /// The account that certificates of this authority with this URI act as, if it can be used.
-pub(super) async fn certificate_account(db: &Db, authority: &str, uri: &str) -> Result<Option<CertificateAccount>> {
+pub(crate) async fn certificate_account(db: &Db, authority: &str, uri: &str) -> Result<Option<CertificateAccount>> {
     let row = sqlx::query!(
         "SELECT service_account_id, tenant_id, permissions, tokens_valid_from FROM certificate_account($1, $2)",
         authority,

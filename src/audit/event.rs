@@ -38,9 +38,7 @@ impl Outcome {
 /// What kind of actor did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActorKind {
-    /// A user.
     User,
-    /// A service account.
     ServiceAccount,
     /// Sidle itself.
     System,

@@ -41,7 +41,7 @@ event_types! {
     /// The password was right, and the login waits for a second factor.
     UserSecondFactorRequired => "user.second_factor_required",
     /// Somebody who is signed in failed to show a secret of theirs once more.
-    UserProofRefused => "user.proof_refused",
+    UserReauthenticationFailed => "user.reauthentication_failed",
     /// A lock was taken off a user.
     UserUnlocked => "user.unlocked",
     /// Somebody asked for an account; there is none before its address is confirmed.

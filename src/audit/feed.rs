@@ -69,21 +69,27 @@ struct Subscribers {
     to_tenant: HashMap<Uuid, HashMap<u64, mpsc::Sender<Delivery>>>,
 }
 
-/// The oldest event that waits for its position, and since when it has been seen to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stalled {
-    inbox_id: i64,
-    since: Instant,
+/// What the looks so far say about events that wait for their positions.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looks {
+    /// The oldest event that waits, and since when it may have waited.
+    stalled: Option<(i64, Instant)>,
+    /// When the last look began that read everything.
+    last: Option<Instant>,
 }
 
-impl Stalled {
-    /// After a look at `now` that found `waiting`. An older event that was committed later says nothing about the one
-    /// that has waited all along.
-    fn update(known: Option<Self>, waiting: Option<i64>, now: Instant) -> Option<Self> {
-        waiting.map(|inbox_id| match known {
-            Some(known) if inbox_id <= known.inbox_id => known,
-            _ => Self { inbox_id, since: now },
-        })
+impl Looks {
+    /// After a look that began at `now`, read everything and found `waiting`: the time before which nothing is missing.
+    fn update(&mut self, waiting: Option<i64>, now: Instant) -> Instant {
+        self.stalled = waiting.map(|inbox_id| match self.stalled {
+            // An older event that was committed later says nothing about the one that has waited all along.
+            Some(known) if inbox_id <= known.0 => known,
+            // It may have waited since right after the look before, which is long ago where the database could not be
+            // reached meanwhile. Before the first look, what it tells is read from the tables.
+            _ => (inbox_id, self.last.unwrap_or(now)),
+        });
+        self.last = Some(now);
+        self.stalled.map_or(now, |(_, since)| since)
     }
 }
 
@@ -197,9 +203,9 @@ impl Feed {
     }
 
     async fn tail(&self) {
-        let mut stalled = None;
+        let mut looks = Looks::default();
         loop {
-            match tokio::time::timeout(PATIENCE, self.look(&mut stalled)).await {
+            match tokio::time::timeout(PATIENCE, self.look(&mut looks)).await {
                 Ok(Ok(true)) => continue,
                 Ok(Ok(false)) => {}
                 Ok(Err(fault)) => {
@@ -214,7 +220,7 @@ impl Feed {
     }
 
     /// Reads and hands out what is new, up to a page; says whether there is more.
-    async fn look(&self, stalled: &mut Option<Stalled>) -> Result<bool> {
+    async fn look(&self, looks: &mut Looks) -> Result<bool> {
         let began = self.shared.context.clock.instant();
         // The inbox first: what is not in it any more is in the log when that is read afterwards.
         let waiting = store::oldest_waiting(&self.shared.db).await?;
@@ -233,7 +239,7 @@ impl Feed {
         if mark.is_known() {
             let found = events.first().filter(|event| event.position == mark.position);
             if !mark.agrees(found.map(|event| event.leaf_hash.as_slice())) {
-                *stalled = None;
+                *looks = Looks::default();
                 self.begin_anew(mark);
                 return Ok(true);
             }
@@ -242,8 +248,7 @@ impl Feed {
         let more = events.len() as i64 == PAGE;
         self.deliver(events);
         if !more {
-            *stalled = Stalled::update(stalled.take(), waiting, began);
-            *lock(&self.shared.confirmed) = Some(stalled.map_or(began, |stalled| stalled.since));
+            *lock(&self.shared.confirmed) = Some(looks.update(waiting, began));
         }
         self.shared.listener.read(self.position().unwrap_or_default(), began);
         Ok(more)
@@ -267,7 +272,7 @@ impl Feed {
         drop(subscribers);
         self.shared.listener.forget();
         self.shared.lost.report(lost);
-        self.shared.recorder.nudge();
+        self.shared.recorder.wake();
     }
 
     fn deliver(&self, events: Vec<StoredEvent>) {
@@ -351,11 +356,17 @@ mod tests {
     fn an_event_that_waits_makes_the_feed_age_and_one_that_moves_on_does_not() {
         let start = Context::system().clock.instant();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let first = Stalled::update(None, Some(5), at(1));
-        assert_eq!(first, Some(Stalled { inbox_id: 5, since: at(1) }));
-        assert_eq!(Stalled::update(first, Some(5), at(9)), first, "it still waits");
-        assert_eq!(Stalled::update(first, Some(3), at(9)), first, "it may still wait behind one that committed late");
-        assert_eq!(Stalled::update(first, Some(6), at(9)), Some(Stalled { inbox_id: 6, since: at(9) }), "it moved on");
-        assert_eq!(Stalled::update(first, None, at(9)), None);
+        let mut looks = Looks::default();
+        assert_eq!(looks.update(Some(5), at(1)), at(1), "what it tells is read from the tables");
+        assert_eq!(looks.update(Some(5), at(2)), at(1), "it still waits");
+        assert_eq!(looks.update(Some(3), at(3)), at(1), "it may still wait behind one that committed late");
+        assert_eq!(
+            looks.update(Some(6), at(4)),
+            at(3),
+            "it moved on, and the next one may have come after the last look"
+        );
+        assert_eq!(looks.update(None, at(5)), at(5));
+        assert_eq!(looks.update(Some(7), at(60)), at(5), "it may have waited while nobody could look");
+        assert_eq!(looks.update(None, at(61)), at(61));
     }
 }

@@ -21,13 +21,12 @@ use crate::seal::{Keyring, Place};
 pub struct Recorder {
     context: Context,
     keyring: Keyring,
-    nudge: Arc<Notify>,
+    wake: Arc<Notify>,
 }
 
 /// An event that is ready for the SQL function `audit_record`.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// Id of the event.
     pub event_id: Uuid,
     /// First argument of `audit_record`; keyed by the column names of `audit_inbox`.
     pub event: Value,
@@ -38,7 +37,7 @@ pub struct Prepared {
 impl Recorder {
     /// A recorder that seals personal data under `keyring`.
     pub fn new(context: Context, keyring: Keyring) -> Self {
-        Self { context, keyring, nudge: Arc::default() }
+        Self { context, keyring, wake: Arc::default() }
     }
 
     /// Records an event in the transaction that `connection` is in.
@@ -48,7 +47,7 @@ impl Recorder {
     pub async fn record(&self, connection: &mut Connection, event: Event) -> Result<Uuid> {
         let prepared = self.prepare(event);
         store::record(connection, &prepared.event, prepared.personal.as_deref()).await?;
-        self.nudge();
+        self.wake();
         Ok(prepared.event_id)
     }
 
@@ -64,7 +63,7 @@ impl Recorder {
             .unzip();
         if !events.is_empty() {
             store::record_all(connection, &events, &personal).await?;
-            self.nudge();
+            self.wake();
         }
         Ok(())
     }
@@ -101,12 +100,12 @@ impl Recorder {
 
     /// Tells this replica's sequencer that there is, or is about to be, something to do. Not needed for correctness:
     /// it looks by itself many times a second.
-    pub fn nudge(&self) {
-        self.nudge.notify_one();
+    pub fn wake(&self) {
+        self.wake.notify_one();
     }
 
-    pub(super) fn nudges(&self) -> Arc<Notify> {
-        Arc::clone(&self.nudge)
+    pub(super) fn wakes(&self) -> Arc<Notify> {
+        Arc::clone(&self.wake)
     }
 
     fn seal(&self, event_id: Uuid, origin: Map<String, Value>, personal: Map<String, Value>) -> Vec<u8> {

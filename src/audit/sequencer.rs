@@ -69,10 +69,14 @@ impl Sequencer {
 
     /// Works until `shutdown`. Dropping it in the middle loses nothing: a batch is one transaction.
     pub async fn run(self, shutdown: CancellationToken) {
-        let nudges = self.recorder.nudges();
+        let wakes = self.recorder.wakes();
         let mut pause = SHORT;
         while !shutdown.is_cancelled() {
-            let (wait, nudged) = match self.step().await {
+            let step = tokio::select! {
+                () = shutdown.cancelled() => return,
+                step = self.step() => step,
+            };
+            let (wait, nudged) = match step {
                 Ok(Step::Moved(moved)) if moved >= BATCH as usize => (Duration::ZERO, false),
                 Ok(Step::Moved(_)) => (PAUSE, false),
                 Ok(Step::Elsewhere) => (AWAY, true),
@@ -91,8 +95,8 @@ impl Sequencer {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
-                // A nudge comes before the writer's commit, so the pauses start short again.
-                () = nudges.notified(), if nudged => pause = SHORT,
+                // A wake comes before the writer's commit, so the pauses start short again.
+                () = wakes.notified(), if nudged => pause = SHORT,
             }
         }
     }

@@ -54,13 +54,15 @@ pub(super) struct Head {
     pub drained_id: i64,
 }
 
-/// Locks the end of the log; none when another replica holds the lock.
+/// Locks the end of the log; none when another replica holds the lock. Nobody else may wait long for a replica that is gone
+/// without its server knowing: between statements it has a few milliseconds of work.
 pub(super) async fn lock_head(tx: &mut Connection) -> Result<Option<Head>> {
     // For the statements that follow as well: the inbox is empty as a rule and may be full of dead rows, so that plans made
     // from its size read all of them.
     let row = sqlx::query!(
         r#"SELECT h.head_position, h.recorded_at, h.newest_id, h.drained_id,
-               set_config('enable_seqscan', 'off', true) AS planner
+               set_config('enable_seqscan', 'off', true) AS planner,
+               set_config('idle_in_transaction_session_timeout', '3s', true) AS patience
            FROM audit_lock_head() h"#
     )
     .fetch_one(tx)

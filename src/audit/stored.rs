@@ -29,7 +29,6 @@ pub struct StoredEvent {
     pub recorded_at: DateTime<Utc>,
     /// Tenant that it belongs to.
     pub tenant_id: Option<Uuid>,
-    /// Kind of actor.
     pub actor_kind: ActorKind,
     /// User or service account that did it.
     pub actor_id: Option<Uuid>,
@@ -82,7 +81,6 @@ pub struct Opened {
 pub struct OpenedPart {
     /// Whose it is.
     pub subject: Uuid,
-    /// The data.
     pub data: Map<String, Value>,
     /// What the leaf's commitment was made from.
     pub opening: Vec<u8>,

@@ -7,17 +7,18 @@ use sha1::Sha1;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::bcrypt_hash::{BcryptHash, Unusable};
-use super::breached::Breached;
-use super::policy::Policy;
-use super::second_factor::Typed;
-use super::strength;
-use super::totp::{Code, Totp};
-use super::{Factor, recovery_codes};
+use super::Factor;
+use super::login::second_factor::Typed;
 use crate::config::Config;
 use crate::context::Entropy;
+use crate::credential::bcrypt_hash::{BcryptHash, Unusable};
+use crate::credential::breached::Breached;
+use crate::credential::hash_form::{self, HashFault};
+use crate::credential::policy::Policy;
+use crate::credential::recovery_codes;
+use crate::credential::strength;
+use crate::credential::totp::{Code, Totp};
 use crate::fuzzing::{Input, check_refusal};
-use crate::migration::hash_form::{self, HashFault};
 use crate::seal::Keyring;
 
 /// What an import takes can be verified at login; what it does not take for its cost is not computed there either.
@@ -38,7 +39,7 @@ pub(crate) fn bcrypt_hash(data: &[u8]) {
         Err(HashFault::Broken) => {}
     }
     if let Ok(hash) = BcryptHash::parse(&text) {
-        assert!((4..=super::MAX_COST).contains(&hash.cost()), "a hash that nobody should compute");
+        assert!((4..=crate::credential::MAX_COST).contains(&hash.cost()), "a hash that nobody should compute");
         // Cheap ones only: the computation itself reads nothing from outside but salt and password.
         if hash.cost() == 4 && data.last().is_some_and(|last| last % 16 == 0) {
             hash.compute_and_compare(data);
@@ -76,7 +77,11 @@ pub(crate) fn new_passwords(data: &[u8]) {
     match policy.check_form("password", &password) {
         Ok(()) if strength < policy.min_strength() => {}
         Ok(()) => {
-            assert!(password.chars().count() >= 8 && password.len() <= super::MAX_PASSWORD && !password.contains('\0'));
+            assert!(
+                password.chars().count() >= 8
+                    && password.len() <= crate::credential::MAX_PASSWORD
+                    && !password.contains('\0')
+            );
             assert!(!about.contains(&password.as_ref()), "a password that is the user's own name");
         }
         Err(fault) => check_refusal(&fault),

@@ -7,10 +7,10 @@ use zeroize::Zeroizing;
 
 use super::failure::Result;
 use super::output::Out;
-use super::{ConfigFile, config, login};
+use super::{ConfigFile, config, prompt};
 use crate::audit::Recorder;
-use crate::authenticate::{Charge, Hasher, Policy};
 use crate::context::Context;
+use crate::credential::{Charge, Hasher, Policy};
 use crate::db::Db;
 use crate::directory::{FirstAdmin, bootstrap};
 use crate::metrics::Metrics;
@@ -57,7 +57,7 @@ impl Bootstrap {
         let recorder = Recorder::new(context.clone(), config.seal.keyring()?);
         let password = match self.generate_password {
             true => Zeroizing::new(URL_SAFE_NO_PAD.encode(*Zeroizing::new(context.entropy.array::<18>()))),
-            false => login::password("Password of the administrator: ")?,
+            false => prompt::password("Password of the administrator: ")?,
         };
         let policy = Policy::new(&config.passwords)?;
         let hasher = Hasher::new(config.passwords.clone(), &config.throttle, context.clone(), Metrics::new())?;

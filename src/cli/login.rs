@@ -3,13 +3,12 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use clap::Args;
-use zeroize::Zeroizing;
 
 use super::connect::Caller;
 use super::credentials::{SignIn, Store};
 use super::failure::{Failure, Result};
 use super::output::Out;
-use super::{Global, proof};
+use super::{Global, prompt};
 use crate::access::names;
 use crate::proto::authenticate_password_response::Outcome;
 use crate::proto::complete_mfa_request::Factor;
@@ -45,7 +44,7 @@ impl Login {
             Some(email) => email,
             None => ask("E-mail address: ")?,
         };
-        let password = password("Password: ")?;
+        let password = prompt::password("Password: ")?;
         let known = Store::open()?.read()?.known_devices;
         let known = known.get(&caller.server).and_then(|devices| devices.get(&names::identifier_key(&identifier)));
         let request = AuthenticatePasswordRequest {
@@ -74,8 +73,8 @@ impl Login {
 
 /// The answer to what the login asks for besides the password.
 fn second_factor(challenge: MfaChallenge) -> Result<CompleteMfaRequest> {
-    let typed = proof::code("Code of the authenticator application, or a recovery code: ")?;
-    let factor = match proof::is_totp(&typed) {
+    let typed = prompt::code("Code of the authenticator application, or a recovery code: ")?;
+    let factor = match prompt::is_totp(&typed) {
         true => Factor::TotpCode(typed.to_string()),
         false => Factor::RecoveryCode(typed.to_string()),
     };
@@ -153,24 +152,4 @@ fn ask(question: &str) -> Result<String> {
     std::io::stdin().lock().read_line(&mut line)?;
     let line = line.trim().to_owned();
     if line.is_empty() { Err(Failure::new("nothing was entered")) } else { Ok(line) }
-}
-
-/// A password, from wherever it cannot be seen.
-pub(super) fn password(question: &str) -> Result<Zeroizing<String>> {
-    password_of("SIDLE_PASSWORD", question)
-}
-
-/// As [`password`], of somebody else than whoever calls, from another variable of the environment.
-pub(super) fn password_of(variable: &str, question: &str) -> Result<Zeroizing<String>> {
-    if let Ok(password) = std::env::var(variable) {
-        return Ok(Zeroizing::new(password));
-    }
-    let password = if std::io::stdin().is_terminal() {
-        Zeroizing::new(rpassword::prompt_password(question)?)
-    } else {
-        let mut line = Zeroizing::new(String::new());
-        std::io::stdin().lock().read_line(&mut line)?;
-        Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned())
-    };
-    if password.is_empty() { Err(Failure::new("no password was given")) } else { Ok(password) }
 }

@@ -8,7 +8,7 @@ use super::Global;
 use super::connect::Caller;
 use super::failure::Result;
 use super::output::{Out, time};
-use super::proof::code;
+use super::prompt::code;
 use crate::proto::*;
 
 /// Commands on one's own second factor.

@@ -10,6 +10,7 @@ mod credentials;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod global;
 mod import;
 mod jwks;
 mod kanidm;
@@ -22,6 +23,7 @@ mod memberships;
 mod mfa;
 mod migrate;
 mod output;
+mod prompt;
 mod proof;
 mod roles;
 mod schema;
@@ -34,13 +36,13 @@ mod users;
 mod watch;
 mod whoami;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use self::failure::{Failure, Result};
-use self::output::{Format, Out};
+use self::global::{ConfigFile, Global};
+use self::output::Out;
 
 /// Moves an organisation's users from bcrypt passwords to Kanidm, and is the identity service meanwhile and after.
 #[derive(Parser)]
@@ -50,32 +52,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What every command that speaks to a service takes.
-#[derive(Args, Clone, Debug)]
-struct Global {
-    /// Address of the service, such as https://sidle.example.com:50051 [default: the one signed in to last, else
-    /// http://127.0.0.1:50051]
-    #[arg(long, global = true, env = "SIDLE_SERVER", value_name = "URL")]
-    server: Option<String>,
-    /// PEM file with the authority of the service's certificate, where the system does not know it
-    #[arg(long, global = true, env = "SIDLE_CA", value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// Send credentials unencrypted to a service on another machine
-    #[arg(long, global = true, env = "SIDLE_ALLOW_PLAINTEXT")]
-    allow_plaintext: bool,
-    /// How to print: tables for people, or JSON for programs
-    #[arg(long, global = true, env = "SIDLE_OUTPUT", value_enum, default_value_t = Format::Text)]
-    output: Format,
-}
-
-/// Where the configuration of the service is.
-#[derive(Args, Clone, Debug)]
-struct ConfigFile {
-    /// Configuration file; `SIDLE_SECTION__KEY` of the environment wins over it
-    #[arg(long, env = "SIDLE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::failure::{Failure, Result};
 use crate::access::input;
-use crate::server::services::DESCRIPTORS;
+use crate::proto::DESCRIPTORS;
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

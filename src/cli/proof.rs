@@ -1,7 +1,5 @@
 //! Fresh proofs: what a sensitive call asks for is asked on the terminal, and the call made again with it.
 
-use std::io::{BufRead as _, IsTerminal as _};
-
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Response};
 use zeroize::Zeroizing;
@@ -9,7 +7,7 @@ use zeroize::Zeroizing;
 use super::connect::Caller;
 use super::credentials::Store;
 use super::failure::{Failure, Result};
-use super::login;
+use super::prompt::{code, is_totp, password};
 use crate::proto::StepUpRequest;
 use crate::proto::step_up_request::Proof;
 
@@ -67,28 +65,10 @@ fn proof(ways: &str, asked: &Failure) -> Result<Proof> {
         });
     }
     if has("password") {
-        return Ok(Proof::Password(login::password("To go on, prove who you are. Password: ")?.to_string()));
+        return Ok(Proof::Password(password("To go on, prove who you are. Password: ")?.to_string()));
     }
     Err(Failure::new(asked.message.clone())
         .remedy("Prove who you are where you signed in: this command asks for passwords and codes only."))
-}
-
-/// Whether somebody typed six digits, which is a code of an authenticator application and no recovery code.
-pub(super) fn is_totp(typed: &str) -> bool {
-    let typed = typed.replace(' ', "");
-    typed.len() == 6 && typed.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// A code, from the terminal without showing it or, where there is none, from the next line of standard input.
-pub(super) fn code(question: &str) -> Result<Zeroizing<String>> {
-    let typed = if std::io::stdin().is_terminal() {
-        Zeroizing::new(rpassword::prompt_password(question)?)
-    } else {
-        let mut line = Zeroizing::new(String::new());
-        std::io::stdin().lock().read_line(&mut line)?;
-        Zeroizing::new(line.trim().to_owned())
-    };
-    if typed.is_empty() { Err(Failure::new("no code was given")) } else { Ok(typed) }
 }
 
 #[cfg(test)]

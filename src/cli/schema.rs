@@ -12,9 +12,9 @@ use crate::schema::{Plan, Schema};
 /// Commands on the schema.
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Apply what is pending
+    /// Apply what is pending, and functions whose text has changed
     Up(Run),
-    /// Take back everything above a version
+    /// Take back everything above a version, and put back the functions of that time
     Down {
         /// The version to go back to; 0 takes everything back
         version: i64,
@@ -24,7 +24,7 @@ pub(super) enum Command {
         #[arg(long)]
         lose_data: bool,
     },
-    /// Say which migrations are applied
+    /// Say which migrations are applied, and which functions would be
     Status {
         #[command(flatten)]
         file: ConfigFile,
@@ -69,40 +69,65 @@ async fn connect(file: &ConfigFile) -> Result<Schema> {
 
 fn report(plan: &Plan, dry_run: bool, out: &Out) -> Result<()> {
     if out.is_json() {
-        return out.json(&serde_json::json!({ "dry_run": dry_run, "files": plan.files }));
+        return out.json(&serde_json::json!({
+            "dry_run": dry_run,
+            "files": plan.files,
+            "functions": plan.functions,
+            "dropped_functions": plan.dropped,
+        }));
     }
-    if plan.files.is_empty() {
+    if plan.is_empty() {
         return out.line("There is nothing to do.");
     }
-    let verb = if dry_run { "would run" } else { "ran" };
-    plan.files.iter().try_for_each(|file| out.line(&format!("{verb} {file}")))
+    let (ran, dropped) = if dry_run { ("would run", "would drop function") } else { ("ran", "dropped function") };
+    plan.files.iter().chain(&plan.functions).try_for_each(|file| out.line(&format!("{ran} {file}")))?;
+    plan.dropped.iter().try_for_each(|name| out.line(&format!("{dropped} {name}")))
 }
 
 async fn status(schema: &mut Schema, out: &Out) -> Result<()> {
     let migrations = schema.status().await?;
+    let pending = schema.pending().await?;
     let when = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     if out.is_json() {
         let rows: Vec<_> = migrations
             .iter()
             .map(|migration| {
+                let applied = migration.applied.as_ref();
                 serde_json::json!({
                     "version": migration.version,
                     "filename": migration.filename,
-                    "applied_at": migration.applied.as_ref().map(|applied| when(applied.applied_at)),
-                    "execution_time_ms": migration.applied.as_ref().map(|applied| applied.execution_time_ms),
+                    "begun_at": applied.map(|applied| when(applied.begun_at)),
+                    "applied_at": applied.and_then(|applied| applied.applied_at).map(when),
+                    "execution_time_ms": applied.and_then(|applied| applied.execution_time_ms),
                 })
             })
             .collect();
-        return out.json(&rows);
+        return out.json(&serde_json::json!({
+            "migrations": rows,
+            "pending_functions": pending.functions,
+            "functions_to_drop": pending.dropped,
+        }));
     }
     let rows = migrations.iter().map(|migration| {
         let applied = migration.applied.as_ref();
+        let state = match applied {
+            None => "pending".to_owned(),
+            Some(applied) => applied.applied_at.map_or_else(|| "interrupted, or under way".to_owned(), when),
+        };
+        let took = applied.and_then(|applied| applied.execution_time_ms);
         vec![
             migration.version.to_string(),
             migration.filename.clone(),
-            applied.map_or_else(|| "pending".to_owned(), |applied| when(applied.applied_at)),
-            applied.map(|applied| format!("{} ms", applied.execution_time_ms)).unwrap_or_default(),
+            state,
+            took.map(|took| format!("{took} ms")).unwrap_or_default(),
         ]
     });
-    out.table(&["VERSION", "FILE", "APPLIED", "TOOK"], rows.collect())
+    let functions = pending.functions.iter().map(|file| vec![String::new(), file.clone(), "pending".to_owned()]);
+    let dropped =
+        pending.dropped.iter().map(|name| vec![String::new(), format!("function {name}"), "to drop".to_owned()]);
+    let functions = functions.chain(dropped).map(|mut row| {
+        row.push(String::new());
+        row
+    });
+    out.table(&["VERSION", "FILE", "APPLIED", "TOOK"], rows.chain(functions).collect())
 }

@@ -20,7 +20,7 @@ impl Serve {
     pub async fn run(self) -> Result<()> {
         let config = config::load(&self.file)?;
         config.check_serving()?;
-        telemetry::start(&config.log);
+        let telemetry = telemetry::start(&config.log, &config.telemetry)?;
         let app = App::new(config, Context::system()).await?;
         let stop = app.stop.clone();
         let mut terminate = signal(SignalKind::terminate())?;
@@ -31,7 +31,8 @@ impl Serve {
             }
             stop.cancel();
         });
-        app.start().await?.wait().await?;
-        Ok(())
+        let ended = app.start().await?.wait().await;
+        telemetry.finish().await;
+        Ok(ended?)
     }
 }

@@ -9,7 +9,7 @@ use super::failure::{Failure, Result};
 use super::import::Import;
 use super::lookup::{self, pages};
 use super::output::{Out, dash, time, word, yes};
-use super::{Global, login};
+use super::{Global, prompt};
 use crate::proto::*;
 
 /// Commands on users.
@@ -324,7 +324,7 @@ impl Create {
             role_ids.push(lookup::role_id(caller, &tenant_id, role).await?);
         }
         let password = match self.with_password {
-            true => Some(login::password_of("SIDLE_NEW_PASSWORD", "Password of the new user: ")?),
+            true => Some(prompt::password_of("SIDLE_NEW_PASSWORD", "Password of the new user: ")?),
             false => None,
         };
         let request = CreateUserRequest {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::error::ConfigError;
 
 /// Longer than this no key is meant to work.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);

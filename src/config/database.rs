@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Secret;
-use super::load;
+use super::secret::Secret;
+use super::value;
 
 /// `[database]`
 #[derive(Clone, Debug, Deserialize)]
@@ -14,10 +14,10 @@ pub struct DatabaseConfig {
     /// URL with which the service connects, as the application role.
     pub url: Secret,
     /// URL past a transaction pooler, where one stands in front of `url`.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub direct_url: Option<Secret>,
     /// URL of the owner role, for schema migrations only.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub owner_url: Option<Secret>,
     /// Whether data may cross a network without TLS.
     pub allow_plaintext: bool,

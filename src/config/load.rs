@@ -6,30 +6,12 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
+use super::error::ConfigError;
 use super::{Config, KanidmConfig, MailConfig, PasswordConfig, SealConfig, Secret};
 use crate::seal::Keyring;
 
 /// The commented defaults: the documentation of every key.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
-
-/// What is wrong with the configuration, and what to do.
-#[derive(Debug)]
-pub struct ConfigError(String);
-
-impl ConfigError {
-    /// A problem, in words that name the setting.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
-    }
-}
-
-impl std::fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 impl Config {
     /// Defaults, overlaid with `file` if given, overlaid with `environment`.
@@ -121,6 +103,7 @@ impl Config {
         if self.sessions.keep_ended < std::time::Duration::from_secs(24 * 3600) {
             return Err(ConfigError::new("sessions.keep_ended must be at least 1d"));
         }
+        self.telemetry.check()?;
         self.server.client_authorities().map_err(ConfigError::new)?;
         if !(1..=1000).contains(&self.migration.batch_size) {
             return Err(ConfigError::new("migration.batch_size must be from 1 to 1000"));
@@ -189,6 +172,7 @@ fn from_environment(
         let value = match default {
             Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
             Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
+            Some(Value::Float(_)) => text.parse().ok().map(Value::Float),
             Some(Value::Array(_)) => Some(Value::Array(
                 text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| Value::String(s.to_owned())).collect(),
             )),
@@ -204,22 +188,6 @@ fn from_environment(
         }
     }
     Ok(table)
-}
-
-/// An empty string stands for "none".
-pub(super) fn optional<'de, T: From<String>, D: serde::Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
-    let text = String::deserialize(value)?;
-    Ok((!text.is_empty()).then(|| T::from(text)))
-}
-
-/// An address and port, or none for the empty string.
-pub(super) fn optional_address<'de, D>(value: D) -> Result<Option<std::net::SocketAddr>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-{
-    let text = String::deserialize(value)?;
-    let problem = |_| serde::de::Error::custom(format!("`{text}` must be an address and a port such as 0.0.0.0:9465"));
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(problem) }
 }
 
 fn secret_or_file(secret: &Secret, file: Option<&PathBuf>, what: &str) -> Result<Secret, ConfigError> {

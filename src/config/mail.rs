@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Secret;
-use super::load;
+use super::secret::Secret;
+use super::value;
 
 /// How the connection to the mail server is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -26,21 +26,20 @@ pub enum MailTls {
 pub struct MailConfig {
     /// Name of the SMTP server; empty for no mail.
     pub host: String,
-    /// Its port.
     pub port: u16,
     /// How the connection is protected.
     pub tls: MailTls,
     /// Send in the clear to a server that is not on this machine.
     pub allow_plaintext: bool,
     /// PEM file with the authority of its certificate, where the system does not know it.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub ca_file: Option<PathBuf>,
     /// Name to sign in with; empty for none.
     pub username: String,
     /// Password to sign in with.
     pub password: Secret,
     /// File with the password; used when `password` is empty.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub password_file: Option<PathBuf>,
     /// Sender, as `name@example.com` or `Name <name@example.com>`.
     pub from: String,
@@ -59,7 +58,7 @@ pub struct MailConfig {
     /// Page to sign in at.
     pub sign_in_path: String,
     /// Folder whose files replace the templates of the same name.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub templates: Option<PathBuf>,
     /// Longest time that connecting, and each answer of the server, may take.
     #[serde(with = "humantime_serde")]

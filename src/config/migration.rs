@@ -18,6 +18,9 @@ pub struct MigrationConfig {
     pub longest_call: Duration,
     /// Tries in a row whose answers cannot be understood, after which a migration stops.
     pub unclear_tries: i32,
+    /// Shortest time for which they go on before that.
+    #[serde(with = "humantime_serde")]
+    pub unclear_time: Duration,
     /// How often a replica without a job looks for one.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,

@@ -4,6 +4,7 @@
 mod api_keys;
 mod database;
 mod enrolment;
+mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod kanidm;
@@ -18,16 +19,19 @@ mod secret;
 mod server;
 mod sessions;
 mod step_up;
+mod telemetry;
 mod throttle;
 mod tokens;
+mod value;
 
 use serde::Deserialize;
 
 pub use self::api_keys::ApiKeyConfig;
 pub use self::database::{DatabaseConfig, Pooler};
 pub use self::enrolment::EnrolmentConfig;
+pub use self::error::ConfigError;
 pub use self::kanidm::KanidmConfig;
-pub use self::load::{ConfigError, DEFAULTS};
+pub use self::load::DEFAULTS;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::mail::{MailConfig, MailTls};
 pub use self::mfa::MfaConfig;
@@ -38,7 +42,8 @@ pub use self::secret::Secret;
 pub use self::server::{Network, ServerConfig};
 pub use self::sessions::SessionConfig;
 pub use self::step_up::StepUpConfig;
-pub use self::throttle::ThrottleConfig;
+pub use self::telemetry::TelemetryConfig;
+pub use self::throttle::{RateLimit, ThrottleConfig};
 pub use self::tokens::TokenConfig;
 
 /// Everything that can be set.
@@ -73,6 +78,7 @@ pub struct Config {
     pub mail: MailConfig,
     /// The migration engine.
     pub migration: MigrationConfig,
-    /// The log.
     pub log: LogConfig,
+    /// Traces and metrics that are exported.
+    pub telemetry: TelemetryConfig,
 }

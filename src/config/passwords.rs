@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Secret, load};
+use super::secret::Secret;
+use super::value;
 
 /// `[passwords]`
 #[derive(Clone, Debug, Deserialize)]
@@ -27,14 +28,14 @@ pub struct PasswordConfig {
     /// Least strength of a new password as zxcvbn judges it, 0 to 4.
     pub min_strength: u8,
     /// File with passwords that are known to others.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub breached_file: Option<PathBuf>,
     /// Peppers as `ID:BASE64`, separated by commas, the current one first.
     pub peppers: Secret,
     /// Whether new hashes get a pepper.
     pub pepper_new_hashes: bool,
     /// File with one pepper a line; used when `peppers` is empty.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub pepper_file: Option<PathBuf>,
     /// Failures after which an account is locked.
     pub max_attempts: u32,
@@ -48,5 +49,5 @@ pub struct PasswordConfig {
     pub known_devices: u32,
     /// Refusals are answered at multiples of this.
     #[serde(with = "humantime_serde")]
-    pub refusal_grid: Duration,
+    pub failure_latency_quantum: Duration,
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::Secret;
-use super::load;
+use super::secret::Secret;
+use super::value;
 
 /// `[seal]`
 #[derive(Clone, Debug, Deserialize)]
@@ -14,6 +14,6 @@ pub struct SealConfig {
     /// Keys as `ID:BASE64`, separated by commas, the current one first.
     pub keys: Secret,
     /// File with one such key a line; used when `keys` is empty.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub key_file: Option<PathBuf>,
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::load::{self, ConfigError};
+use super::error::ConfigError;
+use super::value;
 
 /// `[server]`
 #[derive(Clone, Debug, Deserialize)]
@@ -21,18 +22,18 @@ pub struct ServerConfig {
     /// Whether to serve without TLS.
     pub plaintext: bool,
     /// PEM file with the certificate chain.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub tls_certificate: Option<PathBuf>,
     /// PEM file with the private key.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub tls_key: Option<PathBuf>,
     /// PEM file with the authorities whose client certificates are asked for and checked.
-    #[serde(deserialize_with = "load::optional")]
+    #[serde(deserialize_with = "value::optional")]
     pub tls_client_ca: Option<PathBuf>,
     /// Authorities whose client certificates act as service accounts, each as NAME=FILE with PEM certificates.
     pub client_cas: Vec<String>,
     /// Address of the HTTP port for everybody: published keys and health.
-    #[serde(deserialize_with = "load::optional_address")]
+    #[serde(deserialize_with = "value::optional_address")]
     pub public_address: Option<SocketAddr>,
     /// Largest message that is read of any RPC, in bytes.
     pub max_message_bytes: usize,
@@ -40,6 +41,8 @@ pub struct ServerConfig {
     pub max_unfinished_bytes_per_connection: usize,
     /// The same for all callers together who have not signed in.
     pub max_unfinished_bytes_unauthenticated: usize,
+    /// The same for all callers together who have.
+    pub max_unfinished_bytes_authenticated: usize,
     /// Bytes that a client may send on one stream before they are taken.
     pub stream_window_bytes: u32,
     /// The same for all streams of a connection.
@@ -131,6 +134,12 @@ impl ServerConfig {
         if self.max_unfinished_bytes_unauthenticated < 256 * 1024 {
             // A quarter of it is for one address, and one message is up to 64 KiB.
             return refuse("server.max_unfinished_bytes_unauthenticated must be at least 262144");
+        }
+        if self.max_unfinished_bytes_authenticated / 4 < self.max_message_bytes {
+            // A quarter of it is for one caller, who must be able to send the largest message.
+            return refuse(
+                "server.max_unfinished_bytes_authenticated must be at least four times server.max_message_bytes",
+            );
         }
         let counts = [
             ("max_connections", self.max_connections),

@@ -1,5 +1,7 @@
 //! `[throttle]`
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 /// `[throttle]`
@@ -14,4 +16,36 @@ pub struct ThrottleConfig {
     pub mail_per_minute: u32,
     /// Calls that send mail which it may make at once after a rest.
     pub mail_burst: u32,
+    /// Refresh tokens that a client address may exchange in a minute at one replica; 0 for any number.
+    pub refresh_per_minute: u32,
+    /// Refresh tokens that it may exchange at once after a rest.
+    pub refresh_burst: u32,
+    /// Exchanges of one session's refresh tokens in a minute; 0 for any number.
+    pub session_refresh_per_minute: u32,
+    /// Exchanges of them at once after a rest.
+    pub session_refresh_burst: u32,
+}
+
+/// What somebody may do: a call each `spacing`, and as many at once as fit into `burst`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Time from one call to the next.
+    pub spacing: Duration,
+    /// How far ahead of that one may be.
+    pub burst: Duration,
+}
+
+impl RateLimit {
+    /// So many a minute, and at once after a rest; none for none a minute, which is no limit.
+    pub fn per_minute(count: u32, burst: u32) -> Option<Self> {
+        let spacing = Duration::from_secs(60).checked_div(count)?;
+        Some(Self { spacing, burst: spacing.saturating_mul(burst.max(1)) })
+    }
+}
+
+impl ThrottleConfig {
+    /// How often one session may be refreshed.
+    pub fn session_refresh(&self) -> Option<RateLimit> {
+        RateLimit::per_minute(self.session_refresh_per_minute, self.session_refresh_burst)
+    }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use sidle_token::Algorithm;
 use zeroize::Zeroizing;
 
-use super::ConfigError;
+use super::error::ConfigError;
 
 /// Shortest key of an old client, in bytes: as long as what HMAC-SHA-256 makes of it.
 const SHORTEST_SECRET: usize = 32;
@@ -41,7 +41,7 @@ pub struct TokenConfig {
     pub refresh_leeway: Duration,
     /// Verified tokens that are remembered.
     pub cache_size: usize,
-    /// Age of the revocation picture beyond which nothing is vouched for.
+    /// Age of the revocation snapshot beyond which nothing is vouched for.
     #[serde(with = "humantime_serde")]
     pub max_revocation_age: Duration,
     /// Longest silence of `WatchRevocations`.

@@ -5,20 +5,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, Stream};
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{AssertSqlSafe, Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::errors;
+use super::operation::Operation;
 
 /// Counts the times that the database turned out to be read-only: connections from before the last one are of no use.
 pub(super) type Generation = Arc<AtomicU64>;
 
+/// How much later than the server would have ended a statement its answer may come.
+const LATENESS: Duration = Duration::from_secs(2);
+
 /// A connection to Postgres, in the middle of at most one transaction.
 pub struct Connection {
     inner: PgConnection,
+    /// Longest silence while an answer is awaited. The server ends statements by itself well before; when it says nothing,
+    /// it or the way to it is gone, which no packet may ever tell.
+    patience: Duration,
     /// Process id of the server's side, for cancelling what it does. Behind a transaction pooler it is known only while a
     /// transaction is open.
     pub(super) pid: Option<i32>,
@@ -34,6 +43,8 @@ pub(super) struct Progress {
     in_flight: bool,
     /// BEGIN may have been executed, and neither COMMIT nor ROLLBACK is known to have been.
     in_transaction: bool,
+    /// COMMIT or ROLLBACK may have been executed: behind a transaction pooler the server's process may be another's by now.
+    ending: bool,
     /// A statement failed since the transaction began, so that the server will not commit it.
     failed: bool,
     /// The connection itself failed.
@@ -56,6 +67,16 @@ impl Progress {
 
     pub(super) fn is_in_flight(&self) -> bool {
         self.in_flight
+    }
+
+    /// Whether what the server's process does at the moment is known to be this connection's statement.
+    pub(super) fn may_be_cancelled(&self, pooler: bool) -> bool {
+        self.in_flight && !(pooler && self.ending)
+    }
+
+    /// Notes what is left after a rollback: nothing, when it `is_clean`.
+    fn settle(&mut self, is_clean: bool) {
+        (self.in_transaction, self.failed, self.ending) = (!is_clean, !is_clean, false);
     }
 
     fn begin_statement(&mut self) {
@@ -82,11 +103,25 @@ impl Progress {
 }
 
 impl Connection {
-    pub(super) fn new(inner: PgConnection, pid: Option<i32>, prepared: bool, generation: Generation) -> Self {
+    /// A connection whose server ends statements after `limit`.
+    pub(super) fn new(
+        inner: PgConnection,
+        limit: Duration,
+        pid: Option<i32>,
+        prepared: bool,
+        generation: Generation,
+    ) -> Self {
         let born = generation.load(Ordering::Acquire);
-        let progress =
-            Progress { in_flight: false, in_transaction: false, failed: false, broken: false, born, generation };
-        Self { inner, pid, prepared, progress }
+        let progress = Progress {
+            in_flight: false,
+            in_transaction: false,
+            ending: false,
+            failed: false,
+            broken: false,
+            born,
+            generation,
+        };
+        Self { inner, patience: limit.saturating_add(LATENESS), pid, prepared, progress }
     }
 
     /// Sends `sql`, which holds no parameter, as one message, and gives the first row of its answer.
@@ -108,8 +143,9 @@ impl Connection {
         if self.progress.failed || self.progress.in_flight {
             return Err(sqlx::Error::Protocol("a transaction with a failed statement was to be committed".into()));
         }
+        self.progress.ending = true;
         self.simple("COMMIT".to_owned()).await?;
-        self.progress.in_transaction = false;
+        (self.progress.in_transaction, self.progress.ending) = (false, false);
         Ok(())
     }
 
@@ -118,13 +154,13 @@ impl Connection {
         if !self.progress.in_flight {
             // Every statement was answered, so that what is open is known, and ends with the answer to this.
             self.simple("ROLLBACK".to_owned()).await?;
-            (self.progress.in_transaction, self.progress.failed) = (false, false);
+            self.progress.settle(true);
             return Ok(true);
         }
         self.drain().await?;
         self.simple("ROLLBACK".to_owned()).await?;
         let is_clean = self.is_clean().await?;
-        (self.progress.in_transaction, self.progress.failed) = (!is_clean, !is_clean);
+        self.progress.settle(is_clean);
         Ok(is_clean)
     }
 
@@ -181,11 +217,14 @@ impl std::fmt::Debug for Connection {
 struct Sent<E> {
     query: E,
     prepared: bool,
+    operation: Operation,
 }
 
 impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Sent<E> {
     fn sql(self) -> SqlStr {
-        self.query.sql()
+        let sql = self.query.sql();
+        self.operation.is_of(sql.as_str());
+        sql
     }
 
     fn statement(&self) -> Option<&PgStatement> {
@@ -204,7 +243,24 @@ impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Sent<E> {
 /// The answer to a statement, noted when it ends.
 struct Answer<'e> {
     rows: BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>,
+    patience: Duration,
+    /// Ends the silence since the server said something last; none while nobody waits.
+    silence: Option<Pin<Box<Sleep>>>,
     progress: &'e mut Progress,
+    operation: Operation,
+}
+
+impl Answer<'_> {
+    fn end(&mut self, error: Option<&sqlx::Error>) {
+        self.progress.end_statement(error);
+        self.operation.end(error);
+    }
+}
+
+/// The error of an answer that does not come.
+fn silent() -> sqlx::Error {
+    let text = "the server said nothing for longer than a statement may take";
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
 }
 
 impl Stream for Answer<'_> {
@@ -213,9 +269,17 @@ impl Stream for Answer<'_> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.rows.as_mut().poll_next(cx);
         match &next {
-            Poll::Ready(None) => self.progress.end_statement(None),
-            Poll::Ready(Some(Err(error))) => self.progress.end_statement(Some(error)),
-            _ => {}
+            Poll::Ready(None) => self.end(None),
+            Poll::Ready(Some(Err(error))) => self.end(Some(error)),
+            Poll::Ready(Some(Ok(_))) => self.silence = None,
+            Poll::Pending => {
+                let patience = self.patience;
+                let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(patience)));
+                std::task::ready!(silence.as_mut().poll(cx));
+                let error = silent();
+                self.end(Some(&error));
+                return Poll::Ready(Some(Err(error)));
+            }
         }
         next
     }
@@ -229,9 +293,11 @@ impl<'c> Executor<'c> for &'c mut Connection {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let Connection { inner, prepared, progress, .. } = self;
+        let Connection { inner, patience, prepared, progress, .. } = self;
         progress.begin_statement();
-        Box::pin(Answer { rows: inner.fetch_many(Sent { query, prepared: *prepared }), progress })
+        let operation = Operation::begin();
+        let rows = inner.fetch_many(Sent { query, prepared: *prepared, operation: operation.clone() });
+        Box::pin(Answer { rows, patience: *patience, silence: None, progress, operation })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -241,8 +307,11 @@ impl<'c> Executor<'c> for &'c mut Connection {
     {
         Box::pin(async move {
             self.progress.begin_statement();
-            let row = self.inner.fetch_optional(Sent { query, prepared: self.prepared }).await;
+            let mut operation = Operation::begin();
+            let sent = Sent { query, prepared: self.prepared, operation: operation.clone() };
+            let row = timeout(self.patience, self.inner.fetch_optional(sent)).await.unwrap_or_else(|_| Err(silent()));
             self.progress.end_statement(row.as_ref().err());
+            operation.end(row.as_ref().err());
             row
         })
     }
@@ -259,5 +328,34 @@ impl<'c> Executor<'c> for &'c mut Connection {
         'c: 'e,
     {
         self.inner.describe(sql)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_a_pooler_nothing_is_cancelled_once_the_commit_was_sent() {
+        let progress = |in_flight, ending| Progress {
+            in_flight,
+            in_transaction: true,
+            ending,
+            failed: false,
+            broken: false,
+            born: 0,
+            generation: Generation::default(),
+        };
+        for (in_flight, ending, pooler, may) in [
+            (true, false, true, true),
+            (true, true, true, false),
+            (true, true, false, true),
+            (true, false, false, true),
+            (false, false, false, false),
+            (false, true, true, false),
+        ] {
+            let (answer, case) = (progress(in_flight, ending).may_be_cancelled(pooler), (in_flight, ending, pooler));
+            assert_eq!(answer, may, "in flight, ending, pooler: {case:?}");
+        }
     }
 }

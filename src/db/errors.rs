@@ -18,9 +18,14 @@ pub fn gave_up_waiting(error: &sqlx::Error) -> bool {
 pub(super) fn is_broken_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| ends_session(&code)),
         _ => false,
     }
+}
+
+/// Whether the server ends the session with this error: it is told to stop, or the transaction was idle for too long.
+fn ends_session(code: &str) -> bool {
+    code.starts_with("57P") || code == "25P03"
 }
 
 /// Whether the server takes no writes: a standby, or a primary that was told so.
@@ -52,7 +57,8 @@ fn is_mixed_up(code: &str) -> bool {
 /// serialisation failures and deadlocks, lock and statement timeouts.
 fn passes(code: &str) -> bool {
     matches!(code, "40001" | "40P01" | "55P03" | "57014" | "25006")
-        || ["08", "53", "57P"].iter().any(|c| code.starts_with(c))
+        || ends_session(code)
+        || ["08", "53"].iter().any(|c| code.starts_with(c))
 }
 
 impl From<sqlx::Error> for Fault {

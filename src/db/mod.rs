@@ -8,12 +8,14 @@
 mod connection;
 mod errors;
 mod listener;
+mod operation;
 mod pool;
 mod role;
 mod target;
 
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -36,6 +38,9 @@ use crate::fault::{Fault, Reason, Result};
 const UPKEEP: Duration = Duration::from_millis(100);
 /// A statement that has waited for a lock for so long gives way when calls wait for a connection.
 const CONTENDED: Duration = Duration::from_millis(100);
+
+/// Longest time of a statement in a reserved pool.
+const RESERVED_STATEMENT: Duration = Duration::from_secs(5);
 
 /// What a transaction may see and change. Row-level security holds it to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +73,7 @@ impl Scope {
 pub struct Tx {
     lease: Lease,
     /// Held by one that may wait for others' keys.
-    _contended: Option<OwnedSemaphorePermit>,
+    _contended: Option<ContendedPermit>,
 }
 
 impl Tx {
@@ -101,7 +106,46 @@ pub struct Db {
     direct: Target,
     config: Arc<DatabaseConfig>,
     /// Connections that may be taken by transactions which may wait for others' keys.
-    contended: Arc<Semaphore>,
+    contended: Arc<Contended>,
+}
+
+/// Permits to wait for others' keys: so many together and, of these, half at most for one tenant, so that an import into one
+/// holds up none of the others.
+#[derive(Debug)]
+struct Contended {
+    all: Arc<Semaphore>,
+    each: usize,
+    by_scope: Mutex<HashMap<Option<Uuid>, Weak<Semaphore>>>,
+}
+
+/// What a transaction holds that may wait for others' keys.
+struct ContendedPermit {
+    _own: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Contended {
+    fn new(all: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), each: (all / 2).max(1), by_scope: Mutex::default() }
+    }
+
+    /// Waits its turn: within the scope first, so that few of one tenant's stand before others'.
+    async fn acquire(&self, scope: Scope) -> Result<ContendedPermit> {
+        let own = self.of(scope).acquire_owned().await.map_err(Fault::internal)?;
+        let all = Arc::clone(&self.all).acquire_owned().await.map_err(Fault::internal)?;
+        Ok(ContendedPermit { _own: own, _all: all })
+    }
+
+    fn of(&self, scope: Scope) -> Arc<Semaphore> {
+        let mut by_scope = self.by_scope.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = by_scope.get(&scope.tenant()).and_then(Weak::upgrade) {
+            return known;
+        }
+        by_scope.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let own = Arc::new(Semaphore::new(self.each));
+        by_scope.insert(scope.tenant(), Arc::downgrade(&own));
+        own
+    }
 }
 
 impl std::fmt::Debug for Db {
@@ -138,13 +182,16 @@ impl Db {
         Self::with_pool(Arc::new(config.clone()), url, direct, config.pool_size)
     }
 
-    /// The same database through a pool of its own, which calls cannot exhaust: for what must go on whatever they do.
+    /// The same database through a pool of its own, which calls cannot exhaust: for what must go on whatever they do. Its
+    /// statements are short, so that a server that is gone without a word is noticed before anybody misses what they do.
     ///
     /// # Errors
     /// As [`Db::new`].
     pub fn reserved(&self, size: u32) -> Result<Self> {
         let (url, direct) = self.config.targets()?;
-        Self::with_pool(Arc::clone(&self.config), url, direct, size)
+        let statement_timeout = self.config.statement_timeout.min(RESERVED_STATEMENT);
+        let config = DatabaseConfig { statement_timeout, ..(*self.config).clone() };
+        Self::with_pool(Arc::new(config), url, direct, size)
     }
 
     fn with_pool(config: Arc<DatabaseConfig>, url: Target, direct: Target, size: u32) -> Result<Self> {
@@ -162,21 +209,20 @@ impl Db {
         };
         let size = usize::try_from(size).unwrap_or(usize::MAX).max(1);
         let pool = Pool::new(maker, direct.named("sidle-cancel"), size, config.acquire_timeout)?;
-        let contended = Arc::new(Semaphore::new((size / 4).max(1)));
+        let contended = Arc::new(Contended::new((size / 4).max(1)));
         Ok(Self { pool: Arc::new(pool), direct, config, contended })
     }
 
     /// Begins a transaction in `scope` that writes values which must be unique over all tenants. An import holds those of
     /// its rows until it ends, which may take minutes, and whoever wants one of them meanwhile has to wait for that: for
-    /// a short time only, and with a quarter of the pool at most, so that it holds up nobody else.
+    /// a short time only, and with a quarter of the pool at most and half of that within one tenant, so that it holds up
+    /// nobody else.
     ///
     /// # Errors
     /// `VALUE_CONTENDED` when too many wait already; `DATABASE_UNAVAILABLE`.
     pub async fn begin_contended(&self, scope: Scope) -> Result<Tx> {
-        let permit = tokio::time::timeout(CONTENDED_WAIT, Arc::clone(&self.contended).acquire_owned())
-            .await
-            .map_err(|_| contended())?
-            .map_err(Fault::internal)?;
+        let permit =
+            tokio::time::timeout(CONTENDED_WAIT, self.contended.acquire(scope)).await.map_err(|_| contended())??;
         let mut tx = self.begin(scope).await?;
         let wait = format!("SET LOCAL lock_timeout = {}", CONTENDED_WAIT.as_millis());
         tx.lease.get_mut().simple(wait).await?;
@@ -231,7 +277,7 @@ impl Db {
     /// # Errors
     /// `DATABASE_UNAVAILABLE` when the database cannot be reached.
     pub async fn direct(&self) -> Result<PgConnection> {
-        Ok(self.direct.connect().await?.0)
+        Ok(self.direct.connect_within(self.config.acquire_timeout).await?)
     }
 
     /// Listens for notifications on `channel`, on a connection of its own past any transaction pooler.
@@ -252,6 +298,11 @@ impl Db {
         let mut listener = PgListener::connect_with(&own).await?;
         listener.listen(channel).await?;
         Ok(Notifications::new(listener))
+    }
+
+    /// Longest pause within a transaction.
+    pub fn idle_in_transaction_timeout(&self) -> Duration {
+        self.config.idle_in_transaction_timeout
     }
 
     /// Looks after the pool until `stop`: closes what lies idle, and has statements that wait for locks give way to calls
@@ -316,15 +367,6 @@ impl Db {
             return Err(errors::read_only());
         }
         Ok(self.finish(&mut lease).await?)
-    }
-
-    /// Whether the service may work with what it is connected to: as a role that row-level security holds, and through a
-    /// pooler only as the configuration says.
-    ///
-    /// # Errors
-    /// Says what is wrong and what to do; `DATABASE_UNAVAILABLE` when the database does not answer.
-    pub async fn check(&self) -> Result<()> {
-        role::check(self).await
     }
 
     /// Closes the pool.

@@ -70,7 +70,7 @@ impl Manager for Maker {
             }
         };
         let pid = if self.pooler { None } else { Some(prepare(&mut connection, self.limits).await?) };
-        Ok(Connection::new(connection, pid, self.prepared, Generation::clone(&self.generation)))
+        Ok(Connection::new(connection, self.limits.statement, pid, self.prepared, Generation::clone(&self.generation)))
     }
 
     async fn recycle(&self, connection: &mut Connection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
@@ -180,10 +180,11 @@ impl Pool {
     /// Makes an abandoned connection idle again, and gives it up when that does not work.
     async fn reset(&self, mut object: Object<Maker>, pid: Option<i32>) {
         let in_flight = object.progress.is_in_flight();
+        let may_be_cancelled = object.progress.may_be_cancelled(self.maker().pooler);
         let is_clean = {
             let mut reset = pin!(object.reset());
             let mut done = if in_flight { tokio::time::timeout(GRACE, &mut reset).await.ok() } else { None };
-            if let Some(pid) = pid.filter(|_| done.is_none() && in_flight) {
+            if let Some(pid) = pid.filter(|_| done.is_none() && may_be_cancelled) {
                 // Where that fails the statement ends by its own time limit, on a connection that is closed here.
                 let _ = tokio::time::timeout(RESET, self.canceller.cancel(pid)).await;
             }

@@ -6,8 +6,19 @@ use sqlx::Row as _;
 use super::Db;
 use crate::fault::{Fault, Result};
 
+impl Db {
+    /// Whether the service may work with what it is connected to: as a role that row-level security holds, and through a
+    /// pooler only as the configuration says.
+    ///
+    /// # Errors
+    /// Says what is wrong and what to do; `DATABASE_UNAVAILABLE` when the database does not answer.
+    pub async fn check(&self) -> Result<()> {
+        check(self).await
+    }
+}
+
 /// Refuses a role that row-level security does not hold.
-pub(super) async fn check(db: &Db) -> Result<()> {
+async fn check(db: &Db) -> Result<()> {
     // Twice on two connections: a pooler that mixes up prepared statements does so at the latest now.
     let (first, second) = futures_util::future::join(ask(db), ask(db)).await;
     first?;

@@ -2,9 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
+use tokio::time::{sleep, timeout};
 
 use crate::fault::{Fault, Result};
 
@@ -31,10 +35,15 @@ const PARAMETERS: [&str; 19] = [
     "connect_timeout",
 ];
 
+/// How long a server is waited for alone before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(500);
+
 /// One or several servers, of which one can be written to.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     servers: Arc<[PgConnectOptions]>,
+    /// Which of them could be written to last, and is tried first.
+    last: Arc<AtomicUsize>,
 }
 
 /// Why a server was not taken.
@@ -72,31 +81,57 @@ impl Target {
                     ),
                 ));
             }
-            // Statements are logged nowhere: their parameters are people's data. And the driver's wish for more digits in
+            // Statements are logged nowhere: their parameters are people's data. And the driver's session_request for more digits in
             // texts, which nothing here needs, is refused by some poolers.
             servers.push(options.application_name("sidle").extra_float_digits(None).disable_statement_logging());
         }
-        Ok(Self { servers: servers.into() })
+        Ok(Self { servers: servers.into(), last: Arc::default() })
     }
 
     /// With another name for the server's list of sessions.
     pub fn named(&self, name: &str) -> Self {
-        Self { servers: self.servers.iter().map(|options| options.clone().application_name(name)).collect() }
+        let servers = self.servers.iter().map(|options| options.clone().application_name(name)).collect();
+        Self { servers, last: Arc::clone(&self.last) }
     }
 
-    /// Connects to the first server that can be written to.
+    /// Connects to a server that can be written to: the one that could be last, or whichever of the others says so first.
+    /// One that does not answer, or no more, keeps the others from being tried for half a second only. How long is waited
+    /// for any of them is for the caller to bound.
     ///
     /// # Errors
     /// That of the last server that was tried.
     pub async fn connect(&self) -> sqlx::Result<(PgConnection, PgConnectOptions)> {
-        let mut last = None;
-        for options in &*self.servers {
-            match primary(options).await {
-                Ok(connection) => return Ok((connection, options.clone())),
-                Err(error) => last = Some(error),
+        let (count, first) = (self.servers.len(), self.last.load(Ordering::Relaxed));
+        let mut left = (0..count).map(|n| (first + n) % count.max(1));
+        let (mut tried, mut error) = (FuturesUnordered::new(), sqlx::Error::PoolClosed);
+        loop {
+            let next = left.next();
+            if let Some(place) = next {
+                let server = &self.servers[place];
+                tried.push(async move { (place, primary(server).await) });
+            } else if tried.is_empty() {
+                return Err(error);
+            }
+            tokio::select! {
+                Some((place, answer)) = tried.next() => match answer {
+                    Ok(connection) => {
+                        self.last.store(place, Ordering::Relaxed);
+                        return Ok((connection, self.servers[place].clone()));
+                    }
+                    Err(failed) => error = failed,
+                },
+                () = sleep(HEAD_START), if left.len() > 0 => {}
             }
         }
-        Err(last.unwrap_or(sqlx::Error::PoolClosed))
+    }
+
+    /// Connects as [`Target::connect`] does, unless it takes longer than `limit`.
+    ///
+    /// # Errors
+    /// As [`Target::connect`].
+    pub async fn connect_within(&self, limit: Duration) -> sqlx::Result<PgConnection> {
+        let late = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+        Ok(timeout(limit, self.connect()).await.unwrap_or_else(late)?.0)
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Change, service_accounts, store};
 use crate::access::Permissions;
 use crate::audit::{Event, EventType};
 use crate::fault::{Fault, Reason, Result};
-use crate::session::opaque;
+use crate::token::opaque;
 
 const CREATE: &str = "sidle.v1.DirectoryService/CreateApiKey";
 /// Client secrets that an account may have at once: one in use and one to replace it.
@@ -30,6 +30,7 @@ pub(super) struct NewKey {
 
 /// Makes a key and its secret, which is stored nowhere.
 pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiKey, Zeroizing<String>)> {
+    change.hold_caller(Some(new.service_account_id)).await?;
     let account = service_accounts::for_change(change, new.service_account_id, None).await?;
     let allowed = Permissions::new(account.permissions);
     if let Some(scope) = new.scopes.iter().find(|scope| !allowed.has(scope)) {

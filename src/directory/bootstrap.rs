@@ -8,8 +8,8 @@ use super::store::{self, Switch, UserStatus};
 use crate::access::input;
 use crate::access::names::email_key;
 use crate::audit::{Event, EventType, Recorder};
-use crate::authenticate::StoredHash;
 use crate::context::Context;
+use crate::credential::StoredHash;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Reason, Result};
 
@@ -88,6 +88,7 @@ pub async fn bootstrap(db: &Db, context: &Context, recorder: &Recorder, first: F
         password: Some(&first.password),
         must_change_password: first.must_change_password,
         verified_at: Some(now),
+        verified_by_tenant: false,
         is_master_admin: true,
         now,
     };

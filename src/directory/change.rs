@@ -30,6 +30,20 @@ pub(super) struct Change<'a> {
     keys: Vec<Uuid>,
 }
 
+impl Directory {
+    /// Begins a change as far as the caller reaches with `permission`.
+    pub(super) async fn change<'a>(&'a self, call: &'a Call, permission: &'static str) -> Result<Change<'a>> {
+        let scope = call.principal()?.authorize(permission, None)?;
+        Change::begin(self, call, scope).await
+    }
+
+    /// Begins a change that writes addresses or usernames.
+    pub(super) async fn change_of_keys<'a>(&'a self, call: &'a Call, permission: &'static str) -> Result<Change<'a>> {
+        let scope = call.principal()?.authorize(permission, None)?;
+        Change::begin_contended(self, call, scope).await
+    }
+}
+
 impl<'a> Change<'a> {
     pub async fn begin(directory: &'a Directory, call: &'a Call, scope: Scope) -> Result<Self> {
         Ok(Self::over(directory.db.begin(scope).await?, directory, call, scope))
@@ -91,6 +105,18 @@ impl<'a> Change<'a> {
             store::tokens::lock_users(&mut self.tx, &[principal.id]).await?;
         }
         self.directory.step_ups.require_of_people(&mut self.tx, self.call, method, target).await
+    }
+
+    /// Keeps the caller from being ended until the change is made, and refuses one who has been: what lets somebody in must
+    /// not come after the end of whoever makes it. Before any other row is locked; `account` is the service account that is
+    /// about to change.
+    pub async fn hold_caller(&mut self, account: Option<Uuid>) -> Result<()> {
+        let principal = self.call.principal()?;
+        let (is_there, revoked) = store::service_accounts::hold_caller(&mut self.tx, principal.id, account).await?;
+        if is_there && Epoch::of(revoked) <= principal.epoch {
+            return Ok(());
+        }
+        Err(Fault::new(Reason::Unauthenticated, "The access token is not accepted any more."))
     }
 
     /// Writes an event in the transaction of the change.

@@ -7,6 +7,7 @@ use super::{Change, Directory, admins, store, users};
 use crate::access::Call;
 use crate::access::delegation::{self, Effect};
 use crate::audit::EventType;
+use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::KanidmError;
 use crate::mail::{Kind, Message};
@@ -40,6 +41,18 @@ impl Directory {
     }
 }
 
+/// Refuses a tenant's administrator every person who is not in the tenant's own groups, or also in another tenant's: whom
+/// they link has no other user from then on, and what a role means to other services is not ours to weigh.
+fn within_tenant(own: Uuid, groups: impl Iterator<Item = Uuid>) -> Result<()> {
+    let mut groups = groups.peekable();
+    if groups.peek().is_some() && groups.all(|tenant| tenant == own) {
+        return Ok(());
+    }
+    let text = "Within a tenant only people are linked who are in its Kanidm groups and in no other tenant's; anybody else \
+                is for an administrator of the platform.";
+    Err(Fault::new(Reason::PermissionDenied, text).with("permission", "users.write"))
+}
+
 /// Links the person to a user, who may sign in either way from then on.
 pub(super) async fn link(
     change: &mut Change<'_>,
@@ -64,8 +77,12 @@ pub(super) async fn link(
         return Err(admins::master());
     }
     // Whoever knows the user's password would act with what the person's groups give, from the person's next login on.
-    for (tenant, permissions) in store::kanidm::group_rights(&mut change.tx, &candidate.groups).await? {
-        delegation::covers(caller, Some(tenant), &permissions)?;
+    let given = store::kanidm::group_rights(&mut change.tx, &candidate.groups).await?;
+    for (tenant, permissions) in &given {
+        delegation::covers(caller, Some(*tenant), permissions)?;
+    }
+    if let Scope::Tenant(own) = change.scope {
+        within_tenant(own, given.iter().map(|(tenant, _)| *tenant))?;
     }
     match user_person.as_deref() {
         Some("migrating") => {

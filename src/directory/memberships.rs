@@ -3,9 +3,10 @@
 use uuid::Uuid;
 
 use super::made::{self, Made};
+use super::roles::{self, ASSIGN};
 pub(super) use super::store::memberships::{Membership, Position};
 use super::store::roles::Role;
-use super::{Change, admins, roles, store};
+use super::{Change, admins, store};
 use crate::access::delegation::{self, Effect};
 use crate::access::{Principal, PrincipalKind};
 use crate::audit::{Event, EventType};
@@ -15,9 +16,6 @@ use crate::fault::{Fault, Reason, Result};
 const CREATE: &str = "sidle.v1.DirectoryService/CreateMembership";
 /// The shared role that a new user has when nothing else is said.
 const MEMBER: &str = "user";
-/// The permission to give roles that the giver does not have.
-const ASSIGN: &str = "roles.assign";
-
 /// The roles that a new user gets in the home tenant: those named, or the plain member's.
 pub(super) async fn roles_for_new_user(change: &mut Change<'_>, tenant: Uuid, named: &[Uuid]) -> Result<Vec<Uuid>> {
     if named.is_empty() {
@@ -60,7 +58,7 @@ async fn grantable(change: &mut Change<'_>, role_id: Uuid, place: Option<Uuid>) 
         Some(tenant) if role.tenant_id.is_some_and(|owner| owner != tenant) => return Err(Fault::not_found("role")),
         _ => {}
     }
-    let given = roles::all_it_gives(change, role.is_admin, &role.permissions).await?;
+    let given = roles::effective_permissions(change, role.is_admin, &role.permissions).await?;
     let principal = change.principal()?;
     delegation::covers(principal, place, &given)?;
     may_assign(change, principal, &role, place).await?;
@@ -86,6 +84,8 @@ pub(super) async fn create(
     // The rows before the proof: whoever changes the caller's credentials voids their proofs in this order.
     let caller = change.principal()?.id;
     store::tokens::lock_users(&mut change.tx, &[user.user_id, caller]).await?;
+    // The user may have been deleted while the row was waited for; what is given then would be there when they come back.
+    let user = store::users::by_id(&mut change.tx, user_id, false).await?.ok_or_else(|| Fault::not_found("user"))?;
     // A new role voids the tokens that the user has in every tenant.
     let aimed = change.aim(user.user_id, Effect::Everywhere).await?;
     match place {

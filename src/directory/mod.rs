@@ -22,27 +22,29 @@ mod users;
 use chrono::TimeDelta;
 
 pub use self::bootstrap::{Bootstrapped, FirstAdmin, bootstrap};
-use self::change::Change;
+pub(in crate::directory) use self::change::Change;
 pub use self::rpc::Service;
 use crate::access::Call;
 use crate::audit::Recorder;
-use crate::authenticate::{Hasher, Policy, StepUps, Verifications};
+use crate::authenticate::{Authenticate, StepUps, Verifications};
 use crate::config::ApiKeyConfig;
 use crate::context::Context;
+use crate::credential::{Hasher, Policy};
 use crate::db::{Db, Scope, Tx};
 use crate::fault::Result;
 use crate::kanidm::Kanidm;
 use crate::mail::Outbox;
-use crate::session::{KeyRoom, Revocations};
+use crate::session::Sessions;
+use crate::shared::Core;
+use crate::token::{Revocations, SigningKeyManager};
 
-/// The directory.
 #[derive(Clone)]
 pub struct Directory {
     db: Db,
     context: Context,
     recorder: Recorder,
     revocations: Revocations,
-    keys: KeyRoom,
+    keys: SigningKeyManager,
     hasher: Hasher,
     step_ups: StepUps,
     policy: Policy,
@@ -53,49 +55,31 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The directory, from what it works with.
-    #[expect(clippy::too_many_arguments, reason = "the one place where it gets all it works with")]
+    /// The directory; credentials and proofs are those of `authenticate`, what ends is told to `sessions`.
     pub fn new(
-        db: Db,
-        context: Context,
-        recorder: Recorder,
-        revocations: Revocations,
-        keys: KeyRoom,
+        core: Core,
+        sessions: &Sessions,
+        authenticate: &Authenticate,
         hasher: Hasher,
-        step_ups: StepUps,
         policy: Policy,
         kanidm: Option<Kanidm>,
-        outbox: Outbox,
-        verifications: Verifications,
         api_keys: &ApiKeyConfig,
     ) -> Self {
-        let longest_key_life = api_keys.longest();
+        let Core { db, context, recorder, outbox, .. } = core;
         Self {
             db,
             context,
             recorder,
-            revocations,
-            keys,
+            revocations: sessions.revocations.clone(),
+            keys: sessions.keys.clone(),
             hasher,
-            step_ups,
+            step_ups: authenticate.step_ups(),
             policy,
             kanidm,
             outbox,
-            verifications,
-            longest_key_life,
+            verifications: authenticate.verifications(),
+            longest_key_life: api_keys.longest(),
         }
-    }
-
-    /// Begins a change as far as the caller reaches with `permission`.
-    async fn change<'a>(&'a self, call: &'a Call, permission: &'static str) -> Result<Change<'a>> {
-        let scope = call.principal()?.authorize(permission, None)?;
-        Change::begin(self, call, scope).await
-    }
-
-    /// Begins a change that writes addresses or usernames.
-    async fn change_of_keys<'a>(&'a self, call: &'a Call, permission: &'static str) -> Result<Change<'a>> {
-        let scope = call.principal()?.authorize(permission, None)?;
-        Change::begin_contended(self, call, scope).await
     }
 
     /// Begins reading as far as the caller reaches with `permission`.

@@ -125,7 +125,6 @@ fn is_uri(uri: &str) -> bool {
         && uri.split_once(':').is_some_and(|(before, after)| scheme(before) && !after.is_empty())
 }
 
-/// A description.
 pub(super) fn description(field: &'static str, value: &str) -> Result<String> {
     input::text(field, value, 500)
 }

@@ -11,6 +11,9 @@ use crate::fault::{Fault, Result};
 
 const UPDATE: &str = "sidle.v1.DirectoryService/UpdateRole";
 
+/// The permission to give roles that the giver does not have.
+pub(super) const ASSIGN: &str = "roles.assign";
+
 /// What is said about a new role.
 pub(super) struct NewRole {
     pub tenant_id: Option<Uuid>,
@@ -35,7 +38,7 @@ const OF_ADMINS: &str = "admin";
 
 /// What somebody may come to do by a role: what it permits and, where it makes an administrator, what the tenant's group
 /// of administrators gives in the end.
-pub(super) async fn all_it_gives(
+pub(super) async fn effective_permissions(
     change: &mut Change<'_>,
     is_admin: bool,
     permissions: &[String],
@@ -76,7 +79,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewRole) -> Result<Role
         }
         None => change.platform_only()?,
     }
-    let given = all_it_gives(change, new.is_admin, &new.permissions).await?;
+    let given = effective_permissions(change, new.is_admin, &new.permissions).await?;
     delegation::covers(change.principal()?, new.tenant_id, &given)?;
     unmistakable(change, &new.name, new.tenant_id, None).await?;
     let role = Role {
@@ -109,10 +112,12 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         is_admin: edit.is_admin.unwrap_or(before.is_admin),
         ..before.clone()
     };
-    let given = all_it_gives(change, after.is_admin, &after.permissions).await?;
+    let given = effective_permissions(change, after.is_admin, &after.permissions).await?;
     delegation::covers(change.principal()?, after.tenant_id, &given)?;
     let renamed = before.name != after.name;
     if renamed {
+        // Another name is another role to the services that read it, so that whoever renames one gives that role.
+        delegation::covers(change.principal()?, after.tenant_id, &[ASSIGN.to_owned()])?;
         unmistakable(change, &after.name, after.tenant_id, Some(id)).await?;
     }
     // What the name means to other services is a right as well.

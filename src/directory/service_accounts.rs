@@ -33,6 +33,7 @@ pub(super) struct Edit {
 
 /// Creates a service account: confined to a tenant or, without one, for the platform.
 pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> Result<ServiceAccount> {
+    change.hold_caller(None).await?;
     match new.tenant_id {
         Some(tenant) => {
             change.tenant(Some(tenant))?;
@@ -68,6 +69,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
 
 /// Changes a service account. With permissions, certificates or status its tokens end.
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<ServiceAccount> {
+    change.hold_caller(Some(id)).await?;
     let before = for_change(change, id, Some(version)).await?;
     let after = ServiceAccount {
         description: edit.description.unwrap_or_else(|| before.description.clone()),

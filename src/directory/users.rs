@@ -12,7 +12,8 @@ use crate::access::delegation::{Aimed, Effect};
 use crate::access::etag;
 use crate::access::names::{email_key, username_key};
 use crate::audit::{Event, EventType};
-use crate::authenticate::StoredHash;
+use crate::credential::StoredHash;
+use crate::db::Scope;
 use crate::fault::{Fault, Result};
 use crate::mail::{Kind, Message};
 
@@ -43,15 +44,21 @@ const ENABLE: &str = "sidle.v1.DirectoryService/EnableUser";
 const UNLOCK: &str = "sidle.v1.DirectoryService/UnlockUser";
 
 /// A lock that no clock ends: 9999-12-31T23:59:59Z.
-pub(super) const FOR_GOOD: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("a valid time");
+pub(super) const NO_EXPIRY: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("a valid time");
 
-/// Creates a user with roles in the home tenant.
-pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Option<StoredHash>) -> Result<User> {
+/// The tenant and the roles of a user whom the caller may create, having proven afresh who they are.
+pub(super) async fn permit(change: &mut Change<'_>, new: &NewUser) -> Result<(Uuid, Vec<Uuid>)> {
     let tenant_id = change.tenant(new.tenant_id)?;
     store::tenants::hold(&mut change.tx, tenant_id).await?.ok_or_else(|| Fault::not_found("tenant"))?;
     let roles = memberships::roles_for_new_user(change, tenant_id, &new.role_ids).await?;
     // Whoever chooses address or password of an account has a way in that outlasts the session, and its roles with it.
     change.step_up_of_people(CREATE, None).await?;
+    Ok((tenant_id, roles))
+}
+
+/// Creates a user with roles in the home tenant.
+pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Option<StoredHash>) -> Result<User> {
+    let (tenant_id, roles) = permit(change, &new).await?;
     let user_id = change.context().new_id();
     let now = change.now;
     let username_key = new.username.as_deref().and_then(username_key);
@@ -67,6 +74,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
         password: password.as_ref(),
         must_change_password: new.must_change_password,
         verified_at: new.email_verified.then_some(now),
+        verified_by_tenant: new.email_verified && change.scope != Scope::Platform,
         is_master_admin: false,
         now,
     };
@@ -116,7 +124,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         change.step_up_of_people(UPDATE, Some(id)).await?;
     }
     if let Some(email) = edit.email.filter(|_| moves) {
-        after.verified_at = None;
+        (after.verified_at, after.verified_by_tenant) = (None, false);
         after.email = email;
     }
     after.username = edit.username.unwrap_or(after.username);
@@ -185,7 +193,7 @@ pub(super) async fn lock(change: &mut Change<'_>, id: Uuid, duration: Option<Tim
     let guard = admins::guard(change).await?;
     let (aimed, user) = for_change(change, id, None, Effect::Everywhere).await?;
     admins::spare_master(&user)?;
-    let until = duration.and_then(|duration| change.now.checked_add_signed(duration)).unwrap_or(FOR_GOOD);
+    let until = duration.and_then(|duration| change.now.checked_add_signed(duration)).unwrap_or(NO_EXPIRY);
     store::users::set_lock(&mut change.tx, &aimed, until).await?;
     guard.still_has_one(change).await?;
     let event = about(change, EventType::UserLocked, &user).reason("administrator").detail("locked_until", until);
@@ -217,7 +225,7 @@ pub(super) async fn disable(change: &mut Change<'_>, id: Uuid, version: Option<i
     if user.status == UserStatus::Disabled {
         return Ok((user, 0));
     }
-    store::users::set_status(&mut change.tx, &aimed, UserStatus::Disabled, user.verified_at).await?;
+    store::users::set_status(&mut change.tx, &aimed, UserStatus::Disabled, verified(&user)).await?;
     guard.still_has_one(change).await?;
     let event = about(change, EventType::UserDisabled, &user).detail("old_status", user.status.as_str());
     let (sessions, event) = change.end_sessions(&aimed, "user_disabled", event).await?;
@@ -240,14 +248,24 @@ pub(super) async fn enable(
         return Ok(user);
     }
     change.step_up_of_people(ENABLE, Some(id)).await?;
-    let verified_at = user.verified_at.or(email_verified.then_some(change.now));
+    let verified = match verified(&user) {
+        // The platform's word stands by itself, also where a tenant has given its own.
+        (at, _) if email_verified && change.scope == Scope::Platform => (at.or(Some(change.now)), false),
+        (None, _) if email_verified => (Some(change.now), true),
+        as_before => as_before,
+    };
     // Who was born in Kanidm never has to show the address here.
-    let counts = verified_at.is_some() || user.auth_method == store::AuthMethod::Kanidm;
+    let counts = verified.0.is_some() || user.auth_method == store::AuthMethod::Kanidm;
     let status = if counts { UserStatus::Active } else { UserStatus::PendingVerification };
-    store::users::set_status(&mut change.tx, &aimed, status, verified_at).await?;
+    store::users::set_status(&mut change.tx, &aimed, status, verified).await?;
     let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
     change.record(event).await?;
     read(change, id).await
+}
+
+/// When the address was shown to be the user's, and whether only the tenant says so.
+fn verified(user: &User) -> (Option<DateTime<Utc>>, bool) {
+    (user.verified_at, user.verified_by_tenant)
 }
 
 /// Locks the user and the caller, who may have to prove who they are, in the order in which rows of users are locked.

@@ -6,7 +6,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKe
 
 use super::tests::folder;
 use crate::access::policies;
-use crate::server::services::DESCRIPTORS;
+use crate::proto::DESCRIPTORS;
 
 /// Deeper messages stay empty: those that hold themselves would never end.
 const DEEPEST: usize = 4;

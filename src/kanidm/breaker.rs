@@ -3,6 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::metrics::Circuit;
+
 /// Opens after so many failures one after the other; then lets one call through at a time, until one succeeds.
 #[derive(Debug)]
 pub struct Breaker {
@@ -20,28 +22,6 @@ enum State {
     Open {
         until: Instant,
     },
-}
-
-/// What a breaker does at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Circuit {
-    /// Calls go through.
-    Closed,
-    /// One call is let through to find out.
-    HalfOpen,
-    /// Calls are refused at once.
-    Open,
-}
-
-impl Circuit {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
-        }
-    }
 }
 
 impl Breaker {

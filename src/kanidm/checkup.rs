@@ -39,11 +39,10 @@ impl Kanidm {
         let url = self.url(&["v1", "self"]);
         let answer = self.send(Method::GET, url, Credential::ServiceAccount, Body::None).await?;
         answer.json::<Value>()?;
-        let clock = self.clock();
-        let since = clock.instant();
+        let since = self.clock().stopwatch();
         // For the address alone, as Kanidm itself asks when it makes sure that an address is nobody else's.
         let found = self.search_for(json!({"eq": ["mail", "nobody@sidle.invalid"]})).await;
-        let took = clock.instant().saturating_duration_since(since);
+        let took = since.elapsed();
         let mail_index = match found {
             Ok(_) if took < SLOW => MailIndex::Present(took),
             Ok(_) | Err(KanidmError::Failing(_) | KanidmError::TooMuch) => MailIndex::Missing(took),

@@ -4,18 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Certificate, Method, Url, redirect, retry};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
-use super::breaker::{Breaker, Circuit};
+use super::breaker::Breaker;
 use super::error::{KanidmError, Result};
 use crate::config::{KanidmConfig, Secret};
 use crate::context::Clock;
 use crate::fault::{Fault, Result as FaultResult};
+use crate::metrics::Circuit;
 use crate::metrics::Metrics;
+use crate::telemetry;
 
 /// The largest answer that is read. Everything Sidle asks for is far smaller.
 const LARGEST_ANSWER: usize = 4 << 20;
@@ -56,7 +59,6 @@ pub enum Credential<'a> {
     Client {
         /// Name of the client.
         id: &'a str,
-        /// Its secret.
         secret: &'a Secret,
     },
 }
@@ -65,7 +67,6 @@ pub enum Credential<'a> {
 pub enum Body<'a> {
     /// Nothing.
     None,
-    /// JSON.
     Json(&'a Value),
     /// JSON that holds a secret, wiped once it is sent.
     Secret(Zeroizing<Vec<u8>>),
@@ -187,7 +188,7 @@ impl Kanidm {
         if let Some(breaker) = &self.breaker {
             breaker.admit(clock.instant()).map_err(KanidmError::Resting)?;
         }
-        let answer = self.send_uncounted(method, url, credential, body).await;
+        let answer = self.send_traced(method, url, credential, body).await;
         let failed = match &answer {
             Ok(answer) => answer.status >= 500 && KanidmError::read(answer.status, &answer.body).is_outcome_unknown(),
             Err(_) => true,
@@ -203,6 +204,24 @@ impl Kanidm {
         answer
     }
 
+    async fn send_traced(
+        &self,
+        method: Method,
+        url: Url,
+        credential: Credential<'_>,
+        body: Body<'_>,
+    ) -> Result<Answer> {
+        // Without the path, in which there may be a person's id.
+        let span =
+            tracing::debug_span!(target: "sidle::otel", "kanidm", otel.kind = "client", otel.name = method.as_str());
+        let (name, host) = (method.clone(), url.host_str().unwrap_or_default().to_owned());
+        let (port, begun) = (url.port_or_known_default().unwrap_or_default(), self.inner.clock.stopwatch());
+        let answer = self.send_uncounted(method, url, credential, body).instrument(span.clone()).await;
+        let ended = answer.as_ref().map(|answer| answer.status).map_err(KanidmError::kind);
+        telemetry::http_ended(&span, name.as_str(), &host, port, ended, begun.elapsed());
+        answer
+    }
+
     async fn send_uncounted(
         &self,
         method: Method,
@@ -210,7 +229,9 @@ impl Kanidm {
         credential: Credential<'_>,
         body: Body<'_>,
     ) -> Result<Answer> {
-        let mut request = self.inner.http.request(method, url).timeout(self.limit);
+        let mut trace = HeaderMap::new();
+        telemetry::pass_trace_on(&Span::current(), &mut trace);
+        let mut request = self.inner.http.request(method, url).timeout(self.limit).headers(trace);
         request = match credential {
             Credential::None => request,
             Credential::ServiceAccount => request.bearer_auth(self.inner.token.expose()),

@@ -50,6 +50,17 @@ pub enum KanidmError {
     Refused(u16, String),
 }
 
+impl KanidmError {
+    /// What kept a request from an answer, as metrics tell it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::TimedOut => "timeout",
+            _ => "unreadable",
+        }
+    }
+}
+
 /// What an answer that is no success says something about. Only what is about the entry is a verdict on the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concern {
@@ -96,7 +107,8 @@ impl KanidmError {
         let Ok(body) = serde_json::from_slice::<Value>(body) else {
             return match status {
                 403 => Self::AccessDenied,
-                404 => Self::NotFound,
+                // Also a 404: something in Kanidm's place may know nothing of its paths. That an entry is not there only
+                // Kanidm's own word says.
                 _ => Self::Unexplained(status),
             };
         };
@@ -293,6 +305,8 @@ mod tests {
         assert!(read(503, "").is_outcome_unknown());
         assert!(read(500, "<html>").is_outcome_unknown());
         assert!(read(400, "<html>").is_outcome_unknown());
+        assert!(read(404, "").is_outcome_unknown());
+        assert!(read(404, "404 page not found").is_outcome_unknown());
         assert!(!read(500, r#"{"plugin":{"credimport":"x"}}"#).is_outcome_unknown());
     }
 
@@ -313,6 +327,9 @@ mod tests {
             (500, "Internal Server Error"),
             (400, "<html>"),
             (422, "Failed to deserialize the JSON body"),
+            (404, ""),
+            (404, "<html>not found</html>"),
+            (404, "{}"),
             (418, r#""teapot""#),
             (500, r#""somethingnew""#),
             (500, r#"{"somethingnew":1}"#),

@@ -11,9 +11,7 @@ use super::persons::{Entry, TERMS};
 /// A group as Kanidm has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// uuid.
     pub uuid: Uuid,
-    /// Name.
     pub name: String,
     /// Names with domain of the members; Kanidm does not tell their uuids.
     pub members: Vec<String>,

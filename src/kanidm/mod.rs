@@ -14,7 +14,6 @@ mod oidc;
 mod persons;
 mod provider;
 
-pub use self::breaker::Circuit;
 pub use self::checkup::{Checkup, MailIndex};
 pub use self::client::{Answer, Body, Credential, Kanidm};
 pub use self::credentials::{ResetLink, SHORTEST_LINK, Update, UpdateStatus};

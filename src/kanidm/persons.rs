@@ -32,9 +32,7 @@ pub struct NewPerson {
 /// A person as Kanidm has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Person {
-    /// uuid.
     pub uuid: Uuid,
-    /// Name.
     pub name: String,
     /// Name shown to people.
     pub display_name: String,
@@ -109,8 +107,13 @@ impl Kanidm {
                 }})
             })
             .collect();
-        self.call::<Value>(Method::POST, &["v1", "raw", "create"], Body::Json(&json!({"entries": entries}))).await?;
-        Ok(())
+        let entries = json!({"entries": entries});
+        match self.call::<Value>(Method::POST, &["v1", "raw", "create"], Body::Json(&entries)).await {
+            Ok(_) => Ok(()),
+            // A creation asks for nothing that could be missing, so that this is no verdict on what was sent.
+            Err(KanidmError::NotFound) => Err(KanidmError::Refused(404, "nomatchingentries".to_owned())),
+            Err(error) => Err(error),
+        }
     }
 
     /// The persons with these uuids. Those that do not exist, or are in the recycle bin, are left out.

@@ -10,11 +10,11 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::breaker::Circuit;
 use super::client::{Body, Credential, Kanidm};
 use super::error::{KanidmError, Result};
 use super::id_token::KeySet;
 use crate::context::Context;
+use crate::metrics::Circuit;
 
 /// Keys are asked for again not more often than this, whatever key ids come along.
 const PAUSE: Duration = Duration::from_secs(5);

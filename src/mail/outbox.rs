@@ -23,7 +23,7 @@ pub struct Outbox {
     is_configured: bool,
     give_up_after: Duration,
     per_address_and_hour: u32,
-    nudge: Arc<Notify>,
+    wake: Arc<Notify>,
 }
 
 impl Outbox {
@@ -35,7 +35,7 @@ impl Outbox {
             is_configured: config.is_configured(),
             give_up_after: config.give_up_after,
             per_address_and_hour: config.per_address_and_hour,
-            nudge: Arc::default(),
+            wake: Arc::default(),
         }
     }
 
@@ -52,14 +52,14 @@ impl Outbox {
     pub async fn enqueue(&self, tx: &mut Connection, message: Message) -> Result<()> {
         if let Some(mail) = self.prepare(message) {
             store::enqueue(tx, &mail).await?;
-            self.nudge();
+            self.wake();
         }
         Ok(())
     }
 
     /// Makes a message ready for the SQL function `mail_enqueue(jsonb)`, for database functions that write it
     /// themselves; none, which the function takes as well, when there is no mail server. Such a function may override
-    /// `user_id`, and `recipient` with `recipient_key`. Each prepared message may be written once; then call [`Outbox::nudge`].
+    /// `user_id`, and `recipient` with `recipient_key`. Each prepared message may be written once; then call [`Outbox::wake`].
     pub fn prepare(&self, message: Message) -> Option<Value> {
         if !self.is_configured {
             return None;
@@ -81,12 +81,12 @@ impl Outbox {
     }
 
     /// Tells this replica's worker that there is, or is about to be, something to send. Not needed for correctness.
-    pub fn nudge(&self) {
-        self.nudge.notify_one();
+    pub fn wake(&self) {
+        self.wake.notify_one();
     }
 
-    pub(super) fn nudges(&self) -> Arc<Notify> {
-        Arc::clone(&self.nudge)
+    pub(super) fn wakes(&self) -> Arc<Notify> {
+        Arc::clone(&self.wake)
     }
 }
 

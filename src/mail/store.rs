@@ -135,7 +135,7 @@ pub(super) struct Figures {
 }
 
 /// Gives up what is of no use any more, forgets what was finished long ago, and counts the rest.
-pub(super) async fn tidy(db: &Db, keep: Duration) -> Result<Figures> {
+pub(super) async fn purge_expired(db: &Db, keep: Duration) -> Result<Figures> {
     let mut tx = db.begin(Scope::Platform).await?;
     let expired = sqlx::query!(
         "UPDATE mail_outbox SET state = 'expired', finished_at = clock_timestamp(), recipient = NULL, parameters = NULL,

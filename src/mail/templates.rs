@@ -64,7 +64,6 @@ const BUILT_IN: &[(&str, &str)] = built_in![
 pub struct Rendered {
     /// Its subject: one line.
     pub subject: String,
-    /// Its text.
     pub text: String,
     /// The same as HTML.
     pub html: String,

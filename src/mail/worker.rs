@@ -40,7 +40,7 @@ pub struct Worker {
     context: Context,
     keyring: Keyring,
     metrics: Metrics,
-    nudge: Arc<Notify>,
+    wake: Arc<Notify>,
     mailer: Mailer,
     config: MailConfig,
 }
@@ -66,7 +66,7 @@ impl Worker {
         mailer: Mailer,
         config: MailConfig,
     ) -> Self {
-        Self { db, context, keyring, metrics, nudge: outbox.nudges(), mailer, config }
+        Self { db, context, keyring, metrics, wake: outbox.wakes(), mailer, config }
     }
 
     /// Works until `stop` is cancelled. A server or database that does not answer is waited for.
@@ -76,7 +76,7 @@ impl Worker {
             let round = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                figures = self.tidy() => match figures {
+                figures = self.purge_expired() => match figures {
                     Ok(()) => self.round(&stop).await,
                     Err(fault) => Err(fault),
                 },
@@ -90,18 +90,18 @@ impl Worker {
                     (wait * 2).min(LONGEST_WAIT)
                 }
             };
-            // A nudge does not bring a server back.
+            // A wake does not bring a server back.
             let is_patient = wait > self.config.poll;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.context.entropy.jitter(wait)) => {}
-                () = self.nudge.notified(), if !is_patient => {}
+                () = self.wake.notified(), if !is_patient => {}
             }
         }
     }
 
-    async fn tidy(&self) -> Result<()> {
-        let figures = store::tidy(&self.db, self.config.keep).await?;
+    async fn purge_expired(&self) -> Result<()> {
+        let figures = store::purge_expired(&self.db, self.config.keep).await?;
         self.metrics.mail_waiting.set(figures.waiting);
         self.metrics.mail_oldest(figures.oldest_seconds);
         for _ in 0..figures.expired {

@@ -1,11 +1,10 @@
 //! Users on their way: import from another system, plans, and the engine that moves them to Kanidm. Knows Kanidm as
-//! [`crate::kanidm`] gives it, and of the other rooms only the audit log.
+//! [`crate::kanidm`] gives it, and of the other modules only the audit log.
 
 mod engine;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod groups;
-pub mod hash_form;
 mod import;
 mod jobs;
 pub mod legacy_file;

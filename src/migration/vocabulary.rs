@@ -1,4 +1,4 @@
-//! The words of this room as the database holds them: states and reasons. The contract has the same words in capitals.
+//! The module's words as the database holds them: states and reasons. The contract has the same words in capitals.
 
 use std::fmt;
 
@@ -295,7 +295,8 @@ impl ItemReason {
             Self::NameRefused => "Give the user a username of a-z 0-9 . _ - that begins with a letter, and plan again.",
             Self::MailRefused => "Change the user's address to one that Kanidm accepts, and plan again.",
             Self::MailUnverified => {
-                "Have the user confirm the address, or enable them with a verified one, and plan again."
+                "Have the user confirm the address or set a new password by mail, or have the platform enable them with a \
+                 verified address or add its domain to the tenant's settings, and plan again."
             }
             Self::MailForeignDomain => {
                 "Correct the address, or have the platform add its domain to the tenant's settings, and plan again."

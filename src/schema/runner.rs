@@ -1,17 +1,25 @@
 //! Running schema migrations.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
 use sqlx::{Connection as _, PgConnection};
 
-use super::embedded::MIGRATIONS;
-use super::{Embedded, store};
+use super::files::{Files, MigrationFile, is_outside_transaction};
+use super::functions::{self, Changes};
+use super::statements;
+use super::step::{Attempts, Failure, LockWait, watched};
+use super::store::{self, Applied};
 use crate::config::DatabaseConfig;
 use crate::context::Clock;
 use crate::db::Db;
 use crate::fault::{Fault, Reason, Result};
+
+/// How long the database may take to say what is applied.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How often a run asks whether the one before it has ended.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// One migration and whether it is applied.
 #[derive(Clone, Debug)]
@@ -22,51 +30,47 @@ pub struct Migration {
     pub description: String,
     /// File name of the way up.
     pub filename: String,
-    /// When and how long, if it is applied.
+    /// When and how long, if it was begun.
     pub applied: Option<Applied>,
 }
 
-/// A row of `schema_migrations`.
-#[derive(Clone, Debug)]
-pub struct Applied {
-    /// When.
-    pub applied_at: DateTime<Utc>,
-    /// How long it took.
-    pub execution_time_ms: i64,
-    /// Digest of the file as it was applied.
-    pub checksum: Vec<u8>,
+impl Migration {
+    /// Whether it is applied entirely.
+    pub fn is_applied(&self) -> bool {
+        self.applied.as_ref().is_some_and(|applied| applied.applied_at.is_some())
+    }
 }
 
-/// What a run would do or did: file names in order.
+/// What a run would do or did, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Files applied, or to be applied.
+    /// Versioned files.
     pub files: Vec<String>,
+    /// Functions whose text is not what the database has.
+    pub functions: Vec<String>,
+    /// Functions that go.
+    pub dropped: Vec<String>,
 }
 
-/// How a step waits for tables that others hold. Everybody who comes after it waits behind it meanwhile, so that it waits
-/// for a short while and then lets them pass.
-#[derive(Clone, Copy, Debug)]
-pub struct LockWait {
-    /// Longest wait for one lock.
-    pub timeout: Duration,
-    /// Pause before the second attempt; doubled before each further one.
-    pub pause: Duration,
-    /// Attempts in all.
-    pub attempts: u32,
-}
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.functions.is_empty() && self.dropped.is_empty()
+    }
 
-impl Default for LockWait {
-    fn default() -> Self {
-        Self { timeout: Duration::from_secs(3), pause: Duration::from_secs(1), attempts: 6 }
+    fn of(files: Vec<String>, changes: &Changes) -> Self {
+        Self { files, functions: changes.files(), dropped: changes.dropped() }
     }
 }
 
 /// The schema of one database.
 pub struct Schema {
     connection: PgConnection,
+    /// Looks whom the other connection waits for.
+    watch: PgConnection,
     clock: Clock,
     lock_wait: LockWait,
+    files: Files,
 }
 
 impl Schema {
@@ -75,8 +79,10 @@ impl Schema {
     /// # Errors
     /// When the address cannot be read or the database not be reached.
     pub async fn connect(config: &DatabaseConfig, clock: Clock) -> Result<Self> {
-        let (connection, _) = config.owner_target()?.named("sidle-schema").connect().await?;
-        Ok(Self { connection, clock, lock_wait: LockWait::default() })
+        let target = config.owner_target()?;
+        let connection = target.named("sidle-schema").connect_within(config.acquire_timeout).await?;
+        let watch = target.named("sidle-schema-watch").connect_within(config.acquire_timeout).await?;
+        Ok(Self { connection, watch, clock, lock_wait: LockWait::default(), files: Files::embedded() })
     }
 
     /// With another way to wait for tables that others hold.
@@ -85,129 +91,303 @@ impl Schema {
         Self { lock_wait, ..self }
     }
 
+    /// With other files than those of this release.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_files(self, files: Files) -> Self {
+        Self { files, ..self }
+    }
+
     /// Every migration that this release knows, and whether it is applied.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn status(&mut self) -> Result<Vec<Migration>> {
         let applied = store::applied(&mut self.connection).await?;
-        Ok(MIGRATIONS
-            .iter()
-            .map(|known| Migration {
-                version: known.version,
-                description: known.description.replace('_', " "),
-                filename: known.filename.to_owned(),
-                applied: applied.iter().find(|(version, _)| *version == known.version).map(|(_, row)| row.clone()),
-            })
-            .collect())
+        let state = |known: &MigrationFile| Migration {
+            version: known.version,
+            description: known.description.replace('_', " "),
+            filename: known.filename.clone().into_owned(),
+            applied: applied.get(&known.version).cloned(),
+        };
+        Ok(self.files.migrations.iter().map(state).collect())
+    }
+
+    /// What is pending now, whatever another run may be doing about it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn pending(&mut self) -> Result<Plan> {
+        let applied = store::applied(&mut self.connection).await?;
+        let files = self.files.clone();
+        let changes = self.changes(&files, &applied).await?;
+        Ok(Plan::of(pending(&files, &applied).map(|file| file.filename.clone().into_owned()).collect(), &changes))
     }
 
     /// Applies what is pending, or with `dry_run` says what would be.
     ///
     /// # Errors
-    /// When an applied file differs from this release's, when a file fails (it is rolled back as a whole), or when the
-    /// database fails.
+    /// When an applied file differs from this release's, when a file fails (it is rolled back as a whole, except for one
+    /// that runs without a transaction), or when the database fails.
     pub async fn up(&mut self, dry_run: bool) -> Result<Plan> {
-        let mut plan = Plan::default();
-        self.lock().await?;
-        let status = self.status().await?;
-        check(&status)?;
-        for (known, state) in MIGRATIONS.iter().zip(&status) {
-            if state.applied.is_some() {
-                continue;
-            }
-            plan.files.push(known.filename.to_owned());
-            if !dry_run {
-                self.apply(known).await?;
-            }
-        }
-        if !dry_run && !plan.files.is_empty() {
-            store::share(&mut self.connection).await?;
-        }
-        self.unlock().await?;
-        Ok(plan)
+        self.lock(dry_run).await?;
+        let done = self.go_up(dry_run).await;
+        store::unlock(&mut self.connection).await?;
+        done
     }
 
-    /// Takes back everything above `version`, the newest first.
+    /// Takes back everything above `version`, the newest first, and puts back the functions of that time.
     ///
     /// # Errors
-    /// As [`Schema::up`].
+    /// As [`Schema::up`]; when a newer release has migrated the database.
     pub async fn down(&mut self, version: i64, dry_run: bool) -> Result<Plan> {
-        let mut plan = Plan::default();
-        self.lock().await?;
-        let status = self.status().await?;
-        for (known, state) in MIGRATIONS.iter().zip(&status).rev() {
-            if known.version <= version || state.applied.is_none() {
-                continue;
-            }
-            plan.files.push(known.filename.replace(".up.sql", ".down.sql"));
-            if !dry_run {
-                self.revert(known).await?;
+        self.lock(dry_run).await?;
+        let done = self.go_down(version, dry_run).await;
+        store::unlock(&mut self.connection).await?;
+        done
+    }
+
+    async fn go_up(&mut self, dry_run: bool) -> Result<Plan> {
+        let applied = store::applied(&mut self.connection).await?;
+        let files = self.files.clone();
+        check(&files, &applied)?;
+        let mut changes = Some(self.changes(&files, &applied).await?);
+        let pending: Vec<&MigrationFile> = pending(&files, &applied).collect();
+        let names = pending.iter().map(|file| file.filename.clone().into_owned()).collect();
+        let plan = Plan::of(names, changes.as_ref().unwrap_or(&Changes::default()));
+        if dry_run || plan.is_empty() {
+            return Ok(plan);
+        }
+        let version = newest(&applied).max(pending.last().map_or(0, |file| file.version));
+        for (at, file) in pending.iter().enumerate() {
+            let is_last = at + 1 == pending.len();
+            if is_outside_transaction(&file.up) {
+                self.apply_outside(file).await?;
+            } else {
+                let with = if is_last { changes.take() } else { None };
+                self.apply(file, &with.unwrap_or_default(), version).await?;
             }
         }
-        self.unlock().await?;
+        if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
+            let step = Step { name: "functions", sql: "", changes: &changes, back: false, record: Record::Nothing };
+            self.step(step, version).await?;
+        }
+        store::prepare(&mut self.connection).await?;
         Ok(plan)
     }
 
-    async fn apply(&mut self, known: &Embedded) -> Result<()> {
-        let clock = self.clock.clone();
-        let begun = clock.instant();
-        let millis = || i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.step(known.filename, known.up, async |tx| {
-            store::record(tx, known.version, known.filename, millis(), &checksum(known)).await
-        })
-        .await?;
-        tracing::info!(event = "database_tables_created", file = known.filename, millis = millis(), "applied");
-        Ok(())
+    /// Functions of a newer release are left alone: they do what this one expects of them.
+    async fn changes(&mut self, files: &Files, applied: &BTreeMap<i64, Applied>) -> Result<Changes> {
+        if newest(applied) > files.newest() {
+            return Ok(Changes::default());
+        }
+        let present = store::functions(&mut self.connection, newest(applied)).await?;
+        Ok(Changes::up(&files.functions, &present))
     }
 
-    async fn revert(&mut self, known: &Embedded) -> Result<()> {
-        self.step(known.filename, known.down, async |tx| store::forget(tx, known.version).await).await?;
-        tracing::info!(event = "database_tables_removed", version = known.version, "reverted");
-        Ok(())
+    async fn go_down(&mut self, version: i64, dry_run: bool) -> Result<Plan> {
+        let applied = store::applied(&mut self.connection).await?;
+        let files = self.files.clone();
+        if newest(&applied) > files.newest().max(version) {
+            return Err(Fault::internal(format!(
+                "this release does not know version {}: take it back with the release that brought it",
+                newest(&applied)
+            )));
+        }
+        let is_above = |known: &&MigrationFile| known.version > version && applied.contains_key(&known.version);
+        let above: Vec<&MigrationFile> = files.migrations.iter().filter(is_above).rev().collect();
+        let mut present = store::functions(&mut self.connection, newest(&applied)).await?;
+        let past = store::functions(&mut self.connection, version).await?;
+        let names: Vec<String> = above.iter().map(|file| file.down_filename()).collect();
+        if dry_run || names.is_empty() {
+            let changes = if names.is_empty() { Changes::default() } else { Changes::back(&past, &present) };
+            return Ok(Plan::of(names, &changes));
+        }
+        let plan = Plan::of(names, &Changes::back(&past, &present));
+        for file in above {
+            let past = store::functions(&mut self.connection, file.version - 1).await?;
+            let changes = Changes::back(&past, &present);
+            if is_outside_transaction(&file.down) {
+                store::begin(&mut self.connection, file).await?;
+                self.statements(&file.down_filename(), &file.down).await?;
+                self.revert(file, "", &changes).await?;
+            } else {
+                self.revert(file, &file.down, &changes).await?;
+            }
+            present = past;
+        }
+        Ok(plan)
     }
 
-    /// Runs `sql` and what `record` adds in one transaction, again when a table is held by somebody else for too long.
-    async fn step(
-        &mut self,
-        file: &str,
-        sql: &'static str,
-        record: impl AsyncFn(&mut PgConnection) -> Result<()>,
-    ) -> Result<()> {
-        let LockWait { timeout, mut pause, attempts } = self.lock_wait;
-        let mut attempt = 1;
-        loop {
-            let mut tx = self.connection.begin().await?;
-            store::bound_lock_waits(&mut tx, timeout).await?;
-            match store::run(&mut tx, sql).await {
-                Ok(()) => {
-                    record(&mut tx).await?;
-                    return Ok(tx.commit().await?);
+    async fn apply(&mut self, file: &MigrationFile, changes: &Changes, version: i64) -> Result<()> {
+        let record = Record::Applied(file, self.clock.stopwatch());
+        let step = Step { name: &file.filename, sql: &file.up, changes, back: false, record };
+        self.step(step, version).await
+    }
+
+    async fn revert(&mut self, file: &MigrationFile, sql: &str, changes: &Changes) -> Result<()> {
+        let name = file.down_filename();
+        let step = Step { name: &name, sql, changes, back: true, record: Record::Reverted(file) };
+        self.step(step, file.version - 1).await
+    }
+
+    /// Begun before and finished after: what is found begun was interrupted, and is repeated from its first statement.
+    async fn apply_outside(&mut self, file: &MigrationFile) -> Result<()> {
+        let begun = self.clock.stopwatch();
+        store::begin(&mut self.connection, file).await?;
+        self.statements(&file.filename, &file.up).await?;
+        let step = Step {
+            name: &file.filename,
+            sql: "",
+            changes: &Changes::default(),
+            back: false,
+            record: Record::Applied(file, begun),
+        };
+        self.step(step, file.version).await
+    }
+
+    /// Runs a file statement by statement, outside of a transaction.
+    async fn statements(&mut self, name: &str, sql: &str) -> Result<()> {
+        store::bound_session_lock_waits(&mut self.connection, Some(self.lock_wait.timeout)).await?;
+        let mut attempts = Attempts::new(name, self.lock_wait);
+        let done = loop {
+            let process = store::process(&mut self.connection).await?;
+            let work = statement_by_statement(&mut self.connection, name, sql);
+            match watched(&mut self.watch, process, self.lock_wait, work).await {
+                (Err(failure), blocking) if failure.is_lock_timeout() => {
+                    let blocking = self.named(blocking).await?;
+                    if let Err(fault) = attempts.again(&blocking).await {
+                        break Err(fault);
+                    }
                 }
-                Err(error) if store::is_lock_timeout(&error) => tx.rollback().await?,
-                Err(error) => return Err(failed(file, error)),
+                (done, _) => break done.map_err(Failure::outside),
             }
-            let holders = store::open_transactions(&mut self.connection).await?.join("; ");
-            if attempt >= attempts {
-                return Err(Fault::internal(format!(
-                    "{file} waited {attempts} times for a table that somebody else holds, and was rolled back each time. \
-                     Open transactions: {holders}. End them, or wait for them, and repeat the command"
-                )));
+        };
+        store::bound_session_lock_waits(&mut self.connection, None).await?;
+        done
+    }
+
+    /// Runs a step in one transaction, again when a table is held by somebody else for too long.
+    async fn step(&mut self, step: Step<'_>, version: i64) -> Result<()> {
+        let mut attempts = Attempts::new(step.name, self.lock_wait);
+        loop {
+            let process = store::process(&mut self.connection).await?;
+            let mut tx = self.connection.begin().await?;
+            store::bound_lock_waits(&mut tx, self.lock_wait.timeout).await?;
+            match watched(&mut self.watch, process, self.lock_wait, step.perform(&mut tx, version)).await {
+                (Ok(()), _) => {
+                    tx.commit().await?;
+                    step.tell();
+                    return Ok(());
+                }
+                (Err(failure), blocking) => {
+                    tx.rollback().await?;
+                    if !failure.is_lock_timeout() {
+                        return Err(failure.into());
+                    }
+                    let blocking = self.named(blocking).await?;
+                    attempts.again(&blocking).await?;
+                }
             }
-            tracing::warn!(event = "schema_step_waits", file, attempt, holders, "a table is held by somebody else");
-            tokio::time::sleep(pause).await;
-            (attempt, pause) = (attempt + 1, pause * 2);
         }
     }
 
-    async fn lock(&mut self) -> Result<()> {
-        store::lock(&mut self.connection).await?;
-        store::prepare(&mut self.connection).await
+    /// Whoever was seen in the way; when nobody was looked at in time, whoever has a transaction open.
+    async fn named(&mut self, blocking: Vec<String>) -> Result<Vec<String>> {
+        if !blocking.is_empty() {
+            return Ok(blocking);
+        }
+        Ok(store::open_transactions(&mut self.connection).await?)
     }
 
-    async fn unlock(&mut self) -> Result<()> {
-        store::unlock(&mut self.connection).await
+    async fn lock(&mut self, dry_run: bool) -> Result<()> {
+        while !store::try_lock(&mut self.connection).await? {
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+        if !dry_run {
+            store::prepare(&mut self.connection).await?;
+        }
+        Ok(())
     }
+}
+
+/// What is done in one transaction.
+struct Step<'a> {
+    name: &'a str,
+    sql: &'a str,
+    changes: &'a Changes,
+    /// Functions that go may need tables that an older schema lacks, and those that come back may need its tables.
+    back: bool,
+    record: Record<'a>,
+}
+
+enum Record<'a> {
+    Applied(&'a MigrationFile, crate::context::Stopwatch),
+    Reverted(&'a MigrationFile),
+    Nothing,
+}
+
+impl Step<'_> {
+    async fn perform(&self, tx: &mut PgConnection, version: i64) -> Result<(), Failure> {
+        let failed = |error| Failure::sql(self.name, error);
+        if self.back {
+            self.changes.drop(tx).await?;
+        }
+        if !self.sql.is_empty() {
+            store::run(tx, self.sql).await.map_err(failed)?;
+        }
+        if !self.back {
+            self.changes.drop(tx).await?;
+        }
+        let made = self.changes.apply(tx).await?;
+        match &self.record {
+            Record::Applied(file, begun) => store::record(tx, file, millis(*begun)).await.map_err(failed)?,
+            Record::Reverted(file) => store::forget(tx, file.version).await.map_err(failed)?,
+            Record::Nothing => {}
+        }
+        // What comes back is recorded already, as it was then.
+        if !self.back && !self.changes.is_empty() {
+            self.changes.record(tx, version, &made).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self) {
+        let (applied, dropped) = (self.changes.files().len(), self.changes.dropped().len());
+        match &self.record {
+            Record::Applied(file, begun) => {
+                let (file, millis) = (file.filename.as_ref(), millis(*begun));
+                tracing::info!(event = "database_tables_created", file, millis, functions = applied, "applied");
+            }
+            Record::Reverted(file) => {
+                tracing::info!(event = "database_tables_removed", version = file.version, "reverted");
+            }
+            Record::Nothing => {
+                tracing::info!(event = "database_functions_applied", functions = applied, dropped, "applied");
+            }
+        }
+    }
+}
+
+fn millis(begun: crate::context::Stopwatch) -> i64 {
+    i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What was interrupted while it made an index has left an invalid one behind, in whose place the file makes another.
+async fn statement_by_statement(connection: &mut PgConnection, name: &str, sql: &str) -> Result<(), Failure> {
+    let failed = |error| Failure::sql(name, error);
+    let names: Vec<&str> = sql.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    for index in store::invalid_indexes(connection).await.map_err(failed)? {
+        if names.contains(&index.as_str()) {
+            tracing::info!(event = "invalid_index_dropped", file = name, index, "an interrupted run left it behind");
+            let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS public.{index}");
+            store::run(connection, &drop).await.map_err(failed)?;
+        }
+    }
+    for statement in statements::split(sql) {
+        store::run(connection, statement).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Whether a service of this release can work with the database as it is.
@@ -215,31 +395,48 @@ impl Schema {
 /// # Errors
 /// Names the first file that is not applied; `DATABASE_UNAVAILABLE` when the database does not answer.
 pub async fn require_current(db: &Db) -> Result<()> {
-    let mut connection = db.direct().await?;
-    let applied = store::applied(&mut connection).await?;
-    let is_applied = |known: &&Embedded| applied.iter().any(|(version, _)| *version == known.version);
-    match MIGRATIONS.iter().find(|known| !is_applied(known)) {
+    let asked = async {
+        let mut connection = db.direct().await?;
+        let applied = store::applied(&mut connection).await?;
+        let present = store::functions(&mut connection, newest(&applied)).await?;
+        Ok((applied, present))
+    };
+    let late = |_| Err(Fault::new(Reason::DatabaseUnavailable, "The database did not answer in time."));
+    let (applied, present) = tokio::time::timeout(ANSWER, asked).await.unwrap_or_else(late)?;
+    let files = Files::embedded();
+    let missing = pending(&files, &applied).next().map(|known| known.filename.as_ref());
+    // A newer release may have changed functions, but not what this one gets from them.
+    let is_ahead = newest(&applied) > files.newest();
+    let look = if is_ahead { functions::unknown } else { functions::missing };
+    match missing.or_else(|| look(&files.functions, &present).map(|file| file.path.as_ref())) {
         None => Ok(()),
         Some(missing) => Err(Fault::new(
             Reason::Internal,
-            format!("The database lacks {}: apply the schema with `sidle schema up`.", missing.filename),
+            format!("The database lacks {missing}: apply the schema with `sidle schema up`."),
         )),
     }
 }
 
-fn checksum(known: &Embedded) -> [u8; 32] {
-    Sha256::digest(known.up).into()
+/// What is not applied entirely.
+fn pending<'a>(
+    files: &'a Files,
+    applied: &'a BTreeMap<i64, Applied>,
+) -> impl Iterator<Item = &'a MigrationFile> + use<'a> {
+    let is_pending =
+        |known: &&MigrationFile| applied.get(&known.version).is_none_or(|applied| applied.applied_at.is_none());
+    files.migrations.iter().filter(is_pending)
 }
 
-fn failed(file: &str, error: sqlx::Error) -> Fault {
-    // The files are ours and hold no data, so the database's own words may be told.
-    Fault::internal(format!("{file} failed and was rolled back: {error}"))
+fn newest(applied: &BTreeMap<i64, Applied>) -> i64 {
+    applied.last_key_value().map_or(0, |(version, _)| *version)
 }
 
-/// What was applied must be what this release has: an edited file would make two databases of one version differ.
-fn check(status: &[Migration]) -> Result<()> {
-    for (known, state) in MIGRATIONS.iter().zip(status) {
-        if state.applied.as_ref().is_some_and(|row| row.checksum != checksum(known)) {
+/// What was applied must be what this release has: an edited file would make two databases of one version differ. One
+/// that was interrupted may be edited, since it may be its text that cannot work.
+fn check(files: &Files, applied: &BTreeMap<i64, Applied>) -> Result<()> {
+    for known in files.migrations.iter() {
+        let applied = applied.get(&known.version).filter(|applied| applied.applied_at.is_some());
+        if applied.is_some_and(|applied| applied.checksum != known.checksum()) {
             return Err(Fault::internal(format!(
                 "{} was changed after it was applied to this database",
                 known.filename

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::idle::Lively;
+use super::idle::IdleTimeoutStream;
 use super::quota::{Full, Quota};
 use crate::config::{Network, ServerConfig};
 use crate::context::Clock;
@@ -29,6 +29,8 @@ pub struct Bounds {
     pub(super) grpc_each: usize,
     /// Of each port with pages.
     pub(super) pages: usize,
+    /// Of each port with pages, for one client.
+    pub(super) pages_each: usize,
 }
 
 impl Bounds {
@@ -52,7 +54,9 @@ impl Bounds {
         let files = files.unwrap_or(usize::MAX);
         let grpc = config.max_connections.min(files / 8 * 5).max(1);
         let grpc_each = config.max_connections_per_address.min(grpc / 2).max(1);
-        Self { grpc, grpc_each, pages: 128.min(files / 16).max(1) }
+        let pages = 128.min(files / 16).max(1);
+        // Few addresses must not be enough to hold all of them; whoever watches needs some.
+        Self { grpc, grpc_each, pages, pages_each: (pages / 8).max(4).min(pages) }
     }
 }
 
@@ -96,13 +100,8 @@ impl Acceptor {
         }
     }
 
-    /// Where it listens.
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
     /// The next connection. What comes over the bounds is closed at once.
-    pub(super) async fn next(&mut self) -> (Lively, SocketAddr) {
+    pub(super) async fn next(&mut self) -> (IdleTimeoutStream, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
@@ -125,12 +124,12 @@ impl Acceptor {
         }
     }
 
-    fn admit(&self, stream: TcpStream, address: SocketAddr) -> Result<Lively, Full> {
+    fn admit(&self, stream: TcpStream, address: SocketAddr) -> Result<IdleTimeoutStream, Full> {
         let client: Option<IpAddr> = Some(address.ip()).filter(|ip| !self.proxies.iter().any(|p| p.contains(*ip)));
         let permit = self.quota.take(client, 1)?;
         // Small answers are not to wait for one another; without it the connection works as well.
         let _ = stream.set_nodelay(true);
-        Ok(Lively::new(stream, permit, self.idle_timeout))
+        Ok(IdleTimeoutStream::new(stream, permit, self.idle_timeout))
     }
 
     fn refused(&mut self, why: &'static str, cause: Option<&io::Error>) {
@@ -167,19 +166,6 @@ impl Told {
     }
 }
 
-impl axum::serve::Listener for Acceptor {
-    type Io = Lively;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Lively, SocketAddr) {
-        self.next().await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Self::local_addr(self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +189,7 @@ mod tests {
             let most = bounds.grpc + 2 * bounds.pages;
             assert!(most <= files / 4 * 3, "{files}: {bounds:?}");
             assert!(bounds.grpc_each <= bounds.grpc / 2 && bounds.grpc <= config.max_connections, "{bounds:?}");
+            assert!(bounds.pages_each <= 4.max(bounds.pages / 8) && bounds.pages_each <= bounds.pages, "{bounds:?}");
         }
         let bounds = Bounds::within(&config, None);
         assert_eq!((bounds.grpc, bounds.grpc_each), (config.max_connections, config.max_connections_per_address));

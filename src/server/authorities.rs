@@ -12,7 +12,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest as _, Sha256};
 
-use crate::access::certificates::{CertificateIdentity, refused};
+use super::certificates::{CertificateIdentity, refused};
 use crate::config::ServerConfig;
 use crate::fault::{Fault, Result};
 

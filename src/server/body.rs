@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Status;
+use uuid::Uuid;
 
 use super::quota::{Full, Permit, Quota};
 use crate::access::max_request_bytes;
@@ -32,31 +33,45 @@ pub(super) struct Limits {
     largest: usize,
     /// Bytes of unfinished messages of all callers who have not signed in.
     strangers: Quota,
+    /// The same of all callers who have.
+    signed_in: Quota,
+}
+
+/// Who sent a request, whose share its bytes count in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sender {
+    /// Somebody at this address who has not signed in.
+    Stranger(Option<IpAddr>),
+    /// A user or a service account.
+    SignedIn(Uuid),
 }
 
 impl Limits {
     pub(super) fn new(config: &ServerConfig) -> Self {
-        let strangers = config.max_unfinished_bytes_unauthenticated;
-        // Nobody alone fills it.
-        Self { largest: config.max_message_bytes, strangers: Quota::new(strangers, (strangers / 4).max(1)) }
+        Self {
+            largest: config.max_message_bytes,
+            strangers: Quota::quartered(config.max_unfinished_bytes_unauthenticated),
+            signed_in: Quota::quartered(config.max_unfinished_bytes_authenticated),
+        }
     }
 
-    /// `body` of a request to the RPC at `path`. `connection` counts for the connection; `stranger` is the address of a
-    /// caller who has not signed in.
+    /// `body` of a request to the RPC at `path`. `connection` counts for the connection, and `sender` says in whose share it
+    /// counts besides.
     pub(super) fn bound(
         &self,
         path: &str,
         body: Body,
         connection: Option<&Quota>,
-        stranger: Option<Option<IpAddr>>,
+        sender: Sender,
         entropy: &Entropy,
     ) -> Body {
         let limit = max_request_bytes(path).unwrap_or(OTHERS) as usize;
         // Nothing is taken yet, which never fails.
-        let permits = [
-            connection.and_then(|quota| quota.take(None, 0).ok()),
-            stranger.and_then(|address| self.strangers.take(address, 0).ok()),
-        ];
+        let shared = match sender {
+            Sender::Stranger(address) => self.strangers.take(address, 0),
+            Sender::SignedIn(caller) => self.signed_in.take_as(caller, 0),
+        };
+        let permits = [connection.and_then(|quota| quota.take(None, 0).ok()), shared.ok()];
         Body::new(Bounded { body, messages: Messages::new(limit.min(self.largest)), permits, entropy: entropy.clone() })
     }
 }
@@ -123,7 +138,7 @@ impl Messages {
 struct Bounded {
     body: Body,
     messages: Messages,
-    /// The connection's part, and that of callers who have not signed in.
+    /// The connection's part, and the sender's.
     permits: [Option<Permit>; 2],
     entropy: Entropy,
 }
@@ -136,7 +151,7 @@ impl Bounded {
             permit.set(held).map_err(|full| {
                 let whose = match full {
                     Full::Total => "Too many bytes of unfinished requests are held.",
-                    Full::Client => "Too many bytes of unfinished requests from this address are held.",
+                    Full::Client => "Too many bytes of unfinished requests of this client are held.",
                 };
                 Fault::new(Reason::TooManyUnfinishedBytes, whose).retry_after(self.entropy.jitter(COME_AGAIN))
             })?;

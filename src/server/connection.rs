@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::frames::Frames;
-use super::idle::Lively;
+use super::idle::IdleTimeoutStream;
 use super::quota::Quota;
 use crate::context::Clock;
 use crate::metrics::Metrics;
@@ -25,7 +25,6 @@ use crate::metrics::Metrics;
 /// Who is on the other end, for the layers.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
-    /// Its address.
     pub(super) address: SocketAddr,
     /// The certificates that it showed, its own first.
     pub(super) certificates: Option<Arc<[CertificateDer<'static>]>>,
@@ -42,8 +41,8 @@ impl Peer {
 }
 
 enum Wire {
-    Plain(Lively),
-    Tls(Box<TlsStream<Lively>>),
+    Plain(IdleTimeoutStream),
+    Tls(Box<TlsStream<IdleTimeoutStream>>),
 }
 
 /// What connections need in order to begin.
@@ -61,7 +60,7 @@ pub(super) struct Opening {
 
 impl Opening {
     /// The connection after the TLS handshake; none when the client does not finish it in time.
-    pub(super) async fn open(self, stream: Lively, address: SocketAddr) -> Option<Connection> {
+    pub(super) async fn open(self, stream: IdleTimeoutStream, address: SocketAddr) -> Option<Connection> {
         let mut beginning = Box::pin(tokio::time::sleep(self.timeout));
         let (wire, certificates) = match self.tls {
             None => (Wire::Plain(stream), None),

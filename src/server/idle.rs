@@ -14,7 +14,7 @@ use super::quota::Permit;
 
 /// A connection that fails when nothing was read from it for too long.
 #[derive(Debug)]
-pub(super) struct Lively {
+pub(super) struct IdleTimeoutStream {
     stream: TcpStream,
     // Given back when the connection is closed.
     _permit: Permit,
@@ -24,13 +24,13 @@ pub(super) struct Lively {
     silence: Pin<Box<Sleep>>,
 }
 
-impl Lively {
+impl IdleTimeoutStream {
     pub(super) fn new(stream: TcpStream, permit: Permit, limit: Duration) -> Self {
         Self { stream, _permit: permit, limit, heard: false, silence: Box::pin(tokio::time::sleep(limit)) }
     }
 }
 
-impl AsyncRead for Lively {
+impl AsyncRead for IdleTimeoutStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_ready() {
@@ -49,7 +49,7 @@ impl AsyncRead for Lively {
     }
 }
 
-impl AsyncWrite for Lively {
+impl AsyncWrite for IdleTimeoutStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

@@ -11,23 +11,27 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use futures_util::FutureExt as _;
-use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
+use tracing::field::Empty;
 use uuid::Uuid;
 
-use super::body::Limits;
+use super::authentication::{self as layer, Gate};
+use super::body::{Limits, Sender};
 use super::connection::Peer;
-use super::status::CORRELATION;
+use super::observed::{Observed, status_in};
+use super::quota::{Full, Quota};
+use super::status::{LINES, Lines};
 use super::streams::Streams;
 use super::{Authorities, protocol};
-use crate::access::layer::Gate;
-use crate::access::{Call, Policy, layer};
+use crate::access::{Call, Policy};
 use crate::config::{Network, ServerConfig};
 use crate::context::Context;
+use crate::correlation;
 use crate::fault::{Fault, Reason};
 use crate::metrics::Metrics;
-use crate::session::opaque;
+use crate::telemetry;
+use crate::token::opaque;
 
 /// Name of the header that carries the correlation id, both ways.
 pub static CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -37,8 +41,11 @@ const STEP_UP_HEADER: &str = "sidle-step-up";
 /// Name of the header that carries the secret by which the device is known that a call comes from.
 const KNOWN_DEVICE_HEADER: &str = "sidle-known-device";
 
-/// Health checks that may be in work at once.
-const HEALTH_CHECKS: usize = 64;
+/// Health checks that may be in work at once, and those of one address.
+const HEALTH_CHECKS: (usize, usize) = (512, 8);
+/// Longest time until a health check is answered, its request included: who sends none is not to keep the place of one who
+/// does.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A step that every call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +54,8 @@ pub enum Step {
     Protocol,
     /// Accepts or makes the correlation id, and notes who is on the other end.
     RequestId,
-    /// One span and one line in the log.
+    /// One span, one line in the log, and the metrics, for the whole of the call.
     Trace,
-    /// Counts and times.
-    Metrics,
     /// Answers a panic in place of tearing the connection down.
     PanicGuard,
     /// Turns unreadable requests from our failure into the caller's.
@@ -66,11 +71,10 @@ pub enum Step {
 }
 
 /// The steps, the outermost first.
-pub const ORDER: [Step; 10] = [
+pub const ORDER: [Step; 9] = [
     Step::Protocol,
     Step::RequestId,
     Step::Trace,
-    Step::Metrics,
     Step::PanicGuard,
     Step::Malformed,
     Step::LoadShed,
@@ -90,13 +94,17 @@ struct Inner {
     metrics: Metrics,
     gate: Gate,
     authorities: Authorities,
-    places: Semaphore,
-    /// Of these, those for calls that need no login.
-    places_of_strangers: Semaphore,
+    /// Calls in work, by address.
+    places: Quota,
+    /// Of these, those that need no login.
+    anonymous_permits: Quota,
+    /// Of these, those of callers who have signed in, by caller: an account with many addresses is one all the same.
+    caller_permits: Quota,
     /// Besides these, for health checks: nobody's calls are to make a healthy replica look dead.
-    places_of_health: Semaphore,
+    health_permits: Quota,
     streams: Streams,
     limits: Limits,
+    lines: Lines,
     call_timeout: Duration,
     trusted_proxies: Vec<Network>,
 }
@@ -112,13 +120,15 @@ impl Edge {
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
+                lines: Lines::new(context.clock.clone()),
                 context,
                 metrics,
                 gate,
                 authorities,
-                places: Semaphore::new(config.max_concurrent_calls),
-                places_of_strangers: Semaphore::new((config.max_concurrent_calls / 2).max(1)),
-                places_of_health: Semaphore::new(HEALTH_CHECKS),
+                places: Quota::quartered(config.max_concurrent_calls),
+                anonymous_permits: Quota::quartered((config.max_concurrent_calls / 2).max(1)),
+                caller_permits: Quota::quartered(config.max_concurrent_calls),
+                health_permits: Quota::new(HEALTH_CHECKS.0, HEALTH_CHECKS.1),
                 streams: Streams::new(config),
                 limits: Limits::new(config),
                 call_timeout: config.call_timeout,
@@ -136,7 +146,6 @@ impl Edge {
                 Step::Protocol => router.layer(from_fn_with_state(edge, protocol)),
                 Step::RequestId => router.layer(from_fn_with_state(edge, request_id)),
                 Step::Trace => router.layer(from_fn_with_state(edge, trace)),
-                Step::Metrics => router.layer(from_fn_with_state(edge, metrics)),
                 Step::PanicGuard => router.layer(from_fn_with_state(edge, panic_guard)),
                 Step::Malformed => router.layer(from_fn_with_state(edge, malformed)),
                 Step::LoadShed => router.layer(from_fn_with_state(edge, load_shed)),
@@ -151,6 +160,18 @@ impl Edge {
 
 fn refuse(fault: Fault) -> Response {
     Status::from(fault).into_http()
+}
+
+impl Edge {
+    /// The refusal of a call for which there is no place.
+    fn shed(&self, full: Full) -> Response {
+        let message = match full {
+            Full::Total => "Too many calls are in work.",
+            Full::Client => "Too many calls of this client are in work.",
+        };
+        let wait = self.inner.context.entropy.jitter(Duration::from_millis(500));
+        refuse(Fault::new(Reason::Overloaded, message).retry_after(wait))
+    }
 }
 
 /// What a secret in a header is looked up by.
@@ -180,7 +201,8 @@ async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) 
         ..Call::arriving(id, address(&request, &edge.inner.trusted_proxies), user_agent)
     };
     request.extensions_mut().insert(call);
-    let mut response = CORRELATION.scope(id, next.run(request)).await;
+    let lines = edge.inner.lines.clone();
+    let mut response = correlation::scope(id, LINES.scope(lines, next.run(request))).await;
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert(CORRELATION_HEADER.clone(), value);
     }
@@ -208,35 +230,23 @@ pub(super) fn address(request: &Request, proxies: &[Network]) -> Option<std::net
 }
 
 async fn trace(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    let method = request.uri().path().to_owned();
-    let correlation_id = CORRELATION.try_with(ToString::to_string).unwrap_or_default();
-    let span = tracing::info_span!("rpc", method, correlation_id);
-    async move {
-        let begun = edge.inner.context.clock.instant();
-        let response = next.run(request).await;
-        let code = code_of(&response);
-        let millis = begun.elapsed().as_secs_f64() * 1000.0;
-        tracing::debug!(event = "call_answered", code = ?code, millis, "answered");
-        response
-    }
-    .instrument(span)
-    .await
+    let path = request.uri().path();
+    // Only names from the contract become labels: a caller must not make up time series.
+    let known = crate::access::policies().binary_search_by_key(&path, |(path, _)| path);
+    let method = known.map_or("other", |at| crate::access::policies()[at].0);
+    let id = correlation::current().unwrap_or_default();
+    // Of the highest level, so that whatever is logged of the call carries its id.
+    let span = tracing::error_span!("rpc", method = path, correlation_id = %id, otel.kind = Empty, otel.name = Empty);
+    telemetry::rpc_begun(&span, method, request.headers());
+    let inner = &edge.inner;
+    let call = Observed::begin(method, span.clone(), id, inner.lines.clone(), &inner.context.clock, &inner.metrics);
+    let response = next.run(request).instrument(span).await;
+    call.answered(response)
 }
 
 /// The status that the response begins with; streams that end with an error later began well.
 fn code_of(response: &Response) -> Code {
-    response.headers().get("grpc-status").map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
-}
-
-async fn metrics(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    // Only names from the contract become labels: a caller must not make up time series.
-    let method = crate::access::policies()
-        .binary_search_by_key(&request.uri().path(), |(path, _)| path)
-        .map_or("other", |at| crate::access::policies()[at].0);
-    let begun = edge.inner.context.clock.instant();
-    let response = next.run(request).await;
-    edge.inner.metrics.call(method, code_of(&response), begun.elapsed());
-    response
+    status_in(response.headers()).unwrap_or(Code::Ok)
 }
 
 async fn panic_guard(State(edge): State<Edge>, request: Request, next: Next) -> Response {
@@ -262,19 +272,19 @@ async fn malformed(State(_): State<Edge>, request: Request, next: Next) -> Respo
 
 async fn load_shed(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     // A call that never sends its message holds its place until the deadline: anybody can make those, so whoever need not
-    // sign in gets half of the places, and what verifies tokens goes on.
+    // sign in gets half of the places, and what verifies tokens goes on; and one address gets a part of either.
     let inner = &edge.inner;
-    let places: &[&Semaphore] = match request.uri().path() {
-        path if path.starts_with(layer::HEALTH) => &[&inner.places_of_health],
-        path if layer::policy(&inner.gate, path) == Policy::Public => &[&inner.places, &inner.places_of_strangers],
+    let address = request.extensions().get::<Call>().and_then(|call| call.address);
+    let places: &[&Quota] = match request.uri().path() {
+        path if path.starts_with(layer::HEALTH) => &[&inner.health_permits],
+        path if layer::policy(&inner.gate, path) == Policy::Public => &[&inner.places, &inner.anonymous_permits],
         _ => &[&inner.places],
     };
-    let taken: Result<Vec<_>, _> = places.iter().map(|places| places.try_acquire()).collect();
-    let Ok(_taken) = taken else {
-        let fault = Fault::new(Reason::Overloaded, "Too many calls are in work.");
-        return refuse(fault.retry_after(edge.inner.context.entropy.jitter(Duration::from_millis(500))));
+    let taken: Result<Vec<_>, _> = places.iter().map(|places| places.take(address, 1)).collect();
+    let _taken = match taken {
+        Ok(taken) => taken,
+        Err(full) => return edge.shed(full),
     };
-    let address = request.extensions().get::<Call>().and_then(|call| call.address);
     let stream = match inner.streams.permit(request.uri().path(), address) {
         Ok(stream) => stream,
         Err(fault) => return refuse(fault),
@@ -287,7 +297,10 @@ async fn load_shed(State(edge): State<Edge>, request: Request, next: Next) -> Re
 }
 
 async fn deadline(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    let limit = edge.inner.call_timeout;
+    let mut limit = edge.inner.call_timeout;
+    if request.uri().path().starts_with(layer::HEALTH) {
+        limit = limit.min(HEALTH_TIMEOUT);
+    }
     let limit = match request.headers().get("grpc-timeout") {
         None => limit,
         Some(value) => match value.to_str().ok().and_then(grpc_timeout) {
@@ -323,12 +336,15 @@ async fn authentication(State(edge): State<Edge>, mut request: Request, next: Ne
         Some(chain) => edge.inner.authorities.holder(chain, edge.inner.context.now()),
         None => Ok(None),
     };
-    match layer::admit(&edge.inner.gate, &mut request, holder).await {
-        Ok(()) => next.run(request).await,
-        Err(fault) => {
-            edge.inner.metrics.denied(fault.reason());
-            refuse(fault)
-        }
+    if let Err(fault) = layer::admit(&edge.inner.gate, &mut request, holder).await {
+        edge.inner.metrics.denied(fault.reason());
+        return refuse(fault);
+    }
+    // Only from here on it is known whose call it is.
+    let caller = request.extensions().get::<Call>().and_then(|call| call.principal.as_ref()).map(|known| known.id);
+    match caller.map(|caller| edge.inner.caller_permits.take_as(caller, 1)).transpose() {
+        Ok(_taken) => next.run(request).await,
+        Err(full) => edge.shed(full),
     }
 }
 
@@ -336,13 +352,13 @@ async fn authentication(State(edge): State<Edge>, mut request: Request, next: Ne
 async fn message_size(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let inner = &edge.inner;
     let call = request.extensions().get::<Call>();
-    let stranger = match call {
-        Some(call) if call.principal.is_some() => None,
-        call => Some(call.and_then(|call| call.address)),
+    let sender = match call.and_then(|call| call.principal.as_ref()) {
+        Some(principal) => Sender::SignedIn(principal.id),
+        None => Sender::Stranger(call.and_then(|call| call.address)),
     };
     let (parts, body) = request.into_parts();
     let connection = parts.extensions.get::<Peer>().map(|peer| &peer.bytes);
-    let body = inner.limits.bound(parts.uri.path(), body, connection, stranger, &inner.context.entropy);
+    let body = inner.limits.bound(parts.uri.path(), body, connection, sender, &inner.context.entropy);
     next.run(Request::from_parts(parts, body)).await
 }
 
@@ -351,24 +367,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_order_of_the_layers_is_what_the_house_says() {
+    fn the_order_of_the_layers_is_fixed() {
         use Step::{
-            Authentication, Deadline, LoadShed, Malformed, MessageSize, Metrics, PanicGuard, Protocol, RequestId, Trace,
+            Authentication, Deadline, LoadShed, Malformed, MessageSize, PanicGuard, Protocol, RequestId, Trace,
         };
         assert_eq!(
             ORDER,
-            [
-                Protocol,
-                RequestId,
-                Trace,
-                Metrics,
-                PanicGuard,
-                Malformed,
-                LoadShed,
-                Deadline,
-                Authentication,
-                MessageSize
-            ]
+            [Protocol, RequestId, Trace, PanicGuard, Malformed, LoadShed, Deadline, Authentication, MessageSize]
         );
     }
 

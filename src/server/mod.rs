@@ -1,20 +1,22 @@
-//! The edge: registration of every service, the layers and their order, TLS, shutdown, the HTTP port for operators.
+//! The edge: the layers and their order, who is let in, TLS, shutdown, the HTTP port for operators.
 
 mod accept;
+pub mod authentication;
 mod authorities;
 mod body;
-pub mod codec;
+pub mod certificates;
 mod connection;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod grpc;
+mod http;
 mod idle;
 mod layers;
+mod observed;
 mod ops;
 mod protocol;
 mod quota;
-pub mod services;
 pub mod status;
 mod streams;
 mod tls;

@@ -5,11 +5,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Whoever is counted as one client: an IPv4 address, or the /64 network that one IPv6 subscriber has at least.
+use uuid::Uuid;
+
+/// Whoever is counted as one client: an IPv4 address, the /64 network that one IPv6 subscriber has at least, or who has
+/// signed in, from wherever they call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Client {
     V4([u8; 4]),
     V6([u8; 8]),
+    Caller(Uuid),
 }
 
 impl From<IpAddr> for Client {
@@ -63,9 +67,26 @@ impl Quota {
     /// # Errors
     /// When there is not so much left. Then nothing is taken.
     pub(super) fn take(&self, address: Option<IpAddr>, amount: usize) -> Result<Permit, Full> {
-        let mut permit = Permit { quota: self.clone(), client: address.map(Client::from), amount: 0 };
+        self.take_for(address.map(Client::from), amount)
+    }
+
+    /// Takes `amount` for the user or service account that has signed in.
+    ///
+    /// # Errors
+    /// When there is not so much left. Then nothing is taken.
+    pub(super) fn take_as(&self, caller: Uuid, amount: usize) -> Result<Permit, Full> {
+        self.take_for(Some(Client::Caller(caller)), amount)
+    }
+
+    fn take_for(&self, client: Option<Client>, amount: usize) -> Result<Permit, Full> {
+        let mut permit = Permit { quota: self.clone(), client, amount: 0 };
         permit.set(amount)?;
         Ok(permit)
+    }
+
+    /// `total` for all together, a quarter of it for one client: nobody alone, and no three, take everything.
+    pub(super) fn quartered(total: usize) -> Self {
+        Self::new(total, (total / 4).max(1))
     }
 
     /// What all permits hold together.
@@ -164,6 +185,16 @@ mod tests {
         let _held = quota.take(at("2001:db8:0:1::1"), 1).unwrap();
         assert_eq!(quota.take(at("2001:db8:0:1:ffff::2"), 1).unwrap_err(), Full::Client);
         assert!(quota.take(at("2001:db8:0:2::1"), 1).is_ok());
+    }
+
+    #[test]
+    fn who_has_signed_in_is_one_client_wherever_they_call_from() {
+        let quota = Quota::quartered(8);
+        let (ann, bob) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let _held = quota.take_as(ann, 2).unwrap();
+        assert_eq!(quota.take_as(ann, 1).unwrap_err(), Full::Client);
+        assert!(quota.take_as(bob, 2).is_ok());
+        assert_eq!(Quota::quartered(1).take_as(ann, 1).map(drop), Ok(()), "a quarter is at least one");
     }
 
     #[test]

@@ -1,21 +1,44 @@
 //! The one place that builds a gRPC status: code and `ErrorInfo` from the reason, details from the fault, and the
 //! line in the log.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
-use uuid::Uuid;
 
-use crate::fault::{Fault, Reason, answer, answers};
-
-/// `ErrorInfo.domain` of every error.
-pub const DOMAIN: &str = "sidle";
+use super::accept::Told;
+pub use crate::access::status::{DOMAIN, fault};
+use crate::context::Clock;
+use crate::correlation;
+use crate::fault::{Fault, answer};
 
 tokio::task_local! {
-    /// The correlation id of the call that the current task works for.
-    pub(super) static CORRELATION: Uuid;
+    /// Where lines about calls that were turned away are counted, while the current task works for a call.
+    pub(super) static LINES: Lines;
+}
+
+/// Lines about calls that could not be served now: anybody can cause as many of those as they like, so there is one for each
+/// reason now and then, with their number. Clones count together.
+#[derive(Clone)]
+pub(super) struct Lines {
+    clock: Clock,
+    told: Arc<Mutex<HashMap<&'static str, Told>>>,
+}
+
+impl Lines {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, told: Arc::default() }
+    }
+
+    /// How many calls the line for one that was turned away for `reason` stands for; none when it is left out.
+    fn tell(&self, reason: &'static str) -> Option<u64> {
+        // Nothing panics while it is held, and counts are never half written.
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.entry(reason).or_default().tell(self.clock.instant())
+    }
 }
 
 impl From<Fault> for Status {
@@ -27,7 +50,7 @@ impl From<Fault> for Status {
         let mut details = ErrorDetails::new();
         let mut metadata: std::collections::HashMap<String, String> =
             fault.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        if let Ok(id) = CORRELATION.try_with(|id| *id) {
+        if let Some(id) = correlation::current() {
             metadata.insert("correlation_id".to_owned(), id.to_string());
         }
         details.set_error_info(answer.name, DOMAIN, metadata);
@@ -46,17 +69,6 @@ impl From<Fault> for Status {
     }
 }
 
-/// The fault that a status of ours was made from, such as one that came out of a request's stream; none for others'.
-pub fn fault(status: &Status) -> Option<Fault> {
-    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
-    let answer = answers().iter().find(|answer| answer.name == info.reason)?;
-    let fault = Fault::new(Reason::try_from(answer.reason).ok()?, status.message().to_owned());
-    Some(match status.get_details_retry_info().and_then(|info| info.retry_delay) {
-        Some(delay) => fault.retry_after(delay),
-        None => fault,
-    })
-}
-
 /// The fault's sentence, and each field with its problem, for clients that show only the message.
 fn message(fault: &Fault) -> String {
     let mut text = fault.message().to_owned();
@@ -67,6 +79,12 @@ fn message(fault: &Fault) -> String {
 }
 
 fn log(fault: &Fault, reason: &'static str, code: Code) {
+    // Calls that the service has no place for: what is left out is counted in the next line, and all of them in the metrics.
+    let turned_away = matches!(code, Code::Unavailable | Code::ResourceExhausted);
+    let count = if turned_away { LINES.try_with(|lines| lines.tell(reason)).unwrap_or(Some(1)) } else { None };
+    if turned_away && count.is_none() {
+        return;
+    }
     let cause = fault.cause().map(|cause| chain(cause));
     let cause = cause.as_deref();
     match code {
@@ -74,7 +92,7 @@ fn log(fault: &Fault, reason: &'static str, code: Code) {
             tracing::error!(event = "call_failed", reason, cause, "the service failed");
         }
         Code::Unavailable | Code::ResourceExhausted => {
-            tracing::warn!(event = "call_unavailable", reason, cause, "{}", fault.message());
+            tracing::warn!(event = "call_unavailable", reason, count, cause, "{}", fault.message());
         }
         _ => tracing::debug!(event = "call_refused", reason, cause, "{}", fault.message()),
     }
@@ -95,6 +113,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::fault::Reason;
 
     #[test]
     fn a_status_carries_reason_fields_and_delay() {
@@ -117,6 +136,25 @@ mod tests {
         assert_eq!((again.reason(), again.message()), (Reason::TooManyUnfinishedBytes, "Too much."));
         assert_eq!(again.retry_delay(), Some(Duration::from_secs(3)));
         assert!(fault(&Status::resource_exhausted("somebody else's")).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_refusals_is_a_line_for_each_reason() {
+        let lines = Lines::new(Clock::system());
+        let flood = async {
+            let refuse = |reason| drop(Status::from(Fault::new(reason, "Not now.")));
+            for _ in 0..1_000 {
+                refuse(Reason::Overloaded);
+                refuse(Reason::Throttled);
+                refuse(Reason::NotFound);
+            }
+        };
+        LINES.scope(lines.clone(), flood).await;
+        assert_eq!(lines.tell("OVERLOADED"), None, "the line has been written");
+        let told = lines.told.lock().unwrap();
+        let mut reasons: Vec<&str> = told.keys().copied().collect();
+        reasons.sort_unstable();
+        assert_eq!(reasons, ["OVERLOADED", "THROTTLED"], "what is the caller's own is no line at all");
     }
 
     #[test]

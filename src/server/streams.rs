@@ -13,8 +13,8 @@ use http_body::{Body as HttpBody, Frame};
 use tokio::time::Sleep;
 use tonic::Status;
 
+use super::authentication as layer;
 use super::quota::{Permit, Quota};
-use crate::access::layer;
 use crate::config::ServerConfig;
 use crate::fault::{Fault, Reason, Result};
 

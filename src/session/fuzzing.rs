@@ -1,4 +1,4 @@
-//! Fuzz targets of this room.
+//! Fuzz targets of this fixture.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,12 +7,13 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::keys::{KeyState, Keys, SigningKey};
-use super::{Revocations, Sessions, Verifier, opaque};
+use super::Sessions;
 use crate::config::Config;
 use crate::context::{Context, Entropy};
 use crate::fault::Reason;
 use crate::fuzzing::{Input, check_refusal};
+use crate::token::keys::{KeyState, Keys, SigningKey};
+use crate::token::{Revocations, Verifier, opaque};
 
 /// What stands before the 32 bytes of an Ed25519 key in PKCS#8.
 const PREFIX: [u8; 16] = [0x30, 0x2e, 0x02, 0x01, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -28,38 +29,38 @@ fn key() -> SigningKey {
     SigningKey::new(KID, KeyState::Active, "EdDSA", &private_key()).expect("a key of 32 bytes")
 }
 
-/// Gives the room a key to sign with and a picture of revocations, as a database would.
+/// Gives it a key to sign with and a snapshot of revocations, as a database would.
 pub(crate) fn make_ready(sessions: &Sessions) {
     sessions.keys.keys.replace(vec![key()]);
     sessions.revocations.confirm_now();
 }
 
-struct Room {
+struct Fixture {
     verifier: Verifier,
     context: Context,
     issuer: String,
 }
 
-fn room() -> &'static Room {
-    static ROOM: OnceLock<Room> = OnceLock::new();
-    ROOM.get_or_init(|| {
+fn fixture() -> &'static Fixture {
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
         let mut tokens = Config::load(None, []).expect("the defaults can be read").tokens;
-        // The picture is confirmed once.
+        // The snapshot is confirmed once.
         tokens.max_revocation_age = Duration::from_secs(365 * 24 * 3600);
         let (context, keys, issuer) = (Context::system(), Keys::default(), tokens.issuer.clone());
         keys.replace(vec![key()]);
         let revocations = Revocations::new(context.clone(), tokens.access_lifetime);
         revocations.confirm_now();
         let verifier = Verifier::new(keys, revocations, context.clock.clone(), Arc::new(tokens));
-        Room { verifier, context, issuer }
+        Fixture { verifier, context, issuer }
     })
 }
 
 /// No bytes pass for a token that Sidle did not sign; and of those signed, only what is whole, ours and of now.
 pub(crate) fn access_token(data: &[u8]) {
-    let room = room();
+    let fixture = fixture();
     let text = String::from_utf8_lossy(data);
-    match room.verifier.verify(&text, AUDIENCE) {
+    match fixture.verifier.verify(&text, AUDIENCE) {
         Ok(_) => panic!("a forged token was accepted"),
         Err(fault) => {
             assert_eq!(fault.reason(), Reason::InvalidToken);
@@ -75,13 +76,13 @@ pub(crate) fn access_token(data: &[u8]) {
     header.alg = Algorithm::EdDSA;
     let signs = EncodingKey::from_ed_der(&private_key());
     let Ok(token) = jsonwebtoken::encode(&header, &claims, &signs) else { return };
-    match room.verifier.verify(&token, AUDIENCE) {
+    match fixture.verifier.verify(&token, AUDIENCE) {
         Ok(verified) => {
-            let now = room.context.now().timestamp();
+            let now = fixture.context.now().timestamp();
             let is_kind = header.typ.as_deref() == Some("at+jwt") && header.kid.as_deref().is_some_and(is_kid);
             assert!(is_kind && header.crit.is_none(), "another kind of token was accepted");
             assert_eq!(claims["aud"], AUDIENCE);
-            assert_eq!(claims["iss"], room.issuer.as_str());
+            assert_eq!(claims["iss"], fixture.issuer.as_str());
             assert!(claims["exp"].as_i64().is_some_and(|exp| exp + 10 > now), "an expired token was accepted");
             assert!(claims["nbf"].as_i64().is_some_and(|nbf| nbf - 10 < now), "a token was accepted before its time");
             assert!(claims["sub"].as_str().is_some_and(|sub| Uuid::try_parse(sub).ok() == Some(verified.principal.id)));

@@ -1,12 +1,11 @@
 //! Showing and ending sessions. Everybody may for their own; for others' it takes the permission, and reaches as far
 //! as that.
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Sessions;
 use super::store::sessions::{self as store, Wanted};
+pub use super::store::sessions::{SessionView, Status};
 use crate::access::delegation::{Aimed, Effect, aim};
 use crate::access::{Call, PrincipalKind, paging};
 use crate::audit::{Event, EventType};
@@ -14,55 +13,6 @@ use crate::db::Scope;
 use crate::fault::{Fault, Result};
 
 const METHOD: &str = "ListSessions";
-
-/// Whether a session lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Status {
-    /// It lives.
-    Active,
-    /// It was ended before its time.
-    Revoked,
-    /// It lapsed.
-    Expired,
-}
-
-impl Status {
-    /// Its name in the database.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-        }
-    }
-}
-
-/// A session as it is shown; enumerated columns in the database's words.
-#[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "the columns are commented in the database")]
-pub struct SessionView {
-    pub session_id: Uuid,
-    pub user_id: Uuid,
-    pub tenant_id: Option<Uuid>,
-    pub auth_method: String,
-    pub status: String,
-    pub audience: String,
-    pub persistent: bool,
-    pub device_id: Option<String>,
-    pub device_type: Option<String>,
-    pub device_platform: Option<String>,
-    pub device_location: Option<String>,
-    pub device_fingerprint: Option<String>,
-    pub ip_address: Option<String>,
-    pub user_agent: Option<String>,
-    pub created_at: DateTime<Utc>,
-    pub last_activity_at: DateTime<Utc>,
-    pub idle_expires_at: DateTime<Utc>,
-    pub expires_at: DateTime<Utc>,
-    pub revoked_at: Option<DateTime<Utc>>,
-    pub revoke_reason: Option<String>,
-    pub kanidm_session_id: Option<Uuid>,
-}
 
 /// Whose sessions are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +28,6 @@ pub enum Whose {
 /// A list of sessions.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// Whose.
     pub whose: Whose,
     /// In which tenant.
     pub tenant_id: Option<Uuid>,
@@ -132,10 +81,7 @@ impl Sessions {
         let size = paging::page_size(listing.page_size)?;
         let mut tx = self.db.begin(scope).await?;
         let mut page = store::list(&mut tx, &wanted, before, size + 1, self.context.now()).await?;
-        // One more than asked for tells whether there is another page.
-        let has_more = page.len() as i64 > size;
-        page.truncate(usize::try_from(size).unwrap_or_default());
-        let last = page.last().filter(|_| has_more).map(|session| session.session_id);
+        let last = paging::cut(&mut page, size).map(|session| session.session_id);
         let next = last.map(|last| self.paging.encode(call, METHOD, &filter, &last)).unwrap_or_default();
         Ok((page, next))
     }
@@ -208,7 +154,7 @@ impl Sessions {
         tx.commit().await?;
         if ended {
             self.revocations.end_session(session);
-            self.recorder.nudge();
+            self.recorder.wake();
         }
         Ok(ended)
     }

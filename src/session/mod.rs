@@ -1,26 +1,18 @@
-//! Sessions: their tokens, the keys that sign them, their renewal and their end, and the picture of revocations that
+//! Sessions: their tokens, the keys that sign them, their renewal and their end, and the snapshot of revocations that
 //! every token is checked against. Knows Kanidm only as somebody who is asked whether a person is still good, and
 //! nothing of how people sign in.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod hs256;
-mod issuer;
-mod kanidm_token;
 mod kanidm_watch;
-mod keys;
 mod manage;
-pub mod opaque;
 mod opening;
 mod refresh;
 mod renewal;
-mod revocation;
-mod role_names;
-mod rotation;
 mod rpc;
-mod signing;
+mod settings;
 mod store;
-mod verifier;
+mod waiters;
 mod watch;
 
 use std::sync::Arc;
@@ -30,34 +22,29 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-pub use self::issuer::{AccessToken, Grant, Issuer};
-pub use self::kanidm_token::{KanidmTokens, KanidmVerified, TokenUser};
-pub use self::keys::{KeyRoom, KeyState, Keys, SigningKey};
 pub use self::manage::{Listing, SessionView, Status, Whose};
-pub use self::opening::{Device, Opener, Opening, REFRESH_PREFIX, Rights, Tokens, Wish, hex};
+pub use self::opening::{Device, Opening, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens, hex};
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::{Renewal, Renewed};
-pub use self::revocation::Revocations;
-pub use self::role_names::RoleNames;
-pub use self::rotation::{FreshKey, KeyView, Revoke, Rotated, Rotation};
 pub use self::rpc::Service;
-pub use self::verifier::{MAX_TOKEN_BYTES, Verified, Verifier};
+pub use self::settings::Settings;
 use crate::access::paging::Paging;
 use crate::audit::{Log, Recorder};
-use crate::config::Config;
 use crate::context::Context;
+use crate::correlation;
 use crate::db::{Db, Scope};
 use crate::fault::Result;
 use crate::kanidm::Oidc;
 use crate::metrics::Metrics;
-use crate::seal::Keyring;
+use crate::shared::Core;
+use crate::token::{Issuer, KanidmTokens, Revocations, SigningKeyManager, Verifier};
 
-/// Pause between looks whether the picture of revocations is complete, at the start.
+/// Pause between looks whether the snapshot of revocations is complete, at the start.
 const SETTLING: Duration = Duration::from_millis(5);
 /// How often lapsed sessions are marked.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
-/// Everything this room offers.
+/// Sessions and their tokens.
 #[derive(Clone, Debug)]
 pub struct Sessions {
     /// Makes access tokens.
@@ -65,42 +52,43 @@ pub struct Sessions {
     /// Checks access tokens.
     pub verifier: Verifier,
     /// Begins sessions.
-    pub opener: Opener,
-    /// The picture of revocations.
+    pub session_factory: SessionFactory,
+    /// The snapshot of revocations.
     pub revocations: Revocations,
     /// Checks access tokens of Kanidm's own, where there is one.
     pub kanidm_tokens: Option<KanidmTokens>,
     /// The keys that sign.
-    pub keys: KeyRoom,
+    pub keys: SigningKeyManager,
     db: Db,
     context: Context,
     recorder: Recorder,
     paging: Paging,
-    config: Arc<Config>,
+    config: Arc<Settings>,
     kanidm: Option<Oidc>,
     successor_key: Arc<Zeroizing<[u8; 32]>>,
+    waiters: waiters::Waiters,
 }
 
 impl Sessions {
-    /// The room. Without keys and without a picture of revocations until [`Sessions::start`].
+    /// Without keys and without a snapshot of revocations until [`Sessions::start`].
     ///
     /// # Errors
     /// When the key of an old client cannot be used.
-    pub fn new(
-        config: Arc<Config>,
-        context: Context,
-        db: Db,
-        keyring: Keyring,
-        recorder: Recorder,
-        paging: Paging,
-        kanidm: Option<Oidc>,
-    ) -> Result<Self> {
-        let tokens = Arc::new(config.tokens.clone());
-        let keys = KeyRoom::new(db.clone(), context.clone(), keyring.clone(), recorder.clone(), Arc::clone(&tokens))?;
+    pub fn new(core: Core, config: Settings, kanidm: Option<Oidc>) -> Result<Self> {
+        let Core { db, context, keyring, recorder, paging, .. } = core;
+        let (tokens, config) = (Arc::new(config.tokens.clone()), Arc::new(config));
+        let keys = SigningKeyManager::new(
+            db.clone(),
+            context.clone(),
+            keyring.clone(),
+            recorder.clone(),
+            Arc::clone(&tokens),
+        )?;
         let revocations = Revocations::new(context.clone(), tokens.access_lifetime);
         let issuer = Issuer::new(keys.keys.clone(), context.clone(), Arc::clone(&tokens));
-        let verifier = Verifier::new(keys.keys.clone(), revocations.clone(), context.clock.clone(), tokens);
-        let opener = Opener {
+        let (set, clock) = (keys.keys.clone(), context.clock.clone());
+        let verifier = Verifier::new(set, revocations.clone(), clock, Arc::clone(&tokens));
+        let session_factory = SessionFactory {
             context: context.clone(),
             keyring: keyring.clone(),
             issuer: issuer.clone(),
@@ -108,13 +96,13 @@ impl Sessions {
             config: Arc::clone(&config),
         };
         let kanidm_tokens = kanidm.clone().map(|kanidm| {
-            KanidmTokens::new(kanidm, db.clone(), revocations.clone(), context.clone(), Arc::clone(&config))
+            KanidmTokens::new(kanidm, db.clone(), revocations.clone(), context.clone(), &config.kanidm, tokens)
         });
         let successor_key = Arc::new(keyring.derive("refresh token successors"));
         Ok(Self {
             issuer,
             verifier,
-            opener,
+            session_factory,
             revocations,
             kanidm_tokens,
             keys,
@@ -125,6 +113,7 @@ impl Sessions {
             config,
             kanidm,
             successor_key,
+            waiters: waiters::Waiters::default(),
         })
     }
 
@@ -145,7 +134,7 @@ impl Sessions {
         let revocations = self.revocations.clone().follow(log.clone(), origin, self.keys.clone(), stop.clone());
         let kanidm = self.clone().watch_kanidm(metrics.clone(), stop.clone());
         let housekeeping = self.clone().housekeep(metrics, stop.clone());
-        let work = tokio::spawn(async move {
+        let work = correlation::spawn(async move {
             tokio::join!(keys, revocations, housekeeping, kanidm);
         });
         // Loaded is not enough: nothing can be vouched for before it is known that nothing is missing.
@@ -160,7 +149,7 @@ impl Sessions {
 
     /// Applies here at once that a login or a refresh ended a user's older tokens.
     pub fn note(&self, user: Uuid, rights: &Rights) {
-        // What ended long ago is in the picture, or of no consequence any more.
+        // What ended long ago is in the snapshot, or of no consequence any more.
         if rights.epoch.time() > self.context.now() - HOUSEKEEPING {
             self.revocations.end_tokens(user, rights.epoch);
         }

@@ -11,29 +11,28 @@ use sidle_token::Epoch;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::issuer::{AccessToken, Grant, Issuer};
-use super::opaque;
-use super::role_names::RoleNames;
+use super::settings::Settings;
 use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Recorder};
-use crate::config::Config;
 use crate::context::Context;
 use crate::fault::Result;
 use crate::seal::{Keyring, Place};
+use crate::token::issuer::{AccessToken, Grant, Issuer};
+use crate::token::opaque;
+use crate::token::role_names::RoleNames;
 
 /// Prefix of refresh tokens.
 pub const REFRESH_PREFIX: &str = "sidle_rt_";
 
 /// What a login asks for.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Wish {
+pub struct SessionRequest {
     /// Tenant to act in; home when none.
     pub tenant_id: Option<Uuid>,
     /// Audience of the tokens.
     pub audience: String,
     /// Whether to be remembered.
     pub persistent: bool,
-    /// The device.
     pub device: Device,
 }
 
@@ -58,7 +57,6 @@ pub struct Device {
 /// What the user is and may do in the tenant of the session.
 #[derive(Clone, Debug, Default)]
 pub struct Rights {
-    /// The tenant.
     pub tenant_id: Option<Uuid>,
     /// Roles there.
     pub roles: Vec<String>,
@@ -74,7 +72,6 @@ pub struct Rights {
 
 /// A session that is about to begin.
 pub struct Opening {
-    /// Its id.
     pub session_id: Uuid,
     access_jti: Uuid,
     audience: String,
@@ -89,7 +86,6 @@ pub struct Opening {
 pub struct Tokens {
     /// The access token.
     pub access: AccessToken,
-    /// The refresh token.
     pub refresh_token: Zeroizing<String>,
     /// When the refresh token ends.
     pub refresh_expires_at: DateTime<Utc>,
@@ -97,31 +93,32 @@ pub struct Tokens {
 
 /// Begins sessions.
 #[derive(Clone, Debug)]
-pub struct Opener {
+pub struct SessionFactory {
     pub(super) context: Context,
     pub(super) keyring: Keyring,
     pub(super) issuer: Issuer,
     pub(super) recorder: Recorder,
-    pub(super) config: Arc<Config>,
+    pub(super) config: Arc<Settings>,
 }
 
-impl Opener {
+impl SessionFactory {
     /// Decides everything about a session that the database need not be asked for.
-    pub fn open(&self, call: &Call, wish: &Wish) -> Opening {
+    pub fn open(&self, call: &Call, session_request: &SessionRequest) -> Opening {
         let now = self.context.now();
         let (session_id, access_jti) = (self.context.new_id(), self.context.new_id());
         let refresh_token = opaque::mint(REFRESH_PREFIX, &self.context.entropy);
         let sessions = &self.config.sessions;
-        let lifetime = if wish.persistent { sessions.remembered_absolute_lifetime } else { sessions.absolute_lifetime };
+        let lifetime =
+            if session_request.persistent { sessions.remembered_absolute_lifetime } else { sessions.absolute_lifetime };
         let expires_at = now + TimeDelta::from_std(lifetime).unwrap_or_default();
-        let refresh_expires_at = expires_at.min(now + self.idle(wish.persistent));
-        let device = &wish.device;
+        let refresh_expires_at = expires_at.min(now + self.idle(session_request.persistent));
+        let device = &session_request.device;
         let user_agent = device.user_agent.as_ref().or(call.user_agent.as_ref());
         let over_the_limit = Event::by_system(EventType::SessionLimitReached, call.correlation_id);
         let record = json!({
             "session_id": session_id,
-            "audience": wish.audience,
-            "persistent": wish.persistent,
+            "audience": session_request.audience,
+            "persistent": session_request.persistent,
             "access_token_jti": access_jti,
             "access_until": self.issuer.access_until(),
             "refresh_token_id": self.context.new_id(),
@@ -139,7 +136,7 @@ impl Opener {
             "expires_at": expires_at,
         });
         let record = if let Value::Object(record) = record { record } else { Map::new() };
-        let audience = wish.audience.clone();
+        let audience = session_request.audience.clone();
         Opening { session_id, access_jti, audience, refresh_token, refresh_expires_at, expires_at, record }
     }
 

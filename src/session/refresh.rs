@@ -11,25 +11,29 @@ use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::Sessions;
 use super::manage::By;
 use super::opening::{REFRESH_PREFIX, Tokens};
 use super::store::refresh::{self as store, Exchange, Outcome};
-use super::{Sessions, opaque};
+use super::waiters::raced;
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome as EventOutcome};
+use crate::correlation;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::Renewed;
+use crate::token::opaque;
 
 /// A lost answer may be asked for again for so long.
 const REPEAT: TimeDelta = TimeDelta::seconds(60);
 /// How long one replica has a session to itself while it renews it at Kanidm, beyond Kanidm's own time limit.
 pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(5);
-/// Pause before looking whether somebody else has finished renewing the session.
-const BUSY_PAUSE: Duration = Duration::from_millis(40);
+/// Pause before looking whether somebody else has finished renewing the session; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(40);
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A call of `RefreshToken`.
 pub struct Refresh {
-    /// The token.
     pub token: Zeroizing<String>,
     /// Makes the call repeatable.
     pub request_id: Option<Uuid>,
@@ -44,7 +48,6 @@ pub struct Refresh {
 pub struct Refreshed {
     /// The next pair.
     pub tokens: Tokens,
-    /// The session.
     pub session_id: Uuid,
     /// The tenant it acts in.
     pub tenant_id: Option<Uuid>,
@@ -56,7 +59,8 @@ impl Sessions {
     /// Exchanges a refresh token for the next pair.
     ///
     /// # Errors
-    /// `INVALID_REFRESH_TOKEN`, `NO_TENANT`, `REQUEST_ID_REUSED`, `REFRESH_RACED`, `AUDIENCE_BOUND`, `KANIDM_UNAVAILABLE`.
+    /// `INVALID_REFRESH_TOKEN`, `NO_TENANT`, `REQUEST_ID_REUSED`, `REFRESH_RACED`, `AUDIENCE_BOUND`, `KANIDM_UNAVAILABLE`,
+    /// `THROTTLED`, `OVERLOADED`.
     pub async fn refresh(&self, call: &Call, refresh: &Refresh) -> Result<Refreshed> {
         if !opaque::is_plausible(REFRESH_PREFIX, &refresh.token) {
             return Err(invalid());
@@ -64,7 +68,7 @@ impl Sessions {
         // Without an id of its own the call cannot be repeated: nobody else will come to this one.
         let request = refresh.request_id.map_or_else(|| self.context.entropy.array(), Uuid::into_bytes);
         let successor = self.successor(&refresh.token);
-        let exchange = Exchange {
+        let mut exchange = Exchange {
             token_hash: opaque::digest(refresh.token.as_bytes()),
             request_hash: opaque::digest(request),
             successor_id: self.context.new_id(),
@@ -76,20 +80,21 @@ impl Sessions {
             repeat: REPEAT,
             leeway: self.config.tokens.refresh_leeway,
             access_until: self.issuer.access_until(),
-            idle: self.opener.idle(false),
-            persistent_idle: self.opener.idle(true),
+            idle: self.session_factory.idle(false),
+            persistent_idle: self.session_factory.idle(true),
             lease: self.context.new_id(),
             lease_time: self.config.kanidm.timeout + LEASE_MARGIN,
+            charge: self.config.throttle.session_refresh(),
             refreshed: self.recorder.prepare(Event::new(EventType::SessionRefreshed, call)),
             reused: self.recorder.prepare(
                 Event::new(EventType::SessionRefreshReused, call).outcome(EventOutcome::Refused).reason("token_reuse"),
             ),
         };
-        let done = match self.exchange(call, &exchange).await? {
+        let done = match self.exchange(call, &mut exchange).await? {
             Outcome::Refreshed(done) => done,
             Outcome::Reused(session) => {
                 self.revocations.end_session(session);
-                self.recorder.nudge();
+                self.recorder.wake();
                 tracing::warn!(event = "refresh_token_reused", session_id = %session, "a refresh token was used twice: its session ended");
                 return Err(invalid());
             }
@@ -98,10 +103,13 @@ impl Sessions {
                 return Err(Fault::new(Reason::RequestIdReused, "The request_id was used before for another tenant."));
             }
             Outcome::Raced => return Err(raced()),
+            Outcome::Throttled(wait) => {
+                return Err(Fault::new(Reason::Throttled, "The session is refreshed too often.").retry_after(wait));
+            }
             Outcome::OtherAudience => return Err(other_audience()),
             Outcome::Invalid | Outcome::KanidmBusy | Outcome::KanidmRequired(_) => return Err(invalid()),
         };
-        self.recorder.nudge();
+        self.recorder.wake();
         self.note(done.user_id, &done.rights);
         let grant = done.rights.grant(done.user_id, done.session_id, done.audience, done.expires_at);
         let access = self.issuer.issue(exchange.access_jti, &grant)?;
@@ -111,25 +119,37 @@ impl Sessions {
     }
 
     /// The statement, and for a session that Kanidm vouches for, what Kanidm says between two of them.
-    async fn exchange(&self, call: &Call, exchange: &Exchange) -> Result<Outcome> {
+    async fn exchange(&self, call: &Call, exchange: &mut Exchange) -> Result<Outcome> {
         let deadline = self.context.clock.instant() + exchange.lease_time;
+        let (mut waiting, mut pause) = (None, FIRST_PAUSE);
         loop {
+            // Asked for anew each time: a token counts as used when it is exchanged, not when the call came that led to it,
+            // and what is handed out for it is good for as long as any other.
+            exchange.now = self.context.now();
+            exchange.access_jti = self.context.new_id();
+            exchange.access_until = self.issuer.access_until();
             match store::exchange(&self.db, exchange).await? {
                 // Somebody else is renewing the same session. Kanidm's tokens rotate, so they come first.
                 Outcome::KanidmBusy if self.context.clock.instant() < deadline => {
-                    tokio::time::sleep(BUSY_PAUSE).await;
+                    if waiting.is_none() {
+                        waiting = Some(self.waiters.wait(exchange.token_hash)?);
+                    }
+                    tokio::time::sleep(self.context.entropy.jitter(pause)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Outcome::KanidmBusy => return Err(crate::kanidm::unavailable()),
-                Outcome::KanidmRequired(lease) => self.renew(call, exchange, lease).await?,
+                Outcome::KanidmRequired(lease) => self.renew(call, exchange.lease, lease).await?,
                 outcome => return Ok(outcome),
             }
+            // The call has been charged.
+            exchange.charge = None;
         }
     }
 
     /// Renews a session at Kanidm and keeps what came of it; afterwards the exchange can go on.
-    async fn renew(&self, call: &Call, exchange: &Exchange, lease: store::Lease) -> Result<()> {
+    async fn renew(&self, call: &Call, id: Uuid, lease: store::Lease) -> Result<()> {
         // To its end, even if the caller goes away: Kanidm's next token must not be lost.
-        let (sessions, call, id) = (self.clone(), call.clone(), exchange.lease);
+        let (sessions, call) = (self.clone(), call.clone());
         let work = async move {
             match sessions.ask_kanidm(&lease).await {
                 Ok(Some(renewed)) => sessions.keep(&call, id, &lease, &renewed).await,
@@ -143,26 +163,26 @@ impl Sessions {
                 }
             }
         };
-        tokio::spawn(work).await.map_err(Fault::internal)?
+        correlation::spawn(work).await.map_err(Fault::internal)?
     }
 
     /// What Kanidm says about the person now; none when it does not vouch for them any more.
     pub(super) async fn ask_kanidm(&self, lease: &store::Lease) -> Result<Option<Renewed>> {
         let kanidm = self.kanidm.as_ref().ok_or_else(crate::kanidm::unavailable)?;
         let Some(sealed) = &lease.refresh_token else { return Ok(None) };
-        let token = self.opener.open_kanidm(lease.session_id, sealed)?;
+        let token = self.session_factory.open_kanidm(lease.session_id, sealed)?;
         let renewed = kanidm.renew(&token).await?;
         // Another person than the one who signed in is nobody here.
         Ok(renewed.filter(|renewed| renewed.person == lease.kanidm_user_id))
     }
 
     pub(super) async fn keep(&self, call: &Call, id: Uuid, lease: &store::Lease, renewed: &Renewed) -> Result<()> {
-        let sealed = self.opener.seal_kanidm(lease.session_id, &renewed.refresh_token);
+        let sealed = self.session_factory.seal_kanidm(lease.session_id, &renewed.refresh_token);
         let event = Event::by_system(EventType::MembershipSynced, call.correlation_id);
         let event = self.recorder.prepare(event);
         let (db, now) = (&self.db, self.context.now());
         let ended = store::renewed(db, lease.session_id, id, &sealed, &renewed.groups, now, &event.event).await?;
-        self.recorder.nudge();
+        self.recorder.wake();
         if let Some((user, epoch)) = ended {
             self.revocations.end_tokens(user, epoch);
         }
@@ -187,12 +207,6 @@ impl Sessions {
 
 fn invalid() -> Fault {
     Fault::new(Reason::InvalidRefreshToken, "The refresh token is not accepted.")
-}
-
-/// The refusal of a call that another one outran, which led elsewhere: its token is spent, and nothing has ended.
-fn raced() -> Fault {
-    Fault::new(Reason::RefreshRaced, "Another call is exchanging the same refresh token, for something else.")
-        .retry_after(Duration::from_secs(1))
 }
 
 fn other_audience() -> Fault {

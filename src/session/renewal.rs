@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::opaque;
-use super::opening::{Opener, REFRESH_PREFIX, Rights, Tokens, hex};
+use super::opening::{REFRESH_PREFIX, Rights, SessionFactory, Tokens, hex};
 use crate::fault::Result;
+use crate::token::opaque;
 
 /// Tokens that are about to take the place of a session's old ones.
 pub struct Renewal {
@@ -25,7 +25,6 @@ pub struct Renewal {
 pub struct Renewed {
     /// Whose it is.
     pub user_id: Uuid,
-    /// Its id.
     pub session_id: Uuid,
     /// Audience of its tokens.
     pub audience: String,
@@ -37,7 +36,7 @@ pub struct Renewed {
     pub refresh_expires_at: DateTime<Utc>,
 }
 
-impl Opener {
+impl SessionFactory {
     /// Decides everything about a session's new tokens that the database need not be asked for.
     pub fn renewal(&self) -> Renewal {
         let access_jti = self.context.new_id();

@@ -13,7 +13,6 @@ use crate::proto::session_service_server::SessionService;
 
 type Answer<T> = std::result::Result<Response<T>, GrpcStatus>;
 
-/// The service.
 #[derive(Clone, Debug)]
 pub struct Service {
     sessions: Sessions,
@@ -21,7 +20,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// The service over this room; `log` is what those who watch revocations follow.
+    /// The service over the sessions; `log` is what those who watch revocations follow.
     pub fn new(sessions: Sessions, log: Log) -> Self {
         Self { sessions, log }
     }
@@ -33,14 +32,14 @@ impl SessionService for Service {
         let call = Call::of(&request)?;
         let session = input::optional_uuid("session_id", &request.get_ref().session_id)?;
         let session = self.sessions.get(&call, session).await?;
-        Ok(Response::new(proto::GetSessionResponse { session: Some(show(&call, session)) }))
+        Ok(Response::new(proto::GetSessionResponse { session: Some(show(&call, session)?) }))
     }
 
     async fn list_sessions(&self, request: Request<proto::ListSessionsRequest>) -> Answer<proto::ListSessionsResponse> {
         let call = Call::of(&request)?;
         let listing = listing(request.into_inner())?;
         let (page, next_page_token) = self.sessions.list(&call, &listing).await?;
-        let sessions = page.into_iter().map(|session| show(&call, session)).collect();
+        let sessions = page.into_iter().map(|session| show(&call, session)).collect::<Result<_>>()?;
         Ok(Response::new(proto::ListSessionsResponse { sessions, next_page_token }))
     }
 
@@ -51,7 +50,7 @@ impl SessionService for Service {
         let call = Call::of(&request)?;
         let session = input::optional_uuid("session_id", &request.get_ref().session_id)?;
         let session = self.sessions.revoke(&call, session).await?;
-        Ok(Response::new(proto::RevokeSessionResponse { session: Some(show(&call, session)) }))
+        Ok(Response::new(proto::RevokeSessionResponse { session: Some(show(&call, session)?) }))
     }
 
     async fn revoke_all_sessions(
@@ -102,18 +101,18 @@ fn listing(request: proto::ListSessionsRequest) -> Result<Listing> {
     })
 }
 
-fn show(call: &Call, session: SessionView) -> proto::Session {
+fn show(call: &Call, session: SessionView) -> Result<proto::Session> {
     let text = |id: Option<uuid::Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
     let current = call.principal.as_ref().and_then(|principal| principal.session_id) == Some(session.session_id);
-    proto::Session {
+    Ok(proto::Session {
         session_id: session.session_id.to_string(),
         user_id: session.user_id.to_string(),
         tenant_id: text(session.tenant_id),
-        auth_method: auth_method(&session.auth_method).into(),
-        status: status(&session.status).into(),
+        auth_method: auth_method(&session.auth_method)?.into(),
+        status: status(&session.status)?.into(),
         device: Some(proto::Device {
             device_id: session.device_id.unwrap_or_default(),
-            r#type: device_type(session.device_type.as_deref()).into(),
+            r#type: device_type(session.device_type.as_deref())?.into(),
             platform: session.device_platform.unwrap_or_default(),
             user_agent: session.user_agent.unwrap_or_default(),
             location: session.device_location.unwrap_or_default(),
@@ -127,52 +126,54 @@ fn show(call: &Call, session: SessionView) -> proto::Session {
         expires_at: Some(input::to_proto(session.expires_at)),
         idle_expires_at: Some(input::to_proto(session.idle_expires_at)),
         revoked_at: session.revoked_at.map(input::to_proto),
-        revoke_reason: revoke_reason(session.revoke_reason.as_deref()).into(),
+        revoke_reason: revoke_reason(session.revoke_reason.as_deref())?.into(),
         kanidm_session_id: text(session.kanidm_session_id),
         current,
+    })
+}
+
+fn auth_method(name: &str) -> Result<proto::SessionAuthMethod> {
+    match name {
+        "jwt" => Ok(proto::SessionAuthMethod::Jwt),
+        "kanidm" => Ok(proto::SessionAuthMethod::Kanidm),
+        "dual" => Ok(proto::SessionAuthMethod::Dual),
+        _ => Err(Fault::unknown_word("sessions.auth_method")),
     }
 }
 
-fn auth_method(name: &str) -> proto::SessionAuthMethod {
+fn status(name: &str) -> Result<proto::SessionStatus> {
     match name {
-        "jwt" => proto::SessionAuthMethod::Jwt,
-        "kanidm" => proto::SessionAuthMethod::Kanidm,
-        "dual" => proto::SessionAuthMethod::Dual,
-        _ => proto::SessionAuthMethod::Unspecified,
+        "active" => Ok(proto::SessionStatus::Active),
+        "revoked" => Ok(proto::SessionStatus::Revoked),
+        "expired" => Ok(proto::SessionStatus::Expired),
+        _ => Err(Fault::unknown_word("sessions.status")),
     }
 }
 
-fn status(name: &str) -> proto::SessionStatus {
+fn device_type(name: Option<&str>) -> Result<proto::DeviceType> {
     match name {
-        "active" => proto::SessionStatus::Active,
-        "revoked" => proto::SessionStatus::Revoked,
-        "expired" => proto::SessionStatus::Expired,
-        _ => proto::SessionStatus::Unspecified,
+        None => Ok(proto::DeviceType::Unspecified),
+        Some("desktop") => Ok(proto::DeviceType::Desktop),
+        Some("phone") => Ok(proto::DeviceType::Phone),
+        Some("tablet") => Ok(proto::DeviceType::Tablet),
+        Some("service") => Ok(proto::DeviceType::Service),
+        Some("other") => Ok(proto::DeviceType::Other),
+        Some(_) => Err(Fault::unknown_word("sessions.device_type")),
     }
 }
 
-fn device_type(name: Option<&str>) -> proto::DeviceType {
+fn revoke_reason(name: Option<&str>) -> Result<proto::RevokeReason> {
     match name {
-        Some("desktop") => proto::DeviceType::Desktop,
-        Some("phone") => proto::DeviceType::Phone,
-        Some("tablet") => proto::DeviceType::Tablet,
-        Some("service") => proto::DeviceType::Service,
-        Some("other") => proto::DeviceType::Other,
-        _ => proto::DeviceType::Unspecified,
-    }
-}
-
-fn revoke_reason(name: Option<&str>) -> proto::RevokeReason {
-    match name {
-        Some("logout") => proto::RevokeReason::Logout,
-        Some("user") => proto::RevokeReason::User,
-        Some("administrator") => proto::RevokeReason::Administrator,
-        Some("token_reuse") => proto::RevokeReason::TokenReuse,
-        Some("kanidm") => proto::RevokeReason::Kanidm,
-        Some("credential_changed") => proto::RevokeReason::CredentialChanged,
-        Some("user_disabled") => proto::RevokeReason::UserDisabled,
-        Some("rollback") => proto::RevokeReason::Rollback,
-        Some("session_limit") => proto::RevokeReason::SessionLimit,
-        _ => proto::RevokeReason::Unspecified,
+        None => Ok(proto::RevokeReason::Unspecified),
+        Some("logout") => Ok(proto::RevokeReason::Logout),
+        Some("user") => Ok(proto::RevokeReason::User),
+        Some("administrator") => Ok(proto::RevokeReason::Administrator),
+        Some("token_reuse") => Ok(proto::RevokeReason::TokenReuse),
+        Some("kanidm") => Ok(proto::RevokeReason::Kanidm),
+        Some("credential_changed") => Ok(proto::RevokeReason::CredentialChanged),
+        Some("user_disabled") => Ok(proto::RevokeReason::UserDisabled),
+        Some("rollback") => Ok(proto::RevokeReason::Rollback),
+        Some("session_limit") => Ok(proto::RevokeReason::SessionLimit),
+        Some(_) => Err(Fault::unknown_word("sessions.revoke_reason")),
     }
 }

@@ -7,11 +7,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sidle_token::Revocation;
 
 use super::Sessions;
-use super::revocation::Effect;
+use crate::access::live::Heartbeat;
 use crate::access::{Call, denied};
 use crate::audit::{Filter, Follow, Log, Mark, Progress, Start};
 use crate::db::Scope;
 use crate::fault::Result;
+use crate::token::revocation::Effect;
 
 /// What the caller must hold, on the platform.
 pub(super) const WATCH: &str = "tokens.verify";
@@ -24,17 +25,17 @@ pub(super) struct Watch {
     log: Log,
     call: Call,
     follow: Follow,
-    /// What is left of the picture of the start.
+    /// What is left of the snapshot of the start.
     start: Vec<Revocation>,
     caught_up: bool,
-    last_sent: Option<Instant>,
+    heartbeat: Heartbeat,
     complete: Option<Instant>,
 }
 
 /// A message to somebody who watches.
 pub(super) struct News {
     pub revocations: Vec<Revocation>,
-    /// Where to go on after it; none before the picture of the start is complete.
+    /// Where to go on after it; none before the snapshot of the start is complete.
     pub mark: Option<Mark>,
     pub complete_until: Option<DateTime<Utc>>,
     pub caught_up: bool,
@@ -53,11 +54,13 @@ impl Sessions {
         }
         let (origin, start) = match mark {
             Some(mark) => (log.resolve(Start::After(mark)).await?, Vec::new()),
-            None => self.revocations.picture()?,
+            None => self.revocations.snapshot()?,
         };
         let follow = log.follow(Filter::new(Scope::Platform), origin);
         let (sessions, log) = (self.clone(), log.clone());
-        Ok(Watch { sessions, log, call, follow, start, caught_up: false, last_sent: None, complete: None })
+        let interval = self.config.tokens.revocation_heartbeat;
+        let heartbeat = Heartbeat::due(self.context.clock.clone(), interval);
+        Ok(Watch { sessions, log, call, follow, start, caught_up: false, heartbeat, complete: None })
     }
 }
 
@@ -86,7 +89,7 @@ impl Watch {
                     self.look();
                     let first = self.follow.is_live() && !self.caught_up;
                     self.caught_up |= first;
-                    if first || !found.is_empty() || self.silence() >= self.heartbeat() {
+                    if first || !found.is_empty() || self.heartbeat.is_due() {
                         return Ok(Some(self.news(found)));
                     }
                 }
@@ -103,7 +106,7 @@ impl Watch {
         if !self.follow.is_live() {
             return self.follow.progress().await;
         }
-        let quiet = if is_waited_for { Duration::ZERO } else { self.heartbeat().saturating_sub(self.silence()) };
+        let quiet = if is_waited_for { Duration::ZERO } else { self.heartbeat.left() };
         tokio::select! {
             biased;
             progress = self.follow.progress() => progress,
@@ -114,8 +117,8 @@ impl Watch {
     /// Looks how complete is what has been sent: as complete as what the feed has handed out, if that is all here.
     fn look(&mut self) {
         // The age before the position: what is confirmed is then never newer than what was sent.
-        let age = self.log.feed().age();
         let now = self.sessions.context.clock.instant();
+        let age = self.log.feed().age();
         if self.follow.is_live()
             && self.log.feed().position().is_some_and(|position| self.follow.position() >= position)
             && let Some(complete) = age.and_then(|age| now.checked_sub(age))
@@ -124,18 +127,9 @@ impl Watch {
         }
     }
 
-    fn silence(&self) -> Duration {
-        let now = self.sessions.context.clock.instant();
-        self.last_sent.map_or(Duration::MAX, |sent| now.saturating_duration_since(sent))
-    }
-
-    fn heartbeat(&self) -> Duration {
-        self.sessions.config.tokens.revocation_heartbeat
-    }
-
     fn news(&mut self, revocations: Vec<Revocation>) -> News {
         let (instant, now) = (self.sessions.context.clock.instant(), self.sessions.context.now());
-        self.last_sent = Some(instant);
+        self.heartbeat.sent();
         let age = |at: Instant| TimeDelta::from_std(instant.saturating_duration_since(at)).unwrap_or_default();
         News {
             revocations,

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::look::reason;
-use crate::support::{Client, Setup, TestServer};
+use crate::support::{Client, Setup, TestServer, within};
 
 /// An authority of client certificates.
 struct Authority {
@@ -369,15 +369,15 @@ async fn an_open_stream_ends_with_the_certificate_that_came_along() {
         validate_only: false,
     };
     admin.update_service_account(taken).await.unwrap();
-    let ended = async {
+    let ended = within("the stream ends", async {
         loop {
             match stream.message().await {
                 Ok(message) => assert!(message.is_some(), "ended as if all were well"),
                 Err(status) => break status,
             }
         }
-    };
-    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it goes on");
+    })
+    .await;
     assert_eq!(reason(&ended), "UNAUTHENTICATED");
     let alone = Client::new(site.channel(None).await.unwrap(), &token);
     who(&alone).await.expect("the token is as good as before");

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::authenticate::factors::{Authenticator, tick};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, within};
 
 /// An operator: a home of their own, and nothing of the test's environment.
 pub(crate) struct Operator {
@@ -57,7 +57,7 @@ impl Operator {
         // A command that does not read its input closes it.
         let _ = pipe.write_all(stdin.as_bytes()).await;
         drop(pipe);
-        let output = child.wait_with_output().await.unwrap();
+        let output = within("the command ends", child.wait_with_output()).await.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is text");
         Ran { code: output.status.code().expect("ends by itself"), out: text(output.stdout), err: text(output.stderr) }
     }
@@ -67,19 +67,25 @@ impl Operator {
         let mut child = self.command(arguments).spawn().expect("sidle starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut err = String::new();
-        let address = loop {
-            let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("no address in {err}"));
-            err.push_str(&line);
-            if line.trim().starts_with("http") {
-                break line.trim().to_owned();
+        let address = within("an address among the messages", async {
+            loop {
+                let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("no address in {err}"));
+                err.push_str(&line);
+                if line.trim().starts_with("http") {
+                    break line.trim().to_owned();
+                }
             }
-        };
+        })
+        .await;
         let reply = answer(address).await;
         child.stdin.take().unwrap().write_all(format!("{reply}\n").as_bytes()).await.unwrap();
-        while let Some(line) = lines.next_line().await.unwrap() {
-            err.push_str(&line);
-        }
-        let output = child.wait_with_output().await.unwrap();
+        within("the end of the messages", async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                err.push_str(&line);
+            }
+        })
+        .await;
+        let output = within("the command ends", child.wait_with_output()).await.unwrap();
         Ran { code: output.status.code().expect("ends by itself"), out: String::from_utf8(output.stdout).unwrap(), err }
     }
 
@@ -375,14 +381,14 @@ async fn the_audit_log_is_listed_and_followed_across_a_restart() {
     let mut tail = operator.command(&["audit", "tail", "--type", "tenant.*", "--from-beginning"]).spawn().unwrap();
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
     operator.ok(&["tenants", "create", "first"]).await;
-    let first = lines.next_line().await.unwrap().unwrap();
+    let first = within("the event", lines.next_line()).await.unwrap().unwrap();
     assert!(first.contains("tenant.created"), "{first}");
 
     // The service goes away and comes back at the same address.
     server.stop().await;
     let server = setup.start().await;
     operator.ok(&["tenants", "create", "second"]).await;
-    let second = lines.next_line().await.unwrap().unwrap();
+    let second = within("the event", lines.next_line()).await.unwrap().unwrap();
     assert!(second.contains("tenant.created") && second != first, "each event once: {first} / {second}");
     tail.kill().await.unwrap();
     drop(server);
@@ -404,12 +410,15 @@ async fn what_needs_no_service_works_without_one() {
     assert!(operator.ok(&["config", "defaults"]).await.contains("[database]"));
 
     let status = operator.run_with(&["schema", "status", "--output", "json"], &settings, "").await.json();
-    assert!(status.as_array().unwrap().iter().all(|row| row["applied_at"].is_string()), "{status}");
+    let migrations = status["migrations"].as_array().unwrap();
+    assert!(migrations.iter().all(|row| row["applied_at"].is_string()), "{status}");
+    assert!(status["pending_functions"].as_array().unwrap().is_empty(), "{status}");
     assert!(operator.run_with(&["schema", "up"], &settings, "").await.out.contains("nothing to do"));
     let ran = operator.run_with(&["schema", "down", "0"], &settings, "").await;
     assert!(ran.code == 1 && ran.err.contains("--lose-data"), "{ran:?}");
     let ran = operator.run_with(&["schema", "down", "0", "--dry-run"], &settings, "").await;
     assert!(ran.code == 0 && ran.out.contains("0001_foundation.down.sql"), "{ran:?}");
+    assert!(ran.out.contains("would drop function login_begin"), "{ran:?}");
 
     let bootstrap = ["admin", "bootstrap", "--email", "first@example.com"];
     let ran = operator.run_with(&bootstrap, &settings, &format!("{ADMIN_PASSWORD}\n")).await;

@@ -1,8 +1,6 @@
 //! Calls made from the contract's descriptors, so that a test reaches every RPC and every field, also those that come
 //! later.
 
-use std::time::Duration;
-
 use prost_reflect::prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use tonic::client::Grpc;
@@ -10,6 +8,8 @@ use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
+
+use crate::support::LIMIT;
 
 /// Sends and receives messages as the bytes that they are.
 #[derive(Default)]
@@ -51,7 +51,7 @@ impl Decoder for Reader {
 
 /// Every RPC of ours.
 pub fn rpcs() -> Vec<MethodDescriptor> {
-    let pool = DescriptorPool::decode(sidle::server::services::DESCRIPTORS).unwrap();
+    let pool = DescriptorPool::decode(sidle::proto::DESCRIPTORS).unwrap();
     let ours = pool.services().filter(|service| service.parent_file().package_name() == "sidle.v1");
     ours.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
 }
@@ -61,7 +61,7 @@ pub fn path(rpc: &MethodDescriptor) -> String {
     format!("/{}/{}", rpc.parent_service().full_name(), rpc.name())
 }
 
-/// Makes a call with one message. Of a stream the first answer counts, or none when it has nothing to say for a while.
+/// Makes a call with one message. Of a stream the first answer counts, which every stream has.
 pub async fn call(
     channel: &Channel,
     rpc: &MethodDescriptor,
@@ -97,16 +97,12 @@ pub async fn exchange(
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     }
     let path = PathAndQuery::try_from(path(rpc)).unwrap();
-    let quiet = if rpc.is_server_streaming() { Duration::from_millis(40) } else { Duration::from_secs(60) };
-    // A stream that has nothing to say sends not even its headers, perhaps.
+    // Whatever a stream is asked for, it has something to say at once: its state, or why it ends. To take silence for
+    // success would pass over an error that comes a little later.
     let answer = async {
         let mut stream = grpc.streaming(request, path, Bytes).await?.into_inner();
         stream.message().await
     };
-    match tokio::time::timeout(quiet, answer).await {
-        Err(_) if rpc.is_server_streaming() => Ok(None),
-        Err(_) => Err(Status::deadline_exceeded("no answer within a minute")),
-        Ok(Err(status)) => Err(status),
-        Ok(Ok(answer)) => Ok(answer),
-    }
+    let late = |_| Err(Status::deadline_exceeded(format!("nothing within {LIMIT:?}")));
+    tokio::time::timeout(LIMIT, answer).await.unwrap_or_else(late)
 }

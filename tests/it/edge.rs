@@ -10,7 +10,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, within};
 
 const LOGIN: &str = "/sidle.v1.AuthenticateService/AuthenticatePassword";
 
@@ -155,7 +155,8 @@ async fn health_and_both_reflections_answer() {
     let mut client = v1::server_reflection_client::ServerReflectionClient::new(server.channel.clone());
     let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
     let ask = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
-    let answer = client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner().message().await;
+    let answer = client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap();
+    let answer = within("an answer", answer.into_inner().message()).await;
     let Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(list)) =
         answer.unwrap().unwrap().message_response
     else {
@@ -170,7 +171,8 @@ async fn health_and_both_reflections_answer() {
     let symbol =
         v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol("sidle.v1.SessionService".into());
     let ask = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
-    let answer = client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner().message().await;
+    let answer = client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap();
+    let answer = within("an answer", answer.into_inner().message()).await;
     let Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(file)) =
         answer.unwrap().unwrap().message_response
     else {
@@ -282,7 +284,7 @@ pub(crate) async fn get(url: &str) -> (u16, String) {
     let request = format!("GET /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    within("the answer", stream.read_to_string(&mut answer)).await.unwrap();
     let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
     (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
 }

@@ -88,10 +88,8 @@ impl World {
             "authority" => "corp".to_owned(),
             "uri" => format!("spiffe://example.org/{}", fresh.simple()),
             "permissions" | "scopes" => "users.read".to_owned(),
-            "api_key" => sidle::session::opaque::mint("sidle_ak_", &sidle::context::Entropy::system()).to_string(),
-            "refresh_token" => {
-                sidle::session::opaque::mint("sidle_rt_", &sidle::context::Entropy::system()).to_string()
-            }
+            "api_key" => sidle::token::opaque::mint("sidle_ak_", &sidle::context::Entropy::system()).to_string(),
+            "refresh_token" => sidle::token::opaque::mint("sidle_rt_", &sidle::context::Entropy::system()).to_string(),
             id if id.ends_with("_id") || id.ends_with("_ids") => fresh.to_string(),
             _ => "something".to_owned(),
         }

@@ -1,7 +1,5 @@
 //! What the hot calls read: rows that an index leads to, however many others there are. Counted by Postgres itself.
 
-use std::time::Duration;
-
 use sidle::proto;
 use sidle_dev::smtp::Smtp;
 use sqlx::{Connection as _, PgConnection};
@@ -9,7 +7,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::authenticate::factors::ENROLL;
 use crate::authenticate::{api_key, ask, attempt, exchange};
 use crate::mail::{smtp, with_mail};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, until};
 
 /// Tables that grow with the organisation, and are read by hot calls.
 const TABLES: [&str; 8] = [
@@ -71,22 +69,20 @@ async fn crowd(server: &TestServer) {
     sqlx::query(fill).bind(tenant).bind(cheap_hash(ADMIN_PASSWORD)).execute(server.sql()).await.unwrap();
     sqlx::raw_sql("ANALYZE").execute(server.sql()).await.unwrap();
     // What goes over the tables every minute may read them as it likes: it is kept from running.
-    let idle = "REVOKE EXECUTE ON FUNCTION expire_old_sessions, guessing_tidy FROM sidle_app";
+    let idle = "REVOKE EXECUTE ON FUNCTION expire_old_sessions, purge_login_attempts FROM sidle_app";
     sqlx::raw_sql(idle).execute(server.sql()).await.unwrap();
 }
 
 /// How often each table was read from end to end, and through an index.
 async fn scans(watcher: &mut PgConnection) -> Vec<(String, i64, i64)> {
     // A connection tells what it has read late, but at the latest when it ends: so everybody else is waited for.
-    let gone = async {
-        let others = "SELECT count(*) FROM pg_stat_activity
+    let others = "SELECT count(*) FROM pg_stat_activity
                       WHERE datname = current_database() AND pid <> pg_backend_pid()
                           AND backend_type = 'client backend'";
-        while sqlx::query_scalar::<_, i64>(others).fetch_one(&mut *watcher).await.unwrap() > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(120), gone).await.expect("everybody else has left");
+    until("everybody else has left", async || {
+        sqlx::query_scalar::<_, i64>(others).fetch_one(&mut *watcher).await.unwrap() == 0
+    })
+    .await;
     let scans = "SELECT relname::text, seq_scan, idx_scan FROM pg_stat_user_tables
                  WHERE schemaname = 'public' AND relname = ANY ($1) ORDER BY relname";
     let tables: Vec<String> = TABLES.into_iter().map(str::to_owned).collect();

@@ -5,7 +5,7 @@ use crate::support::{Setup, kanidm};
 
 #[tokio::test]
 async fn users_are_planned_moved_and_watched_across_a_restart() {
-    let kanidm = kanidm("users_are_planned_moved_and_watched_across_a_restart").await.expect("any Kanidm will do");
+    let kanidm = kanidm().await;
     let access = kanidm.prepare("https://app.example/callback").await.unwrap();
     let setup = Setup::new()
         .await
@@ -63,7 +63,7 @@ async fn users_are_planned_moved_and_watched_across_a_restart() {
 
 #[tokio::test]
 async fn a_user_is_linked_and_signs_in_through_a_browser() {
-    let kanidm = kanidm("a_user_is_linked_and_signs_in_through_a_browser").await.expect("any Kanidm will do");
+    let kanidm = kanidm().await;
     let redirect = "https://app.example/callback";
     let access = kanidm.prepare(redirect).await.unwrap();
     let server = Setup::new().await.with_kanidm(&kanidm, &access).start().await;
@@ -94,7 +94,7 @@ async fn a_user_is_linked_and_signs_in_through_a_browser() {
 
 #[tokio::test]
 async fn kanidm_is_checked_before_it_is_worked_with() {
-    let kanidm = kanidm("kanidm_is_checked_before_it_is_worked_with").await.expect("any Kanidm will do");
+    let kanidm = kanidm().await;
     let access = kanidm.prepare("https://app.example/callback").await.unwrap();
     let setup = Setup::new().await.with_kanidm(&kanidm, &access);
     let server = setup.start().await;

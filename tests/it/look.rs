@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use crate::support::TestServer;
+use crate::support::{TestServer, within};
 
 /// The reason of a refusal, such as `NOT_FOUND`.
 pub fn reason(status: &Status) -> String {
@@ -33,11 +33,14 @@ pub async fn reasons(server: &TestServer, event_type: &str, outcome: &str) -> Ve
 pub async fn event(server: &TestServer, event_type: &str) -> Arc<StoredEvent> {
     let log = &server.app().log;
     let mut follow = log.follow(Filter::new(Scope::Platform), log.beginning());
-    loop {
-        match follow.progress().await.unwrap() {
-            Progress::Event(event) if event.event_type == event_type => return event,
-            Progress::End => panic!("the server stopped before {event_type} happened"),
-            _ => {}
+    within(&format!("an event {event_type}"), async {
+        loop {
+            match follow.progress().await.unwrap() {
+                Progress::Event(event) if event.event_type == event_type => return event,
+                Progress::End => panic!("the server stopped before {event_type} happened"),
+                _ => {}
+            }
         }
-    }
+    })
+    .await
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::dynamic::{call, rpcs};
 use crate::look::reason;
-use crate::support::{Client, TestServer};
+use crate::support::{Client, TestServer, within};
 
 /// Paged RPCs whose lists cannot be filled without a Kanidm; the binding of their tokens is the same code.
 const NEEDS_MORE: &[&str] = &["GetPlan", "ListMigrations", "ListMigrationItems", "ListUnmigratedUsers"];
@@ -166,12 +166,15 @@ async fn a_cursor_resumes_its_own_stream_only() {
         ..Default::default()
     };
     let mut stream = client(0).stream_events(everything).await.unwrap().into_inner();
-    let cursor = stream.message().await.unwrap().unwrap().cursor;
-    client(0).stream_events(after(&cursor)).await.unwrap().into_inner().message().await.expect("its own");
+    let cursor = within("the state of the stream", stream.message()).await.unwrap().unwrap().cursor;
+    let own = client(0).stream_events(after(&cursor)).await.unwrap();
+    within("the state of the stream", own.into_inner().message()).await.expect("its own");
     let outcome = async |who: usize, request: proto::StreamEventsRequest| match client(who).stream_events(request).await
     {
         Err(status) => reason(&status),
-        Ok(stream) => stream.into_inner().message().await.map_or_else(|status| reason(&status), |_| "taken".to_owned()),
+        Ok(stream) => within("the state of the stream", stream.into_inner().message())
+            .await
+            .map_or_else(|status| reason(&status), |_| "taken".to_owned()),
     };
     assert_eq!(outcome(1, after(&cursor)).await, "INVALID_PAGE_TOKEN");
     assert_eq!(outcome(0, after(&format!("A{}", &cursor[1..]))).await, "INVALID_PAGE_TOKEN");
@@ -239,7 +242,7 @@ async fn a_stored_answer_holds_no_secret() {
     assert!(stored.len() >= 2);
     for secret in &secrets {
         let body = &secret.as_bytes()["sidle_ak_".len()..];
-        let digest = sidle::session::opaque::digest(secret);
+        let digest = sidle::token::opaque::digest(secret);
         for answer in &stored {
             for part in [&body[6..], &digest[..]] {
                 assert!(!answer.windows(part.len()).any(|window| window == part), "a secret is kept");

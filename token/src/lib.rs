@@ -1,19 +1,19 @@
 //! What Sidle's access tokens are and how they are checked. Shared by the service, which issues and verifies them, and
 //! by `sidle-client`, with which other services verify them: one code, so that both accept and refuse the same.
 //!
-//! Everything here is a function of its arguments. Keys, the time and the picture of revocations are passed in; nothing
+//! Everything here is a function of its arguments. Keys, the time and the snapshot of revocations are passed in; nothing
 //! is fetched, nothing is remembered, no clock is read.
 
 mod claims;
 mod epoch;
 mod key;
 mod permissions;
-mod picture;
+mod snapshot;
 mod token;
 
 pub use self::claims::{Claims, Kind};
 pub use self::epoch::Epoch;
 pub use self::key::{Algorithm, Jwk, VerifyingKey};
 pub use self::permissions::{PLATFORM_RESERVED, Permissions};
-pub use self::picture::{Picture, Revocation, Revoked};
+pub use self::snapshot::{Revocation, RevocationSnapshot, Revoked};
 pub use self::token::{MAX_TOKEN_BYTES, Refusal, TYPE, Token, digest, issue_time, read};

@@ -1,7 +1,5 @@
 //! Between the log's own types and the messages of the contract.
 
-use std::time::Duration;
-
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct};
 use serde_json::{Map, Value};
@@ -82,14 +80,6 @@ pub(super) fn newest_first(order: i32) -> Result<bool> {
         Ok(AuditOrder::OldestFirst) => Ok(false),
         Err(_) => Err(Fault::field("order", "must be a value of AuditOrder")),
     }
-}
-
-/// How long a stream is silent at most.
-pub(super) fn heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration> {
-    let Some(interval) = interval else { return Ok(Duration::from_secs(15)) };
-    input::duration(&interval)
-        .filter(|interval| (Duration::from_secs(1)..=Duration::from_secs(300)).contains(interval))
-        .ok_or_else(|| Fault::field("heartbeat_interval", "must be from 1 second to 5 minutes"))
 }
 
 /// An event as its readers get it.
@@ -211,15 +201,5 @@ mod tests {
             assert!(names(&[unknown]).is_err(), "{unknown}");
         }
         assert!(names(&["user.locked"; 101]).is_err());
-    }
-
-    #[test]
-    fn a_heartbeat_is_neither_a_flood_nor_a_silence() {
-        let of = |seconds, nanos| heartbeat(Some(prost_types::Duration { seconds, nanos }));
-        assert_eq!(heartbeat(None).unwrap(), Duration::from_secs(15));
-        assert_eq!(of(1, 0).unwrap(), Duration::from_secs(1));
-        for (seconds, nanos) in [(0, 0), (0, 999_999_999), (-1, 0), (301, 0), (i64::MAX, i32::MAX), (1, -1)] {
-            assert!(of(seconds, nanos).is_err(), "{seconds} {nanos}");
-        }
     }
 }

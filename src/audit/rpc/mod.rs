@@ -1,16 +1,17 @@
 //! The audit log's RPCs: read the request, read the log, write the response.
 
+mod bound;
 mod convert;
 mod stream;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use serde::Serialize;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
+use self::bound::{Bound, STREAM};
 use super::{Filter, Key, Log, Mark, Page, Start, Wanted};
-use crate::access::paging::{Paging, page_size};
+use crate::access::live::{Admission, Heartbeat};
+use crate::access::paging::{Paging, cut, page_size};
 use crate::access::{Call, input};
 use crate::context::Context;
 use crate::db::Scope;
@@ -18,11 +19,9 @@ use crate::fault::{Fault, Result};
 use crate::proto::audit_service_server::AuditService;
 use crate::proto::*;
 use crate::seal::Keyring;
-use crate::session::Verifier;
 
 const READ: &str = "audit.read";
 const LIST: &str = "ListEvents";
-const STREAM: &str = "StreamEvents";
 
 /// `sidle.v1.AuditService`.
 #[derive(Clone)]
@@ -31,35 +30,13 @@ pub struct Service {
     context: Context,
     keyring: Keyring,
     paging: Paging,
-    verifier: Verifier,
-}
-
-/// What a cursor is bound to besides its caller.
-#[derive(Clone, Debug, Serialize)]
-struct Bound {
-    tenant: Option<Uuid>,
-    wanted: Wanted,
-    recorded_from: Option<i64>,
-    recorded_before: Option<i64>,
-    newest_first: bool,
-}
-
-impl Bound {
-    fn to_filter(scope: Scope, wanted: &Wanted) -> Self {
-        Self {
-            tenant: scope.tenant(),
-            wanted: wanted.clone(),
-            recorded_from: None,
-            recorded_before: None,
-            newest_first: false,
-        }
-    }
+    admission: Admission,
 }
 
 impl Service {
-    /// The service over `log`; `verifier` says whether the caller of an open stream is still welcome.
-    pub fn new(log: Log, context: Context, keyring: Keyring, paging: Paging, verifier: Verifier) -> Self {
-        Self { log, context, keyring, paging, verifier }
+    /// The service over `log`; `admission` says whether the caller of an open stream is still welcome.
+    pub fn new(log: Log, context: Context, keyring: Keyring, paging: Paging, admission: Admission) -> Self {
+        Self { log, context, keyring, paging, admission }
     }
 
     /// The caller's reach, narrowed to the tenant that the filter names, and what the filter wants.
@@ -119,9 +96,7 @@ impl Service {
             }
         }
         let mut events = self.log.list(&Filter::wanting(scope, wanted), page).await?;
-        let more = events.len() as i64 > size;
-        events.truncate(usize::try_from(size).unwrap_or(usize::MAX));
-        let last = events.last().filter(|_| more).map(Mark::of);
+        let last = cut(&mut events, size).map(Mark::of);
         Ok(ListEventsResponse {
             next_page_token: last.map(|last| self.paging.encode(call, LIST, &bound, &last)).unwrap_or_default(),
             events: events.iter().map(|event| convert::event(event, &self.keyring)).collect(),
@@ -130,7 +105,7 @@ impl Service {
 
     async fn stream(&self, call: Call, request: StreamEventsRequest) -> Result<stream::Stream> {
         let (scope, wanted) = Self::filter(&call, request.filter.as_ref())?;
-        let heartbeat = convert::heartbeat(request.heartbeat_interval)?;
+        let heartbeat = Heartbeat::interval(request.heartbeat_interval, 1..=300)?;
         let bound = Bound::to_filter(scope, &wanted);
         let start = match request.start {
             None | Some(stream_events_request::Start::FromNow(true)) => Start::Now,
@@ -153,7 +128,16 @@ impl Service {
         };
         let origin = self.log.resolve(start).await?;
         let follow = self.log.follow(Filter::wanting(scope, wanted), origin);
-        Ok(stream::Stream::new(self.clone(), call, follow, bound, heartbeat))
+        Ok(stream::Stream {
+            admission: self.admission.clone(),
+            keyring: self.keyring.clone(),
+            paging: self.paging.clone(),
+            heartbeat: Heartbeat::new(self.context.clock.clone(), heartbeat),
+            caught_up: false,
+            call,
+            follow,
+            bound,
+        })
     }
 }
 

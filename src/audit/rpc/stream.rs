@@ -1,32 +1,27 @@
 //! One open stream of events: what it sends, when it shows that it lives, and when its caller is no longer welcome.
 
-use std::time::{Duration, Instant};
-
-use super::{Bound, STREAM, Service, convert};
+use super::bound::{Bound, STREAM};
+use super::convert;
 use crate::access::Call;
+use crate::access::live::{Admission, Heartbeat, RECHECK};
+use crate::access::paging::Paging;
 use crate::audit::{Follow, Progress, StoredEvent};
 use crate::fault::Result;
 use crate::proto::StreamEventsResponse;
-
-/// Longest time between two looks at whether the caller is still welcome, while nothing is sent.
-const RECHECK: Duration = Duration::from_secs(5);
+use crate::seal::Keyring;
 
 pub(super) struct Stream {
-    service: Service,
-    call: Call,
-    follow: Follow,
-    bound: Bound,
-    heartbeat: Duration,
-    last_sent: Instant,
-    caught_up: bool,
+    pub admission: Admission,
+    pub keyring: Keyring,
+    pub paging: Paging,
+    pub call: Call,
+    pub follow: Follow,
+    pub bound: Bound,
+    pub heartbeat: Heartbeat,
+    pub caught_up: bool,
 }
 
 impl Stream {
-    pub(super) fn new(service: Service, call: Call, follow: Follow, bound: Bound, heartbeat: Duration) -> Self {
-        let last_sent = service.context.clock.instant();
-        Self { service, call, follow, bound, heartbeat, last_sent, caught_up: false }
-    }
-
     /// The messages; after an error there are no more.
     pub(super) fn messages(self) -> impl futures_util::Stream<Item = Result<StreamEventsResponse>> + Send {
         futures_util::stream::try_unfold(self, |mut stream| async move {
@@ -38,7 +33,7 @@ impl Stream {
         loop {
             let progress = self.progress().await?;
             // After the wait, before anything is said: rights may have ended meanwhile.
-            let welcome = self.service.verifier.recheck_call(&self.call);
+            let welcome = self.admission.recheck(&self.call);
             // Nobody is vouched for at that moment, and this is why.
             self.follow.ensure_current()?;
             welcome?;
@@ -49,7 +44,7 @@ impl Stream {
                     self.caught_up = true;
                     return Ok(Some(self.message(None)));
                 }
-                Progress::Live | Progress::Further if self.silence() >= self.heartbeat => {
+                Progress::Live | Progress::Further if self.heartbeat.is_due() => {
                     return Ok(Some(self.message(None)));
                 }
                 Progress::Live | Progress::Further => {}
@@ -62,22 +57,18 @@ impl Stream {
         if !self.follow.is_live() {
             return self.follow.progress().await;
         }
-        let quiet = self.heartbeat.saturating_sub(self.silence()).min(RECHECK);
+        let quiet = self.heartbeat.left().min(RECHECK);
         tokio::select! {
             progress = self.follow.progress() => progress,
             () = tokio::time::sleep(quiet) => Ok(Progress::Further),
         }
     }
 
-    fn silence(&self) -> Duration {
-        self.service.context.clock.instant().saturating_duration_since(self.last_sent)
-    }
-
     fn message(&mut self, event: Option<&StoredEvent>) -> StreamEventsResponse {
-        self.last_sent = self.service.context.clock.instant();
+        self.heartbeat.sent();
         StreamEventsResponse {
-            event: event.map(|event| convert::event(event, &self.service.keyring)),
-            cursor: self.service.paging.encode(&self.call, STREAM, &self.bound, &self.follow.mark()),
+            event: event.map(|event| convert::event(event, &self.keyring)),
+            cursor: self.paging.encode(&self.call, STREAM, &self.bound, &self.follow.mark()),
             caught_up: self.caught_up,
         }
     }

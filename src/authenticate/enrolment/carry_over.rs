@@ -10,10 +10,11 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Enrolment;
+use super::store::{self as store, CarryOver, Lease};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome};
 use crate::authenticate::Outcome as Login;
-use crate::authenticate::store::enrolment::{self as store, CarryOver, Lease};
+use crate::correlation;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Kanidm, KanidmError, Update};
 use crate::mail::{Kind, Message};
@@ -48,7 +49,7 @@ impl Enrolment {
         let begun = store::carry_over_begin(db, user, password_version, &config.tenants, now, again_after, lease).await;
         let Some(what) = begun.inspect_err(|fault| left(user, fault)).ok().flatten() else { return };
         let (room, correlation, password) = (self.clone(), call.correlation_id, password.clone());
-        tokio::spawn(async move {
+        correlation::spawn(async move {
             let task = Task { kanidm, user, what, lease, _permit: permit };
             let outcome = room.within_time(&task, password).await;
             if let Err(fault) = room.ended(&task, outcome, correlation).await {
@@ -131,8 +132,8 @@ impl Enrolment {
         let mail = self.outbox.prepare(Message::to_user(Kind::PasswordCarriedOver, task.user));
         let (person, outcome) = (task.what.person, outcome.as_str());
         store::carry_over_end(db, person, task.lease, outcome, now, event.as_ref(), mail.as_ref()).await?;
-        self.recorder.nudge();
-        self.outbox.nudge();
+        self.recorder.wake();
+        self.outbox.wake();
         tracing::info!(event = "password_carry_over_ended", outcome, user_id = %task.user);
         Ok(())
     }

@@ -9,10 +9,11 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Enrolment;
+use super::store::{self as store, Begun, Invited, Lease, LiveLink, Minted};
 use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::authenticate::invalid_credentials;
-use crate::authenticate::store::enrolment::{self as store, Begun, Invited, Lease, LiveLink, Minted};
+use crate::correlation;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Kanidm, KanidmError, SHORTEST_LINK};
 use crate::seal::Place;
@@ -60,13 +61,13 @@ impl Enrolment {
     /// caller goes away: a link that was made is kept.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS` when the invitation died meanwhile; `ENROLMENT_LINK_OUT`; `KANIDM_UNAVAILABLE`,
+    /// `INVALID_CREDENTIALS` when the invitation died meanwhile; `ENROLMENT_LINK_PENDING`; `KANIDM_UNAVAILABLE`,
     /// `KANIDM_REFUSED`, `KANIDM_NOT_CONFIGURED`.
     pub(in crate::authenticate) async fn link(&self, call: &Call, invited: Invited) -> Result<EnrolmentLink> {
         let kanidm = self.kanidm.clone();
         let kanidm = kanidm.ok_or_else(|| Fault::new(Reason::KanidmNotConfigured, "No Kanidm is configured."))?;
         let (room, call) = (self.clone(), call.clone());
-        let made = tokio::spawn(async move {
+        let made = correlation::spawn(async move {
             let lease = room.lease(4);
             let (person, link) = room.take(&invited, lease).await?;
             match room.with_lease(&call, &kanidm, &invited, person, link, lease).await {
@@ -122,7 +123,7 @@ impl Enrolment {
         let event = self.recorder.prepare(redeemed(call, invited).detail("repeated", true));
         let now = self.context.now();
         let may = store::repeat(&self.db, invited, person, lease, live.link_id, now, &event).await?;
-        self.recorder.nudge();
+        self.recorder.wake();
         Ok(if may { Ended::Handed(link) } else { Ended::Gone })
     }
 
@@ -149,7 +150,7 @@ impl Enrolment {
         let event = self.recorder.prepare(redeemed(call, invited).detail("repeated", false));
         let now = self.context.now();
         let may = store::minted(&self.db, invited, person, lease, &minted, now, &event).await?;
-        self.recorder.nudge();
+        self.recorder.wake();
         tracing::info!(event = "invitation_redeemed", user_id = %invited.user_id, handed_out = may);
         Ok(if may { Ended::Handed(link) } else { Ended::Gone })
     }
@@ -171,5 +172,5 @@ fn redeemed(call: &Call, invited: &Invited) -> Event {
 /// The refusal while another link may work, or is being made.
 fn link_out(wait: Duration) -> Fault {
     let text = "A link for this person may still work and cannot be handed out again.";
-    Fault::new(Reason::EnrolmentLinkOut, text).retry_after(wait.max(Duration::from_secs(1)))
+    Fault::new(Reason::EnrolmentLinkPending, text).retry_after(wait.max(Duration::from_secs(1)))
 }

@@ -4,6 +4,8 @@
 
 mod carry_over;
 mod link;
+pub(super) mod redeem;
+mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +17,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub(super) use self::link::EnrolmentLink;
-use super::store::enrolment::{self as store, Invited, Lease};
+use self::store::{Invited, Lease};
+use super::settings::Settings;
 use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
-use crate::config::Config;
 use crate::context::Context;
 use crate::db::Db;
 use crate::fault::Result;
@@ -26,7 +28,9 @@ use crate::kanidm::Kanidm;
 use crate::mail::{Kind, Message, Outbox};
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
-use crate::session::{hex, opaque};
+use crate::session::hex;
+use crate::shared::Core;
+use crate::token::opaque;
 
 /// Prefix of invitations.
 const PREFIX: &str = "sidle_iv_";
@@ -34,7 +38,7 @@ const PREFIX: &str = "sidle_iv_";
 /// Gives users their first credential in Kanidm.
 #[derive(Clone)]
 pub struct Enrolment {
-    config: Arc<Config>,
+    config: Arc<Settings>,
     context: Context,
     db: Db,
     keyring: Keyring,
@@ -71,18 +75,9 @@ impl std::fmt::Debug for Enrolment {
 }
 
 impl Enrolment {
-    /// The way to a first credential in Kanidm.
-    #[expect(clippy::too_many_arguments, reason = "the one place where it gets all it works with")]
-    pub fn new(
-        config: Arc<Config>,
-        context: Context,
-        db: Db,
-        keyring: Keyring,
-        recorder: Recorder,
-        metrics: Metrics,
-        outbox: Outbox,
-        kanidm: Option<Kanidm>,
-    ) -> Self {
+    /// Into this Kanidm, where there is one.
+    pub(super) fn new(core: Core, config: Arc<Settings>, kanidm: Option<Kanidm>) -> Self {
+        let Core { db, context, keyring, recorder, outbox, metrics, .. } = core;
         let room = Arc::new(Semaphore::new(config.enrolment.carry_over_at_once));
         Self { config, context, db, keyring, recorder, metrics, outbox, kanidm, room }
     }
@@ -117,7 +112,7 @@ impl Enrolment {
     /// What of an offer goes into the answer, by what `invitation_offer` said.
     pub(super) fn accepted(&self, offer: Option<Offer>, route: Option<&str>) -> Option<Hint> {
         if route == Some("mail") {
-            self.outbox.nudge();
+            self.outbox.wake();
         }
         offer.filter(|_| route == Some("login")).map(|offer| offer.hint)
     }
@@ -134,8 +129,8 @@ impl Enrolment {
     ///
     /// # Errors
     /// When the database fails.
-    pub(super) async fn tidy(&self) -> Result<()> {
-        store::tidy(&self.db, self.context.now()).await
+    pub(super) async fn purge_expired(&self) -> Result<()> {
+        store::purge_expired(&self.db, self.context.now()).await
     }
 
     /// A lease that outlasts so many calls to Kanidm, each as long as it may take.

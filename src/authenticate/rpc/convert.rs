@@ -1,16 +1,17 @@
-//! Between the messages of `authenticate.proto` and this room's own types.
+//! Between the messages of `authenticate.proto` and the module's own types.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::access::{PrincipalKind, input};
-use crate::authenticate::store::account::MemberTenant;
-use crate::authenticate::who::Who;
-use crate::authenticate::{SignedIn, UserView};
+use crate::authenticate::account::store::account::MemberTenant;
+use crate::authenticate::account::who::Who;
+use crate::authenticate::{Hint, SignedIn, UserView};
 use crate::fault::{Fault, Result};
 use crate::proto;
-use crate::session::{Device, RoleNames, Tokens, Verified};
+use crate::session::{Device, Tokens};
+use crate::token::{RoleNames, Verified};
 
 /// A password or another secret as it was typed: bounded, and without NUL, at which implementations of bcrypt disagree.
 pub(super) fn secret(field: &'static str, value: &str, max: usize) -> Result<()> {
@@ -22,6 +23,14 @@ pub(super) fn secret(field: &'static str, value: &str, max: usize) -> Result<()>
         Err(Fault::field(field, "must not contain the character NUL"))
     } else {
         Ok(())
+    }
+}
+
+pub(super) fn hint(hint: &Hint) -> proto::EnrolmentHint {
+    proto::EnrolmentHint {
+        invitation_token: hint.token.to_string(),
+        expires_at: Some(input::to_proto(hint.expires_at)),
+        required: false,
     }
 }
 
@@ -65,7 +74,7 @@ pub(super) fn signed_in(signed_in: SignedIn) -> proto::SignedIn {
         tenant_id: id(signed_in.tenant_id),
         must_change_password: signed_in.must_change_password,
         known_device_token: signed_in.known_device_token.map(|token| token.to_string()).unwrap_or_default(),
-        enrolment: signed_in.enrolment.as_ref().map(super::enrolment::hint),
+        enrolment: signed_in.enrolment.as_ref().map(hint),
     }
 }
 

@@ -5,9 +5,8 @@ use zeroize::Zeroizing;
 use super::convert;
 use super::password::LONGEST_TYPED;
 use crate::access::input;
-use crate::authenticate::Hint;
 use crate::authenticate::enrolment::EnrolmentLink;
-use crate::authenticate::redeem::Redemption;
+use crate::authenticate::enrolment::redeem::Redemption;
 use crate::fault::Result;
 use crate::proto;
 
@@ -26,13 +25,5 @@ pub(super) fn link(link: &EnrolmentLink) -> proto::RedeemInvitationResponse {
     proto::RedeemInvitationResponse {
         enrolment_url: link.url.to_string(),
         expires_at: Some(input::to_proto(link.expires_at)),
-    }
-}
-
-pub(super) fn hint(hint: &Hint) -> proto::EnrolmentHint {
-    proto::EnrolmentHint {
-        invitation_token: hint.token.to_string(),
-        expires_at: Some(input::to_proto(hint.expires_at)),
-        required: false,
     }
 }

@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 use super::convert::{secret, signed_in};
 use crate::access::{input, sensitive};
 use crate::authenticate::SignedIn;
-use crate::authenticate::factors::{Codes, Enrolment};
-use crate::authenticate::second_factor::Typed;
-use crate::authenticate::step_up::{Asked, Given, Proof};
+use crate::authenticate::account::factors::{Codes, Enrolment};
+use crate::authenticate::account::prove::{Asked, Given, Proof};
+use crate::authenticate::login::second_factor::Typed;
 use crate::fault::{Fault, Result};
 use crate::proto::{self, complete_mfa_request, step_up_request};
 

@@ -7,12 +7,12 @@ use zeroize::Zeroizing;
 
 use super::{Service, convert};
 use crate::access::{Call, Principal, input};
-use crate::authenticate::kanidm::{Holder, Purpose, Return, Start};
-use crate::authenticate::kanidm_login::Completed;
-use crate::authenticate::throttle::Lane;
+use crate::authenticate::kanidm::attempt::{Holder, Purpose, Return, Start};
+use crate::authenticate::kanidm::login::Completed;
+use crate::credential::RateLimitBucket;
 use crate::fault::{Fault, Reason, Result};
 use crate::proto;
-use crate::session::{KanidmVerified, RoleNames};
+use crate::token::{KanidmVerified, RoleNames};
 
 pub(super) async fn start(
     service: &Service,
@@ -33,11 +33,12 @@ pub(super) async fn start(
             call.principal.as_deref().and_then(Holder::of)
         }
     };
-    service.room.throttle(&call, Lane::Kanidm).await?;
+    service.room.login.throttle(&call, RateLimitBucket::Kanidm).await?;
     let request = request.into_inner();
-    let wish = service.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
-    let start = Start { redirect_uri: request.redirect_uri, wish, purpose };
-    let begun = service.room.start_kanidm(&call, &start, holder).await?;
+    let session_request =
+        service.session_request(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+    let start = Start { redirect_uri: request.redirect_uri, session_request, purpose };
+    let begun = service.room.kanidm.start_kanidm(&call, &start, holder).await?;
     Ok(proto::StartKanidmLoginResponse {
         authorization_url: begun.authorization_url,
         state: begun.state.to_string(),
@@ -51,12 +52,12 @@ pub(super) async fn complete(
     request: Request<proto::CompleteKanidmLoginRequest>,
 ) -> Result<proto::CompleteKanidmLoginResponse> {
     let call = Call::of(&request)?;
-    service.room.throttle(&call, Lane::Kanidm).await?;
+    service.room.login.throttle(&call, RateLimitBucket::Kanidm).await?;
     // Nobody needs a token to sign in, so a stale one that comes along is no matter.
     let holder = principal(service, &request).ok().as_deref().and_then(Holder::of);
     let request = request.into_inner();
     let back = returned(request.state, request.code, request.login_secret)?;
-    Ok(match service.room.complete_kanidm(&call, back, holder).await? {
+    Ok(match service.room.kanidm.complete_kanidm(&call, back, holder).await? {
         Completed::SignedIn(signed_in) => {
             proto::CompleteKanidmLoginResponse { signed_in: Some(convert::signed_in(*signed_in)), linked: None }
         }
@@ -114,7 +115,7 @@ fn principal<T>(service: &Service, request: &Request<T>) -> Result<Arc<Principal
     if more.is_some() || !scheme.eq_ignore_ascii_case("bearer") {
         return Err(unauthenticated());
     }
-    let verified = service.verify(token.trim(), &service.room.config.tokens.audience);
+    let verified = service.verify(token.trim(), &service.room.login.config.tokens.audience);
     let verified = verified.map_err(|fault| match fault.reason() {
         Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted."),
         _ => fault,

@@ -6,6 +6,7 @@ mod enrolment;
 mod factors;
 mod kanidm;
 mod password;
+mod service;
 mod service_account;
 
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::Authenticate;
+pub use self::service::Service;
 use crate::access::{Call, input};
 use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::proto;
 use crate::proto::authenticate_service_server::AuthenticateService;
-use crate::session::{Refresh, Verified, Wish};
+use crate::session::Refresh;
+use crate::token::Verified;
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
@@ -30,31 +32,7 @@ const MOST_TOKENS: usize = 256;
 /// Seconds for which the published keys may be kept.
 const JWKS_MAX_AGE: i64 = 60;
 
-/// The service.
-#[derive(Clone, Debug)]
-pub struct Service {
-    room: Authenticate,
-}
-
 impl Service {
-    /// The service over this room.
-    pub fn new(room: Authenticate) -> Self {
-        Self { room }
-    }
-
-    fn wish(&self, tenant: &str, audience: &str, device: Option<proto::Device>, persistent: bool) -> Result<Wish> {
-        Ok(Wish {
-            tenant_id: input::optional_uuid("tenant_id", tenant)?,
-            audience: self.room.sessions.issuer.audience(audience)?,
-            persistent,
-            device: convert::device(device)?,
-        })
-    }
-
-    fn verify(&self, token: &str, audience: &str) -> Result<Arc<Verified>> {
-        self.room.sessions.verifier.verify(token, audience)
-    }
-
     /// What a token says that is good now: one of Sidle's, or of Kanidm's own, which is looked at only after it was found
     /// not to be one of Sidle's. Whoever has the permission in one tenant is told of that tenant's tokens only: of any other
     /// they learn no more than of a bad one.
@@ -69,7 +47,7 @@ impl Service {
     }
 
     async fn any_claims(&self, token: &str, audience: &str) -> Result<proto::TokenClaims> {
-        match (self.verify(token, audience), &self.room.sessions.kanidm_tokens) {
+        match (self.verify(token, audience), &self.room.login.sessions.kanidm_tokens) {
             (Ok(verified), _) => Ok(self.claims(&verified)),
             (Err(fault), Some(theirs)) if fault.reason() == Reason::InvalidToken && theirs.claims_to_be(token) => {
                 Ok(kanidm::claims(theirs.verify(token, audience).await?, audience))
@@ -79,11 +57,11 @@ impl Service {
     }
 
     fn claims(&self, verified: &Verified) -> proto::TokenClaims {
-        convert::claims(verified, self.room.sessions.verifier.revocation_bound())
+        convert::claims(verified, self.room.login.sessions.verifier.revocation_bound())
     }
 
     fn revocations_age(&self) -> Option<prost_types::Duration> {
-        self.room.sessions.verifier.revocation_age().and_then(convert::duration)
+        self.room.login.sessions.verifier.revocation_age().and_then(convert::duration)
     }
 }
 
@@ -95,7 +73,7 @@ impl AuthenticateService for Service {
     ) -> Answer<proto::AuthenticatePasswordResponse> {
         let call = Call::of(&request)?;
         let attempt = password::attempt(self, request.into_inner())?;
-        Ok(Response::new(password::answer(self.room.password(&call, attempt).await?)))
+        Ok(Response::new(password::answer(self.room.login.password(&call, attempt).await?)))
     }
 
     async fn start_kanidm_login(
@@ -119,8 +97,8 @@ impl AuthenticateService for Service {
         let call = Call::of(&request)?;
         let request = request.into_inner();
         let shown = service_account::shown(request.api_key, request.client_credentials)?;
-        let audience = self.room.sessions.issuer.audience(&request.audience)?;
-        let exchanged = self.room.service_account(&call, &shown, audience).await?;
+        let audience = self.room.login.sessions.issuer.audience(&request.audience)?;
+        let exchanged = self.room.login.service_account(&call, &shown, audience).await?;
         Ok(Response::new(service_account::exchanged(exchanged)))
     }
 
@@ -131,12 +109,12 @@ impl AuthenticateService for Service {
         convert::secret("refresh_token", &token, 256)?;
         let audience = match request.audience.as_str() {
             "" => None,
-            asked => Some(self.room.sessions.issuer.audience(asked)?),
+            asked => Some(self.room.login.sessions.issuer.audience(asked)?),
         };
         let request_id = input::optional_uuid("request_id", &request.request_id)?;
         let tenant_id = input::optional_uuid("tenant_id", &request.tenant_id)?;
         let refresh = Refresh { token, request_id, tenant_id, audience };
-        let refreshed = self.room.sessions.refresh(&call, &refresh).await?;
+        let refreshed = self.room.login.refresh(&call, &refresh).await?;
         Ok(Response::new(proto::RefreshTokenResponse {
             tokens: Some(convert::tokens(refreshed.tokens)),
             session_id: refreshed.session_id.to_string(),
@@ -177,13 +155,13 @@ impl AuthenticateService for Service {
     async fn who_am_i(&self, request: Request<proto::WhoAmIRequest>) -> Answer<proto::WhoAmIResponse> {
         let call = Call::of(&request)?;
         let verified = self.presented(&call, &request)?;
-        let (who, tenants) = self.room.who_am_i(&call).await?;
-        let bound = self.room.sessions.verifier.revocation_bound();
+        let (who, tenants) = self.room.account.who_am_i(&call).await?;
+        let bound = self.room.login.sessions.verifier.revocation_bound();
         Ok(Response::new(convert::who(&verified, bound, who, tenants)))
     }
 
     async fn get_jwks(&self, _request: Request<proto::GetJwksRequest>) -> Answer<proto::GetJwksResponse> {
-        let keys = self.room.sessions.verifier.published_keys().into_iter().map(convert::jwk).collect();
+        let keys = self.room.login.sessions.verifier.published_keys().into_iter().map(convert::jwk).collect();
         let max_age = Some(prost_types::Duration { seconds: JWKS_MAX_AGE, nanos: 0 });
         Ok(Response::new(proto::GetJwksResponse { keys, max_age }))
     }
@@ -201,14 +179,14 @@ impl AuthenticateService for Service {
     async fn complete_mfa(&self, request: Request<proto::CompleteMfaRequest>) -> Answer<proto::CompleteMfaResponse> {
         let call = Call::of(&request)?;
         let (token, typed) = factors::answer(request.into_inner())?;
-        let signed_in = self.room.complete_mfa(&call, &token, typed).await?;
+        let signed_in = self.room.login.complete_mfa(&call, &token, typed).await?;
         Ok(Response::new(factors::completed(signed_in)))
     }
 
     async fn step_up(&self, request: Request<proto::StepUpRequest>) -> Answer<proto::StepUpResponse> {
         let call = Call::of(&request)?;
         let asked = factors::asked(request.into_inner())?;
-        Ok(Response::new(factors::given(self.room.step_up(&call, asked).await?)))
+        Ok(Response::new(factors::given(self.room.account.step_up(&call, asked).await?)))
     }
 
     async fn change_password(
@@ -217,7 +195,7 @@ impl AuthenticateService for Service {
     ) -> Answer<proto::ChangePasswordResponse> {
         let call = Call::of(&request)?;
         let (current, new) = password::change(request.into_inner())?;
-        let changed = self.room.change_password(&call, current, new).await?;
+        let changed = self.room.account.change_password(&call, current, new).await?;
         Ok(Response::new(proto::ChangePasswordResponse {
             tokens: Some(convert::tokens(changed.tokens)),
             sessions_revoked: i32::try_from(changed.sessions_revoked).unwrap_or(i32::MAX),
@@ -241,20 +219,20 @@ impl AuthenticateService for Service {
     }
 
     async fn enroll_totp(&self, request: Request<proto::EnrollTotpRequest>) -> Answer<proto::EnrollTotpResponse> {
-        let begun = self.room.enroll_totp(&Call::of(&request)?).await?;
+        let begun = self.room.account.enroll_totp(&Call::of(&request)?).await?;
         Ok(Response::new(factors::enrolment(begun)))
     }
 
     async fn confirm_totp(&self, request: Request<proto::ConfirmTotpRequest>) -> Answer<proto::ConfirmTotpResponse> {
         let call = Call::of(&request)?;
         let code = factors::code("totp_code", request.into_inner().totp_code)?;
-        let (codes, ended) = self.room.confirm_totp(&call, code).await?;
+        let (codes, ended) = self.room.account.confirm_totp(&call, code).await?;
         let (recovery_codes, sessions_revoked) = (factors::codes(codes), factors::count(ended));
         Ok(Response::new(proto::ConfirmTotpResponse { recovery_codes, sessions_revoked }))
     }
 
     async fn disable_totp(&self, request: Request<proto::DisableTotpRequest>) -> Answer<proto::DisableTotpResponse> {
-        let ended = self.room.disable_totp(&Call::of(&request)?).await?;
+        let ended = self.room.account.disable_totp(&Call::of(&request)?).await?;
         Ok(Response::new(proto::DisableTotpResponse { sessions_revoked: factors::count(ended) }))
     }
 
@@ -262,7 +240,7 @@ impl AuthenticateService for Service {
         &self,
         request: Request<proto::RegenerateRecoveryCodesRequest>,
     ) -> Answer<proto::RegenerateRecoveryCodesResponse> {
-        let codes = self.room.regenerate_recovery_codes(&Call::of(&request)?).await?;
+        let codes = self.room.account.regenerate_recovery_codes(&Call::of(&request)?).await?;
         Ok(Response::new(proto::RegenerateRecoveryCodesResponse { recovery_codes: factors::codes(codes) }))
     }
 
@@ -272,7 +250,7 @@ impl AuthenticateService for Service {
     ) -> Answer<proto::RedeemInvitationResponse> {
         let call = Call::of(&request)?;
         let redemption = enrolment::redemption(request.into_inner())?;
-        let link = self.room.redeem(&call, redemption).await?;
+        let link = self.room.enrolment.redeem(&call, redemption).await?;
         Ok(Response::new(enrolment::link(&link)))
     }
 }
@@ -282,7 +260,7 @@ impl Service {
     fn presented<T>(&self, call: &Call, request: &Request<T>) -> Result<Verified> {
         let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
         let principal = Arc::clone(call.principal.as_ref().ok_or_else(unauthenticated)?);
-        let config = &self.room.config.tokens;
+        let config = &self.room.login.config.tokens;
         let Some(value) = request.metadata().get("authorization") else {
             // Known by a client certificate.
             return Ok(Verified::without_token(principal, config.issuer.clone(), config.audience.clone()));

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::{Service, convert};
 use crate::access::input;
-use crate::authenticate::password::Attempt;
+use crate::authenticate::login::password::Attempt;
 use crate::authenticate::{Factor, Outcome};
 use crate::fault::Result;
 use crate::proto;
@@ -17,8 +17,14 @@ pub(super) fn attempt(service: &Service, request: proto::AuthenticatePasswordReq
     let (password, token) = (Zeroizing::new(request.password), Zeroizing::new(request.known_device_token));
     convert::secret("password", &password, LONGEST_TYPED)?;
     let identifier = input::required("identifier", &request.identifier, 254)?;
-    let wish = service.wish(&request.tenant_id, &request.audience, request.device, request.persistent)?;
-    Ok(Attempt { identifier, password, known_device: crate::authenticate::devices::digest(&token), wish })
+    let session_request =
+        service.session_request(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+    Ok(Attempt {
+        identifier,
+        password,
+        known_device: crate::authenticate::login::devices::digest(&token),
+        session_request,
+    })
 }
 
 pub(super) fn answer(outcome: Outcome) -> proto::AuthenticatePasswordResponse {

@@ -1,10 +1,10 @@
-//! Between the messages of `AuthenticateServiceAccount` and this room's own types.
+//! Between the messages of `AuthenticateServiceAccount` and the module's own types.
 
 use zeroize::Zeroizing;
 
 use super::convert;
 use crate::access::input;
-use crate::authenticate::api_key::{Exchanged, Shown};
+use crate::authenticate::login::api_key::{Exchanged, Shown};
 use crate::fault::{Fault, Result};
 use crate::proto;
 

@@ -6,80 +6,21 @@ mod convert;
 pub(in crate::directory) mod fuzzing;
 mod memberships;
 mod roles;
+mod service;
 mod service_accounts;
 mod settings;
 mod signing_keys;
 mod tenants;
 mod users;
 
-use prost::Message;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
-use super::{Change, Directory};
-use crate::access::paging::Paging;
-use crate::access::replay::Replay;
-use crate::access::{Call, input};
-use crate::fault::{Fault, Result};
+pub use self::service::Service;
+pub(in crate::directory) use self::service::{BEGINNING, finish, page, repeated};
+use crate::access::Call;
+use crate::fault::Fault;
 use crate::proto::directory_service_server::DirectoryService;
 use crate::proto::*;
-
-/// `sidle.v1.DirectoryService`.
-#[derive(Clone)]
-pub struct Service {
-    directory: Directory,
-    paging: Paging,
-}
-
-impl Service {
-    /// The service over a directory.
-    pub fn new(directory: Directory, paging: Paging) -> Self {
-        Self { directory, paging }
-    }
-}
-
-/// Begins a call that creates something: the handle to finish it with, and the first answer if it was made before. A
-/// call that only validates is never a repeat, so that the real one may follow with the same id.
-async fn repeated<A: Message + Default>(
-    change: &mut Change<'_>,
-    method: &'static str,
-    request_id: &str,
-    validate_only: bool,
-    body: &impl Message,
-) -> Result<(Option<Replay>, Option<A>)> {
-    input::optional_uuid("request_id", request_id)?;
-    if validate_only {
-        return Ok((None, None));
-    }
-    Replay::begin(&mut change.tx, change.call, method, request_id, body).await
-}
-
-/// Commits a change with its answer. One that was only to be validated is dropped instead: it has met every rule and
-/// every constraint that the real one would.
-async fn finish(
-    mut change: Change<'_>,
-    replay: Option<Replay>,
-    validate_only: bool,
-    answer: &impl Message,
-) -> Result<()> {
-    if validate_only {
-        return Ok(());
-    }
-    Replay::finish(replay, &mut change.tx, answer).await?;
-    change.commit().await
-}
-
-/// Cuts what was read with one entry too many to a page, and says where the next one begins.
-fn page<T, P>(mut found: Vec<T>, size: i64, position: impl Fn(&T) -> P) -> (Vec<T>, Option<P>) {
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let more = found.len() > size;
-    found.truncate(size);
-    let next = found.last().filter(|_| more).map(position);
-    (found, next)
-}
-
-/// The first id that a list can begin after.
-const BEGINNING: Uuid = Uuid::nil();
 
 macro_rules! rpcs {
     (

@@ -11,7 +11,7 @@ use crate::access::{Call, denied, input, paging};
 use crate::db::Scope;
 use crate::fault::{Fault, Result};
 use crate::proto::*;
-use crate::session::{KeyState, KeyView, Revoke, Rotation};
+use crate::token::{KeyState, KeyView, Revoke, Rotation};
 
 const LIST: &str = "sidle.v1.DirectoryService/ListSigningKeys";
 const ROTATE: &str = "sidle.v1.DirectoryService/RotateSigningKeys";

@@ -85,6 +85,14 @@ pub(super) async fn create(
             let about = [new.email.as_str(), new.username.as_deref().unwrap_or_default(), &new.full_name];
             let (hasher, policy) = (&service.directory.hasher, &service.directory.policy);
             let charge = hasher.charges().principal(call.principal()?.id)?;
+            // What is refused, or has been answered before, costs no hash. Not committed: the proof stays good.
+            let mut asked = service.directory.change(call, "users.write").await?;
+            let again = repeated(&mut asked, CREATE, &request.request_id, request.validate_only, &request).await?;
+            if let (_, Some(first)) = again {
+                return Ok(first);
+            }
+            users::permit(&mut asked, &new).await?;
+            drop(asked);
             Some(hasher.new_password(&charge, policy, "initial_password", &password, &about).await?)
         }
     };

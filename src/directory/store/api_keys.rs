@@ -95,8 +95,8 @@ pub struct MadeBy {
     pub permissions: Vec<String>,
 }
 
-/// The living keys that somebody made, and the accounts for which they registered certificates, as far as the scope
-/// reaches; by account.
+/// The living keys that somebody answers for, and the accounts for which they registered certificates, themselves or through
+/// programs that they let in, as far as the scope reaches; by account.
 pub async fn made_by(tx: &mut Connection, maker: Uuid, now: DateTime<Utc>) -> Result<Vec<MadeBy>> {
     let found = sqlx::query_as!(
         MadeBy,
@@ -104,12 +104,12 @@ pub async fn made_by(tx: &mut Connection, maker: Uuid, now: DateTime<Utc>) -> Re
            FROM (SELECT a.service_account_id, a.tenant_id, k.api_key_id,
                    CASE WHEN cardinality(k.scopes) = 0 THEN a.permissions ELSE k.scopes END AS permissions
                FROM api_keys k JOIN service_accounts a ON a.service_account_id = k.service_account_id
-               WHERE k.created_by = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)
+               WHERE k.makers @> ARRAY[$1]::uuid[] AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)
                    AND a.deleted_at IS NULL
                UNION ALL
                SELECT a.service_account_id, a.tenant_id, NULL, a.permissions FROM service_accounts a
                WHERE a.deleted_at IS NULL AND EXISTS (SELECT FROM service_account_certificates c
-                   WHERE c.service_account_id = a.service_account_id AND c.created_by = $1)) made
+                   WHERE c.service_account_id = a.service_account_id AND c.makers @> ARRAY[$1]::uuid[])) made
            ORDER BY service_account_id, api_key_id"#,
         maker,
         now,

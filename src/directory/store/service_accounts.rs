@@ -145,10 +145,10 @@ pub async fn made_by(tx: &mut Connection, maker: Uuid) -> Result<Vec<Uuid>> {
     Ok(ids.fetch_all(tx).await?)
 }
 
-/// Removes the client certificates of an account that somebody registered.
+/// Removes the client certificates of an account that somebody answers for.
 pub async fn remove_certificates_by(tx: &mut Connection, account: Uuid, maker: Uuid) -> Result<()> {
     sqlx::query!(
-        "DELETE FROM service_account_certificates WHERE service_account_id = $1 AND created_by = $2",
+        "DELETE FROM service_account_certificates WHERE service_account_id = $1 AND makers @> ARRAY[$2]::uuid[]",
         account,
         maker
     )
@@ -181,4 +181,21 @@ pub async fn delete(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Keeps the caller as it is until the transaction ends, before `account` where it is a service account; says whether it may
+/// still act, and when its tokens were revoked last.
+pub async fn hold_caller(
+    tx: &mut Connection,
+    caller: Uuid,
+    account: Option<Uuid>,
+) -> Result<(bool, Option<DateTime<Utc>>)> {
+    let held = sqlx::query!(
+        r#"SELECT is_there AS "is_there!", tokens_valid_from FROM directory_lock_caller($1, $2)"#,
+        caller,
+        account,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok((held.is_there, held.tokens_valid_from))
 }

@@ -32,7 +32,7 @@ pub async fn lock_users(tx: &mut Connection, users: &[Uuid]) -> Result<()> {
 
 /// Revokes the access tokens of these users, and tells by which revocation.
 pub async fn end_users(tx: &mut Connection, users: &[Uuid]) -> Result<Epoch> {
-    let at = sqlx::query_scalar!(r#"SELECT directory_end_tokens($1) AS "at!""#, users).fetch_one(tx).await?;
+    let at = sqlx::query_scalar!(r#"SELECT directory_revoke_tokens($1) AS "at!""#, users).fetch_one(tx).await?;
     Ok(Epoch::of(Some(at)))
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{AuthMethod, LockReason, UserStatus, taken};
 use crate::access::delegation::Aimed;
-use crate::authenticate::StoredHash;
+use crate::credential::StoredHash;
 use crate::db;
 use crate::fault::{Fault, Result};
 
@@ -27,6 +27,8 @@ pub struct User {
     pub locked_until: Option<DateTime<Utc>>,
     pub lock_reason: Option<LockReason>,
     pub verified_at: Option<DateTime<Utc>>,
+    /// Whether only the tenant's own administrators say that the address is the user's.
+    pub verified_by_tenant: bool,
     pub last_login_at: Option<DateTime<Utc>>,
     pub kanidm_user_id: Option<Uuid>,
     pub kanidm_name: Option<String>,
@@ -54,6 +56,7 @@ pub struct Insert<'a> {
     pub password: Option<&'a StoredHash>,
     pub must_change_password: bool,
     pub verified_at: Option<DateTime<Utc>>,
+    pub verified_by_tenant: bool,
     pub is_master_admin: bool,
     pub now: DateTime<Utc>,
 }
@@ -75,7 +78,7 @@ macro_rules! users {
             r#"SELECT user_id, tenant_id, email, username, full_name, status AS "status: UserStatus",
                 auth_method AS "auth_method: AuthMethod", password_hash IS NOT NULL AS "has_password!",
                 directory_has_second_factor(user_id) AS "has_second_factor!", must_change_password, failed_login_attempts, locked_until, lock_reason AS "lock_reason: LockReason",
-                verified_at, last_login_at, kanidm_user_id, kanidm_name, kanidm_synced_at, migration_invited_at,
+                verified_at, verified_by_tenant, last_login_at, kanidm_user_id, kanidm_name, kanidm_synced_at, migration_invited_at,
                 migration_completed_at, legacy_id, is_master_admin, version, created_at, updated_at, deleted_at
                FROM users "# + $tail
             $(, $argument)*
@@ -162,9 +165,9 @@ pub async fn insert(tx: &mut Connection, user: Insert<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO users (user_id, tenant_id, email, email_key, username, username_key, full_name, status,
             password_hash, password_cost, password_pepper_id, password_changed_at, must_change_password, verified_at,
-            is_master_admin, created_at, updated_at)
+            verified_by_tenant, is_master_admin, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
-            CASE WHEN $9::text IS NULL THEN NULL ELSE $15::timestamptz END, $12, $13, $14, $15, $15)",
+            CASE WHEN $9::text IS NULL THEN NULL ELSE $16::timestamptz END, $12, $13, $14, $15, $16, $16)",
         user.user_id,
         user.tenant_id,
         user.email,
@@ -178,6 +181,7 @@ pub async fn insert(tx: &mut Connection, user: Insert<'_>) -> Result<()> {
         user.password.and_then(|password| password.pepper_id),
         user.must_change_password,
         user.verified_at,
+        user.verified_by_tenant,
         user.is_master_admin,
         user.now,
     )
@@ -197,7 +201,7 @@ pub async fn update(
 ) -> Result<()> {
     sqlx::query!(
         "UPDATE users SET email = $2, email_key = $3, username = $4, username_key = $5, full_name = $6,
-            must_change_password = $7, verified_at = $8
+            must_change_password = $7, verified_at = $8, verified_by_tenant = $9
          WHERE user_id = $1",
         aimed.user(),
         user.email,
@@ -207,6 +211,7 @@ pub async fn update(
         user.full_name,
         user.must_change_password,
         user.verified_at,
+        user.verified_by_tenant,
     )
     .execute(tx)
     .await
@@ -214,17 +219,23 @@ pub async fn update(
     Ok(())
 }
 
-/// Sets the status and, with it, when the address was verified.
+/// Sets the status and, with it, when the address was verified and whether only by the tenant's word.
 pub async fn set_status(
     tx: &mut Connection,
     aimed: &Aimed,
     status: UserStatus,
-    verified_at: Option<DateTime<Utc>>,
+    (verified_at, verified_by_tenant): (Option<DateTime<Utc>>, bool),
 ) -> Result<()> {
     let id = aimed.everywhere()?;
-    sqlx::query!("UPDATE users SET status = $2, verified_at = $3 WHERE user_id = $1", id, status.as_str(), verified_at)
-        .execute(tx)
-        .await?;
+    sqlx::query!(
+        "UPDATE users SET status = $2, verified_at = $3, verified_by_tenant = $4 WHERE user_id = $1",
+        id,
+        status.as_str(),
+        verified_at,
+        verified_by_tenant
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

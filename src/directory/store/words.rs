@@ -60,7 +60,6 @@ pub enum LockReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Switch {
-    /// It is.
     Active,
     /// It is not.
     Disabled,

@@ -1,8 +1,8 @@
 //! Whether a person that is there already is ours. A uuid proves nothing: anybody who may create persons chooses it.
 
 use super::Engine;
-use super::create::Trouble;
 use super::item::{Item, Stage};
+use super::trouble::Trouble;
 use crate::kanidm::{KanidmError, NewPerson, Person};
 use crate::migration::vocabulary::ItemReason;
 

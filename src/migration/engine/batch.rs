@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::create::{Trouble, measure};
+use super::create::measure;
 use super::isolation::{Fate, Isolation};
 use super::item::{Item, Stage, Work};
-use super::project::Halt;
+use super::trouble::{Halt, Trouble};
 use super::{Engine, Lease};
 use crate::fault::Result;
 use crate::kanidm::{KanidmError, Person};
-use crate::migration::vocabulary::{ItemReason, ItemState, WaitReason};
+use crate::migration::vocabulary::{ItemReason, ItemState};
 
 /// The groups of a tenant in Kanidm.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,8 @@ pub(super) enum TenantGroups {
     Ours(Uuid, Uuid),
     /// One of them is not ours.
     Foreign,
+    /// One of them was deleted in Kanidm, where it can be restored.
+    Deleted,
 }
 
 /// The groups of every active tenant that a job concerns.
@@ -118,7 +120,7 @@ impl Engine {
             }
             // It was there when the pass began.
             if answer == Err(KanidmError::NotFound) {
-                return Err(Trouble { wait: WaitReason::TenantGroupDeleted, cause: KanidmError::NotFound });
+                return Err(Trouble::group_deleted(KanidmError::NotFound));
             }
             for (place, fate) in isolation.answered(part, answer)? {
                 let (Fate::Refused(error) | Fate::Unclear(error)) = fate else { continue };
@@ -133,9 +135,9 @@ impl Engine {
     async fn add_members(&self, group: Uuid, part: &[usize], works: &[Work]) -> Result<(), KanidmError> {
         let uuids: Vec<Uuid> = part.iter().map(|place| works[*place].item.person.uuid).collect();
         let limit = self.pace(|paces| paces.join.limit(uuids.len()));
-        let (kanidm, since) = (self.parts.kanidm.within(limit), self.parts.context.clock.instant());
+        let (kanidm, since) = (self.parts.kanidm.within(limit), self.parts.context.clock.stopwatch());
         let answer = kanidm.add_members(group, &uuids).await;
-        let took = self.parts.context.clock.instant().saturating_duration_since(since);
+        let took = since.elapsed();
         self.pace(|paces| measure(&mut paces.join, uuids.len(), limit, took, &answer));
         answer
     }
@@ -174,6 +176,8 @@ impl Engine {
 /// Where an item stands when it is taken up.
 fn first_stage(item: Item, groups: &GroupMap) -> Work {
     let stage = match (groups.get(&item.tenant_id), item.state) {
+        // Such an item is not taken up; if it were, nothing would be written of it.
+        (Some(TenantGroups::Deleted), _) => Stage::Lost,
         (Some(TenantGroups::Foreign), _) => Stage::failed(ItemReason::GroupNotOurs),
         // The tenant was switched off since the plan was made.
         (None, ItemState::Created | ItemState::Grouped) => Stage::review(ItemReason::UserChangedMeanwhile),

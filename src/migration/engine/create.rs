@@ -8,37 +8,9 @@ use super::Engine;
 use super::isolation::{Fate, Isolation};
 use super::item::{Item, Stage};
 use super::pace::Pace;
-use crate::kanidm::{Concern, Kanidm, KanidmError, NewPerson};
-use crate::migration::vocabulary::{ItemReason, WaitReason};
-
-/// Why Kanidm cannot be worked with at the moment. Items keep their state and are taken up again later.
-#[derive(Clone, Debug)]
-pub(super) struct Trouble {
-    pub wait: WaitReason,
-    pub cause: KanidmError,
-}
-
-impl Trouble {
-    /// The trouble that an error means which is about no entry.
-    pub(super) fn of(cause: KanidmError) -> Self {
-        let wait = match cause.concern() {
-            Concern::Access => WaitReason::KanidmAccessDenied,
-            Concern::State | Concern::Size => WaitReason::KanidmFailing,
-            Concern::Time => WaitReason::KanidmTooSlow,
-            Concern::Reach => WaitReason::KanidmUnavailable,
-            // Something in its place answers: a page, a text. Told apart from a refusal of Kanidm's own.
-            Concern::Unclear if !matches!(cause, KanidmError::Refused(..)) => WaitReason::KanidmUnavailable,
-            // A question and a group know no entry that could be refused.
-            Concern::Unclear | Concern::Entry => WaitReason::KanidmAnswersUnclear,
-        };
-        Self { wait, cause }
-    }
-
-    /// Whether it may be something that no waiting changes: it is told how often in a row it may happen.
-    pub(super) fn is_unclear(&self) -> bool {
-        matches!(self.cause.concern(), Concern::Unclear | Concern::Entry) && self.wait != WaitReason::TenantGroupDeleted
-    }
-}
+use super::trouble::Trouble;
+use crate::kanidm::{Concern, KanidmError, NewPerson};
+use crate::migration::vocabulary::ItemReason;
 
 impl Engine {
     /// Creates the persons of these items. What is decided is told through `decide` at once, so that it is known also
@@ -51,9 +23,9 @@ impl Engine {
         while let Some(part) = isolation.next()? {
             let persons: Vec<NewPerson> = part.iter().map(|place| items[*place].person.clone()).collect();
             let limit = self.pace(|paces| paces.create.limit(persons.len()));
-            let (kanidm, since) = (self.parts.kanidm.within(limit), self.parts.context.clock.instant());
+            let (kanidm, since) = (self.parts.kanidm.within(limit), self.parts.context.clock.stopwatch());
             let answer = kanidm.create_persons(&persons).await;
-            let took = self.parts.context.clock.instant().saturating_duration_since(since);
+            let took = since.elapsed();
             self.pace(|paces| measure(&mut paces.create, persons.len(), limit, took, &answer));
             if answer.as_ref().is_err_and(KanidmError::may_have_been_done) {
                 doubtful.extend(&part);
@@ -139,9 +111,4 @@ pub(super) fn measure(
         // What does no work takes no time.
         Some(Concern::Access | Concern::Reach | Concern::State | Concern::Unclear) => {}
     }
-}
-
-/// The way to Kanidm for questions, which may take as long as anything.
-pub(super) fn for_questions(kanidm: &Kanidm, longest: std::time::Duration) -> Kanidm {
-    kanidm.within(longest.max(kanidm.limit()))
 }

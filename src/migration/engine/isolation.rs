@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::create::Trouble;
+use super::trouble::Trouble;
 use crate::kanidm::{Concern, KanidmError};
 
 /// How often an entry is tried alone whose answers cannot be understood while others come through.
@@ -53,7 +53,7 @@ impl Isolation {
         match (self.suspects.front(), self.works, self.last.take()) {
             (None, ..) => Ok(None),
             (Some((entry, _)), true, _) => Ok(Some(vec![*entry])),
-            (Some(_), false, error) => Err(Trouble::of(error.unwrap_or(KanidmError::Unexplained(0)))),
+            (Some(_), false, error) => Err(Trouble::of_single(error.unwrap_or(KanidmError::Unexplained(0)))),
         }
     }
 
@@ -95,7 +95,7 @@ impl Isolation {
         }
         self.suspects.push_back((entry, tries));
         if !self.works && self.suspects.len() >= SUSPECTS {
-            return Err(Trouble::of(error));
+            return Err(Trouble::of_single(error));
         }
         self.last = Some(error);
         Ok(Vec::new())
@@ -171,6 +171,26 @@ mod tests {
             (KanidmError::Unavailable(String::new()), WaitReason::KanidmUnavailable),
         ] {
             assert_eq!(run(100, |_| Err(error.clone())), (Err(wait), 1));
+        }
+    }
+
+    #[test]
+    fn how_often_the_last_entry_may_hang_is_bounded_and_how_often_a_batch_may_is_not() {
+        let trouble = |entries: usize, size: usize| {
+            let mut isolation = Isolation::new((0..entries).collect(), size);
+            loop {
+                let part = match isolation.next() {
+                    Ok(part) => part.expect("nothing is decided"),
+                    Err(trouble) => return trouble,
+                };
+                if let Err(trouble) = isolation.answered(part, Err(KanidmError::TimedOut)) {
+                    return trouble;
+                }
+            }
+        };
+        for (entries, size, is_unclear) in [(1, 100, true), (6, 1, true), (2, 100, false), (100, 100, false)] {
+            let trouble = trouble(entries, size);
+            assert_eq!((trouble.wait, trouble.is_unclear), (WaitReason::KanidmTooSlow, is_unclear), "{entries} {size}");
         }
     }
 

@@ -11,6 +11,7 @@ mod pace;
 mod project;
 mod run;
 mod store;
+mod trouble;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::context::Context;
 use crate::db::Db;
 use crate::kanidm::Kanidm;
 use crate::metrics::Metrics;
+use crate::shared::Core;
 
 /// The engine of this replica. Clones are the same engine.
 #[derive(Clone)]
@@ -44,7 +46,7 @@ struct Parts {
     config: MigrationConfig,
     /// Stands for this replica in leases.
     replica: Uuid,
-    nudge: Notify,
+    wake: Notify,
     paces: Mutex<Paces>,
 }
 
@@ -66,23 +68,15 @@ struct Lease {
 
 impl Engine {
     /// An engine for this Kanidm.
-    pub fn new(
-        db: Db,
-        context: Context,
-        recorder: Recorder,
-        metrics: Metrics,
-        kanidm: Kanidm,
-        config: MigrationConfig,
-    ) -> Self {
+    pub fn new(core: Core, kanidm: Kanidm, config: MigrationConfig) -> Self {
+        let Core { db, context, recorder, metrics, .. } = core;
         let pace = Pace::new(config.batch_size, kanidm.limit(), config.longest_call);
         let paces = Mutex::new(Paces { create: pace.clone(), join: pace });
-        let kanidm = create::for_questions(&kanidm, config.longest_call);
+        let kanidm = for_questions(&kanidm, config.longest_call);
         let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), Some(kanidm.clone()));
         let replica = context.new_id();
-        let nudge = Notify::new();
-        Self {
-            parts: Arc::new(Parts { db, context, recorder, metrics, groups, kanidm, config, replica, nudge, paces }),
-        }
+        let wake = Notify::new();
+        Self { parts: Arc::new(Parts { db, context, recorder, metrics, groups, kanidm, config, replica, wake, paces }) }
     }
 
     /// Looks at the paces, or tells them something.
@@ -91,8 +85,8 @@ impl Engine {
     }
 
     /// Tells the engine that there may be something to do. Not needed for correctness: it looks by itself.
-    pub fn nudge(&self) {
-        self.parts.nudge.notify_one();
+    pub fn wake(&self) {
+        self.parts.wake.notify_one();
     }
 
     /// Works until `stop` is cancelled: takes jobs up, one at a time, and gives the one in hand back at the end. One that
@@ -110,10 +104,15 @@ impl Engine {
                 }
             };
             tokio::select! {
-                () = self.parts.nudge.notified() => {}
+                () = self.parts.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {}
             }
         }
     }
+}
+
+/// The way to Kanidm for questions, which may take as long as anything.
+fn for_questions(kanidm: &Kanidm, longest: Duration) -> Kanidm {
+    kanidm.within(longest.max(kanidm.limit()))
 }

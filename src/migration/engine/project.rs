@@ -5,7 +5,6 @@
 use uuid::Uuid;
 
 use super::batch::{GroupMap, TenantGroups};
-use super::create::Trouble;
 use super::item::{Stage, Work};
 use super::{Engine, Lease, store};
 use crate::db::Scope;
@@ -13,26 +12,6 @@ use crate::fault::Fault;
 use crate::migration::groups::GroupRole;
 use crate::migration::jobs::by_index;
 use crate::migration::vocabulary::ItemReason;
-
-/// Why a batch goes no further.
-pub(super) enum Halt {
-    /// Kanidm cannot be worked with.
-    Trouble(Trouble),
-    /// We cannot.
-    Fault(Fault),
-}
-
-impl From<Trouble> for Halt {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
-    }
-}
-
-impl From<Fault> for Halt {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
 
 impl Engine {
     /// The places of works that may be put into groups, with the groups. Items whose user is not as planned any more go

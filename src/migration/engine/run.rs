@@ -7,15 +7,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batch::{GroupMap, TenantGroups};
-use super::create::Trouble;
 use super::item::{Item, Settled};
+use super::trouble::Trouble;
 use super::{Engine, Lease, store};
 use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::db::{Scope, Tx};
-use crate::fault::{Fault, Reason, Result};
+use crate::fault::{Fault, Result};
 use crate::kanidm::KanidmError;
-use crate::migration::groups::{GroupRole, RECYCLED, Standing, TenantGroup};
+use crate::migration::groups::{GroupRole, Standing, TenantGroup};
 use crate::migration::jobs::{Failure, Job, Step, by_index};
 use crate::migration::vocabulary::{ItemReason, ItemState, MigrationState, WaitReason};
 
@@ -37,8 +37,8 @@ enum End {
 
 /// What a pass over the items came to.
 enum Pass {
-    /// Every item was looked at.
-    Through,
+    /// Every item was looked at whose tenant's groups are there; whether any was found.
+    Through(bool),
     /// Kanidm cannot be worked with; whether it could before in this pass.
     Trouble(Trouble, bool),
     /// The job is no longer running, or no longer ours.
@@ -78,10 +78,21 @@ impl Engine {
             end = self.keep_alive(&lease) => Ok(end),
             () = stop.cancelled() => Ok(End::Over),
         };
-        if !matches!(result, Ok(End::Lost | End::PutOff)) {
-            let mut tx = parts.db.begin(Scope::Platform).await?;
-            store::release(&mut tx, &lease).await?;
-            tx.commit().await?;
+        match &result {
+            Ok(End::Lost | End::PutOff) => {}
+            Ok(End::Over) => {
+                let mut tx = parts.db.begin(Scope::Platform).await?;
+                store::release(&mut tx, &lease).await?;
+                tx.commit().await?;
+            }
+            // One that stumbles every time must not come before all others every time.
+            Err(_) => {
+                let mut tx = parts.db.begin(Scope::Platform).await?;
+                let (waits, unclear, _) = store::waits(&mut tx, &lease).await?;
+                let waits = waits.saturating_add(1);
+                store::put_off(&mut tx, &lease, (waits, unclear), parts.context.entropy.jitter(backoff(waits))).await?;
+                tx.commit().await?;
+            }
         }
         result.map(|_| None)
     }
@@ -112,15 +123,19 @@ impl Engine {
     /// Goes over the items until all are finished, or Kanidm is in trouble.
     async fn passes(&self, lease: &Lease) -> Result<End> {
         loop {
-            let pass = match self.groups(lease).await {
-                Ok(groups) => self.pass(lease, &groups).await?,
-                Err(fault) => Pass::Trouble(trouble(fault)?, false),
+            let (pass, is_held_up) = match self.groups(lease).await {
+                Ok(groups) => (self.pass(lease, &groups).await?, deleted(&groups).next().is_some()),
+                Err(fault) => (Pass::Trouble(trouble(fault)?, false), false),
             };
             match pass {
                 Pass::End(end) => return Ok(end),
-                Pass::Through => {
+                Pass::Through(progressed) => {
                     if let Some(end) = self.complete(lease).await? {
                         return Ok(end);
+                    }
+                    if is_held_up {
+                        let trouble = Trouble::group_deleted(KanidmError::UuidTaken);
+                        return self.put_off(lease, &trouble, progressed).await;
                     }
                 }
                 Pass::Trouble(trouble, progressed) => return self.put_off(lease, &trouble, progressed).await,
@@ -140,13 +155,15 @@ impl Engine {
         );
         let mut tx = self.parts.db.begin(Scope::Platform).await?;
         let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(End::Lost) };
-        let (waits, unclear) = match progressed {
-            true => (0, 0),
+        let (waits, unclear, unclear_for) = match progressed {
+            true => (0, 0, Duration::ZERO),
             false => store::waits(&mut tx, lease).await?,
         };
         let waits = waits.saturating_add(1);
-        let unclear = if trouble.is_unclear() { unclear.saturating_add(1) } else { 0 };
-        if unclear >= self.parts.config.unclear_tries && job.state == MigrationState::Running {
+        let unclear = if trouble.is_unclear { unclear.saturating_add(1) } else { 0 };
+        // What stands in Kanidm's place, or before it, may answer nonsense for as long as a repair takes.
+        let is_over = unclear >= self.parts.config.unclear_tries && unclear_for >= self.parts.config.unclear_time;
+        if is_over && job.state == MigrationState::Running {
             return self.stop(tx, lease, job, trouble.wait).await;
         }
         if job.waiting_for != Some(trouble.wait) {
@@ -154,9 +171,7 @@ impl Engine {
             self.tell(&mut tx, lease, job, event, Change { waits_for: Some(trouble.wait), ..Change::default() })
                 .await?;
         }
-        let doublings = u32::try_from(waits - 1).unwrap_or(0).min(16);
-        let delay = FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF);
-        store::put_off(&mut tx, lease, (waits, unclear), self.parts.context.entropy.jitter(delay)).await?;
+        store::put_off(&mut tx, lease, (waits, unclear), self.parts.context.entropy.jitter(backoff(waits))).await?;
         tx.commit().await?;
         Ok(End::PutOff)
     }
@@ -192,9 +207,16 @@ impl Engine {
         let groups = self.parts.groups.sync(&call, Scope::Platform, &tenants).await?;
         for tenant in tenants {
             let of = |role| groups.iter().find(|group| group.tenant_id == tenant && group.role == role);
-            let ours = |group: &TenantGroup| group.uuid.filter(|_| group.standing != Standing::NotOurs);
+            let ours = |group: &TenantGroup| group.uuid.filter(|_| group.standing.is_usable());
             let pair = of(GroupRole::Member).and_then(ours).zip(of(GroupRole::Admin).and_then(ours));
-            map.insert(tenant, pair.map_or(TenantGroups::Foreign, |(users, admins)| TenantGroups::Ours(users, admins)));
+            let is_deleted =
+                groups.iter().any(|group| group.tenant_id == tenant && group.standing == Standing::Deleted);
+            let groups = match pair {
+                Some((users, admins)) => TenantGroups::Ours(users, admins),
+                None if is_deleted => TenantGroups::Deleted,
+                None => TenantGroups::Foreign,
+            };
+            map.insert(tenant, groups);
         }
         Ok(map)
     }
@@ -203,12 +225,13 @@ impl Engine {
     async fn pass(&self, lease: &Lease, groups: &GroupMap) -> Result<Pass> {
         let mut batches: JoinSet<Result<Option<Trouble>>> = JoinSet::new();
         let mut after = 0;
-        let mut outcome = Pass::Through;
+        let left_alone: Vec<Uuid> = deleted(groups).collect();
+        let mut outcome = Pass::Through(false);
         let mut is_through = false;
         let mut progressed = false;
         loop {
-            if !is_through && matches!(outcome, Pass::Through) && batches.len() < AT_ONCE {
-                match self.claim(lease, after).await? {
+            if !is_through && matches!(outcome, Pass::Through(_)) && batches.len() < AT_ONCE {
+                match self.claim(lease, after, &left_alone).await? {
                     Claim::Batch(items) => {
                         after = items.iter().map(|item| item.ordinal).max().unwrap_or(after);
                         let (engine, lease, groups) = (self.clone(), *lease, groups.clone());
@@ -221,6 +244,7 @@ impl Engine {
             }
             // Batches in hand are brought to their end also when one of them met trouble.
             match batches.join_next().await {
+                None if matches!(outcome, Pass::Through(_)) => return Ok(Pass::Through(progressed)),
                 None => return Ok(outcome),
                 Some(ended) => match ended.map_err(Fault::internal)?? {
                     None => progressed = true,
@@ -231,8 +255,8 @@ impl Engine {
     }
 
     /// Takes up the next items after an ordinal: those whose user changed are left alone, for the others the intent is
-    /// recorded before Kanidm hears of them.
-    async fn claim(&self, lease: &Lease, after: i32) -> Result<Claim> {
+    /// recorded before Kanidm hears of them. Those of the tenants that are `left_alone` stay as they are.
+    async fn claim(&self, lease: &Lease, after: i32, left_alone: &[Uuid]) -> Result<Claim> {
         let mut after = after;
         loop {
             let mut tx = self.parts.db.begin(Scope::Platform).await?;
@@ -242,7 +266,7 @@ impl Engine {
             }
             let limit = i64::try_from(self.parts.config.batch_size).unwrap_or(i64::MAX);
             by_index(&mut tx).await?;
-            let items = store::open_items(&mut tx, lease.migration_id, after, limit).await?;
+            let items = store::open_items(&mut tx, lease.migration_id, after, left_alone, limit).await?;
             let Some(last) = items.last() else { return Ok(Claim::Nothing) };
             after = last.ordinal;
             let (stale, fit): (Vec<Item>, Vec<Item>) =
@@ -397,14 +421,21 @@ struct Change {
     clears_wait: bool,
 }
 
+/// How long a job is put off that was put off so often in a row.
+fn backoff(waits: i32) -> Duration {
+    let doublings = u32::try_from(waits - 1).unwrap_or(0).min(16);
+    FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
+}
+
+/// The tenants of whose groups one was deleted in Kanidm: their items wait until it is restored.
+fn deleted(groups: &GroupMap) -> impl Iterator<Item = Uuid> {
+    groups.iter().filter(|(_, groups)| matches!(groups, TenantGroups::Deleted)).map(|(tenant, _)| *tenant)
+}
+
 /// The trouble that a failure to make groups means; anything but Kanidm's trouble is passed on.
 fn trouble(fault: Fault) -> Result<Trouble> {
-    if let Some(cause) = fault.cause().and_then(|cause| cause.downcast_ref::<KanidmError>()) {
-        return Ok(Trouble::of(cause.clone()));
+    match fault.cause().and_then(|cause| cause.downcast_ref::<KanidmError>()) {
+        Some(cause) => Ok(Trouble::of(cause.clone())),
+        None => Err(fault),
     }
-    let is_deleted = fault.metadata().contains(&("kanidm", RECYCLED.to_owned()));
-    if fault.reason() == Reason::KanidmRefused && is_deleted {
-        return Ok(Trouble { wait: WaitReason::TenantGroupDeleted, cause: KanidmError::UuidTaken });
-    }
-    Err(fault)
 }

@@ -64,18 +64,26 @@ pub(super) async fn next_due(tx: &mut Connection) -> Result<Option<Duration>> {
     Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
 }
 
-/// How often in a row a job was put off, and how often of late because answers to everything could not be understood.
-pub(super) async fn waits(tx: &mut Connection, lease: &Lease) -> Result<(i32, i32)> {
-    let row = sqlx::query!("SELECT waits, unclear FROM migrations WHERE migration_id = $1", lease.migration_id)
-        .fetch_one(tx)
-        .await?;
-    Ok((row.waits, row.unclear))
+/// How often in a row a job was put off; how often of late because answers to everything could not be understood, and since
+/// how long.
+pub(super) async fn waits(tx: &mut Connection, lease: &Lease) -> Result<(i32, i32, Duration)> {
+    let row = sqlx::query!(
+        r#"SELECT waits, unclear,
+               coalesce(extract(epoch FROM clock_timestamp() - unclear_since)::float8, 0) AS "unclear_for!"
+           FROM migrations WHERE migration_id = $1"#,
+        lease.migration_id
+    )
+    .fetch_one(tx)
+    .await?;
+    let unclear_for = Duration::try_from_secs_f64(row.unclear_for.max(0.0)).unwrap_or_default();
+    Ok((row.waits, row.unclear, unclear_for))
 }
 
 /// Puts the job off and gives it back, so that others are not held up by it.
 pub(super) async fn put_off(tx: &mut Connection, lease: &Lease, waits: (i32, i32), delay: Duration) -> Result<()> {
     sqlx::query!(
-        "UPDATE migrations SET waits = $3, unclear = $4, retry_at = clock_timestamp() + $5, lease_owner = NULL, lease_until = NULL
+        "UPDATE migrations SET waits = $3, unclear = $4,
+             unclear_since = CASE WHEN $4 > 0 THEN coalesce(unclear_since, clock_timestamp()) END, retry_at = clock_timestamp() + $5, lease_owner = NULL, lease_until = NULL
          WHERE migration_id = $1 AND lease_epoch = $2",
         lease.migration_id,
         lease.epoch,
@@ -144,7 +152,7 @@ pub(super) async fn lock(tx: &mut Connection, lease: &Lease) -> Result<Option<Jo
     .fetch_optional(tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let unknown = || unknown("migrations.kind, state or waiting_for");
+    let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for");
     Ok(Some(Job {
         migration_id: row.migration_id,
         kind: MigrationKind::parse(&row.kind).ok_or_else(unknown)?,
@@ -224,7 +232,13 @@ pub(super) async fn tenants(tx: &mut Connection, migration_id: Uuid) -> Result<V
 }
 
 /// The next open items after an ordinal, with what has become of their users since the plan.
-pub(super) async fn open_items(tx: &mut Connection, migration_id: Uuid, after: i32, limit: i64) -> Result<Vec<Item>> {
+pub(super) async fn open_items(
+    tx: &mut Connection,
+    migration_id: Uuid,
+    after: i32,
+    left_alone: &[Uuid],
+    limit: i64,
+) -> Result<Vec<Item>> {
     let rows = sqlx::query!(
         r#"SELECT i.item_id, i.ordinal, i.user_id, i.tenant_id, i.user_version, i.user_rights_version, i.kanidm_name,
                i.display_name, i.mail, i.state, i.intent_recorded_at IS NOT NULL AS "had_intent!",
@@ -238,10 +252,12 @@ pub(super) async fn open_items(tx: &mut Connection, migration_id: Uuid, after: i
                    THEN 'user_changed' END AS change
            FROM migration_items i JOIN users u USING (user_id)
            WHERE i.migration_id = $1 AND i.ordinal > $2 AND i.state IN ('pending', 'intent_recorded', 'created', 'grouped')
+               AND i.tenant_id <> ALL ($4)
            ORDER BY i.ordinal LIMIT $3 FOR UPDATE OF i"#,
         migration_id,
         after,
         limit,
+        left_alone,
     )
     .fetch_all(tx)
     .await?;
@@ -259,7 +275,7 @@ pub(super) async fn open_items(tx: &mut Connection, migration_id: Uuid, after: i
                     display_name: row.display_name,
                     mail: row.mail,
                 },
-                state: ItemState::parse(&row.state).ok_or_else(|| unknown("migration_items.state"))?,
+                state: ItemState::parse(&row.state).ok_or_else(|| Fault::unknown_word("migration_items.state"))?,
                 had_intent: row.had_intent,
                 change: row.change.as_deref().map(item_reason).transpose()?,
             })
@@ -267,12 +283,8 @@ pub(super) async fn open_items(tx: &mut Connection, migration_id: Uuid, after: i
         .collect()
 }
 
-fn unknown(column: &'static str) -> Fault {
-    Fault::internal(format!("{column} holds a word that this release does not know"))
-}
-
 fn item_reason(word: &str) -> Result<ItemReason> {
-    ItemReason::parse(word).ok_or_else(|| unknown("migration_items.reason"))
+    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason"))
 }
 
 /// How an item's user stands at the moment.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
+pub use self::store::{GroupRole, Standing, TenantGroup};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
 use crate::context::Context;
@@ -19,62 +20,7 @@ use crate::kanidm::{Kanidm, KanidmError};
 const AT_ONCE: usize = 4;
 
 /// What the refusal for a group that was deleted in Kanidm says under `kanidm`.
-pub const RECYCLED: &str = "recycled";
-
-/// What members of a group are in the tenant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum GroupRole {
-    /// Members.
-    Member,
-    /// Administrators.
-    Admin,
-}
-
-impl GroupRole {
-    /// The role's name in `kanidm_tenant_groups`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Member => "member",
-            Self::Admin => "admin",
-        }
-    }
-
-    /// Name of the group for the tenant with this slug.
-    pub fn group_name(self, slug: &str) -> String {
-        match self {
-            Self::Member => format!("tenant_{slug}_users"),
-            Self::Admin => format!("tenant_{slug}_admins"),
-        }
-    }
-}
-
-/// How things stand with a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It was made, or would be.
-    Created,
-    /// It is there under the recorded uuid.
-    Confirmed,
-    /// Its name is that of a group which is not ours.
-    NotOurs,
-}
-
-/// A group of a tenant.
-#[derive(Clone, Debug)]
-pub struct TenantGroup {
-    /// The tenant.
-    pub tenant_id: Uuid,
-    /// Its slug.
-    pub slug: String,
-    /// What members of the group are.
-    pub role: GroupRole,
-    /// uuid; none when it would only be chosen now.
-    pub uuid: Option<Uuid>,
-    /// Name, for people.
-    pub name: String,
-    /// How things stand.
-    pub standing: Standing,
-}
+const RECYCLED: &str = "recycled";
 
 /// Makes and confirms groups.
 #[derive(Clone, Debug)]
@@ -92,7 +38,8 @@ impl Groups {
     }
 
     /// Makes what is missing for these tenants, or for every active one, and confirms what is there. Repeating it does no
-    /// harm, whatever happened the first time. A group that is not ours does not keep the others from being made.
+    /// harm, whatever happened the first time. A group that is not ours, or was deleted, does not keep the others from
+    /// being made: its standing says so.
     ///
     /// # Errors
     /// `NOT_FOUND` for a tenant that is not active; `KANIDM_NOT_CONFIGURED`, `KANIDM_UNAVAILABLE`, `KANIDM_REFUSED`.
@@ -147,7 +94,7 @@ impl Groups {
 
     async fn confirm(&self, call: &Call, scope: Scope, groups: &[TenantGroup]) -> Result<()> {
         let ours: Vec<Uuid> =
-            groups.iter().filter(|group| group.standing != Standing::NotOurs).filter_map(|group| group.uuid).collect();
+            groups.iter().filter(|group| group.standing.is_usable()).filter_map(|group| group.uuid).collect();
         let mut tx = self.db.begin(scope).await?;
         let news = store::confirm(&mut tx, &ours).await?;
         let mut by_tenant: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
@@ -166,18 +113,27 @@ impl Groups {
     }
 }
 
-/// The refusal that names the groups which are not ours, if there are any.
+/// The refusal that names the groups which are not ours or were deleted, if there are any.
 ///
 /// # Errors
-/// `GROUP_NOT_OURS`.
-pub fn all_ours(groups: &[TenantGroup]) -> Result<()> {
-    let foreign: Vec<&str> =
-        groups.iter().filter(|group| group.standing == Standing::NotOurs).map(|group| group.name.as_str()).collect();
-    if foreign.is_empty() {
-        return Ok(());
+/// `GROUP_NOT_OURS`; `KANIDM_REFUSED` for groups that were deleted.
+pub fn all_usable(groups: &[TenantGroup]) -> Result<()> {
+    let names = |standing| {
+        let of = groups.iter().filter(|group| group.standing == standing).map(|group| group.name.as_str());
+        Some(of.collect::<Vec<_>>().join(",")).filter(|names| !names.is_empty())
+    };
+    if let Some(foreign) = names(Standing::NotOurs) {
+        let text = "Kanidm has groups with the names of ours that Sidle did not make; they are never adopted.";
+        return Err(Fault::new(Reason::GroupNotOurs, text).with("groups", foreign));
     }
-    let text = "Kanidm has groups with the names of ours that Sidle did not make; they are never adopted.";
-    Err(Fault::new(Reason::GroupNotOurs, text).with("groups", foreign.join(",")))
+    match names(Standing::Deleted) {
+        None => Ok(()),
+        Some(deleted) => {
+            let text = "Groups of tenants were deleted in Kanidm, where their uuids are taken and cannot be seen: restore \
+                        them there.";
+            Err(Fault::new(Reason::KanidmRefused, text).with("kanidm", RECYCLED).with("groups", deleted))
+        }
+    }
 }
 
 /// The Kanidm that is configured.
@@ -214,12 +170,10 @@ async fn ensure(kanidm: &Kanidm, group: TenantGroup) -> Result<TenantGroup> {
         // Somebody was faster: another replica, with the same uuid, or somebody else, with the same name.
         Err(KanidmError::UuidTaken | KanidmError::Duplicate(_)) => {
             group = look(kanidm, group).await?;
-            if group.standing != Standing::Created {
-                return Ok(group);
+            if group.standing == Standing::Created {
+                group.standing = Standing::Deleted;
             }
-            let text =
-                "The uuid of a tenant's group is taken in Kanidm and cannot be seen: the group was deleted there.";
-            Err(Fault::new(Reason::KanidmRefused, text).with("kanidm", RECYCLED).with("groups", &group.name))
+            Ok(group)
         }
         Err(error) => Err(error.into()),
     }

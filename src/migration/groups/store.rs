@@ -3,8 +3,67 @@
 use crate::db::Connection;
 use uuid::Uuid;
 
-use super::{GroupRole, Standing, TenantGroup};
 use crate::fault::{Fault, Result};
+
+/// What members of a group are in the tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupRole {
+    Member,
+    /// Administrators.
+    Admin,
+}
+
+impl GroupRole {
+    /// The role's name in `kanidm_tenant_groups`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Name of the group for the tenant with this slug.
+    pub fn group_name(self, slug: &str) -> String {
+        match self {
+            Self::Member => format!("tenant_{slug}_users"),
+            Self::Admin => format!("tenant_{slug}_admins"),
+        }
+    }
+}
+
+/// How things stand with a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was made, or would be.
+    Created,
+    /// It is there under the recorded uuid.
+    Confirmed,
+    /// Its name is that of a group which is not ours.
+    NotOurs,
+    /// Its uuid is taken and cannot be seen: somebody deleted the group in Kanidm, where it can be restored.
+    Deleted,
+}
+
+impl Standing {
+    /// Whether the group is there, and ours.
+    pub fn is_usable(self) -> bool {
+        matches!(self, Self::Created | Self::Confirmed)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct TenantGroup {
+    pub tenant_id: Uuid,
+    pub slug: String,
+    /// What members of the group are.
+    pub role: GroupRole,
+    /// uuid; none when it would only be chosen now.
+    pub uuid: Option<Uuid>,
+    /// Name, for people.
+    pub name: String,
+    /// How things stand.
+    pub standing: Standing,
+}
 
 pub(super) struct TenantRow {
     pub tenant_id: Uuid,

@@ -6,8 +6,8 @@ use super::mapping::{Header, Mapping};
 use super::row::Row;
 use crate::access::input;
 use crate::access::names::email_key;
+use crate::credential::hash_form;
 use crate::fuzzing::Input;
-use crate::migration::hash_form;
 
 /// A byte of flags, nine lines of fields, then the mapping of tenants and roles: a value and what it stands for on
 /// alternate lines. A row is refused with findings, or has everything that the tables ask of a user.

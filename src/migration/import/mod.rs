@@ -1,5 +1,6 @@
 //! Importing legacy users: each row is judged by rules, and all that are accepted come in with one commit.
 
+mod candidate;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
 mod mapping;
@@ -9,8 +10,9 @@ mod store;
 mod summary;
 mod taken;
 
+pub use self::candidate::Verdict;
 pub use self::mapping::Header;
-pub use self::row::{Row, Verdict};
+pub use self::row::Row;
 pub use self::run::Import;
 pub(super) use self::run::unreadable;
 pub use self::summary::{HashCounts, Summary};

@@ -4,11 +4,12 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::candidate::{Candidate, Finding};
 use super::mapping::{Found, Mapping};
 use crate::access::input;
 use crate::access::names::{email_key, username_key};
-use crate::migration::hash_form::{self, HashFault, HashForm, WEAK_BELOW};
-use crate::migration::vocabulary::{ImportOutcome, ImportReason};
+use crate::credential::hash_form::{self, HashFault, HashForm, WEAK_BELOW};
+use crate::migration::vocabulary::ImportReason;
 
 /// One user of the old system, as it knew them.
 #[derive(Clone, Debug)]
@@ -35,61 +36,6 @@ pub struct Row {
     pub role: String,
     /// Why the client could not read the row; empty when it could.
     pub unreadable: String,
-}
-
-/// Something found in a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What was found.
-    pub reason: ImportReason,
-    /// In which field; empty for the row as a whole.
-    pub field: &'static str,
-}
-
-/// What became of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// The row's line.
-    pub line: i64,
-    /// Whether it comes in.
-    pub outcome: ImportOutcome,
-    /// The user, unless the row is refused.
-    pub user_id: Option<Uuid>,
-    /// What was found.
-    pub findings: Vec<Finding>,
-}
-
-/// A row that may come in, unless it collides with another user.
-#[derive(Clone, Debug)]
-pub(super) struct Candidate {
-    pub line: i64,
-    pub user_id: Uuid,
-    pub keeps_id: bool,
-    pub legacy_id: Option<String>,
-    pub tenant_id: Uuid,
-    pub role_id: Uuid,
-    pub email: String,
-    pub email_key: String,
-    pub username: Option<String>,
-    pub full_name: String,
-    pub password_hash: Option<String>,
-    pub form: Option<HashForm>,
-    pub status: &'static str,
-    pub created_at: Option<DateTime<Utc>>,
-    pub digest: [u8; 32],
-    pub remarks: Vec<Finding>,
-}
-
-impl Candidate {
-    pub(super) fn username_key(&self) -> Option<String> {
-        self.username.as_deref().and_then(username_key)
-    }
-
-    /// Drops the username, which another user has.
-    pub(super) fn drop_username(&mut self) {
-        self.username = None;
-        self.remarks.push(Finding { reason: ImportReason::UsernameTaken, field: "username" });
-    }
 }
 
 impl Row {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::candidate::{Candidate, Verdict};
 use super::mapping::{Header, Mapping};
-use super::row::{Candidate, Row, Verdict, digest};
+use super::row::{Row, digest};
 use super::store;
 use super::summary::{Summary, hashes_from_json, hashes_to_json, hex, reasons_from_json, reasons_to_json};
 use super::taken::{Taken, accepted, refused};
@@ -268,8 +269,8 @@ impl Import {
             with_remarks: kept.with_remarks,
             already_there: kept.already_there,
             refused: kept.refused,
-            reasons: reasons_from_json(&kept.reasons),
-            hashes: hashes_from_json(&kept.hashes),
+            reasons: reasons_from_json(&kept.reasons)?,
+            hashes: hashes_from_json(&kept.hashes)?,
             digest: kept.digest,
             repeated: true,
         })

@@ -4,7 +4,7 @@ use crate::db::Connection;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::row::Candidate;
+use super::candidate::Candidate;
 use crate::fault::Result;
 
 pub(super) struct TenantRow {

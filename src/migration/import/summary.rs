@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::fault::{Fault, Result};
 use crate::migration::vocabulary::ImportReason;
 
 /// Rows by finding.
@@ -48,9 +49,13 @@ pub(super) fn reasons_to_json(reasons: &ReasonCounts) -> Value {
 }
 
 /// Counts of findings as they were kept.
-pub(super) fn reasons_from_json(reasons: &Value) -> ReasonCounts {
+///
+/// # Errors
+/// When they hold a word that this release does not know.
+pub(super) fn reasons_from_json(reasons: &Value) -> Result<ReasonCounts> {
     let entries = reasons.as_object().into_iter().flatten();
-    entries.filter_map(|(word, rows)| Some((ImportReason::parse(word)?, rows.as_i64()?))).collect()
+    let read = |(word, rows): (&String, &Value)| Some((ImportReason::parse(word)?, rows.as_i64()?));
+    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word("user_imports.reasons"))).collect()
 }
 
 /// Counts of hashes as they are kept.
@@ -59,11 +64,14 @@ pub(in crate::migration) fn hashes_to_json(hashes: &HashCounts) -> Value {
 }
 
 /// Counts of hashes as they were kept.
-pub(in crate::migration) fn hashes_from_json(hashes: &Value) -> HashCounts {
+///
+/// # Errors
+/// When they are not of the shape that this release knows.
+pub(in crate::migration) fn hashes_from_json(hashes: &Value) -> Result<HashCounts> {
     let entries = hashes.as_array().into_iter().flatten();
     let read = |entry: &Value| {
         let cost = i32::try_from(entry["cost"].as_i64()?).ok()?;
         Some(((entry["kind"].as_str()?.to_owned(), cost), entry["users"].as_i64()?))
     };
-    entries.filter_map(read).collect()
+    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word("hashes"))).collect()
 }

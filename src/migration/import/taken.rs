@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::row::{Candidate, Finding, Verdict};
+use super::candidate::{Candidate, Finding, Verdict};
 use super::store::Holder;
 use crate::migration::vocabulary::{ImportOutcome, ImportReason};
 

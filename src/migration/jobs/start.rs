@@ -11,7 +11,6 @@ use crate::fault::{Fault, Reason, Result};
 /// A plan that is to be started.
 #[derive(Clone, Debug)]
 pub struct Starting<'a> {
-    /// The plan.
     pub plan_id: Uuid,
     /// Its digest, as the starter saw it.
     pub digest: &'a [u8],

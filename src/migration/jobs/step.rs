@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{Counts, Job};
 use crate::audit::{Event, EventType, StoredEvent};
+use crate::fault::{Fault, Result};
 use crate::migration::vocabulary::{ItemReason, MigrationState, WaitReason};
 
 /// Failures that a step names; all of them are in the list of items.
@@ -23,11 +24,8 @@ pub(super) const TYPES: [EventType; 5] = [
 /// An item that failed or needs review.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The item.
     pub item_id: Uuid,
-    /// The user.
     pub user_id: Uuid,
-    /// Why.
     pub reason: ItemReason,
 }
 
@@ -94,7 +92,11 @@ impl Step {
     }
 
     /// The step that an event tells.
-    pub(super) fn read(event: &StoredEvent) -> Option<Self> {
-        serde_json::from_value(serde_json::Value::Object(event.details.clone())).ok()
+    ///
+    /// # Errors
+    /// When it is told in words that this release does not know: whoever passed it by might wait for ever for the last one.
+    pub(super) fn read(event: &StoredEvent) -> Result<Self> {
+        serde_json::from_value(serde_json::Value::Object(event.details.clone()))
+            .map_err(|_| Fault::unknown_word("audit_events.details"))
     }
 }

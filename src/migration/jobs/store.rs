@@ -3,12 +3,109 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Counts, ItemFilter, Job, JobFilter, JobItem};
 use crate::db::{Connection, constraint};
 use crate::fault::{Fault, Reason, Result};
 use crate::migration::vocabulary::{ItemReason, ItemState, MigrationKind, MigrationState, WaitReason};
+
+/// Items by what became of them: pending + done + failed + skipped = total.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// All.
+    pub total: i64,
+    /// Not finished.
+    pub pending: i64,
+    pub done: i64,
+    /// Failed, or waiting for a decision.
+    pub failed: i64,
+    /// Left alone.
+    pub skipped: i64,
+    /// Those of the failed that wait for a decision.
+    pub needs_review: i64,
+}
+
+/// A run of the engine.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub migration_id: Uuid,
+    /// What it does.
+    pub kind: MigrationKind,
+    /// Where it stands.
+    pub state: MigrationState,
+    /// Its items.
+    pub counts: Counts,
+    /// Plan that it came from.
+    pub plan_id: Option<Uuid>,
+    /// Tenant, when all users belong to one.
+    pub tenant_id: Option<Uuid>,
+    /// Number of the last step.
+    pub step: i64,
+    /// Who started it.
+    pub started_by: Uuid,
+    /// What it waits for.
+    pub waiting_for: Option<WaitReason>,
+    /// Since when.
+    pub waiting_since: Option<DateTime<Utc>>,
+    /// Milliseconds since it was taken up, by the database's clock; 0 before.
+    pub elapsed_ms: i64,
+    /// When items changed last.
+    pub progressed_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Counts changes of its state.
+    pub version: i64,
+    /// When it was started.
+    pub created_at: DateTime<Utc>,
+}
+
+/// One user's part in a migration.
+#[derive(Clone, Debug)]
+pub struct JobItem {
+    pub item_id: Uuid,
+    /// Its place.
+    pub ordinal: i32,
+    pub user_id: Uuid,
+    /// Home tenant.
+    pub tenant_id: Uuid,
+    /// How far it has come.
+    pub state: ItemState,
+    /// Why it went no further.
+    pub reason: Option<ItemReason>,
+    /// Name of the person.
+    pub kanidm_name: String,
+    /// Display name of the person.
+    pub display_name: String,
+    /// Address of the person.
+    pub mail: String,
+    /// Groups of the person, for people.
+    pub group_names: Vec<String>,
+    /// How often it was taken up.
+    pub attempts: i32,
+    /// Counts changes.
+    pub version: i64,
+    /// When it changed last.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Which migrations are listed.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct JobFilter {
+    /// In this state.
+    pub state: Option<MigrationState>,
+    /// Of this kind.
+    pub kind: Option<MigrationKind>,
+}
+
+/// Which items are listed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ItemFilter {
+    /// In one of these states; any when empty.
+    pub states: Vec<ItemState>,
+    /// For one of these reasons; any when empty.
+    pub reasons: Vec<ItemReason>,
+}
 
 /// A row of `migrations` as it is read everywhere.
 struct Row {
@@ -36,8 +133,7 @@ struct Row {
 
 impl Row {
     fn job(self) -> Result<Job> {
-        let unknown =
-            || Fault::internal("migrations.kind, state or waiting_for holds a word that this release does not know");
+        let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for");
         Ok(Job {
             migration_id: self.migration_id,
             kind: MigrationKind::parse(&self.kind).ok_or_else(unknown)?,
@@ -237,8 +333,8 @@ pub(super) async fn items(
                 ordinal: row.ordinal,
                 user_id: row.user_id,
                 tenant_id: row.tenant_id,
-                state: ItemState::parse(&row.state).ok_or_else(|| Fault::internal("an item in an unknown state"))?,
-                reason: row.reason.as_deref().and_then(ItemReason::parse),
+                state: ItemState::parse(&row.state).ok_or_else(|| Fault::unknown_word("migration_items.state"))?,
+                reason: row.reason.as_deref().map(item_reason).transpose()?,
                 kanidm_name: row.kanidm_name,
                 display_name: row.display_name,
                 mail: row.mail,
@@ -260,5 +356,9 @@ pub(super) async fn reasons(tx: &mut Connection, migration_id: Uuid) -> Result<B
     )
     .fetch_all(tx)
     .await?;
-    Ok(rows.into_iter().filter_map(|row| Some((ItemReason::parse(&row.reason)?, row.items))).collect())
+    rows.into_iter().map(|row| Ok((item_reason(&row.reason)?, row.items))).collect()
+}
+
+fn item_reason(word: &str) -> Result<ItemReason> {
+    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason"))
 }

@@ -26,7 +26,6 @@ pub struct Cursor {
 pub struct Sight {
     /// Where to go on after it.
     pub cursor: Cursor,
-    /// The step.
     pub step: Step,
     /// When it happened.
     pub occurred_at: DateTime<Utc>,
@@ -35,7 +34,6 @@ pub struct Sight {
 /// What a watcher got for waiting.
 #[derive(Clone, Debug)]
 pub enum Seen {
-    /// A step.
     Step(Sight),
     /// Nothing happened.
     Nothing,
@@ -115,7 +113,10 @@ impl Watch {
                 Progress::Further | Progress::Live => continue,
                 Progress::End => return Ok(Seen::End),
             };
-            let Some(step) = Step::read(&event).filter(|step| step.step > self.cursor.step) else { continue };
+            let step = Step::read(&event)?;
+            if step.step <= self.cursor.step {
+                continue;
+            }
             self.cursor = Cursor { mark: self.follow.mark(), step: step.step };
             self.ended = step.state.is_final();
             self.last = step.clone();

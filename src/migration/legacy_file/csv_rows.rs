@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-use super::{Column, FileFault, LONGEST_ROW, LegacyRow, shown};
+use super::row::{Column, FileFault, LONGEST_ROW, LegacyRow, shown};
 
 /// What the reader below has seen, shared with whoever reads through it.
 #[derive(Debug, Default)]

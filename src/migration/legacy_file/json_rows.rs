@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read};
 
 use serde_json::Value;
 
-use super::{Column, FileFault, LONGEST_ROW, LegacyRow, shown};
+use super::row::{Column, FileFault, LONGEST_ROW, LegacyRow, shown};
 
 pub(super) struct JsonRows<R> {
     file: BufReader<R>,

@@ -4,21 +4,16 @@
 
 mod csv_rows;
 mod json_rows;
+mod row;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
-
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
 use self::csv_rows::CsvRows;
 use self::json_rows::JsonRows;
-use super::hash_form;
-
-/// A longer row is no row of a user table.
-const LONGEST_ROW: u64 = 1 << 20;
+pub use self::row::{FileFault, LegacyRow};
 
 /// How a file holds its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,190 +35,6 @@ impl Format {
     }
 }
 
-/// A row as the file has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LegacyRow {
-    /// Line of the file on which the row begins, from 1.
-    pub line: u64,
-    /// Column `id`.
-    pub legacy_id: String,
-    /// Column `email`.
-    pub email: String,
-    /// Column `username`.
-    pub username: String,
-    /// Column `full_name`.
-    pub full_name: String,
-    /// Column `password_hash`.
-    pub password_hash: String,
-    /// Column `is_active`.
-    pub is_active: Option<bool>,
-    /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
-    /// Column `tenant`.
-    pub tenant: String,
-    /// Column `role`.
-    pub role: String,
-    /// Why the row could not be read; the other fields are empty then.
-    pub unreadable: Option<String>,
-}
-
-/// Why a file cannot be imported at all.
-#[derive(Debug)]
-pub enum FileFault {
-    /// It could not be read.
-    Io(io::Error),
-    /// It has no rows.
-    Empty,
-    /// It is not text in UTF-8, from this line on.
-    NotText(u64),
-    /// It ends in the middle of the row that begins on this line.
-    Truncated(u64),
-    /// The row that begins on this line is over a megabyte long: a quotation is not closed, or it is another kind of file.
-    RowTooLong(u64),
-    /// It is one JSON array instead of an object a line.
-    JsonArray,
-    /// A column that an import needs is missing.
-    MissingColumn(&'static str),
-    /// A column is not known.
-    UnknownColumn(String),
-    /// A column stands there twice.
-    RepeatedColumn(String),
-}
-
-impl fmt::Display for FileFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "the file cannot be read: {error}"),
-            Self::Empty => f.write_str("the file has no rows"),
-            Self::NotText(line) => {
-                write!(f, "line {line} is not text in UTF-8: a binary file, or one in another encoding")
-            }
-            Self::Truncated(line) => {
-                write!(f, "the file ends in the middle of the row on line {line}: it is cut short")
-            }
-            Self::RowTooLong(line) => {
-                write!(
-                    f,
-                    "the row on line {line} is over a megabyte long: a quotation mark is not closed, or the file is not a table"
-                )
-            }
-            Self::JsonArray => {
-                f.write_str("the file is one JSON array; what is read is one object a line (jq -c '.[]' makes it)")
-            }
-            Self::MissingColumn(column) => {
-                write!(f, "the first line has no column `{column}`; known: {}", known_columns())
-            }
-            Self::UnknownColumn(column) => {
-                write!(f, "column `{column}` is not known and would be lost; known: {}", known_columns())
-            }
-            Self::RepeatedColumn(column) => write!(f, "column `{column}` stands there twice"),
-        }
-    }
-}
-
-impl std::error::Error for FileFault {}
-
-/// A column that is understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Column {
-    Id,
-    Email,
-    Username,
-    FullName,
-    PasswordHash,
-    IsActive,
-    CreatedAt,
-    Tenant,
-    Role,
-}
-
-const COLUMNS: [(Column, &str, &[&str]); 9] = [
-    (Column::Id, "id", &["legacy_id", "user_id"]),
-    (Column::Email, "email", &["mail", "email_address"]),
-    (Column::Username, "username", &["login", "user_name"]),
-    (Column::FullName, "full_name", &["name", "display_name"]),
-    (Column::PasswordHash, "password_hash", &["hashed_password", "password_digest"]),
-    (Column::IsActive, "is_active", &["active"]),
-    (Column::CreatedAt, "created_at", &["created"]),
-    (Column::Tenant, "tenant", &["tenant_slug", "tenant_id"]),
-    (Column::Role, "role", &[]),
-];
-
-fn known_columns() -> String {
-    COLUMNS.map(|(_, name, _)| name).join(", ")
-}
-
-impl Column {
-    fn of(name: &str) -> Option<Self> {
-        let name = name.trim().to_lowercase();
-        COLUMNS
-            .into_iter()
-            .find(|(_, known, others)| *known == name || others.contains(&name.as_str()))
-            .map(|(c, ..)| c)
-    }
-}
-
-impl LegacyRow {
-    fn unreadable(line: u64, why: impl Into<String>) -> Self {
-        Self { line, unreadable: Some(why.into()), ..Self::default() }
-    }
-
-    fn set(&mut self, column: Column, value: &str) -> Result<(), String> {
-        let value = value.trim();
-        let text = match column {
-            Column::Id => &mut self.legacy_id,
-            Column::Email => &mut self.email,
-            Column::Username => &mut self.username,
-            Column::FullName => &mut self.full_name,
-            Column::PasswordHash => &mut self.password_hash,
-            Column::Tenant => &mut self.tenant,
-            Column::Role => &mut self.role,
-            Column::IsActive => {
-                self.is_active = flag(value)?;
-                return Ok(());
-            }
-            Column::CreatedAt => {
-                self.created_at = time(value)?;
-                return Ok(());
-            }
-        };
-        value.clone_into(text);
-        Ok(())
-    }
-
-    /// Whether this, as the last row of a file without a final line break, may have lost its end.
-    fn looks_cut(&self) -> bool {
-        self.password_hash.starts_with('$') && hash_form::read(&self.password_hash) == Err(hash_form::HashFault::Broken)
-    }
-}
-
-fn flag(value: &str) -> Result<Option<bool>, String> {
-    match value.to_ascii_lowercase().as_str() {
-        "" => Ok(None),
-        "true" | "t" | "1" | "yes" | "y" => Ok(Some(true)),
-        "false" | "f" | "0" | "no" | "n" => Ok(Some(false)),
-        _ => Err("is_active is neither true nor false".to_owned()),
-    }
-}
-
-fn time(value: &str) -> Result<Option<DateTime<Utc>>, String> {
-    if value.is_empty() {
-        return Ok(None);
-    }
-    let with_zone = DateTime::parse_from_rfc3339(value)
-        .or_else(|_| DateTime::parse_from_str(value, "%Y-%m-%d %H:%M:%S%.f%#z"))
-        .map(|time| time.to_utc());
-    // Databases write times without a zone where they mean UTC.
-    let without_zone = || {
-        NaiveDateTime::parse_from_str(value, "%Y-%m-%d %H:%M:%S%.f")
-            .or_else(|_| NaiveDateTime::parse_from_str(value, "%Y-%m-%dT%H:%M:%S%.f"))
-            .or_else(|_| NaiveDate::parse_from_str(value, "%Y-%m-%d").map(|day| day.and_time(chrono::NaiveTime::MIN)))
-            .map(|time| time.and_utc())
-    };
-    let problem = "created_at is not a time such as 2024-05-31T12:00:00Z";
-    with_zone.or_else(|_| without_zone()).map(Some).map_err(|_| problem.to_owned())
-}
-
 /// Reads the rows of a file.
 ///
 /// # Errors
@@ -236,9 +47,4 @@ pub fn read<'a>(
         Format::Csv => Ok(Box::new(CsvRows::new(file)?)),
         Format::JsonLines => Ok(Box::new(JsonRows::new(file))),
     }
-}
-
-/// A column's name, short enough for a message and without what a terminal would obey.
-fn shown(name: &str) -> String {
-    name.trim().chars().filter(|c| !c.is_control()).take(40).collect()
 }

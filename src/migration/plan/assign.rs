@@ -8,7 +8,6 @@ use crate::migration::names;
 /// A user who needs a name.
 #[derive(Clone, Debug)]
 pub(super) struct Seeker {
-    /// First choice.
     pub first_choice: String,
     /// Whether the first choice is the user's own username; such users choose first.
     pub is_username: bool,

@@ -3,6 +3,8 @@
 mod assign;
 mod forecast;
 mod make;
+mod model;
 mod store;
 
-pub use self::make::{Cohort, Plan, PlanItem, Plans};
+pub use self::make::Plans;
+pub use self::model::{Cohort, Plan, PlanItem};

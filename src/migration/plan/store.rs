@@ -6,7 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::assign::Seeker;
-use super::make::{Cohort, Plan, PlanItem};
+use super::model::{Cohort, Plan, PlanItem};
 use crate::access::names::username_key;
 use crate::db::{Connection, Scope};
 use crate::fault::{Fault, Result};
@@ -83,7 +83,9 @@ pub(super) async fn users(tx: &mut Connection, scope: Scope, cohort: &Cohort, li
                    ORDER BY i.intent_recorded_at DESC LIMIT 1) AS intended_name,
                EXISTS (SELECT FROM migration_items i
                    WHERE i.user_id = u.user_id AND i.state IN ('pending', 'intent_recorded', 'created', 'grouped')) AS "is_held!",
-               u.verified_at IS NOT NULL AS "is_verified!",
+               -- What a tenant says of its own users counts for addresses of the domains that the platform gave it.
+               u.verified_at IS NOT NULL AND (NOT u.verified_by_tenant OR coalesce(jsonb_exists(
+                   t.settings #> '{sidle,domains}', substring(u.email_key FROM '[^@]*$')), false)) AS "is_verified!",
                coalesce(jsonb_exists(t.settings #> '{sidle,domains}', substring(u.email_key FROM '[^@]*$')), true)
                    AS "is_of_domain!",
                -- Asked user by user, so only where the plan is made within one tenant.
@@ -215,8 +217,8 @@ pub(super) async fn plan(tx: &mut Connection, plan_id: Uuid) -> Result<Option<Pl
         will_be_created: row.will_be_created,
         needs_review: row.needs_review,
         will_be_refused: row.will_be_refused,
-        reasons: reasons_from_json(&row.reasons),
-        hashes: import::hashes_from_json(&row.hashes),
+        reasons: reasons_from_json(&row.reasons)?,
+        hashes: import::hashes_from_json(&row.hashes)?,
         names_derived: row.names_derived,
         created_at: row.created_at,
         expires_at: row.expires_at,
@@ -246,7 +248,8 @@ pub(super) async fn items(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let forecast = Forecast::parse(&row.forecast).ok_or_else(|| Fault::internal("an unknown forecast"))?;
+            let forecast =
+                Forecast::parse(&row.forecast).ok_or_else(|| Fault::unknown_word("migration_plan_items.forecast"))?;
             let item = PlanItem {
                 item_id: row.item_id,
                 user_id: row.user_id,
@@ -259,7 +262,7 @@ pub(super) async fn items(
                 is_admin: row.is_admin,
                 group_names: row.group_names,
                 forecast,
-                reason: row.reason.as_deref().and_then(ItemReason::parse),
+                reason: row.reason.as_deref().map(item_reason).transpose()?,
             };
             Ok((row.ordinal, item))
         })
@@ -270,7 +273,12 @@ fn reasons_to_json(reasons: &BTreeMap<ItemReason, i64>) -> Value {
     reasons.iter().map(|(reason, items)| (reason.as_str().to_owned(), Value::from(*items))).collect()
 }
 
-fn reasons_from_json(reasons: &Value) -> BTreeMap<ItemReason, i64> {
+fn reasons_from_json(reasons: &Value) -> Result<BTreeMap<ItemReason, i64>> {
     let entries = reasons.as_object().into_iter().flatten();
-    entries.filter_map(|(word, items)| Some((ItemReason::parse(word)?, items.as_i64()?))).collect()
+    let count = |items: &Value| items.as_i64().ok_or_else(|| Fault::unknown_word("migration_plans.reasons"));
+    entries.map(|(word, items)| Ok((item_reason(word)?, count(items)?))).collect()
+}
+
+fn item_reason(word: &str) -> Result<ItemReason> {
+    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_plan_items.reason"))
 }

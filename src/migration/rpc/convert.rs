@@ -1,4 +1,4 @@
-//! Between the contract's messages and this room's types.
+//! Between the contract's messages and the module's types.
 
 use prost_types::Timestamp;
 use uuid::Uuid;
@@ -352,7 +352,7 @@ pub(super) fn group(group: crate::migration::groups::TenantGroup) -> proto::Tena
         Standing::Created => proto::TenantGroupOutcome::Created,
         Standing::Confirmed => proto::TenantGroupOutcome::Confirmed,
         // Such a group is never in an answer: the call was refused because of it.
-        Standing::NotOurs => proto::TenantGroupOutcome::Unspecified,
+        Standing::NotOurs | Standing::Deleted => proto::TenantGroupOutcome::Unspecified,
     };
     proto::TenantGroup {
         tenant_id: group.tenant_id.to_string(),

@@ -7,15 +7,16 @@ use tonic::Streaming;
 
 use super::{Service, convert};
 use crate::access::Call;
+use crate::access::status::fault;
 use crate::fault::{Fault, Reason, Result};
 use crate::migration::import::{Import, Row, unreadable};
 use crate::proto::import_users_request::Part;
 use crate::proto::import_users_response::Part as Answer;
 use crate::proto::{ImportUsersRequest, ImportUsersResponse, ImportVerdicts};
-use crate::server::status::fault;
 
-/// How long an import waits for its next message. It holds locks that others may wait for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an import waits for its client at most: for the next message, and for an answer to be taken. It holds locks that
+/// others may wait for.
+const PATIENCE: Duration = Duration::from_secs(45);
 /// Rows in one message at most.
 const LARGEST: usize = 5_000;
 /// Answers that may wait for the client to read them; then the import waits as well.
@@ -29,7 +30,9 @@ pub(super) async fn run(
     mut stream: Streaming<ImportUsersRequest>,
     answers: &mpsc::Sender<Result<ImportUsersResponse>>,
 ) -> Result<()> {
-    let Some(Part::Header(header)) = next(&mut stream).await? else {
+    // Less than the database waits, so that the client is told why it ended.
+    let patience = PATIENCE.min(service.db.idle_in_transaction_timeout() / 4 * 3);
+    let Some(Part::Header(header)) = next(&mut stream, patience).await? else {
         return Err(unreadable("The first message of an import must be its header."));
     };
     let header = convert::header(header)?;
@@ -37,9 +40,9 @@ pub(super) async fn run(
     let parts = (&service.db, &service.context, &service.recorder);
     let mut import = Import::begin(parts.0, parts.1, parts.2, &service.step_ups, &call, header).await?;
     loop {
-        let part = next(&mut stream).await?;
+        let part = next(&mut stream, patience).await?;
         // Rights may have ended since the import began.
-        service.verifier.recheck_call(&call)?;
+        service.admission.recheck(&call)?;
         match part {
             Some(Part::Rows(rows)) if rows.rows.len() > LARGEST => {
                 return Err(Fault::field("rows", format!("must be at most {LARGEST} in a message")));
@@ -47,11 +50,11 @@ pub(super) async fn run(
             Some(Part::Rows(rows)) => {
                 let rows: Vec<Row> = rows.rows.into_iter().map(convert::row).collect();
                 let verdicts = import.add(&rows).await?.into_iter().map(convert::verdict).collect();
-                send(answers, Answer::Verdicts(ImportVerdicts { verdicts })).await?;
+                send(answers, Answer::Verdicts(ImportVerdicts { verdicts }), patience).await?;
             }
             Some(Part::End(end)) => {
                 let summary = import.finish(end.row_count).await?;
-                return send(answers, Answer::Summary(convert::summary(summary, validate_only))).await;
+                return send(answers, Answer::Summary(convert::summary(summary, validate_only)), patience).await;
             }
             Some(Part::Header(_)) => return Err(unreadable("An import has one header, in its first message.")),
             None => return Err(unreadable("The stream ended without the message that says that it is complete.")),
@@ -60,9 +63,9 @@ pub(super) async fn run(
 }
 
 /// The next message; none at the end of the stream.
-async fn next(stream: &mut Streaming<ImportUsersRequest>) -> Result<Option<Part>> {
-    match tokio::time::timeout(PATIENCE, stream.message()).await {
-        Err(_) => Err(Fault::new(Reason::DeadlineExceeded, "The import waited a minute for its next message.")),
+async fn next(stream: &mut Streaming<ImportUsersRequest>, patience: Duration) -> Result<Option<Part>> {
+    match tokio::time::timeout(patience, stream.message()).await {
+        Err(_) => Err(late("The import waited too long for its next message.")),
         Ok(Err(status)) => Err(fault(&status).unwrap_or_else(|| unreadable("The stream broke.").because(status))),
         Ok(Ok(None)) => Ok(None),
         Ok(Ok(Some(message))) => match message.part {
@@ -72,7 +75,14 @@ async fn next(stream: &mut Streaming<ImportUsersRequest>) -> Result<Option<Part>
     }
 }
 
-async fn send(answers: &mpsc::Sender<Result<ImportUsersResponse>>, part: Answer) -> Result<()> {
+async fn send(answers: &mpsc::Sender<Result<ImportUsersResponse>>, part: Answer, patience: Duration) -> Result<()> {
     let answer = ImportUsersResponse { part: Some(part) };
-    answers.send(Ok(answer)).await.map_err(|_| unreadable("The client went away."))
+    match tokio::time::timeout(patience, answers.send(Ok(answer))).await {
+        Err(_) => Err(late("The import waited too long for its client to read the answers.")),
+        Ok(sent) => sent.map_err(|_| unreadable("The client went away.")),
+    }
+}
+
+fn late(text: &'static str) -> Fault {
+    Fault::new(Reason::DeadlineExceeded, text)
 }

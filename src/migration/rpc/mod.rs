@@ -5,15 +5,15 @@ mod import;
 mod service;
 mod watch;
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
+use self::watch::WATCH;
 use super::engine::Engine;
 use super::groups::{self, Groups};
 use super::jobs::{Cursor, JobFilter, Jobs, Starting, Watch};
 use super::plan::Plans;
-use crate::access::paging::{Paging, page_size};
+use crate::access::live::{Admission, Heartbeat};
+use crate::access::paging::{Paging, cut, page_size};
 use crate::access::replay::Replay;
 use crate::access::{Call, input};
 use crate::audit::{Log, Recorder};
@@ -23,7 +23,6 @@ use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::kanidm::Kanidm;
 use crate::proto::*;
-use crate::session::Verifier;
 
 const READ: &str = "migration.read";
 const RUN: &str = "migration.run";
@@ -32,7 +31,6 @@ const LIST: &str = "ListMigrations";
 const LIST_ITEMS: &str = "ListMigrationItems";
 const PLAN: &str = "PlanMigration";
 const START: &str = "StartMigration";
-const WATCH: &str = "WatchMigration";
 
 /// What the service is made of.
 #[derive(Clone)]
@@ -48,7 +46,7 @@ pub struct Parts {
     /// Page tokens and cursors.
     pub paging: Paging,
     /// Says whether the caller of an open stream is still welcome.
-    pub verifier: Verifier,
+    pub admission: Admission,
     /// The Kanidm to move to, where one is configured.
     pub kanidm: Option<Kanidm>,
     /// The engine of this replica, where there is a Kanidm.
@@ -65,7 +63,7 @@ pub struct Service {
     recorder: Recorder,
     log: Log,
     paging: Paging,
-    verifier: Verifier,
+    admission: Admission,
     kanidm: Option<Kanidm>,
     engine: Option<Engine>,
     step_ups: StepUps,
@@ -77,7 +75,7 @@ pub struct Service {
 impl Service {
     /// The service made of these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { db, context, recorder, log, paging, verifier, kanidm, engine, step_ups } = parts;
+        let Parts { db, context, recorder, log, paging, admission, kanidm, engine, step_ups } = parts;
         let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), kanidm.clone());
         Self {
             plans: Plans::new(db.clone(), context.clone(), recorder.clone(), groups.clone(), kanidm.clone()),
@@ -88,7 +86,7 @@ impl Service {
             recorder,
             log,
             paging,
-            verifier,
+            admission,
             kanidm,
             engine,
             step_ups,
@@ -182,7 +180,7 @@ impl Service {
         Replay::finish(replay, &mut tx, &response).await?;
         tx.commit().await?;
         if let Some(engine) = &self.engine {
-            engine.nudge();
+            engine.wake();
         }
         Ok(response)
     }
@@ -228,9 +226,17 @@ impl Service {
         let scope = Self::read_scope(&call)?;
         let migration_id = input::uuid("migration_id", &request.migration_id)?;
         let cursor: Option<Cursor> = self.paging.decode(&call, WATCH, &migration_id, &request.cursor)?;
-        let heartbeat = heartbeat(request.heartbeat_interval)?;
+        let heartbeat = Heartbeat::interval(request.heartbeat_interval, 1..=60)?;
         let watch = Watch::begin(&self.jobs, &self.log, scope, migration_id, cursor).await?;
-        Ok(watch::Stream::new(self.clone(), call, migration_id, watch, heartbeat))
+        Ok(watch::Stream {
+            context: self.context.clone(),
+            paging: self.paging.clone(),
+            admission: self.admission.clone(),
+            heartbeat: Heartbeat::new(self.context.clock.clone(), heartbeat),
+            call,
+            migration_id,
+            watch,
+        })
     }
 
     async fn sync_groups(&self, call: &Call, request: SyncTenantGroupsRequest) -> Result<SyncTenantGroupsResponse> {
@@ -241,23 +247,7 @@ impl Service {
         } else {
             self.groups.sync(call, scope, &tenants).await?
         };
-        groups::all_ours(&groups)?;
+        groups::all_usable(&groups)?;
         Ok(SyncTenantGroupsResponse { groups: groups.into_iter().map(convert::group).collect() })
     }
-}
-
-/// Cuts a list that was read one longer than a page, and gives its last entry if there is more.
-fn cut<T>(entries: &mut Vec<T>, size: i64) -> Option<&T> {
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let more = entries.len() > size;
-    entries.truncate(size);
-    entries.last().filter(|_| more)
-}
-
-/// How long a stream may be silent.
-fn heartbeat(interval: Option<prost_types::Duration>) -> Result<Duration> {
-    let Some(interval) = interval else { return Ok(Duration::from_secs(15)) };
-    input::duration(&interval)
-        .filter(|interval| (Duration::from_secs(1)..=Duration::from_secs(60)).contains(interval))
-        .ok_or_else(|| Fault::field("heartbeat_interval", "must be from 1 s to 60 s"))
 }

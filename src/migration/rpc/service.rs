@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Service, import};
 use crate::access::Call;
+use crate::correlation;
 use crate::fault::{Fault, Result};
 use crate::proto::migration_service_server::MigrationService;
 use crate::proto::*;
@@ -22,7 +23,7 @@ impl MigrationService for Service {
         let call = Call::of_stream(&request)?;
         let (answers, received) = mpsc::channel(import::BACKLOG);
         let service = self.clone();
-        tokio::spawn(async move {
+        correlation::spawn(async move {
             if let Err(fault) = import::run(service, call, request.into_inner(), &answers).await {
                 // Without a receiver there is nobody left to tell.
                 let _ = answers.send(Err(fault)).await;

@@ -11,9 +11,9 @@ use rustls::pki_types::CertificateDer;
 
 use super::super::Authorities;
 use super::super::authorities::fuzzing::authorities;
-use crate::access::certificates::CertificateIdentity;
 use crate::fault::{Reason, Result};
 use crate::fuzzing::check_refusal;
+use crate::server::certificates::CertificateIdentity;
 
 /// Kind of a name that is a URI, as it stands before the name.
 const URI: u8 = 0x86;

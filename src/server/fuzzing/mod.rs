@@ -17,17 +17,18 @@ use tower::ServiceExt as _;
 use uuid::Uuid;
 
 pub(crate) use self::certificates::certificates;
+use super::authentication::Gate;
+use super::certificates::Certificates;
 use super::connection::Peer;
 use super::layers::{CORRELATION_HEADER, address};
-use super::{Authorities, Edge, services};
-use crate::access::certificates::Certificates;
-use crate::access::layer::Gate;
+use super::{Authorities, Edge};
 use crate::access::{Permissions, PrincipalKind, policies};
 use crate::app::App;
 use crate::config::Config;
 use crate::context::Context;
 use crate::fuzzing::Input;
-use crate::session::{Grant, fuzzing::make_ready};
+use crate::session::fuzzing::make_ready;
+use crate::token::Grant;
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
@@ -77,7 +78,9 @@ impl Service {
             };
             let edge =
                 Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate, Authorities::default());
-            let router = edge.wrap(services::register(&app).expect("every service can be registered"));
+            let router = edge.wrap(
+                app.services().register(app.config.server.max_message_bytes).expect("every service can be registered"),
+            );
             (app, router)
         });
         let tokens = [("", "*"), ("", "")].map(|(own, platform)| token(&app, own, platform));
@@ -107,7 +110,7 @@ fn token(app: &App, own: &str, platform: &str) -> String {
         session_id: Some(Uuid::from_u128(2)),
         tenant_id: Some(Uuid::from_u128(3)),
         audience: app.config.tokens.audience.clone(),
-        roles: crate::session::RoleNames::default(),
+        roles: crate::token::RoleNames::default(),
         permissions: Permissions::parse(own),
         platform_permissions: Permissions::parse(platform).on_platform(),
         epoch: sidle_token::Epoch::FIRST,

@@ -8,6 +8,7 @@ use sidle_token::Epoch;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
+use crate::config::RateLimit;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::session::opening::Rights;
@@ -29,6 +30,8 @@ pub(in crate::session) struct Exchange {
     pub persistent_idle: TimeDelta,
     pub lease: Uuid,
     pub lease_time: Duration,
+    /// What the session is charged for this; none when it has been.
+    pub charge: Option<RateLimit>,
     pub refreshed: Prepared,
     pub reused: Prepared,
 }
@@ -44,6 +47,7 @@ pub(in crate::session) enum Outcome {
     KanidmBusy,
     KanidmRequired(Lease),
     Invalid,
+    Throttled(Duration),
 }
 
 pub(in crate::session) struct Done {
@@ -67,10 +71,10 @@ pub(in crate::session) async fn exchange(db: &Db, exchange: &Exchange) -> Result
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!", session_id, user_id, tenant_id, audience, roles, permissions,
                platform_permissions, tokens_valid_from, must_change_password, expires_at, refresh_expires_at,
-               kanidm_user_id, kanidm_refresh_token
+               kanidm_user_id, kanidm_refresh_token, extract(epoch FROM retry_after)::float8 AS retry_after
            FROM session_refresh($1, $2, $3, $4, $5, $6, $7, $8, make_interval(secs => $9), make_interval(secs => $10),
-               $11, make_interval(secs => $12), make_interval(secs => $13), $14, make_interval(secs => $15), $16, $17,
-               $18, $19)"#,
+               $11, make_interval(secs => $12), make_interval(secs => $13), $14, make_interval(secs => $15),
+               make_interval(secs => $16), make_interval(secs => $17), $18, $19, $20, $21)"#,
         &exchange.token_hash,
         &exchange.request_hash,
         exchange.successor_id,
@@ -86,6 +90,8 @@ pub(in crate::session) async fn exchange(db: &Db, exchange: &Exchange) -> Result
         exchange.persistent_idle.as_seconds_f64(),
         exchange.lease,
         exchange.lease_time.as_secs_f64(),
+        exchange.charge.map(|limit| limit.spacing.as_secs_f64()),
+        exchange.charge.map(|limit| limit.burst.as_secs_f64()),
         exchange.refreshed.event,
         exchange.refreshed.personal.as_deref(),
         exchange.reused.event,
@@ -116,6 +122,9 @@ pub(in crate::session) async fn exchange(db: &Db, exchange: &Exchange) -> Result
         "raced" => Outcome::Raced,
         "other_audience" => Outcome::OtherAudience,
         "invalid" => Outcome::Invalid,
+        "throttled" => Outcome::Throttled(
+            Duration::try_from_secs_f64(row.retry_after.ok_or_else(missing)?).map_err(Fault::internal)?,
+        ),
         "kanidm_busy" => Outcome::KanidmBusy,
         "kanidm_required" => Outcome::KanidmRequired(Lease {
             session_id: row.session_id.ok_or_else(missing)?,

@@ -10,7 +10,54 @@ use uuid::Uuid;
 use crate::access::delegation::Aimed;
 use crate::audit::Prepared;
 use crate::fault::Result;
-use crate::session::manage::{SessionView, Status};
+
+/// Whether a session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// It lives.
+    Active,
+    /// It was ended before its time.
+    Revoked,
+    /// It lapsed.
+    Expired,
+}
+
+impl Status {
+    /// Its name in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// A session as it is shown; enumerated columns in the database's words.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    pub session_id: Uuid,
+    pub user_id: Uuid,
+    pub tenant_id: Option<Uuid>,
+    pub auth_method: String,
+    pub status: String,
+    pub audience: String,
+    pub persistent: bool,
+    pub device_id: Option<String>,
+    pub device_type: Option<String>,
+    pub device_platform: Option<String>,
+    pub device_location: Option<String>,
+    pub device_fingerprint: Option<String>,
+    pub ip_address: Option<String>,
+    pub user_agent: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub last_activity_at: DateTime<Utc>,
+    pub idle_expires_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    pub revoke_reason: Option<String>,
+    pub kanidm_session_id: Option<Uuid>,
+}
 
 /// Which sessions a list shows, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,24 +1,19 @@
 //! The connection that listens dies without saying so: events are read all the same, only later, until that is noticed.
 
-use std::time::Duration;
-
 use super::{Parts, numbered};
-use crate::support::Setup;
 use crate::support::proxy::Proxy;
-
-/// What is waited for comes long before.
-const LIMIT: Duration = Duration::from_secs(120);
+use crate::support::{Setup, within};
 
 /// Writes events until `enough`, each once the one before has been read.
 async fn write_until(parts: &Parts, number: &mut i64, enough: impl Fn(&Parts) -> bool) {
-    let written = async {
+    within("it is noticed", async {
         while !enough(parts) {
             *number += 1;
             parts.record([numbered(None, *number)]).await;
             parts.feed.reached(*number).await;
         }
-    };
-    tokio::time::timeout(LIMIT, written).await.expect("it is noticed");
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,6 @@
 //! The log goes back to an earlier state and on from there, as after a restore, or a fail-over to a standby that had not
 //! received the last events: whoever read it before learns so, and nobody goes on from a position that means another event.
 
-use std::time::Duration;
-
 use sidle::audit::{Filter, Follow, Mark, Page, Progress, Start, Step, StoredEvent};
 use sidle::db::Scope;
 use sidle::fault::Reason;
@@ -10,10 +8,7 @@ use sqlx::PgPool;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Parts, numbered, superuser};
-use crate::support::Setup;
-
-/// What is waited for comes long before.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::support::{Setup, within};
 
 /// The log as a restore leaves it that goes back to `position`.
 pub async fn rewind(admin: &PgPool, position: i64) {
@@ -35,11 +30,14 @@ async fn stage(setup: &Setup, count: i64) -> (Parts, Follow, Vec<Mark>, DropGuar
     let stop = CancellationToken::new();
     tokio::spawn(parts.feed.clone().run(stop.clone()));
     let mut marks = Vec::new();
-    while !follow.is_live() {
-        if let Progress::Event(_) = follow.progress().await.unwrap() {
-            marks.push(follow.mark());
+    within("the follower has read everything", async {
+        while !follow.is_live() {
+            if let Progress::Event(_) = follow.progress().await.unwrap() {
+                marks.push(follow.mark());
+            }
         }
-    }
+    })
+    .await;
     assert_eq!(marks.len(), usize::try_from(count).unwrap());
     (parts, follow, marks, stop.drop_guard())
 }
@@ -60,7 +58,7 @@ async fn refusals(parts: &Parts, marks: &[Mark]) -> Vec<Option<Reason>> {
 
 /// What a follower ends with; it must end.
 async fn end(follow: &mut Follow) -> Reason {
-    let ended = async {
+    within("the follower ends", async {
         loop {
             match follow.progress().await {
                 Ok(Progress::Event(event)) => panic!("event {} was delivered after the fork", event.position),
@@ -69,8 +67,8 @@ async fn end(follow: &mut Follow) -> Reason {
                 Err(fault) => return fault.reason(),
             }
         }
-    };
-    tokio::time::timeout(LIMIT, ended).await.expect("the follower ends")
+    })
+    .await
 }
 
 #[tokio::test]
@@ -92,16 +90,22 @@ async fn a_follower_of_a_log_that_is_gone_ends_and_every_event_of_the_new_one_is
     let origin = parts.log.resolve(Start::After(marks[8])).await.unwrap();
     let mut follow = parts.log.follow(Filter::new(Scope::Platform), origin);
     let mut seen = Vec::new();
-    while seen.len() < 40 {
-        let event = tokio::time::timeout(LIMIT, follow.next()).await.expect("it comes").unwrap().unwrap();
-        match event.event_type.as_str() {
-            "audit.forked" => {
-                assert_eq!((&event.details["old_position"], &event.details["new_position"]), (&27.into(), &9.into()));
-                assert_eq!(event.details["old_hash"].as_str().unwrap().len(), 16);
+    within("every event of the new log", async {
+        while seen.len() < 40 {
+            let event = within("the next event", follow.next()).await.unwrap().unwrap();
+            match event.event_type.as_str() {
+                "audit.forked" => {
+                    assert_eq!(
+                        (&event.details["old_position"], &event.details["new_position"]),
+                        (&27.into(), &9.into())
+                    );
+                    assert_eq!(event.details["old_hash"].as_str().unwrap().len(), 16);
+                }
+                _ => seen.push(event.details["number"].as_i64().unwrap()),
             }
-            _ => seen.push(event.details["number"].as_i64().unwrap()),
         }
-    }
+    })
+    .await;
     assert!(seen.into_iter().eq(100..140), "nothing is left out or repeated");
     let forks = all(&parts).await.iter().filter(|event| event.event_type == "audit.forked").count();
     assert_eq!(forks, 1, "feed and sequencer had read equally far");
@@ -151,20 +155,23 @@ async fn a_follower_that_reads_the_table_ends_before_it_delivers_from_another_lo
     let (parts, _, _, _running) = stage(&setup, 1200).await;
     let mut follow = parts.log.follow(Filter::new(Scope::Platform), parts.log.beginning());
     for position in 1..=700 {
-        assert_eq!(follow.next().await.unwrap().unwrap().position, position);
+        assert_eq!(within("the next event", follow.next()).await.unwrap().unwrap().position, position);
     }
     rewind(&superuser(&setup), 600).await;
     parts.record((0..900).map(|number| numbered(None, 10_000 + number))).await;
     parts.sequence().await;
-    let reason = loop {
-        match follow.progress().await {
-            // What was read before may still be delivered.
-            Ok(Progress::Event(event)) => assert!(event.details["number"].as_i64().unwrap() < 10_000),
-            Ok(Progress::End) => panic!("the replica runs"),
-            Ok(_) => {}
-            Err(fault) => break fault.reason(),
+    let reason = within("the follower ends", async {
+        loop {
+            match follow.progress().await {
+                // What was read before may still be delivered.
+                Ok(Progress::Event(event)) => assert!(event.details["number"].as_i64().unwrap() < 10_000),
+                Ok(Progress::End) => panic!("the replica runs"),
+                Ok(_) => {}
+                Err(fault) => break fault.reason(),
+            }
         }
-    };
+    })
+    .await;
     assert_eq!(reason, Reason::LogForked);
 }
 
@@ -185,7 +192,7 @@ async fn a_cursor_that_is_ahead_of_the_replica_is_compared_with_the_log() {
     let mut follow = parts.log.follow(Filter::new(Scope::Platform), newest);
     parts.record([numbered(None, 5)]).await;
     parts.sequence().await;
-    let event = tokio::time::timeout(LIMIT, follow.next()).await.expect("it comes").unwrap().unwrap();
+    let event = within("the next event", follow.next()).await.unwrap().unwrap();
     assert_eq!(event.position, 6);
 
     let ahead = follow.mark();

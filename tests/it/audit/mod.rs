@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
-use crate::support::Setup;
+use crate::support::{Setup, within};
 
 /// The parts of a replica that make and read the log, without a server around them.
 #[derive(Clone)]
@@ -74,7 +74,10 @@ impl Parts {
 
     /// Gives a position to everything that waits.
     async fn sequence(&self) {
-        while self.sequencer.step().await.unwrap() != Step::Nothing {}
+        within("everything that waits has its position", async {
+            while self.sequencer.step().await.unwrap() != Step::Nothing {}
+        })
+        .await;
     }
 }
 

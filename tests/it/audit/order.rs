@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{Parts, numbered, superuser};
-use crate::support::Setup;
+use crate::support::{Setup, within};
 
 const WRITERS: i64 = 6;
 const ROUNDS: i64 = 12;
@@ -26,18 +26,25 @@ type Seen = Vec<(i64, Uuid)>;
 async fn read(replicas: [Parts; 2], scope: Scope, count: usize, restless: usize) -> Seen {
     let mut seen = Seen::new();
     let mut follow = replicas[0].log.follow(Filter::new(scope), replicas[0].log.beginning());
-    while seen.len() < count {
-        let event = follow.next().await.unwrap().expect("the replica runs");
-        if scope == Scope::Platform {
-            assert_eq!(event.position, seen.last().map_or(1, |(last, _)| last + 1), "nothing is left out or repeated");
+    within("every event comes", async {
+        while seen.len() < count {
+            let event = follow.next().await.unwrap().expect("the replica runs");
+            if scope == Scope::Platform {
+                assert_eq!(
+                    event.position,
+                    seen.last().map_or(1, |(last, _)| last + 1),
+                    "nothing is left out or repeated"
+                );
+            }
+            seen.push((event.position, event.event_id));
+            if seen.len().is_multiple_of(restless) {
+                let replica = &replicas[(seen.len() / restless) % 2];
+                let origin = replica.log.resolve(Start::After(follow.mark())).await.unwrap();
+                follow = replica.log.follow(Filter::new(scope), origin);
+            }
         }
-        seen.push((event.position, event.event_id));
-        if seen.len().is_multiple_of(restless) {
-            let replica = &replicas[(seen.len() / restless) % 2];
-            let origin = replica.log.resolve(Start::After(follow.mark())).await.unwrap();
-            follow = replica.log.follow(Filter::new(scope), origin);
-        }
-    }
+    })
+    .await;
     seen
 }
 
@@ -56,9 +63,9 @@ async fn write(parts: Parts, writer: i64, tenants: [Uuid; 2]) -> Vec<(Uuid, Uuid
             }
             open.push((tx, ids));
         }
-        while let Some((tx, ids)) = open.pop() {
+        for (at, (tx, ids)) in open.into_iter().enumerate().rev() {
             // The third of four stays undone.
-            if open.len() == 2 {
+            if at == 2 {
                 drop(tx);
             } else {
                 tx.commit().await.unwrap();
@@ -176,19 +183,22 @@ async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
     let mut follow = replicas[1].log.follow(Filter::new(Scope::Platform), replicas[1].log.beginning());
     let mut seen = Vec::new();
     let mut cuts = 0;
-    while seen.len() < usize::try_from(count).unwrap() {
-        // After an error a follower goes on where it was.
-        let Ok(event) = follow.next().await else { continue };
-        let event = event.expect("the replica runs");
-        assert_eq!(number(&event), i64::try_from(seen.len()).unwrap(), "nothing is left out or repeated");
-        seen.push(event.position);
-        if seen.len() > cuts * 700 {
-            cuts += 1;
-            let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    within("every event comes", async {
+        while seen.len() < usize::try_from(count).unwrap() {
+            // After an error a follower goes on where it was.
+            let Ok(event) = follow.next().await else { continue };
+            let event = event.expect("the replica runs");
+            assert_eq!(number(&event), i64::try_from(seen.len()).unwrap(), "nothing is left out or repeated");
+            seen.push(event.position);
+            if seen.len() > cuts * 700 {
+                cuts += 1;
+                let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                        WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename = 'sidle_app'";
-            sqlx::query(cut).execute(&admin).await.unwrap();
+                sqlx::query(cut).execute(&admin).await.unwrap();
+            }
         }
-    }
+    })
+    .await;
     assert!(cuts > 4, "{cuts} cuts");
     assert!(seen.into_iter().eq(1..=count), "no gap in the positions");
 }
@@ -203,8 +213,8 @@ async fn a_batch_is_announced_once_when_it_is_committed() {
     assert_eq!(parts.sequencer.step().await.unwrap(), Step::Moved(3));
     assert_eq!(parts.sequencer.step().await.unwrap(), Step::Nothing);
     sqlx::query("SELECT pg_notify('sidle_audit', 'marker')").execute(&parts.db).await.unwrap();
-    assert_eq!(listener.recv().await.unwrap().payload(), "3");
-    assert_eq!(listener.recv().await.unwrap().payload(), "marker");
+    assert_eq!(within("a notification", listener.recv()).await.unwrap().payload(), "3");
+    assert_eq!(within("a notification", listener.recv()).await.unwrap().payload(), "marker");
 }
 
 #[tokio::test]
@@ -232,32 +242,38 @@ async fn a_reader_that_falls_behind_catches_up_from_the_table() {
         .into_iter()
         .collect();
     for follow in &mut followers {
-        while !follow.is_live() {
-            follow.progress().await.unwrap();
-        }
+        within("the follower has caught up", async {
+            while !follow.is_live() {
+                follow.progress().await.unwrap();
+            }
+        })
+        .await;
     }
     // More deliveries than wait for anybody.
     for number in 0..100 {
         parts.record([numbered(Some(tenant), number)]).await;
         parts.sequence().await;
-        parts.feed.reached(number + 1).await;
+        within("the feed has read it", parts.feed.reached(number + 1)).await;
     }
     for mut follow in followers {
         assert_eq!(follow.position(), 0, "nothing was taken yet");
         let (mut seen, mut live_again) = (0, 0);
-        while seen < 100 {
-            match follow.progress().await.unwrap() {
-                Progress::Event(event) => {
-                    assert_eq!(number(&event), seen, "nothing is left out or repeated");
-                    seen += 1;
-                    // Until it is live again: whoever resumes here misses nothing that still waits or was thrown away.
-                    assert!(follow.position() == seen || seen == 100);
+        within("every event comes", async {
+            while seen < 100 {
+                match follow.progress().await.unwrap() {
+                    Progress::Event(event) => {
+                        assert_eq!(number(&event), seen, "nothing is left out or repeated");
+                        seen += 1;
+                        // Until it is live again: whoever resumes here misses nothing that still waits or was thrown away.
+                        assert!(follow.position() == seen || seen == 100);
+                    }
+                    Progress::Live => live_again += 1,
+                    Progress::Further => {}
+                    Progress::End => panic!("the replica runs"),
                 }
-                Progress::Live => live_again += 1,
-                Progress::Further => {}
-                Progress::End => panic!("the replica runs"),
             }
-        }
+        })
+        .await;
         assert!(live_again <= 1, "let go once at most");
     }
 }
@@ -269,12 +285,15 @@ async fn a_cursor_moves_with_the_log_as_far_as_nothing_waits() {
     let [mut quiet, mut busy] = [1, 2]
         .map(|tenant| parts.log.follow(Filter::new(Scope::Tenant(Uuid::from_u128(tenant))), parts.log.beginning()));
     for follow in [&mut quiet, &mut busy] {
-        while !follow.is_live() {
-            follow.progress().await.unwrap();
-        }
+        within("the follower has caught up", async {
+            while !follow.is_live() {
+                follow.progress().await.unwrap();
+            }
+        })
+        .await;
     }
     parts.record((0..5).map(|number| numbered(Some(Uuid::from_u128(2)), number))).await;
-    parts.feed.reached(5).await;
+    within("the feed has read it", parts.feed.reached(5)).await;
     assert_eq!((quiet.position(), busy.position()), (5, 0));
 }
 
@@ -283,11 +302,14 @@ async fn a_stream_ends_when_its_replica_stops() {
     let parts = Parts::new(&Setup::new().await);
     let running = parts.run();
     let mut follow = parts.log.follow(Filter::new(Scope::Platform), parts.log.beginning());
-    while !follow.is_live() {
-        follow.progress().await.unwrap();
-    }
+    within("the follower has caught up", async {
+        while !follow.is_live() {
+            follow.progress().await.unwrap();
+        }
+    })
+    .await;
     drop(running);
-    assert!(follow.next().await.unwrap().is_none());
+    assert!(within("the end of the stream", follow.next()).await.unwrap().is_none());
 }
 
 #[tokio::test]

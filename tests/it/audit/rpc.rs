@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use super::{call, numbered};
-use crate::support::{Client, Setup, TestServer};
+use crate::support::{Client, Setup, TestServer, within};
 
 /// Only the events of these tests, not those of signing in.
 fn ours() -> AuditFilter {
@@ -46,17 +46,20 @@ async fn stream(client: &mut Client, filter: AuditFilter, start: Option<Start>) 
 /// The next `count` events and the cursor after them.
 async fn take(stream: &mut Streaming<StreamEventsResponse>, count: usize) -> (Vec<i64>, String) {
     let (mut numbers, mut cursor) = (Vec::new(), String::new());
-    while numbers.len() < count {
-        let message = stream.message().await.unwrap().expect("the stream goes on");
-        numbers.extend(message.event.as_ref().map(number));
-        cursor = message.cursor;
-    }
+    within("the next events", async {
+        while numbers.len() < count {
+            let message = stream.message().await.unwrap().expect("the stream goes on");
+            numbers.extend(message.event.as_ref().map(number));
+            cursor = message.cursor;
+        }
+    })
+    .await;
     (numbers, cursor)
 }
 
 /// Waits until everything before is past: a stream that begins now sends this first.
 async fn caught_up(stream: &mut Streaming<StreamEventsResponse>) -> String {
-    let message = stream.message().await.unwrap().expect("the stream goes on");
+    let message = within("the state of the stream", stream.message()).await.unwrap().expect("the stream goes on");
     assert!(message.event.is_none() && message.caught_up);
     message.cursor
 }
@@ -82,7 +85,8 @@ async fn lists_are_paged_without_gap_or_repeat_in_both_orders() {
         let mut request =
             ListEventsRequest { filter: Some(ours()), order: order.into(), page_size: 10, ..Default::default() };
         let (mut found, mut sizes) = (Vec::new(), Vec::new());
-        loop {
+        // One page more than there are, so that pages without an end fail.
+        for _ in 0..4 {
             let page = admin.audit.list_events(request.clone()).await.unwrap().into_inner();
             sizes.push(page.events.len());
             found.extend(page.events.iter().map(number));
@@ -104,7 +108,7 @@ async fn a_time_range_is_cut_at_its_ends() {
         let mut live = stream(&mut admin, ours(), None).await;
         caught_up(&mut live).await;
         record(&server, [numbered(None, n)]).await;
-        let message = live.message().await.unwrap().unwrap();
+        let message = within("the event", live.message()).await.unwrap().unwrap();
         times.push(message.event.unwrap().recorded_at.unwrap());
     }
     let list = |recorded_from, recorded_before| {
@@ -170,7 +174,7 @@ async fn a_tenants_caller_never_gets_anybody_elses_events() {
     let mut admin = server.admin().await;
     let (own, mut caller) = tenant_admin(&server, "harbour").await;
     let (other, _) = tenant_admin(&server, "meadow").await;
-    let mut live = stream(&mut caller, AuditFilter::default(), None).await;
+    let mut live = stream(&mut caller, ours(), None).await;
     caught_up(&mut live).await;
     record(&server, (0..30).map(|n| numbered([Some(own), Some(other), None][n as usize % 3], n))).await;
 
@@ -235,7 +239,7 @@ async fn a_stream_from_now_has_only_what_comes_and_shows_that_it_lives() {
     };
     let mut live = admin.audit.stream_events(request).await.unwrap().into_inner();
     caught_up(&mut live).await;
-    let heartbeat = live.message().await.unwrap().unwrap();
+    let heartbeat = within("a heartbeat", live.message()).await.unwrap().unwrap();
     assert!(heartbeat.event.is_none() && heartbeat.caught_up);
     record(&server, [numbered(None, 2)]).await;
     assert_eq!(take(&mut live, 1).await.0, [2]);
@@ -263,7 +267,7 @@ async fn a_stream_ends_with_the_session_that_opened_it() {
     caught_up(&mut live).await;
     second.session.revoke_session(RevokeSessionRequest::default()).await.expect("anybody may end their own session");
     record(&server, [numbered(None, 1)]).await;
-    let status = live.message().await.unwrap_err();
+    let status = within("the end of the stream", live.message()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
 }
 
@@ -275,7 +279,7 @@ async fn a_stream_ends_when_its_token_does() {
     caught_up(&mut live).await;
     server.context.clock.advance(Duration::from_secs(3600));
     record(&server, [numbered(None, 1)]).await;
-    let status = live.message().await.unwrap_err();
+    let status = within("the end of the stream", live.message()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
 }
 
@@ -292,7 +296,7 @@ async fn whoever_may_read_can_check_what_the_log_committed_to() {
     let mut live = stream(&mut admin, ours(), None).await;
     caught_up(&mut live).await;
     record(&server, [event]).await;
-    let streamed = live.message().await.unwrap().unwrap().event.unwrap();
+    let streamed = within("the event", live.message()).await.unwrap().unwrap().event.unwrap();
     let key = Some(get_event_request::Event::EventId(streamed.event_id.clone()));
     let got = admin.audit.get_event(GetEventRequest { event: key }).await.unwrap().into_inner();
     assert_eq!(got.event.as_ref(), Some(&streamed), "the same live and from the table");

@@ -5,7 +5,7 @@ use sidle::proto;
 
 use super::{api_key, exchange};
 use crate::look::{event, reason, reasons};
-use crate::support::{Client, TestServer};
+use crate::support::{Client, TestServer, until};
 
 #[tokio::test]
 async fn a_key_permits_what_its_scopes_leave_of_the_accounts_rights() {
@@ -71,7 +71,7 @@ async fn keys_that_are_no_good_are_refused_alike_and_written_down() {
         let written = reasons(&server, "service_account.login_refused", "refused").await;
         assert_eq!(written.last().map(String::as_str), Some(why));
     }
-    for unknown in [&sidle::session::opaque::mint("sidle_ak_", &server.context.entropy)[..], "sidle_ak_short", "x"] {
+    for unknown in [&sidle::token::opaque::mint("sidle_ak_", &server.context.entropy)[..], "sidle_ak_short", "x"] {
         let refused = exchange(&server, unknown).await.unwrap_err();
         assert_eq!(
             (reason(&refused).as_str(), refused.message()),
@@ -131,7 +131,7 @@ async fn a_clients_secret_is_good_with_its_id_only_and_can_be_rotated_without_a_
 
     // The secret with another client's id, a secret as a key, a key as a secret, and what never was one.
     let key = create(proto::CreateApiKeyRequest { kind: 0, ..secret_of(&billing) }).await.unwrap().secret;
-    let unknown = sidle::session::opaque::mint("sidle_cs_", &server.context.entropy);
+    let unknown = sidle::token::opaque::mint("sidle_cs_", &server.context.entropy);
     for (id, secret) in [(&other, &first.secret[..]), (&billing, &key), (&billing, &unknown), (&billing, "x")] {
         let refused = by_secret(&server, id, secret).await.unwrap_err();
         assert_eq!(
@@ -142,7 +142,7 @@ async fn a_clients_secret_is_good_with_its_id_only_and_can_be_rotated_without_a_
     assert_eq!(reason(&exchange(&server, &first.secret).await.unwrap_err()), "INVALID_CREDENTIALS");
     // The prefix tells the kinds apart before the database is asked; it does not rely on that.
     let as_key = "SELECT outcome FROM api_key_exchange($1, 'api_key', NULL, now(), '{}', NULL, '{}', NULL)";
-    let digest = sidle::session::opaque::digest(&first.secret).to_vec();
+    let digest = sidle::token::opaque::digest(&first.secret).to_vec();
     let outcome: String = sqlx::query_scalar(as_key).bind(digest).fetch_one(&server.app().db).await.expect("an answer");
     assert_eq!(outcome, "unknown");
     let both = proto::AuthenticateServiceAccountRequest {
@@ -275,7 +275,7 @@ async fn a_key_shrinks_with_its_account() {
 async fn an_address_that_tries_keys_is_slowed_down_whatever_it_tries() {
     let setup = crate::support::Setup::new().await.with("THROTTLE__PER_MINUTE", "1").with("THROTTLE__BURST", "4");
     let server = setup.start().await;
-    let unknown = sidle::session::opaque::mint("sidle_ak_", &server.context.entropy);
+    let unknown = sidle::token::opaque::mint("sidle_ak_", &server.context.entropy);
     let id = uuid::Uuid::from_u128(1).to_string();
     for n in 0..4 {
         let refused = match n % 2 {
@@ -306,9 +306,10 @@ async fn a_key_that_is_revoked_while_its_exchange_waits_buys_nothing() {
         let waits =
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
                      AND query LIKE '%api_key_exchange%'";
-        while sqlx::query_scalar::<_, i64>(waits).fetch_one(server.sql()).await.unwrap() == 0 {
-            tokio::task::yield_now().await;
-        }
+        until("the exchange waits for its account", async || {
+            sqlx::query_scalar::<_, i64>(waits).fetch_one(server.sql()).await.unwrap() != 0
+        })
+        .await;
         sqlx::query("UPDATE api_keys SET revoked_at = now()").execute(&mut *revoking).await.unwrap();
         sqlx::query("UPDATE service_accounts SET tokens_valid_from = now()").execute(&mut *revoking).await.unwrap();
         revoking.commit().await.unwrap();

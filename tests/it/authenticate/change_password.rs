@@ -6,7 +6,7 @@ use tonic::Status;
 
 use super::{attempt, set};
 use crate::look::{event, reason, reasons};
-use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer};
+use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer, until};
 
 const ANN: &str = "ann@example.com";
 const NEW: &str = "nine lives of a grey cat";
@@ -67,7 +67,8 @@ async fn another_replica_refuses_the_old_tokens_as_well() {
     let tokens = one.sign_in(ANN).await;
     who_am_i(&two, &tokens.access_token).await.unwrap();
     change(&one.client(&tokens.access_token), ADMIN_PASSWORD, NEW).await.unwrap();
-    while who_am_i(&two, &tokens.access_token).await.is_ok() {}
+    until("the other replica refuses the old token", async || who_am_i(&two, &tokens.access_token).await.is_err())
+        .await;
 }
 
 #[tokio::test]
@@ -113,7 +114,7 @@ async fn a_refused_change_changes_nothing() {
         assert_eq!(reason(&change(&client, ADMIN_PASSWORD, new).await.unwrap_err()), "INVALID_FIELD", "{what}");
     }
     assert_eq!(reason(&change(&client, "not the password", NEW).await.unwrap_err()), "INVALID_CREDENTIALS");
-    assert_eq!(reasons(&server, "user.proof_refused", "refused").await, ["wrong_password"]);
+    assert_eq!(reasons(&server, "user.reauthentication_failed", "refused").await, ["wrong_password"]);
     refresh(&server, &tokens.refresh_token).await.unwrap();
     attempt(&server, ANN, ADMIN_PASSWORD).await.unwrap();
 }
@@ -136,7 +137,7 @@ async fn of_two_changes_at_once_one_wins() {
 async fn a_program_has_no_password_to_change() {
     let server = TestServer::start().await;
     let token = super::verifier_token(&server).await;
-    assert_eq!(reason(&change(&server.client(&token), ADMIN_PASSWORD, NEW).await.unwrap_err()), "PERSON_REQUIRED");
+    assert_eq!(reason(&change(&server.client(&token), ADMIN_PASSWORD, NEW).await.unwrap_err()), "USER_REQUIRED");
 }
 
 /// What an administrator sets obeys the same rules.

@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 
 use super::set_hash;
 use crate::look::reason;
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, until, within};
 
 /// A server with one hashing thread that believes what the test says about addresses.
 async fn one_thread(queue: &str) -> Setup {
@@ -43,19 +43,20 @@ async fn eighty_streams_of_guesses_from_one_address_keep_nobody_else_out() {
     let guesses = (0..80).map(|stream| {
         let (server, done, turned_away) = (&server, &done, &turned_away);
         async move {
-            while !done.load(Ordering::Relaxed) {
-                let name = format!("nobody{stream}@example.com");
-                let refused = attempt(server, "203.0.113.7", &name, "a guess").await.unwrap_err();
-                if reason(&refused) == "OVERLOADED" {
-                    turned_away.fetch_add(1, Ordering::Relaxed);
+            within("the logins are done", async {
+                while !done.load(Ordering::Relaxed) {
+                    let name = format!("nobody{stream}@example.com");
+                    let refused = attempt(server, "203.0.113.7", &name, "a guess").await.unwrap_err();
+                    if reason(&refused) == "OVERLOADED" {
+                        turned_away.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
-            }
+            })
+            .await;
         }
     });
     let logins = async {
-        while turned_away.load(Ordering::Relaxed) < 80 {
-            tokio::task::yield_now().await;
-        }
+        until("the queue is full", async || turned_away.load(Ordering::Relaxed) >= 80).await;
         for login in 0..40 {
             let answer = attempt(&server, "198.51.100.1", "ann@example.com", ADMIN_PASSWORD).await;
             assert!(answer.is_ok(), "login {login}: {answer:?}");
@@ -80,12 +81,15 @@ async fn a_call_is_charged_before_it_is_admitted() {
     let mut reasons = Vec::new();
     // Two are admitted: half of one thread and three places to wait.
     for _ in 0..38 {
-        reasons.push(reason(&calls.next().await.unwrap().unwrap_err()));
+        reasons.push(reason(&within("an answer", calls.next()).await.unwrap().unwrap_err()));
     }
     lock.rollback().await.unwrap();
-    while let Some(answer) = calls.next().await {
-        reasons.push(reason(&answer.unwrap_err()));
-    }
+    within("whoever was admitted is answered", async {
+        while let Some(answer) = calls.next().await {
+            reasons.push(reason(&answer.unwrap_err()));
+        }
+    })
+    .await;
     let count = |what: &str| reasons.iter().filter(|reason| *reason == what).count();
     let counted = (count("INVALID_CREDENTIALS"), count("OVERLOADED"), count("THROTTLED"));
     assert_eq!(counted, (2, 8, 30), "ten are charged, and thirty are not listened to");

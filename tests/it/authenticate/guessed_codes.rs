@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::factors::*;
 use crate::look::reasons;
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, eventually, until};
 
 /// Statements that wait for the table of users.
 async fn held_up(server: &TestServer) -> i64 {
@@ -31,9 +31,7 @@ async fn hang_up(server: &TestServer, call: impl Future) {
     let mut lock = held.begin().await.unwrap();
     sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let reserving = async {
-        while held_up(server).await == 0 {
-            tokio::task::yield_now().await;
-        }
+        until("the call waits for the table", async || held_up(server).await != 0).await;
     };
     let mut call = Box::pin(call);
     tokio::select! {
@@ -46,16 +44,11 @@ async fn hang_up(server: &TestServer, call: impl Future) {
 
 /// Waits for as many refusals as there were guesses.
 async fn until_recorded(server: &TestServer, event_type: &str, many: usize) -> Vec<String> {
-    let recorded = async {
-        loop {
-            let reasons = reasons(server, event_type, "refused").await;
-            if reasons.len() >= many {
-                return reasons;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), recorded).await.expect("what is counted is recorded")
+    eventually("what is counted is recorded", async || {
+        let reasons = reasons(server, event_type, "refused").await;
+        (reasons.len() >= many).then_some(reasons)
+    })
+    .await
 }
 
 async fn complete(server: &TestServer, asked: &MfaChallenge, code: String) {
@@ -87,12 +80,12 @@ async fn who_hangs_up_on_a_proof_leaves_its_event_and_a_right_code_is_spent() {
     let call = Call::internal(server.context.new_id());
     let room = &server.app().authenticate;
     hang_up(&server, room.check_second_factor(&call, ann.user, Zeroizing::new(ann.wrong(&server)))).await;
-    assert_eq!(until_recorded(&server, "user.proof_refused", 1).await, ["wrong_code"]);
+    assert_eq!(until_recorded(&server, "user.reauthentication_failed", 1).await, ["wrong_code"]);
     let code = Zeroizing::new(ann.code(&server));
     hang_up(&server, room.check_second_factor(&call, ann.user, code.clone())).await;
     // The same code once more is a replay as soon as it is spent, and until then the call itself spends it.
-    let refused = async { while room.check_second_factor(&call, ann.user, code.clone()).await.is_ok() {} };
-    tokio::time::timeout(Duration::from_secs(60), refused).await.expect("a code is for one use");
+    until("a code is for one use", async || room.check_second_factor(&call, ann.user, code.clone()).await.is_err())
+        .await;
 }
 
 async fn locked_for(server: &TestServer, user: Uuid) -> TimeDelta {

@@ -194,7 +194,7 @@ async fn only_the_users_own_secret_makes_a_device_known() {
     };
     let eves = ask(&server, eve).await.unwrap().known_device_token;
     assert_ne!((eves.as_str(), eves.as_str()), ("", device.as_str()), "eve's device is new");
-    let made_up = sidle::session::opaque::mint("sidle_kd_", &server.context.entropy).to_string();
+    let made_up = sidle::token::opaque::mint("sidle_kd_", &server.context.entropy).to_string();
     guess(&server, &eves, 2).await;
     guess(&server, &made_up, 2).await;
     guess(&server, "nonsense", 1).await;

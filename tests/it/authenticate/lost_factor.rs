@@ -122,7 +122,7 @@ async fn nobody_takes_the_factor_of_somebody_out_of_their_reach() {
     let key = api_key(&server, None, &["*"], &[]).await;
     let program = server.client(&exchange(&server, &key).await.unwrap().access_token);
     let refused = program.directory.clone().update_user(change(known, false)).await.unwrap_err();
-    assert_eq!(reason(&refused), "PERSON_REQUIRED");
+    assert_eq!(reason(&refused), "USER_REQUIRED");
 
     // The function does not rely on having been asked rightly.
     let mut app = PgConnection::connect(&server.setup.database().app_url).await.unwrap();

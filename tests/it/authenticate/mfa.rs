@@ -259,10 +259,10 @@ async fn neither_secret_nor_recovery_codes_lie_in_the_database() {
     for code in &ann.codes {
         let plain = code.replace('-', "");
         assert!(
-            !hashes.contains(&sidle::session::opaque::digest(&plain).to_vec()),
+            !hashes.contains(&sidle::token::opaque::digest(&plain).to_vec()),
             "a digest without a key can be tried out"
         );
-        assert!(!hashes.contains(&sidle::session::opaque::digest(code).to_vec()));
+        assert!(!hashes.contains(&sidle::token::opaque::digest(code).to_vec()));
     }
     // Whoever can write to it cannot put a secret of their own in the place of another's.
     sqlx::query("UPDATE user_totp a SET secret = b.secret FROM user_totp b WHERE a.user_id = $1 AND b.user_id = $2")
@@ -363,7 +363,10 @@ async fn an_enrolment_counts_for_nothing_until_its_first_code_and_then_lapses() 
     let client = server.client(&server.sign_in("ann@example.com").await.access_token);
     let nothing = ConfirmTotpRequest { totp_code: "123456".to_owned() };
     let refused = client.authenticate.clone().confirm_totp(nothing).await.unwrap_err();
-    assert_eq!((reason(&refused).as_str(), metadata(&refused, "state").as_str()), ("FACTOR_STATE", "not_enrolling"));
+    assert_eq!(
+        (reason(&refused).as_str(), metadata(&refused, "state").as_str()),
+        ("INVALID_FACTOR_STATE", "not_enrolling")
+    );
 
     let request = client.proven(ENROLL, "", EnrollTotpRequest {}).await;
     let first = client.authenticate.clone().enroll_totp(request).await.unwrap().into_inner();
@@ -384,8 +387,8 @@ async fn an_enrolment_counts_for_nothing_until_its_first_code_and_then_lapses() 
     let client = server.client(&server.sign_in("ann@example.com").await.access_token);
     let totp_code = Authenticator::new(&second.secret).code(server.context.now(), 0);
     let late = client.authenticate.clone().confirm_totp(ConfirmTotpRequest { totp_code }).await.unwrap_err();
-    assert_eq!(reason(&late), "FACTOR_STATE");
-    sqlx::query("SELECT factors_tidy($1)").bind(server.context.now()).execute(&server.app().db).await.unwrap();
+    assert_eq!(reason(&late), "INVALID_FACTOR_STATE");
+    sqlx::query("SELECT purge_challenges($1)").bind(server.context.now()).execute(&server.app().db).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM user_totp").fetch_one(server.sql()).await.unwrap();
     assert_eq!(left, 0);
 }
@@ -481,13 +484,16 @@ async fn calls_that_the_factors_do_not_allow_say_so() {
     server.user(tenant, "bob@example.com", "user").await;
     let bob = server.client(&server.sign_in("bob@example.com").await.access_token);
     let refused = bob.authenticate.clone().disable_totp(DisableTotpRequest {}).await.unwrap_err();
-    assert_eq!((reason(&refused).as_str(), metadata(&refused, "state").as_str()), ("FACTOR_STATE", "not_enrolled"));
+    assert_eq!(
+        (reason(&refused).as_str(), metadata(&refused, "state").as_str()),
+        ("INVALID_FACTOR_STATE", "not_enrolled")
+    );
     let request = RegenerateRecoveryCodesRequest {};
     let refused = bob.authenticate.clone().regenerate_recovery_codes(request).await.unwrap_err();
     assert_eq!(metadata(&refused, "state"), "not_enrolled");
     let ann = guarded(&server, tenant, "ann@example.com").await;
     let refused = ann.client.authenticate.clone().enroll_totp(EnrollTotpRequest {}).await.unwrap_err();
-    assert_eq!((reason(&refused).as_str(), metadata(&refused, "state").as_str()), ("FACTOR_STATE", "enrolled"));
+    assert_eq!((reason(&refused).as_str(), metadata(&refused, "state").as_str()), ("INVALID_FACTOR_STATE", "enrolled"));
     let long =
         CompleteMfaRequest { challenge_token: "x".repeat(300), factor: Some(Factor::TotpCode("1".repeat(1000))) };
     assert_eq!(reason(&server.client("").authenticate.complete_mfa(long).await.unwrap_err()), "INVALID_FIELD");

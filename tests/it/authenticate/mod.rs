@@ -64,7 +64,7 @@ pub async fn set_hash(server: &TestServer, user: Uuid, hash: &str, cost: i16) {
 /// Makes a service account with a key of these scopes, and returns the key.
 pub async fn api_key(server: &TestServer, tenant: Option<Uuid>, permissions: &[&str], scopes: &[&str]) -> String {
     let (account, id) = (server.context.new_id(), server.context.new_id());
-    let key = sidle::session::opaque::mint("sidle_ak_", &server.context.entropy).to_string();
+    let key = sidle::token::opaque::mint("sidle_ak_", &server.context.entropy).to_string();
     sqlx::query(
         "INSERT INTO service_accounts (service_account_id, tenant_id, name, permissions) VALUES ($1, $2, $3, $4)",
     )
@@ -83,7 +83,7 @@ pub async fn api_key(server: &TestServer, tenant: Option<Uuid>, permissions: &[&
     .bind(account)
     .bind(tenant)
     .bind(&key[..14])
-    .bind(sidle::session::opaque::digest(&key).to_vec())
+    .bind(sidle::token::opaque::digest(&key).to_vec())
     .bind(scopes.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
     .execute(server.sql())
     .await

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{ask, attempt, set, set_hash};
 use crate::look::{event, reason, reasons};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, until};
 
 #[tokio::test]
 async fn a_user_signs_in_by_address_or_name_in_any_case() {
@@ -125,9 +125,10 @@ async fn a_login_is_answered_before_its_password_is_hashed_anew() {
     attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.expect("the answer does not wait for the new hash");
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND objid = 4711
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(server.sql()).await.unwrap() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the new hash waits for the lock", async || {
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(server.sql()).await.unwrap() != 0
+    })
+    .await;
     let cost = async || -> i16 {
         let select = "SELECT password_cost FROM users WHERE user_id = $1";
         sqlx::query_scalar(select).bind(user).fetch_one(server.sql()).await.unwrap()
@@ -231,7 +232,7 @@ async fn what_no_login_can_mean_is_named() {
 /// Between two points of the grid nobody is told anything, however early it was decided and written down.
 #[tokio::test]
 async fn a_refusal_waits_for_the_next_point_of_the_grid() {
-    let server = Setup::new().await.with("PASSWORDS__REFUSAL_GRID", "1h").start().await;
+    let server = Setup::new().await.with("PASSWORDS__FAILURE_LATENCY_QUANTUM", "1h").start().await;
     let tenant = server.tenant("a").await;
     server.user(tenant, "ann@example.com", "user").await;
     let client = server.client(&server.sign_in("ann@example.com").await.access_token);
@@ -245,11 +246,11 @@ async fn a_refusal_waits_for_the_next_point_of_the_grid() {
     let (mut known, mut unknown) = (Box::pin(sign_in("ann@example.com")), Box::pin(sign_in("nobody@example.com")));
     let mut proof = Box::pin(prove);
     let decided = async {
-        while reasons(&server, "user.login_refused", "refused").await.len() < 2
-            || reasons(&server, "user.proof_refused", "refused").await.is_empty()
-        {
-            tokio::task::yield_now().await;
-        }
+        until("both refusals are recorded", async || {
+            reasons(&server, "user.login_refused", "refused").await.len() >= 2
+                && !reasons(&server, "user.reauthentication_failed", "refused").await.is_empty()
+        })
+        .await;
         // Whoever may come in does not wait; and an answer to the others would have come before this one.
         server.sign_in("ann@example.com").await;
     };

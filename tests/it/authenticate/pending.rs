@@ -1,8 +1,6 @@
 //! What waits to become a way in - a login without its second factor, a link to a new password, a proof - is void after
 //! whatever shuts its user out, also when they are let in again.
 
-use std::time::Duration;
-
 use sidle::proto::step_up_request::Proof;
 use sidle::proto::*;
 use sidle_dev::smtp::Smtp;
@@ -13,20 +11,23 @@ use super::factors::*;
 use crate::look::{event, reason, reasons};
 use crate::mail;
 use crate::support::server::with_proof;
-use crate::support::{ADMIN_PASSWORD, Client, TestServer};
+use crate::support::{ADMIN_PASSWORD, Client, TestServer, within};
 
 const NEW_PASSWORD: &str = "seven otters juggle walnuts";
 
 /// The token in the next message of this kind to an address.
 async fn token(smtp: &mut Smtp, email: &str, prefix: &str) -> String {
-    loop {
-        let message = smtp.message().await.unwrap();
-        if let Some(token) =
-            message.token().filter(|token| token.starts_with(prefix) && message.to == [email.to_owned()])
-        {
-            return token;
+    within("a message with a token", async {
+        loop {
+            let message = smtp.message().await.unwrap();
+            if let Some(token) =
+                message.token().filter(|token| token.starts_with(prefix) && message.to == [email.to_owned()])
+            {
+                return token;
+            }
         }
-    }
+    })
+    .await
 }
 
 async fn reset_link(server: &TestServer, smtp: &mut Smtp, email: &str) -> String {
@@ -156,15 +157,15 @@ async fn factors_that_go_with_the_first_confirmation_go_with_event_and_notice() 
     let verify = VerifyEmailRequest { verification_token: confirm, ..Default::default() };
     let verified = server.client("").authenticate.verify_email(verify).await.unwrap().into_inner();
     assert!(!verified.password_kept);
-    let told = async {
+    let told = within("a notice", async {
         loop {
             let message = smtp.message().await.unwrap();
             if message.header("Subject").as_deref() == Some("The old password of your account was removed") {
                 return message;
             }
         }
-    };
-    let told = tokio::time::timeout(Duration::from_secs(60), told).await.expect("a notice");
+    })
+    .await;
     assert_eq!(told.to, ["new@example.com"]);
     let removed = event(&server, "user.credentials_removed").await;
     assert_eq!(removed.target_id.as_deref(), Some(ann.user.to_string().as_str()));

@@ -4,26 +4,24 @@ use uuid::Uuid;
 
 use super::{attempt, set, set_hash};
 use crate::look::{reason, reasons};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
 
 const FIRST: &str = "1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const SECOND: &str = "2:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
 /// What is kept of a password, once it is of this pepper.
 async fn kept(server: &TestServer, user: Uuid, pepper: Option<i16>) -> (String, Option<i16>) {
-    loop {
+    // It is hashed anew after the answer.
+    eventually("the password is hashed anew, with this pepper", async || {
         let row: (String, Option<i16>) =
             sqlx::query_as("SELECT password_hash, password_pepper_id FROM users WHERE user_id = $1")
                 .bind(user)
                 .fetch_one(server.sql())
                 .await
                 .unwrap();
-        // It is hashed anew after the answer; that it happens at all ends this.
-        if row.1 == pepper {
-            return row;
-        }
-        tokio::task::yield_now().await;
-    }
+        (row.1 == pepper).then_some(row)
+    })
+    .await
 }
 
 #[tokio::test]

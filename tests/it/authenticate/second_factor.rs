@@ -46,7 +46,7 @@ async fn a_right_password_begins_no_session_while_the_second_factor_is_missing()
     assert_eq!(sessions, 0);
     let (kept, owner): (Vec<u8>, Uuid) =
         sqlx::query_as("SELECT challenge_hash, user_id FROM mfa_challenges").fetch_one(server.sql()).await.unwrap();
-    assert_eq!((kept, owner), (sidle::session::opaque::digest(&challenge.challenge_token).to_vec(), user));
+    assert_eq!((kept, owner), (sidle::token::opaque::digest(&challenge.challenge_token).to_vec(), user));
     assert_eq!(event(&server, "user.second_factor_required").await.actor_id, Some(user));
 
     let code = "INSERT INTO recovery_codes (recovery_code_id, user_id, code_hash, created_at)

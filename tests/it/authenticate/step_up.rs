@@ -355,7 +355,7 @@ async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
         // Once.
         let refused = make(&case, &token).await.expect_err(method);
         assert!(
-            ["STEP_UP_REQUIRED", "FACTOR_STATE", "ALREADY_EXISTS", "UNAUTHENTICATED", "PERMISSION_DENIED"]
+            ["STEP_UP_REQUIRED", "INVALID_FACTOR_STATE", "ALREADY_EXISTS", "UNAUTHENTICATED", "PERMISSION_DENIED"]
                 .contains(&reason(&refused).as_str())
         );
     }
@@ -392,14 +392,14 @@ async fn a_service_account_never_satisfies_a_step_up() {
     let victim = server.user(server.tenant("victims").await, "victim@example.com", "user").await.to_string();
     let request = StepUpRequest { method: DISABLE.to_owned(), proof: Some(password()), ..Default::default() };
     let refused = program.authenticate.clone().step_up(request).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "PERSON_REQUIRED"));
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "USER_REQUIRED"));
     for method in sensitive().filter(|method| !OF_PEOPLE.contains(method)) {
         let own = method.contains("Authenticate");
         let target = if own { String::new() } else { victim.clone() };
         let case = Case { method, client: &program, target: target.clone(), proof: password(), tenant: None };
         // Not even with the proof of a person.
         for token in [String::new(), admin.prove(method, &target).await] {
-            assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "PERSON_REQUIRED", "{method}");
+            assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "USER_REQUIRED", "{method}");
         }
     }
 }
@@ -560,7 +560,7 @@ async fn a_proof_dies_with_what_it_stands_on() {
             }
         }
     }
-    sqlx::query("SELECT factors_tidy($1)").bind(server.context.now()).execute(&server.app().db).await.unwrap();
+    sqlx::query("SELECT purge_challenges($1)").bind(server.context.now()).execute(&server.app().db).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM step_up_tokens WHERE expires_at <= $1")
         .bind(server.context.now())
         .fetch_one(server.sql())

@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 use super::factors::counted;
 use super::{attempt, set_hash, verifier_token, verify};
 use crate::look::{reason, reasons};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, until, within};
 
 /// One thread and seven places to wait, of which one address has half: four logins at once.
 const PLACES: usize = 4;
@@ -31,7 +31,7 @@ async fn in_a_storm_whoever_gets_a_place_signs_in_and_the_rest_are_told_when_to_
     sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let mut storm: FuturesUnordered<_> = names.iter().map(|name| attempt(&server, name, ADMIN_PASSWORD)).collect();
     for turned_away in 0..names.len() - PLACES {
-        let refused = storm.next().await.unwrap().expect_err("nobody can have got through");
+        let refused = within("an answer", storm.next()).await.unwrap().expect_err("nobody can have got through");
         assert_eq!(reason(&refused), "OVERLOADED", "after {turned_away}");
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         assert!(refused.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
@@ -42,10 +42,13 @@ async fn in_a_storm_whoever_gets_a_place_signs_in_and_the_rest_are_told_when_to_
     }
     lock.rollback().await.unwrap();
     let mut signed_in = 0;
-    while let Some(answer) = storm.next().await {
-        answer.expect("whoever got a place signs in");
-        signed_in += 1;
-    }
+    within("every login is answered", async {
+        while let Some(answer) = storm.next().await {
+            answer.expect("whoever got a place signs in");
+            signed_in += 1;
+        }
+    })
+    .await;
     assert_eq!(signed_in, PLACES);
     assert!(reasons(&server, "user.login_refused", "refused").await.is_empty(), "who was turned away has not tried");
     attempt(&server, &names[0], ADMIN_PASSWORD).await.expect("the places are free again");
@@ -83,13 +86,9 @@ async fn tokens_are_verified_while_every_thread_hashes() {
     sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let mut storm: FuturesUnordered<_> = names.iter().map(|name| attempt(&server, name, "a guess")).collect();
     let busy = async {
-        while held_up(&server).await < 4 {
-            tokio::task::yield_now().await;
-        }
+        until("the logins wait for the table", async || held_up(&server).await >= 4).await;
         lock.rollback().await.unwrap();
-        while queue.get() < 2 {
-            tokio::task::yield_now().await;
-        }
+        until("two hashes wait for a thread", async || queue.get() >= 2).await;
     };
     tokio::select! {
         answer = storm.next() => panic!("answered before the threads were busy: {answer:?}"),
@@ -101,9 +100,12 @@ async fn tokens_are_verified_while_every_thread_hashes() {
     }
     assert_eq!(units.get(), before, "answered before any of those hashes was done");
 
-    while let Some(answer) = storm.next().await {
-        assert_eq!(reason(&answer.expect_err("nobody")), "INVALID_CREDENTIALS");
-    }
+    within("every login is answered", async {
+        while let Some(answer) = storm.next().await {
+            assert_eq!(reason(&answer.expect_err("nobody")), "INVALID_CREDENTIALS");
+        }
+    })
+    .await;
     assert_eq!(units.get() - begun, 4 << DEAREST);
 }
 
@@ -124,13 +126,13 @@ async fn who_waits_for_others_with_the_same_identifier_is_told_in_time_when_to_c
     let mut storm: FuturesUnordered<_> =
         (0..CALLERS).map(|_| attempt(&server, "ann@example.com", ADMIN_PASSWORD)).collect();
     for turned_away in 0..CALLERS - 1 {
-        let refused = storm.next().await.unwrap().expect_err("nobody can have got through");
+        let refused = within("an answer", storm.next()).await.unwrap().expect_err("nobody can have got through");
         assert_eq!(reason(&refused), "OVERLOADED", "after {turned_away}");
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         assert!(refused.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
     }
     lock.rollback().await.unwrap();
-    storm.next().await.unwrap().expect("whoever was let through signs in");
+    within("an answer", storm.next()).await.unwrap().expect("whoever was let through signs in");
     assert!(reasons(&server, "user.login_refused", "refused").await.is_empty(), "who was turned away has not tried");
     assert_eq!(counted(&server, user).await, (0, false));
     attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.expect("the place is free again");

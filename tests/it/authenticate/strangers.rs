@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt;
 use crate::look::{event, reason, reasons};
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, until};
 
 const NAMES: usize = 2000;
 
@@ -43,25 +43,18 @@ async fn thousands_of_unknown_names_leave_one_event_an_interval_and_no_keys() {
     // Once the interval is over, one event tells of all the others.
     server.context.clock.advance(std::time::Duration::from_secs(301));
     let stop = CancellationToken::new();
-    let tidy = tokio::spawn(server.app().authenticate.clone().tidy(stop.clone()));
-    let told = async {
-        while recorded(&server).await.len() < 2 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), told).await.expect("the interval is recorded");
+    let tidy = tokio::spawn(server.app().authenticate.clone().purge_expired(stop.clone()));
+    until("the interval is recorded", async || recorded(&server).await.len() >= 2).await;
     stop.cancel();
     tidy.await.unwrap();
     let all = recorded(&server).await;
     assert_eq!((all.len(), &all[1]["refusals"]), (2, &(NAMES as i64 - 1).into()));
     assert_eq!(counted(&server).await, 0);
-    let numbered = async {
-        let waiting = "SELECT count(*) FROM audit_inbox";
-        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(server.sql()).await.unwrap() > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), numbered).await.expect("events get their places");
+    let waiting = "SELECT count(*) FROM audit_inbox";
+    until("events get their places", async || {
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(server.sql()).await.unwrap() == 0
+    })
+    .await;
     let keys: i64 =
         sqlx::query_scalar("SELECT count(*) FROM audit_subject_keys").fetch_one(server.sql()).await.unwrap();
     assert!(keys <= 2, "{keys} keys: one for all strangers of a day");
@@ -83,12 +76,10 @@ async fn resets_asked_for_in_nobodys_name_leave_nothing() {
     }
     let asked = event(&server, "user.password_reset_requested").await;
     assert_eq!(asked.target_id, Some(ann.to_string()));
-    let answered = async {
-        let left = "SELECT count(*) FROM password_reset_requests";
-        while sqlx::query_scalar::<_, i64>(left).fetch_one(server.sql()).await.unwrap() > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), answered).await.expect("every request is answered");
+    let left = "SELECT count(*) FROM password_reset_requests";
+    until("every request is answered", async || {
+        sqlx::query_scalar::<_, i64>(left).fetch_one(server.sql()).await.unwrap() == 0
+    })
+    .await;
     assert_eq!(reasons(&server, "user.password_reset_requested", "success").await.len(), 1);
 }

@@ -126,13 +126,13 @@ async fn what_is_paid_off_is_removed() {
     let counted = async || -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM address_attempts").fetch_one(server.sql()).await.unwrap()
     };
-    let tidy = async |by: u64| {
+    let purge_expired = async |by: u64| {
         let now = server.context.now() + chrono::TimeDelta::seconds(by as i64);
-        sqlx::query("SELECT guessing_tidy($1)").bind(now).execute(server.sql()).await.unwrap();
+        sqlx::query("SELECT purge_login_attempts($1)").bind(now).execute(server.sql()).await.unwrap();
     };
-    tidy(1).await;
+    purge_expired(1).await;
     assert_eq!(counted().await, 1);
-    tidy(61).await;
+    purge_expired(61).await;
     assert_eq!(counted().await, 0);
 }
 

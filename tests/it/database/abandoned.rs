@@ -6,7 +6,7 @@ use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
 use super::{abandoned, pool};
-use crate::support::Setup;
+use crate::support::{Setup, until};
 
 /// More waits than any of the calls below has.
 const MOST_WAITS: usize = 24;
@@ -126,9 +126,10 @@ async fn a_single_statement_that_is_abandoned_holds_nobody_up() {
 async fn running(sql: &PgPool, statement: &str) {
     let is_running = "SELECT EXISTS (SELECT FROM pg_stat_activity
         WHERE datname = current_database() AND state = 'active' AND query = $1)";
-    while !sqlx::query_scalar::<_, bool>(is_running).bind(statement).fetch_one(sql).await.unwrap() {
-        tokio::task::yield_now().await;
-    }
+    until("the server works on the statement", async || {
+        sqlx::query_scalar::<_, bool>(is_running).bind(statement).fetch_one(sql).await.unwrap()
+    })
+    .await;
 }
 
 /// Postgres answers the COMMIT of a failed transaction with ROLLBACK, which the driver takes for success.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use sidle::db::Scope;
+use sidle::fault::Reason;
 use sidle::proto;
 use tonic::{Code, Request};
+use uuid::Uuid;
 
-use super::waiting_for_locks;
+use super::{pool, waiting_for_locks};
 use crate::authenticate::attempt;
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
 
@@ -99,4 +102,23 @@ async fn whoever_waits_too_long_for_a_lock_is_told_to_come_back() {
     sqlx::query("SELECT FROM users FOR UPDATE").execute(&mut *holder).await.unwrap();
     let refused = server.client("").authenticate.authenticate_password(login(0)).await.unwrap_err();
     assert_eq!((refused.code(), crate::look::reason(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+}
+
+/// An import into one tenant that is held open must not cost the others theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_may_wait_for_others_keys_one_tenant_has_half() {
+    let setup = Setup::new().await;
+    let (one, other) = (Scope::Tenant(Uuid::from_u128(1)), Scope::Tenant(Uuid::from_u128(2)));
+    // A quarter of the pool: four.
+    let db = pool(&setup, 16);
+    let began = futures_util::future::join_all((0..6).map(|_| db.begin_contended(one))).await;
+    let (held, refused): (Vec<_>, Vec<_>) = began.into_iter().partition(Result::is_ok);
+    assert_eq!((held.len(), refused.len()), (2, 4));
+    for fault in refused.into_iter().filter_map(Result::err) {
+        assert_eq!(fault.reason(), Reason::ValueContended);
+    }
+    let others = [db.begin_contended(other).await, db.begin_contended(Scope::Platform).await];
+    assert!(others.iter().all(Result::is_ok), "there is room for others");
+    drop(held);
+    db.begin_contended(one).await.expect("what was given back is there again").commit().await.unwrap();
 }

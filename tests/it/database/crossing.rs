@@ -9,37 +9,40 @@ use tonic::Request;
 use tonic::transport::Endpoint;
 use uuid::Uuid;
 
-use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer};
+use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer, within};
 
 /// Makes calls of every kind whose deadlines pass in the middle, until told to stop.
 async fn hurry(caller: Client, anybody: Client, seed: u64, stop: Arc<AtomicBool>) {
     let mut deadline = seed;
-    while !stop.load(Ordering::Acquire) {
-        // 0.3 to 50 ms, in an order of no meaning.
-        deadline = deadline.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let timeout = Duration::from_micros(300 + (deadline >> 33) % 50_000);
-        match deadline % 3 {
-            0 => {
-                let mut request = Request::new(proto::ListSessionsRequest::default());
-                request.set_timeout(timeout);
-                drop(caller.session.clone().list_sessions(request).await);
-            }
-            1 => {
-                let mut request = Request::new(proto::ListUsersRequest::default());
-                request.set_timeout(timeout);
-                drop(caller.directory.clone().list_users(request).await);
-            }
-            _ => {
-                let mut request = Request::new(proto::AuthenticatePasswordRequest {
-                    identifier: "nobody@example.com".into(),
-                    password: "wrong".into(),
-                    ..Default::default()
-                });
-                request.set_timeout(timeout);
-                drop(anybody.authenticate.clone().authenticate_password(request).await);
+    within("the others are done", async {
+        while !stop.load(Ordering::Acquire) {
+            // 0.3 to 50 ms, in an order of no meaning.
+            deadline = deadline.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let timeout = Duration::from_micros(300 + (deadline >> 33) % 50_000);
+            match deadline % 3 {
+                0 => {
+                    let mut request = Request::new(proto::ListSessionsRequest::default());
+                    request.set_timeout(timeout);
+                    drop(caller.session.clone().list_sessions(request).await);
+                }
+                1 => {
+                    let mut request = Request::new(proto::ListUsersRequest::default());
+                    request.set_timeout(timeout);
+                    drop(caller.directory.clone().list_users(request).await);
+                }
+                _ => {
+                    let mut request = Request::new(proto::AuthenticatePasswordRequest {
+                        identifier: "nobody@example.com".into(),
+                        password: "wrong".into(),
+                        ..Default::default()
+                    });
+                    request.set_timeout(timeout);
+                    drop(anybody.authenticate.clone().authenticate_password(request).await);
+                }
             }
         }
-    }
+    })
+    .await;
 }
 
 async fn refresh(server: &TestServer, token: &str) -> String {
@@ -52,6 +55,7 @@ async fn refresh(server: &TestServer, token: &str) -> String {
 async fn deadlines_of_some_lose_no_writes_of_others_and_open_no_tenant() {
     let setup = Setup::new().await.with("DATABASE__POOL_SIZE", "3").with("DATABASE__ACQUIRE_TIMEOUT", "60s");
     let setup = setup.with("SESSIONS__PER_USER", "0").with("THROTTLE__PER_MINUTE", "0");
+    let setup = setup.with("THROTTLE__SESSION_REFRESH_PER_MINUTE", "0");
     let server = setup.with("PASSWORDS__MAX_WAIT", "1h").start().await;
     let (one, two) = (server.tenant("one").await, server.tenant("two").await);
     server.user(one, "admin@one.example", "admin").await;

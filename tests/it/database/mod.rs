@@ -4,7 +4,9 @@ mod abandoned;
 mod contention;
 mod crossing;
 mod pooler;
+mod reserved;
 mod servers;
+mod silent;
 
 use std::task::Poll;
 

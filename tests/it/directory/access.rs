@@ -7,7 +7,7 @@ use super::{
     ADMIN, SUPER_ADMIN, SYSTEM_ADMIN, create_role, create_user, events, field, grant, grant_on_platform, mask, member,
     memberships, new_user, reason,
 };
-use crate::support::{Client, TestServer};
+use crate::support::{Client, TestServer, until};
 
 async fn who_am_i(client: &Client) -> Result<WhoAmIResponse, tonic::Status> {
     Ok(client.authenticate.clone().who_am_i(WhoAmIRequest {}).await?.into_inner())
@@ -209,9 +209,10 @@ async fn a_token_issued_while_rights_change_does_not_keep_the_old_ones() {
     let change = tokio::spawn(async move { directory.create_membership(request).await });
     let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity
         WHERE datname = current_database() AND usename = 'sidle_app' AND wait_event_type = 'Lock')";
-    while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut *refresh).await.unwrap() {
-        tokio::task::yield_now().await;
-    }
+    until("the change waits for the user's row", async || {
+        sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut *refresh).await.unwrap()
+    })
+    .await;
     // Although the replica's clock is ahead.
     server.context.clock.advance(std::time::Duration::from_secs(60));
     refresh.commit().await.unwrap();

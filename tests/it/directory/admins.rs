@@ -9,7 +9,7 @@ use super::{UPDATE_USER, create_user, get_user, grant_on_platform, mask, members
 use crate::support::{ADMIN_PASSWORD, Client, TestServer, cheap_hash};
 
 fn first_admin(email: &str) -> FirstAdmin {
-    let password = sidle::authenticate::StoredHash { hash: cheap_hash(ADMIN_PASSWORD), cost: 4, pepper_id: None };
+    let password = sidle::credential::StoredHash { hash: cheap_hash(ADMIN_PASSWORD), cost: 4, pepper_id: None };
     FirstAdmin {
         tenant_slug: "headquarters".to_owned(),
         email: email.to_owned(),

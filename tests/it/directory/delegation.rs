@@ -6,7 +6,7 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use super::{ADMIN, SUPER_ADMIN, create_role, create_user, field, get_user, grant, new_user, reason};
-use crate::support::{Client, TestServer};
+use crate::support::{Client, TestServer, eventually};
 
 const USER: &str = "00000000-0000-7000-8000-000000000004";
 
@@ -360,7 +360,7 @@ async fn users_of_a_confined_tenant_have_addresses_of_its_domains_only() {
     let rename = "UPDATE users SET email = $2, email_key = $2 WHERE user_id = $1::uuid";
     let refused = sqlx::query(rename).bind(&ann.user_id).bind("x@elsewhere.example").execute(at.server.sql()).await;
     assert!(refused.is_err());
-    let registered = "SELECT outcome FROM registration_ask(jsonb_build_object('tenant_id', $1::text, 'email_key',
+    let registered = "SELECT outcome FROM registration_request(jsonb_build_object('tenant_id', $1::text, 'email_key',
         'ceo@elsewhere.example'), now(), NULL, NULL)";
     let open = "UPDATE tenants SET settings = settings || '{\"allow_registration\": true}' WHERE tenant_id = $1";
     sqlx::query(open).bind(at.tenant).execute(at.server.sql()).await.unwrap();
@@ -465,4 +465,149 @@ async fn what_a_user_made_is_kept_only_on_request() {
     let made = at.boss.directory.clone().delete_user(delete).await.unwrap().into_inner().made.unwrap();
     assert_eq!((made.api_key_ids.len(), made.kept), (1, true));
     crate::authenticate::exchange(&at.server, &key.secret).await.expect("kept");
+}
+
+/// Whoever sees the end coming has a program make the key: what a program makes with somebody's key ends with them as well.
+#[tokio::test]
+async fn what_a_program_made_with_a_users_key_ends_with_the_user() {
+    let at = Harbour::new().await;
+    let leaver = at.server.user(at.tenant, "leaver@harbour.example", "super_admin").await.to_string();
+    let client = at.server.client(&at.server.sign_in("leaver@harbour.example").await.access_token);
+    let account = async |client: &Client, name: &str, permissions: &[&str]| {
+        let request = CreateServiceAccountRequest {
+            tenant_id: at.tenant.to_string(),
+            name: name.to_owned(),
+            permissions: permissions.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        client.create_service_account(request).await.unwrap().service_account.unwrap().service_account_id
+    };
+    let key = async |client: &Client, account: &str| {
+        let request = CreateApiKeyRequest { service_account_id: account.to_owned(), ..Default::default() };
+        client.create_api_key(request).await.unwrap()
+    };
+    let program = async |key: &CreateApiKeyResponse| {
+        let token = crate::authenticate::exchange(&at.server, &key.secret).await.unwrap().access_token;
+        at.server.client(&token)
+    };
+    let makes = ["service_accounts.write", "service_accounts.read"];
+    let (maker, second) = (account(&at.boss, "maker", &makes).await, account(&at.boss, "second", &makes).await);
+    // A chain: the leaver's key makes a key of another account, and that one a key of an account that it made itself.
+    let first_key = key(&client, &maker).await;
+    let second_key = key(&program(&first_key).await, &second).await;
+    let third = account(&program(&second_key).await, "third", &[]).await;
+    let third_key = key(&program(&second_key).await, &third).await;
+    // What let the program in may be gone by the time.
+    let gone = DeleteApiKeyRequest { api_key_id: first_key.api_key.clone().unwrap().api_key_id };
+    client.directory.clone().delete_api_key(gone).await.unwrap();
+    // What the same accounts have from somebody else stays, and so does what they make from then on.
+    let others_key = key(&at.boss, &second).await;
+
+    let delete = DeleteUserRequest { user_id: leaver, ..Default::default() };
+    let made = at.boss.directory.clone().delete_user(delete).await.unwrap().into_inner().made.unwrap();
+    let id = |key: &CreateApiKeyResponse| key.api_key.clone().unwrap().api_key_id;
+    let (mut told, mut expected) = (made.api_key_ids, vec![id(&second_key), id(&third_key)]);
+    told.sort();
+    expected.sort();
+    assert_eq!(told, expected);
+    for key in [&second_key, &third_key] {
+        crate::authenticate::exchange(&at.server, &key.secret).await.expect_err("the key has ended");
+    }
+    crate::authenticate::exchange(&at.server, &others_key.secret).await.expect("somebody else made this one");
+}
+
+/// The end of a caller comes entirely before what it makes, which then is not made, or after it, and ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_not_made_by_a_caller_that_is_being_ended() {
+    let at = Harbour::new().await;
+    let account = async |name: &str, permissions: &[&str]| {
+        let request = CreateServiceAccountRequest {
+            tenant_id: at.tenant.to_string(),
+            name: name.to_owned(),
+            permissions: permissions.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        at.boss.create_service_account(request).await.unwrap().service_account.unwrap().service_account_id
+    };
+    let maker = account("maker", &["service_accounts.write", "service_accounts.read"]).await;
+    let plain = account("plain", &[]).await;
+    let request = CreateApiKeyRequest { service_account_id: maker.clone(), ..Default::default() };
+    let key = at.boss.create_api_key(request).await.unwrap();
+    let token = crate::authenticate::exchange(&at.server, &key.secret).await.unwrap().access_token;
+    let making = CreateApiKeyRequest { service_account_id: plain.clone(), ..Default::default() };
+
+    let mut ending = at.server.sql().begin().await.unwrap();
+    let hold = "SELECT FROM service_accounts WHERE service_account_id = $1::uuid FOR UPDATE";
+    sqlx::query(hold).bind(&maker).execute(&mut *ending).await.unwrap();
+    let made = tokio::spawn({
+        let (program, making) = (at.server.client(&token), making.clone());
+        async move { program.plain.clone().create_api_key(making).await }
+    });
+    let waits = async || (crate::database::waiting_for_locks(&at.server).await == 1).then_some(());
+    eventually("the program waits", waits).await;
+    let end = "SELECT set_config('sidle.platform', 'on', true), tokens_revoke(NULL, ARRAY[$1::uuid])";
+    sqlx::query(end).bind(&maker).execute(&mut *ending).await.unwrap();
+    ending.commit().await.unwrap();
+    assert_eq!(made.await.unwrap().unwrap_err().code(), tonic::Code::Unauthenticated);
+
+    // A user who makes a key is held before the account, as whoever deletes the user locks them: no deadlock.
+    let proven = at.boss.proven("sidle.v1.DirectoryService/CreateApiKey", &plain, making).await;
+    let mut ending = at.server.sql().begin().await.unwrap();
+    let hold = "SELECT FROM users WHERE user_id = $1::uuid FOR UPDATE";
+    sqlx::query(hold).bind(&at.boss_id).execute(&mut *ending).await.unwrap();
+    let mut directory = at.boss.plain.clone();
+    let made = tokio::spawn(async move { directory.create_api_key(proven).await });
+    eventually("the user waits", waits).await;
+    let account = "SELECT FROM service_accounts WHERE service_account_id = $1::uuid FOR UPDATE NOWAIT";
+    sqlx::query(account).bind(&plain).execute(&mut *ending).await.expect("nobody holds the account");
+    ending.rollback().await.unwrap();
+    made.await.unwrap().expect("and the key is made");
+}
+
+/// Another name is another role to the services that read it.
+#[tokio::test]
+async fn a_role_is_renamed_by_who_may_assign_roles() {
+    let at = Harbour::new().await;
+    let cashier = create_role(&at.boss, at.tenant, "cashier", &[]).await;
+    let editor = create_role(&at.boss, at.tenant, "editor", &["roles.write", "roles.read"]).await;
+    let holder = at.server.user(at.tenant, "holder@harbour.example", "user").await;
+    for role in [&cashier, &editor] {
+        at.boss.directory.clone().create_membership(grant(holder, Some(at.tenant), &role.role_id)).await.unwrap();
+    }
+    let holder = at.server.client(&at.server.sign_in("holder@harbour.example").await.access_token);
+    let update = |role: Role, path: &str| UpdateRoleRequest {
+        role: Some(role),
+        update_mask: Some(prost_types::FieldMask { paths: vec![path.to_owned()] }),
+        validate_only: false,
+    };
+    let rename = Role { name: "treasurer".to_owned(), ..cashier.clone() };
+    let refused = holder.directory.clone().update_role(update(rename.clone(), "name")).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().metadata["permission"], "roles.assign");
+    let described = Role { description: "At the till.".to_owned(), ..cashier };
+    let described = holder.directory.clone().update_role(update(described, "description")).await.unwrap().into_inner();
+    let rename = Role { etag: described.role.unwrap().etag, ..rename };
+    at.boss.directory.clone().update_role(update(rename, "name")).await.expect("who may assign");
+}
+
+/// What is given to somebody who was deleted meanwhile would be there when they come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_given_to_a_user_who_is_being_deleted() {
+    let at = Harbour::new().await;
+    let ann = at.server.user(at.tenant, "ann@harbour.example", "user").await;
+    let proven = at
+        .boss
+        .proven("sidle.v1.DirectoryService/CreateMembership", &ann.to_string(), grant(ann, Some(at.tenant), ADMIN))
+        .await;
+    let mut deleting = at.server.sql().begin().await.unwrap();
+    sqlx::query("UPDATE users SET deleted_at = now() WHERE user_id = $1")
+        .bind(ann)
+        .execute(&mut *deleting)
+        .await
+        .unwrap();
+    let mut directory = at.boss.plain.clone();
+    let given = tokio::spawn(async move { directory.create_membership(proven).await });
+    let waits = async || (crate::database::waiting_for_locks(&at.server).await == 1).then_some(());
+    eventually("it waits for the deletion", waits).await;
+    deleting.commit().await.unwrap();
+    assert_eq!(given.await.unwrap().unwrap_err().code(), tonic::Code::NotFound);
 }

@@ -8,7 +8,7 @@ use super::{
     ADMIN, create_role, create_user, events, field, get_user, grant, mask, member, memberships, new_user, reason,
     refusal,
 };
-use crate::support::TestServer;
+use crate::support::{Client, TestServer};
 
 fn new_tenant(slug: &str) -> CreateTenantRequest {
     CreateTenantRequest { slug: slug.to_owned(), name: slug.to_uppercase(), ..Default::default() }
@@ -65,26 +65,29 @@ async fn a_slug_is_never_used_again() {
     assert_eq!(refusal(again), ("ALREADY_EXISTS".to_owned(), "slug".to_owned()));
 }
 
-#[tokio::test]
-async fn an_administrator_of_one_tenant_reaches_nothing_of_another() {
-    let server = TestServer::start().await;
+/// Two tenants: an administrator of the one, and somebody in the other.
+struct Neighbours {
+    root: Client,
+    boss: Client,
+    north: Uuid,
+    south: Uuid,
+    victim: User,
+}
+
+async fn neighbours(server: &TestServer) -> Neighbours {
     let root = server.admin().await;
     let (north, south) = (server.tenant("north").await, server.tenant("south").await);
-    let (_, boss) = member(&server, north, "boss@north.example", "super_admin").await;
+    let (_, boss) = member(server, north, "boss@north.example", "super_admin").await;
     let victim = create_user(&root, new_user(south, "ann@south.example")).await;
-    let role = create_role(&root, south, "CLERK", &["users.read"]).await;
-    let account = CreateServiceAccountRequest {
-        tenant_id: south.to_string(),
-        name: "south-api".to_owned(),
-        ..Default::default()
-    };
-    let account = root.create_service_account(account).await.unwrap().service_account.unwrap();
-    let key = CreateApiKeyRequest { service_account_id: account.service_account_id.clone(), ..Default::default() };
-    let key = root.create_api_key(key.clone()).await.unwrap().api_key.unwrap();
-    let membership = memberships(&root, &victim.user_id).await.remove(0);
+    Neighbours { root, boss, north, south, victim }
+}
+
+#[tokio::test]
+async fn an_administrator_of_one_tenant_reaches_no_user_of_another() {
+    let server = TestServer::start().await;
+    let Neighbours { root, boss, south, victim, .. } = neighbours(&server).await;
     let d = || boss.directory.clone();
     let id = victim.user_id.clone();
-
     let by_id =
         GetUserRequest { identifier: Some(get_user_request::Identifier::UserId(id.clone())), include_deleted: true };
     assert_eq!(reason(d().get_user(by_id).await), "NOT_FOUND");
@@ -106,7 +109,38 @@ async fn an_administrator_of_one_tenant_reaches_nothing_of_another() {
         "NOT_FOUND"
     );
     assert_eq!(reason(d().create_user(new_user(south, "eve@south.example")).await), "PERMISSION_DENIED");
+    assert_eq!(get_user(&root, &id).await, victim, "nothing has changed");
+}
 
+#[tokio::test]
+async fn an_administrator_of_one_tenant_reaches_no_membership_of_another() {
+    let server = TestServer::start().await;
+    let Neighbours { root, boss, north, south, victim } = neighbours(&server).await;
+    let membership = memberships(&root, &victim.user_id).await.remove(0);
+    let d = || boss.directory.clone();
+    let id = victim.user_id.clone();
+    let membership_id = membership.membership_id.clone();
+    assert_eq!(
+        reason(d().get_membership(GetMembershipRequest { membership_id: membership_id.clone() }).await),
+        "NOT_FOUND"
+    );
+    assert_eq!(
+        reason(d().delete_membership(DeleteMembershipRequest { membership_id, ..Default::default() }).await),
+        "NOT_FOUND"
+    );
+    assert_eq!(reason(d().create_membership(grant(&id, Some(south), ADMIN)).await), "NOT_FOUND");
+    // Nor is a stranger pulled into one's own tenant.
+    assert_eq!(reason(d().create_membership(grant(&id, Some(north), ADMIN)).await), "NOT_FOUND");
+    assert_eq!(memberships(&root, &id).await, [membership], "nothing has changed");
+}
+
+#[tokio::test]
+async fn an_administrator_of_one_tenant_reaches_neither_another_nor_its_roles() {
+    let server = TestServer::start().await;
+    let Neighbours { root, boss, south, .. } = neighbours(&server).await;
+    let role = create_role(&root, south, "CLERK", &["users.read"]).await;
+    let d = || boss.directory.clone();
+    let etag = String::new;
     let by_slug = Some(get_tenant_request::Identifier::Slug("south".to_owned()));
     assert_eq!(reason(d().get_tenant(GetTenantRequest { identifier: by_slug }).await), "NOT_FOUND");
     assert_eq!(reason(d().create_tenant(new_tenant("west")).await), "PERMISSION_DENIED");
@@ -122,25 +156,30 @@ async fn an_administrator_of_one_tenant_reaches_nothing_of_another() {
     assert_eq!(reason(d().update_role(update).await), "NOT_FOUND");
     let delete = DeleteRoleRequest { role_id: role.role_id.clone(), etag: etag() };
     assert_eq!(reason(d().delete_role(delete).await), "NOT_FOUND");
+    let get = GetRoleRequest { role_id: role.role_id.clone() };
+    let found = root.directory.clone().get_role(get).await.unwrap().into_inner().role.unwrap();
+    assert_eq!(found, role, "nothing has changed");
+}
 
-    let membership_id = membership.membership_id;
-    assert_eq!(
-        reason(d().get_membership(GetMembershipRequest { membership_id: membership_id.clone() }).await),
-        "NOT_FOUND"
-    );
-    assert_eq!(
-        reason(d().delete_membership(DeleteMembershipRequest { membership_id, ..Default::default() }).await),
-        "NOT_FOUND"
-    );
-    assert_eq!(reason(d().create_membership(grant(&id, Some(south), ADMIN)).await), "NOT_FOUND");
-    // Nor is a stranger pulled into one's own tenant.
-    assert_eq!(reason(d().create_membership(grant(&id, Some(north), ADMIN)).await), "NOT_FOUND");
-
+#[tokio::test]
+async fn an_administrator_of_one_tenant_reaches_no_program_of_another() {
+    let server = TestServer::start().await;
+    let Neighbours { root, boss, south, .. } = neighbours(&server).await;
+    let account = CreateServiceAccountRequest {
+        tenant_id: south.to_string(),
+        name: "south-api".to_owned(),
+        ..Default::default()
+    };
+    let account = root.create_service_account(account).await.unwrap().service_account.unwrap();
+    let key = CreateApiKeyRequest { service_account_id: account.service_account_id.clone(), ..Default::default() };
+    let key = root.create_api_key(key.clone()).await.unwrap().api_key.unwrap();
+    let d = || boss.directory.clone();
+    let etag = String::new;
     let service_account_id = account.service_account_id.clone();
     let identifier = Some(get_service_account_request::Identifier::ServiceAccountId(service_account_id.clone()));
     assert_eq!(reason(d().get_service_account(GetServiceAccountRequest { identifier }).await), "NOT_FOUND");
     let update = UpdateServiceAccountRequest {
-        service_account: Some(account),
+        service_account: Some(account.clone()),
         update_mask: mask(&["description"]),
         validate_only: false,
     };
@@ -150,9 +189,17 @@ async fn an_administrator_of_one_tenant_reaches_nothing_of_another() {
     let delete = DeleteServiceAccountRequest { service_account_id, etag: etag() };
     assert_eq!(reason(d().delete_service_account(delete).await), "NOT_FOUND");
     assert_eq!(reason(d().get_api_key(GetApiKeyRequest { api_key_id: key.api_key_id.clone() }).await), "NOT_FOUND");
-    assert_eq!(reason(d().delete_api_key(DeleteApiKeyRequest { api_key_id: key.api_key_id }).await), "NOT_FOUND");
-
-    assert_eq!(get_user(&root, &id).await, victim, "nothing has changed");
+    assert_eq!(
+        reason(d().delete_api_key(DeleteApiKeyRequest { api_key_id: key.api_key_id.clone() }).await),
+        "NOT_FOUND"
+    );
+    let get = GetApiKeyRequest { api_key_id: key.api_key_id.clone() };
+    let found = root.directory.clone().get_api_key(get).await.unwrap().into_inner().api_key.unwrap();
+    assert_eq!(found, key, "nothing has changed");
+    let identifier =
+        Some(get_service_account_request::Identifier::ServiceAccountId(account.service_account_id.clone()));
+    let found = root.directory.clone().get_service_account(GetServiceAccountRequest { identifier }).await.unwrap();
+    assert_eq!(found.into_inner().service_account.unwrap(), account, "nothing has changed");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use sidle::proto::*;
 use uuid::Uuid;
 
 use super::{UPDATE_USER, create_user, events, field, get_user, mask, member, new_user, reason, refusal};
-use crate::support::{ADMIN_PASSWORD, Client, TestServer};
+use crate::support::{ADMIN_PASSWORD, Client, TestServer, until};
 
 fn renamed(user: &User, name: &str) -> UpdateUserRequest {
     UpdateUserRequest {
@@ -193,7 +193,8 @@ async fn pages_follow_each_other_and_their_tokens_belong_to_caller_and_filter() 
     let first = ListUsersRequest { page_size: 2, tenant_id: tenant.to_string(), ..Default::default() };
     let mut seen = Vec::new();
     let mut request = first.clone();
-    loop {
+    // More pages than there are, so that pages without an end fail.
+    for _ in 0..5 {
         let page = admin.directory.clone().list_users(request.clone()).await.unwrap().into_inner();
         assert!(page.users.len() <= 2);
         seen.extend(page.users.into_iter().map(|user| user.user_id));
@@ -303,12 +304,10 @@ async fn another_replica_refuses_a_disabled_user_too() {
     let request = DisableUserRequest { user_id: id.to_string(), etag: String::new() };
     admin.directory.clone().disable_user(request).await.unwrap();
     // The log carries it over; the bound on how long that takes is measured elsewhere.
-    let refused = async {
-        while there.authenticate.clone().who_am_i(WhoAmIRequest {}).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(10), refused).await.expect("refused within the bound");
+    until("the replica refuses the token", async || {
+        there.authenticate.clone().who_am_i(WhoAmIRequest {}).await.is_err()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -413,4 +412,35 @@ async fn what_makes_no_sense_is_refused_by_field() {
     }
     let nobody = GetUserRequest::default();
     assert_eq!(field(admin.directory.clone().get_user(nobody).await), "identifier");
+}
+
+/// Hashing takes long: nobody has a password hashed who may not create the user, has not proven who they are, or has the
+/// answer already.
+#[tokio::test]
+async fn an_initial_password_is_hashed_only_for_a_call_that_may_come_to_something() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    let tenant = server.tenant("north").await;
+    let hashed = || server.app().metrics.hash_units.get();
+    let request = CreateUserRequest {
+        initial_password: "seven otters juggle walnuts".to_owned(),
+        request_id: Uuid::from_u128(0x77).to_string(),
+        ..new_user(tenant, "ann@example.com")
+    };
+    let before = hashed();
+    for validate_only in [false, true] {
+        let request = CreateUserRequest { validate_only, ..request.clone() };
+        assert_eq!(reason(admin.plain.clone().create_user(request).await), "STEP_UP_REQUIRED");
+    }
+    let elsewhere = CreateUserRequest { role_ids: vec![Uuid::from_u128(7).to_string()], ..request.clone() };
+    admin.plain.clone().create_user(elsewhere).await.expect_err("there is no such role");
+    assert_eq!(hashed(), before, "nothing was hashed");
+
+    let created = create_user(&admin, request.clone()).await;
+    assert!(created.has_password);
+    let after = hashed();
+    assert!(after > before);
+    let again = admin.plain.clone().create_user(request).await.expect("the first answer").into_inner();
+    assert_eq!(again.user, Some(created));
+    assert_eq!(hashed(), after, "which costs no hash");
 }

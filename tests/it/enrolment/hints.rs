@@ -10,7 +10,7 @@ use crate::support::{ADMIN_PASSWORD, TestServer};
 
 #[tokio::test]
 async fn a_login_from_a_known_device_invites_in_its_answer() {
-    let Some(world) = World::new("a_login_from_a_known_device_invites_in_its_answer").await else { return };
+    let world = World::new().await;
     let ann = world.person("ann").await;
     let first = world.login(&ann.email, "").await;
     assert_eq!(first.enrolment, None, "whoever has only the password gets nothing");
@@ -28,7 +28,7 @@ async fn a_login_from_a_known_device_invites_in_its_answer() {
 
 #[tokio::test]
 async fn nobody_is_invited_who_has_nothing_to_enrol_for() {
-    let Some(world) = World::new("nobody_is_invited_who_has_nothing_to_enrol_for").await else { return };
+    let world = World::new().await;
     let ann = world.person("ann").await;
     let device = world.login(&ann.email, "").await.known_device_token;
     for (assignment, back) in [
@@ -54,8 +54,7 @@ async fn nobody_is_invited_who_has_nothing_to_enrol_for() {
 
 #[tokio::test]
 async fn invitations_are_for_the_tenants_that_are_listed_and_off_by_default() {
-    let test = "invitations_are_for_the_tenants_that_are_listed_and_off_by_default";
-    let Some(world) = World::with(test, |setup| setup).await else { return };
+    let world = World::with(|setup| setup).await;
     let ann = world.person("ann").await;
     let device = world.login(&ann.email, "").await.known_device_token;
     assert_eq!(world.login(&ann.email, &device).await.enrolment, None);
@@ -69,8 +68,7 @@ async fn invitations_are_for_the_tenants_that_are_listed_and_off_by_default() {
 
 #[tokio::test]
 async fn from_an_unknown_device_the_invitation_goes_to_the_verified_address_and_not_every_time() {
-    let test = "from_an_unknown_device_the_invitation_goes_to_the_verified_address_and_not_every_time";
-    let Some(world) = World::new(test).await else { return };
+    let world = World::new().await;
     let (ann, bob) = (world.person("ann").await, world.person("bob").await);
     set(&world.server, bob.user, "verified_at = NULL").await;
     for _ in 0..3 {
@@ -91,7 +89,7 @@ async fn from_an_unknown_device_the_invitation_goes_to_the_verified_address_and_
 
 #[tokio::test]
 async fn an_invitation_lapses() {
-    let Some(world) = World::new("an_invitation_lapses").await else { return };
+    let world = World::new().await;
     let ann = world.person("ann").await;
     let invitation = world.invited(&ann).await;
     world.server.context.clock.advance(Duration::from_secs(7 * 86_400 + 1));
@@ -100,7 +98,7 @@ async fn an_invitation_lapses() {
 
 #[tokio::test]
 async fn a_login_invites_without_asking_kanidm() {
-    let Some(world) = World::new("a_login_invites_without_asking_kanidm").await else { return };
+    let world = World::new().await;
     let ann = world.person("ann").await;
     let device = world.login(&ann.email, "").await.known_device_token;
     world.kanidm.fault(Fault::Stall, "/", 0, None).await.unwrap();

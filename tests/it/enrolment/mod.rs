@@ -1,6 +1,7 @@
 //! How a user who was migrated gets a first credential in Kanidm.
 
 mod carry_over;
+mod correlation;
 mod hints;
 mod links;
 mod redeem;
@@ -38,13 +39,12 @@ struct Person {
 }
 
 impl World {
-    /// None when the test needs dev Kanidm and a full one is given.
-    async fn new(test: &str) -> Option<Self> {
-        Self::with(test, |setup| setup.with("ENROLMENT__HINTS", "true")).await
+    async fn new() -> Self {
+        Self::with(|setup| setup.with("ENROLMENT__HINTS", "true")).await
     }
 
-    async fn with(test: &str, change: impl FnOnce(Setup) -> Setup) -> Option<Self> {
-        let kanidm = crate::support::kanidm(test).await?;
+    async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
+        let kanidm = crate::support::kanidm().await;
         let access = kanidm.prepare(REDIRECT).await.unwrap();
         // Nobody listens there: what is written to people stays where the test can look at it.
         let setup = Setup::new()
@@ -58,7 +58,7 @@ impl World {
             .with("THROTTLE__PER_MINUTE", "0");
         let server = change(setup).start().await;
         let tenant = server.tenant("a").await;
-        Some(Self { kanidm, server, tenant })
+        Self { kanidm, server, tenant }
     }
 
     /// Somebody who was migrated and has not enrolled.

@@ -3,7 +3,7 @@
 use super::{Person, World, assert_refused};
 use crate::authenticate::factors::{Authenticator, answer_code, counted, enrol, tick};
 use crate::look::reasons;
-use crate::support::{ADMIN_PASSWORD, Setup};
+use crate::support::{ADMIN_PASSWORD, Setup, until};
 use sidle::proto::authenticate_password_response::Outcome;
 
 /// Has the person enrol an authenticator application.
@@ -32,7 +32,7 @@ impl World {
 
 #[tokio::test]
 async fn no_invitation_before_the_second_factor() {
-    let Some(world) = World::new("no_invitation_before_the_second_factor").await else { return };
+    let world = World::new().await;
     let ann = world.person("ann").await;
     let (application, _) = guard(&world, &ann).await;
     let device = world.login_with(&ann, "", &application).await.known_device_token;
@@ -48,7 +48,7 @@ async fn no_invitation_before_the_second_factor() {
 async fn a_redemption_takes_the_second_factor() {
     // Room for the guesses below: a lock would void the invitation.
     let patient = |setup: Setup| setup.with("ENROLMENT__HINTS", "true").with("PASSWORDS__MAX_ATTEMPTS", "20");
-    let Some(world) = World::with("a_redemption_takes_the_second_factor", patient).await else { return };
+    let world = World::with(patient).await;
     let ann = world.person("ann").await;
     let (application, codes) = guard(&world, &ann).await;
     let device = world.login_with(&ann, "", &application).await.known_device_token;
@@ -71,7 +71,7 @@ async fn a_redemption_takes_the_second_factor() {
 
 #[tokio::test]
 async fn a_change_of_the_second_factor_voids_the_invitation() {
-    let Some(world) = World::new("a_change_of_the_second_factor_voids_the_invitation").await else { return };
+    let world = World::new().await;
     let ann = world.person("ann").await;
     let invitation = world.invited(&ann).await;
     let (application, _) = guard(&world, &ann).await;
@@ -96,7 +96,7 @@ async fn a_change_of_the_second_factor_voids_the_invitation() {
 #[tokio::test]
 async fn a_user_with_a_second_factor_is_never_carried_over() {
     let both = |setup: Setup| setup.with("ENROLMENT__CARRY_OVER", "true").with("ENROLMENT__TENANTS", "a,b");
-    let Some(world) = World::with("a_user_with_a_second_factor_is_never_carried_over", both).await else { return };
+    let world = World::with(both).await;
     let ann = world.person("ann").await;
     let quiet = world.server.setup.clone().with("ENROLMENT__CARRY_OVER", "false");
     let quiet = quiet.start_with(world.server.context.clone()).await;
@@ -106,15 +106,15 @@ async fn a_user_with_a_second_factor_is_never_carried_over() {
     // Whoever signs in later is carried over later.
     let bob = world.person("bob").await;
     world.login(&bob.email, "").await;
-    while world
-        .count(
-            "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND carry_over_outcome = 'done'",
-            bob.person,
-        )
-        .await
-        == 0
-    {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("the other is carried over", async || {
+        world
+            .count(
+                "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND carry_over_outcome = 'done'",
+                bob.person,
+            )
+            .await
+            != 0
+    })
+    .await;
     assert_eq!(world.count("SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1", ann.person).await, 0);
 }

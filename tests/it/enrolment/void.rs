@@ -34,7 +34,7 @@ const EVENTS: &[(&str, &str, &str)] = &[
 
 #[tokio::test]
 async fn whatever_changes_the_account_voids_the_invitation() {
-    let Some(world) = World::new("whatever_changes_the_account_voids_the_invitation").await else { return };
+    let world = World::new().await;
     for (event, change, back) in EVENTS {
         let ann = world.person("ann").await;
         let invitation = world.invited(&ann).await;
@@ -50,7 +50,7 @@ async fn whatever_changes_the_account_voids_the_invitation() {
 
 #[tokio::test]
 async fn what_is_seen_of_a_credential_voids_the_invitation() {
-    let Some(world) = World::new("what_is_seen_of_a_credential_voids_the_invitation").await else { return };
+    let world = World::new().await;
     for seen in [
         "INSERT INTO kanidm_enrolments (person_id, credential_seen_at) VALUES ($1, now())",
         "WITH made AS (INSERT INTO kanidm_enrolments (person_id) VALUES ($1)) SELECT 1",
@@ -67,7 +67,7 @@ async fn what_is_seen_of_a_credential_voids_the_invitation() {
 
 #[tokio::test]
 async fn what_changes_nothing_of_the_account_voids_nothing() {
-    let Some(world) = World::new("what_changes_nothing_of_the_account_voids_nothing").await else { return };
+    let world = World::new().await;
     let ann = world.person("ann").await;
     let invitation = world.invited(&ann).await;
     for change in [
@@ -86,7 +86,7 @@ async fn what_changes_nothing_of_the_account_voids_nothing() {
 
 #[tokio::test]
 async fn a_link_is_not_handed_out_again_once_the_account_has_changed() {
-    let Some(world) = World::new("a_link_is_not_handed_out_again_once_the_account_has_changed").await else { return };
+    let world = World::new().await;
     let ann = world.person("ann").await;
     let invitation = world.invited(&ann).await;
     world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap();
@@ -96,5 +96,5 @@ async fn a_link_is_not_handed_out_again_once_the_account_has_changed() {
     // Whoever has it still holds a link that works: no other may be made beside it.
     let invitation = world.invited(&ann).await;
     let refused = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap_err();
-    assert_eq!(crate::look::reason(&refused), "ENROLMENT_LINK_OUT");
+    assert_eq!(crate::look::reason(&refused), "ENROLMENT_LINK_PENDING");
 }

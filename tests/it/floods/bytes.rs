@@ -11,11 +11,10 @@ use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::PATIENCE;
 use crate::bounds::{JWKS, WHO, connect, is_served, request, status_of};
 use crate::support::process::Process;
 use crate::support::server::with_proof;
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, until, within};
 
 const IMPORT: &str = "/sidle.v1.MigrationService/ImportUsers";
 
@@ -26,15 +25,29 @@ fn begun(length: u32, sent: usize) -> Bytes {
 
 /// Begins a call with `body`, sent as far as flow control lets it, and does not finish it.
 async fn begin(send: &mut SendRequest<Bytes>, path: &str, body: Bytes) -> (ResponseFuture, SendStream<Bytes>) {
+    begin_as(send, path, body, None).await
+}
+
+/// The same with an access token.
+async fn begin_as(
+    send: &mut SendRequest<Bytes>,
+    path: &str,
+    body: Bytes,
+    token: Option<&str>,
+) -> (ResponseFuture, SendStream<Bytes>) {
     let mut ready = send.clone().ready().await.unwrap();
-    let (answer, mut stream) = ready.send_request(request(path), false).unwrap();
+    let mut request = request(path);
+    if let Some(token) = token {
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let (answer, mut stream) = ready.send_request(request, false).unwrap();
     stream.send_data(body, false).unwrap();
     (answer, stream)
 }
 
 /// Status and reason of an answer that consists of a refusal only.
 async fn refusal(answer: ResponseFuture) -> (String, Option<String>) {
-    let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer").unwrap();
+    let answer = within("an answer", answer).await.unwrap();
     let text = |headers: &HeaderMap, name: &str| {
         headers.get(name).map(HeaderValue::as_bytes).map(|value| String::from_utf8_lossy(value).into_owned())
     };
@@ -92,17 +105,20 @@ async fn a_stream_is_bounded_message_by_message() {
     };
     let parts = vec![part(Part::Header(header)), rows(90_000), rows(90_000), rows(110_000)];
     let unproven = admin.migration.clone().import_users(tokio_stream::iter(vec![parts[0].clone()])).await.unwrap();
-    let asked = unproven.into_inner().message().await.expect_err("an import asks for a proof");
+    let asked = within("a refusal", unproven.into_inner().message()).await.expect_err("an import asks for a proof");
     let request = with_proof(tokio_stream::iter(parts), &admin.prove_asked(&asked).await);
     let mut answers = admin.migration.clone().import_users(request).await.unwrap().into_inner();
     let mut verdicts = 0;
-    let refused = loop {
-        match answers.message().await {
-            Ok(Some(_)) => verdicts += 1,
-            Ok(None) => panic!("it was taken"),
-            Err(refused) => break refused,
+    let refused = within("the import ends", async {
+        loop {
+            match answers.message().await {
+                Ok(Some(_)) => verdicts += 1,
+                Ok(None) => panic!("it was taken"),
+                Err(refused) => break refused,
+            }
         }
-    };
+    })
+    .await;
     assert_eq!(verdicts, 2, "{refused:?}");
     assert_eq!(refused.get_details_error_info().unwrap().reason, "MESSAGE_TOO_LARGE");
 }
@@ -156,7 +172,7 @@ async fn unfinished_bytes_of_strangers_are_counted_and_given_back() {
     let (first, mut one) = begin(&mut send, JWKS, begun(60_000, 40_000)).await;
     let (second, mut two) = begin(&mut other, JWKS, begun(60_000, 40_000)).await;
     let answered = futures_util::future::select(Box::pin(refusal(first)), Box::pin(refusal(second)));
-    let answered = tokio::time::timeout(PATIENCE, answered).await.expect("one of them").factor_first();
+    let answered = within("one of them", answered).await.factor_first();
     assert_eq!(answered.0, ("8".to_owned(), Some("TOO_MANY_UNFINISHED_BYTES".to_owned())));
     server.sign_in("ann@harbour.example").await;
     assert!(is_served(&server).await, "small calls are not turned away");
@@ -164,13 +180,35 @@ async fn unfinished_bytes_of_strangers_are_counted_and_given_back() {
     one.send_reset(h2::Reason::CANCEL);
     two.send_reset(h2::Reason::CANCEL);
     let body = begun(60_000, 60_000);
-    let again = async {
-        // Whole messages of this size are read again as soon as the reset has come: 3 is what it is no message for.
-        while status_of(&mut send, request(JWKS), &body).await.as_deref() != Some("3") {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, again).await.expect("what was held is given back");
+    // Whole messages of this size are read again as soon as the reset has come: 3 is what it is no message for.
+    until("what was held is given back", async || {
+        status_of(&mut send, request(JWKS), &body).await.as_deref() == Some("3")
+    })
+    .await;
+}
+
+/// Who has signed in has a share as well, over all connections, and others have theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_bytes_of_one_caller_are_counted_and_others_go_on() {
+    let setup = Setup::new().await.with("SERVER__MAX_MESSAGE_BYTES", "65536");
+    let server = setup.with("SERVER__MAX_UNFINISHED_BYTES_AUTHENTICATED", "262144").start().await;
+    let tenant = server.tenant("harbour").await;
+    let mut tokens = Vec::new();
+    for email in ["ann@harbour.example", "bob@harbour.example"] {
+        server.user(tenant, email, "user").await;
+        tokens.push(server.sign_in(email).await.access_token);
+    }
+    let (mut send, _connection) = connect(&server).await;
+    let (mut other, _another) = connect(&server).await;
+    let (first, _one) = begin_as(&mut send, WHO, begun(60_000, 40_000), Some(&tokens[0])).await;
+    let (second, _two) = begin_as(&mut other, WHO, begun(60_000, 40_000), Some(&tokens[0])).await;
+    let answered = futures_util::future::select(Box::pin(refusal(first)), Box::pin(refusal(second)));
+    let answered = within("one of them", answered).await.factor_first();
+    assert_eq!(answered.0, ("8".to_owned(), Some("TOO_MANY_UNFINISHED_BYTES".to_owned())));
+    let mut bobs = request(WHO);
+    bobs.headers_mut().insert("authorization", format!("Bearer {}", tokens[1]).parse().unwrap());
+    let read = status_of(&mut send, bobs, &begun(60_000, 60_000)).await;
+    assert_eq!(read.as_deref(), Some("3"), "read and no message");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +220,7 @@ async fn unfinished_bytes_of_a_connection_are_counted_and_other_connections_go_o
     let (first, _one) = begin(&mut send, JWKS, begun(60_000, 40_000)).await;
     let (second, _two) = begin(&mut send, JWKS, begun(60_000, 40_000)).await;
     let answered = futures_util::future::select(Box::pin(refusal(first)), Box::pin(refusal(second)));
-    let answered = tokio::time::timeout(PATIENCE, answered).await.expect("one of them").factor_first();
+    let answered = within("one of them", answered).await.factor_first();
     assert_eq!(answered.0, ("8".to_owned(), Some("TOO_MANY_UNFINISHED_BYTES".to_owned())));
     let (mut other, _another) = connect(&server).await;
     let body = begun(60_000, 60_000);
@@ -199,7 +237,7 @@ async fn windows_are_as_small_as_configured() {
     let mut ready = send.clone().ready().await.unwrap();
     let (_answer, mut stream) = ready.send_request(request(JWKS), false).unwrap();
     stream.reserve_capacity(16 << 20);
-    let capacity = tokio::time::timeout(PATIENCE, poll_fn(|cx| stream.poll_capacity(cx))).await.unwrap();
+    let capacity = within("room for more", poll_fn(|cx| stream.poll_capacity(cx))).await;
     let capacity = capacity.unwrap().unwrap();
     assert!(capacity <= config.stream_window_bytes as usize, "{capacity}");
 }

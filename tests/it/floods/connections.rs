@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 use super::{PATIENCE, connect_from, counted, port_of};
 use crate::bounds::{JWKS, request, status_of};
 use crate::edge::get;
-use crate::support::Setup;
 use crate::support::process::Process;
+use crate::support::{Setup, until};
 
 /// Whether the server has closed a connection, once it has done something with it.
 async fn is_closed(stream: &mut TcpStream) -> bool {
@@ -69,12 +69,10 @@ async fn connections_are_bounded_for_each_address_and_together() {
     assert!(counted(&server, "sidle_connections_refused_total{why=\"address\"}") >= 1);
     assert!(counted(&server, "sidle_connections_refused_total{why=\"total\"}") >= 1);
     drop(held);
-    let again = async {
-        while !is_served_from("127.0.0.1", port).await || !is_served_from("127.0.0.4", port).await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, again).await.expect("what was closed is given back");
+    until("what was closed is given back", async || {
+        is_served_from("127.0.0.1", port).await && is_served_from("127.0.0.4", port).await
+    })
+    .await;
 }
 
 /// The attack as it was: more connections than files. One address gets no more than its part, the program keeps files for
@@ -108,12 +106,10 @@ async fn without_files_the_accept_loop_waits_and_does_not_spin() {
     limit(8);
     let begun = std::time::Instant::now();
     let waiting = TcpStream::connect(to).await.unwrap();
-    let told = async {
-        while server.logged("connections_refused").iter().all(|line| line["why"] != "system") {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, told).await.expect("it is said in the log");
+    until("it is said in the log", async || {
+        server.logged("connections_refused").iter().any(|line| line["why"] == "system")
+    })
+    .await;
     // A loop that spins tries thousands of times meanwhile.
     for _ in 0..200 {
         server.client("").authenticate.get_jwks(proto::GetJwksRequest {}).await.expect("who is connected is served");

@@ -4,6 +4,8 @@
 mod bytes;
 mod connections;
 mod control;
+mod pages;
+mod places;
 mod streams;
 
 use std::net::SocketAddr;
@@ -17,12 +19,12 @@ use crate::support::TestServer;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The gRPC port of a server.
-fn port_of(server: &TestServer) -> SocketAddr {
+pub(crate) fn port_of(server: &TestServer) -> SocketAddr {
     server.grpc_url().replace("http://", "").parse().unwrap()
 }
 
 /// A connection from another address of this machine.
-async fn connect_from(own: &str, to: SocketAddr) -> TcpStream {
+pub(crate) async fn connect_from(own: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{own}:0").parse().unwrap()).unwrap();
     socket.connect(to).await.unwrap()

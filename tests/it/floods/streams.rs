@@ -5,8 +5,8 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_types::StatusExt as _;
 
-use super::{PATIENCE, connect_from, port_of};
-use crate::support::{Setup, TestServer};
+use super::{connect_from, port_of};
+use crate::support::{Setup, TestServer, until, within};
 
 fn client(channel: tonic::transport::Channel) -> HealthClient<tonic::transport::Channel> {
     HealthClient::new(channel)
@@ -14,7 +14,7 @@ fn client(channel: tonic::transport::Channel) -> HealthClient<tonic::transport::
 
 async fn watch(channel: tonic::transport::Channel) -> Result<Streaming<HealthCheckResponse>, Status> {
     let mut stream = client(channel).watch(HealthCheckRequest::default()).await?.into_inner();
-    stream.message().await?.expect("the state as it is");
+    within("the state as it is", stream.message()).await?.expect("the stream goes on");
     Ok(stream)
 }
 
@@ -47,12 +47,7 @@ async fn watches_of_health_are_bounded_for_each_address_and_together() {
     // A single check is no stream.
     client(third.clone()).check(HealthCheckRequest::default()).await.expect("answers");
     held.clear();
-    let again = async {
-        while watch(third.clone()).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, again).await.expect("streams that were closed are given back");
+    until("streams that were closed are given back", async || watch(third.clone()).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,7 +56,7 @@ async fn a_watch_of_health_ends_and_can_be_opened_again() {
     let server = setup.with("SERVER__MAX_PUBLIC_STREAMS_PER_ADDRESS", "1").start().await;
     for _ in 0..3 {
         let mut stream = watch(server.channel.clone()).await.expect("a stream");
-        let ended = tokio::time::timeout(PATIENCE, stream.message()).await.expect("an end").expect_err("not for good");
+        let ended = within("an end", stream.message()).await.expect_err("not for good");
         let reason = ended.get_details_error_info().unwrap().reason;
         assert_eq!((ended.code(), reason.as_str()), (Code::Unavailable, "STREAM_TOO_OLD"));
     }

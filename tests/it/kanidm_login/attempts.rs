@@ -11,7 +11,7 @@ use crate::support::TestServer;
 
 #[tokio::test]
 async fn an_attempt_is_spent_by_its_first_completion() {
-    let Some(world) = World::new("an_attempt_is_spent_by_its_first_completion").await else { return };
+    let world = World::new().await;
     let begun = world.start().await.unwrap();
     let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
     complete(&world.server, &back, &begun.login_secret).await.unwrap();
@@ -24,9 +24,7 @@ async fn an_attempt_is_spent_by_its_first_completion() {
 
 #[tokio::test]
 async fn another_clients_secret_neither_completes_nor_spends_an_attempt() {
-    let Some(world) = World::new("another_clients_secret_neither_completes_nor_spends_an_attempt").await else {
-        return;
-    };
+    let world = World::new().await;
     let (mine, theirs) = (world.start().await.unwrap(), world.start().await.unwrap());
     let back = world.kanidm.authorise(&world.bearer, &mine.authorization_url).await.unwrap();
     for secret in [&theirs.login_secret, "sidle_ls_", "x"] {
@@ -41,7 +39,7 @@ async fn another_clients_secret_neither_completes_nor_spends_an_attempt() {
 
 #[tokio::test]
 async fn a_code_of_another_attempt_is_of_no_use() {
-    let Some(world) = World::new("a_code_of_another_attempt_is_of_no_use").await else { return };
+    let world = World::new().await;
     let (mine, theirs) = (world.start().await.unwrap(), world.start().await.unwrap());
     let mut back = world.kanidm.authorise(&world.bearer, &theirs.authorization_url).await.unwrap();
     back.state = mine.state.clone();
@@ -57,9 +55,7 @@ async fn a_code_of_another_attempt_is_of_no_use() {
 /// S14. The digests of the nonces move along: whoever writes to the table is stopped by the seal and by nothing else.
 #[tokio::test]
 async fn a_verifier_that_was_moved_to_another_attempt_completes_nothing() {
-    let Some(world) = World::new("a_verifier_that_was_moved_to_another_attempt_completes_nothing").await else {
-        return;
-    };
+    let world = World::new().await;
     let (mine, theirs) = (world.start().await.unwrap(), world.start().await.unwrap());
     let back = world.kanidm.authorise(&world.bearer, &theirs.authorization_url).await.unwrap();
     let swap = "UPDATE kanidm_logins a SET pkce_verifier = b.pkce_verifier, nonce_hash = b.nonce_hash
@@ -74,7 +70,7 @@ async fn a_verifier_that_was_moved_to_another_attempt_completes_nothing() {
 
 #[tokio::test]
 async fn an_attempt_lapses() {
-    let Some(world) = World::new("an_attempt_lapses").await else { return };
+    let world = World::new().await;
     let begun = world.start().await.unwrap();
     let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
     world.server.context.clock.advance(Duration::from_secs(10 * 60 + 1));
@@ -84,8 +80,7 @@ async fn an_attempt_lapses() {
 
 #[tokio::test]
 async fn a_login_returns_to_a_configured_address_only_and_asks_for_nothing_more_than_it_needs() {
-    let name = "a_login_returns_to_a_configured_address_only_and_asks_for_nothing_more_than_it_needs";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     for elsewhere in [
         "",
         "https://app.example/callback/",
@@ -127,7 +122,7 @@ async fn without_a_kanidm_the_calls_say_so() {
 
 #[tokio::test]
 async fn a_login_begun_at_one_replica_is_completed_at_another() {
-    let Some(world) = World::new("a_login_begun_at_one_replica_is_completed_at_another").await else { return };
+    let world = World::new().await;
     let replica = world.server.setup.start().await;
     let begun = world.start().await.unwrap();
     let back = world.kanidm.authorise(&world.bearer, &begun.authorization_url).await.unwrap();
@@ -139,7 +134,7 @@ async fn a_login_begun_at_one_replica_is_completed_at_another() {
 
 #[tokio::test]
 async fn a_nonce_that_was_exchanged_on_the_way_is_noticed() {
-    let Some(world) = World::new("a_nonce_that_was_exchanged_on_the_way_is_noticed").await else { return };
+    let world = World::new().await;
     let begun = world.start().await.unwrap();
     let (before, rest) = begun.authorization_url.split_once("nonce=").unwrap();
     let (nonce, after) = rest.split_once('&').unwrap();
@@ -160,8 +155,7 @@ async fn a_nonce_that_was_exchanged_on_the_way_is_noticed() {
 
 #[tokio::test]
 async fn a_code_that_kanidm_gave_for_another_application_is_of_no_use() {
-    let name = "a_code_that_kanidm_gave_for_another_application_is_of_no_use";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     // Another application, whose owner wants to get into this one as its own visitors.
     let other = world.kanidm.prepare(REDIRECT).await.unwrap();
     let begun = world.start().await.unwrap();

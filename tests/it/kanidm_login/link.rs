@@ -23,17 +23,17 @@ struct Two {
 }
 
 impl Two {
-    async fn new(test: &str) -> Option<Self> {
-        Self::with(test, |setup| setup).await
+    async fn new() -> Self {
+        Self::with(|setup| setup).await
     }
 
-    async fn with(test: &str, change: impl FnOnce(Setup) -> Setup) -> Option<Self> {
-        let world = World::with(test, change).await?;
+    async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
+        let world = World::with(change).await;
         let user = world.server.user(world.tenant, "bob@example.com", "user").await;
         let token = world.server.sign_in("bob@example.com").await.access_token;
         let (person, bearer) = person(&world.kanidm, "bob").await;
         world.kanidm.add_member(&world.group.to_string(), &person.to_string()).await.unwrap();
-        Some(Self { world, user, token, person, bearer })
+        Self { world, user, token, person, bearer }
     }
 
     async fn at_kanidm(&self, token: &str, bearer: &str) -> Result<(Returned, String), Status> {
@@ -54,7 +54,7 @@ impl Two {
 
 #[tokio::test]
 async fn who_proves_both_sides_in_one_sitting_is_linked() {
-    let Some(two) = Two::new("who_proves_both_sides_in_one_sitting_is_linked").await else { return };
+    let two = Two::new().await;
     let elsewhere = two.world.server.sign_in("bob@example.com").await;
     let link = two.link().await.unwrap();
     assert_eq!((link.user_id, link.kanidm_user_id), (two.user.to_string(), two.person.to_string()));
@@ -78,7 +78,7 @@ async fn who_proves_both_sides_in_one_sitting_is_linked() {
 /// S33: a link is a way in, which its user hears of.
 #[tokio::test]
 async fn a_user_is_told_once_of_a_link_that_they_made() {
-    let Some(two) = Two::with("a_user_is_told_once_of_a_link_that_they_made", with_mail).await else { return };
+    let two = Two::with(with_mail).await;
     let (back, secret) = two.at_kanidm(&two.token, &two.world.bearer).await.unwrap();
     complete_as(&two.world.server, &two.token, &back, &secret).await.expect_err("somebody else's person");
     assert!(two.world.mailed(two.user).await.is_empty(), "nothing has happened");
@@ -92,7 +92,7 @@ async fn a_user_is_told_once_of_a_link_that_they_made() {
 /// password and go past the second factor.
 #[tokio::test]
 async fn a_session_alone_links_nobody_however_young_it_is() {
-    let Some(two) = Two::new("a_session_alone_links_nobody_however_young_it_is").await else { return };
+    let two = Two::new().await;
     let server = &two.world.server;
     let client = server.client(&two.token);
     let refused = two.world.go_with(&two.token, Link, "").await.unwrap_err();
@@ -115,7 +115,7 @@ async fn a_session_alone_links_nobody_however_young_it_is() {
 /// With a second factor the password is no proof, so that a thief of both a session and the password links nobody.
 #[tokio::test]
 async fn past_a_second_factor_a_password_links_nobody() {
-    let Some(two) = Two::new("past_a_second_factor_a_password_links_nobody").await else { return };
+    let two = Two::new().await;
     let server = &two.world.server;
     let ann = guarded(server, two.world.tenant, "cid@example.com").await;
     let refused = two.world.go_with(ann.client.token(), Link, "").await.unwrap_err();
@@ -136,7 +136,7 @@ async fn past_a_second_factor_a_password_links_nobody() {
 /// Whoever set that password may still know it, and would keep a way in that no change of it shuts.
 #[tokio::test]
 async fn a_password_that_must_be_changed_links_nobody() {
-    let Some(two) = Two::new("a_password_that_must_be_changed_links_nobody").await else { return };
+    let two = Two::new().await;
     let server = &two.world.server;
     let (back, secret) = two.at_kanidm(&two.token, &two.bearer).await.unwrap();
     set(server, two.user, "must_change_password = true").await;
@@ -164,7 +164,7 @@ async fn a_password_that_must_be_changed_links_nobody() {
 
 #[tokio::test]
 async fn a_link_belongs_to_the_session_that_began_it() {
-    let Some(two) = Two::new("a_link_belongs_to_the_session_that_began_it").await else { return };
+    let two = Two::new().await;
     let server = &two.world.server;
     // Somebody has a victim finish what they began: the victim's person would open the attacker's account, or theirs.
     server.user(two.world.tenant, "eve@example.com", "user").await;
@@ -186,7 +186,7 @@ async fn a_link_belongs_to_the_session_that_began_it() {
 
 #[tokio::test]
 async fn a_link_needs_a_session_and_a_session_no_link() {
-    let Some(two) = Two::new("a_link_needs_a_session_and_a_session_no_link").await else { return };
+    let two = Two::new().await;
     for token in ["", "nonsense", &crate::authenticate::verifier_token(&two.world.server).await] {
         assert_eq!(reason(&two.world.go(token, Link).await.unwrap_err()), "UNAUTHENTICATED");
     }
@@ -203,7 +203,7 @@ async fn a_link_needs_a_session_and_a_session_no_link() {
 
 #[tokio::test]
 async fn a_person_who_is_somebodys_is_nobody_elses() {
-    let Some(two) = Two::new("a_person_who_is_somebodys_is_nobody_elses").await else { return };
+    let two = Two::new().await;
     // Ann's person, which is linked to Ann: Bob has got hold of her Kanidm session for a moment.
     let (back, secret) = two.at_kanidm(&two.token, &two.world.bearer).await.unwrap();
     let refused = complete_as(&two.world.server, &two.token, &back, &secret).await.unwrap_err();
@@ -222,7 +222,7 @@ async fn a_person_who_is_somebodys_is_nobody_elses() {
 
 #[tokio::test]
 async fn neither_a_rolled_back_user_nor_one_of_kanidms_links_anew() {
-    let Some(two) = Two::new("neither_a_rolled_back_user_nor_one_of_kanidms_links_anew").await else { return };
+    let two = Two::new().await;
     set(&two.world.server, two.user, &format!("kanidm_user_id = '{}'", Uuid::new_v4())).await;
     assert_eq!(reason(&two.link().await.unwrap_err()), "ALREADY_EXISTS", "an administrator rolled them back");
     let kanidms = two.world.login().await.unwrap().tokens.unwrap().access_token;
@@ -231,7 +231,7 @@ async fn neither_a_rolled_back_user_nor_one_of_kanidms_links_anew() {
 
 #[tokio::test]
 async fn nobody_is_linked_while_a_migration_makes_a_person_for_them() {
-    let Some(two) = Two::new("nobody_is_linked_while_a_migration_makes_a_person_for_them").await else { return };
+    let two = Two::new().await;
     let server = &two.world.server;
     let arrange = [
         "ALTER TABLE migration_items DROP CONSTRAINT migration_items_migration_id_fkey",

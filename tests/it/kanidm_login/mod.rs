@@ -39,13 +39,12 @@ struct World {
 }
 
 impl World {
-    /// None when the test needs dev Kanidm and a full one is given.
-    async fn new(test: &str) -> Option<Self> {
-        Self::with(test, |setup| setup).await
+    async fn new() -> Self {
+        Self::with(|setup| setup).await
     }
 
-    async fn with(test: &str, change: impl FnOnce(Setup) -> Setup) -> Option<Self> {
-        let kanidm = crate::support::kanidm(test).await?;
+    async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
+        let kanidm = crate::support::kanidm().await;
         let access = kanidm.prepare(REDIRECT).await.unwrap();
         let server = change(Setup::new().await.with_kanidm(&kanidm, &access)).start().await;
         let tenant = server.tenant("a").await;
@@ -55,7 +54,7 @@ impl World {
             .await;
         let group = group(&kanidm, &server, tenant, "user").await;
         kanidm.add_member(&group.to_string(), &person.to_string()).await.unwrap();
-        Some(Self { kanidm, server, tenant, user, person, group, bearer })
+        Self { kanidm, server, tenant, user, person, group, bearer }
     }
 
     async fn start(&self) -> Result<proto::StartKanidmLoginResponse, Status> {

@@ -9,7 +9,7 @@ use crate::support::ADMIN_PASSWORD;
 
 #[tokio::test]
 async fn a_linked_user_signs_in_by_either_door() {
-    let Some(world) = World::new("a_linked_user_signs_in_by_either_door").await else { return };
+    let world = World::new().await;
     attempt(&world.server, "ann@example.com", ADMIN_PASSWORD).await.expect("with the password");
     let completed: bool = world.column("SELECT migration_completed_at IS NULL FROM users WHERE user_id = $1").await;
     assert!(completed, "a password login migrates nobody");
@@ -39,7 +39,7 @@ async fn a_linked_user_signs_in_by_either_door() {
 
 #[tokio::test]
 async fn nobody_signs_in_by_name_or_address() {
-    let Some(world) = World::new("nobody_signs_in_by_name_or_address").await else { return };
+    let world = World::new().await;
     let (stranger, bearer) = person(&world.kanidm, "stranger").await;
     let entry = world.kanidm.person(&stranger.to_string()).await.unwrap().unwrap();
     let name = entry["name"][0].as_str().unwrap();
@@ -53,7 +53,7 @@ async fn nobody_signs_in_by_name_or_address() {
 
 #[tokio::test]
 async fn who_was_rolled_back_or_disabled_does_not_come_in() {
-    let Some(world) = World::new("who_was_rolled_back_or_disabled_does_not_come_in").await else { return };
+    let world = World::new().await;
     set(&world.server, world.user, "auth_method = 'password'").await;
     assert_eq!(reason(&world.login().await.unwrap_err()), "PERSON_NOT_LINKED");
     set(&world.server, world.user, "auth_method = 'kanidm', status = 'disabled'").await;
@@ -64,8 +64,7 @@ async fn who_was_rolled_back_or_disabled_does_not_come_in() {
 
 #[tokio::test]
 async fn an_administrators_lock_shuts_this_door_too_and_a_lock_after_failures_does_not() {
-    let name = "an_administrators_lock_shuts_this_door_too_and_a_lock_after_failures_does_not";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let until = "locked_until = now() + interval '1 hour'";
     set(&world.server, world.user, &format!("{until}, lock_reason = 'too_many_failures'")).await;
     world.login().await.expect("whoever guesses locks nobody out of Kanidm");
@@ -76,7 +75,7 @@ async fn an_administrators_lock_shuts_this_door_too_and_a_lock_after_failures_do
 
 #[tokio::test]
 async fn groups_give_tenants_and_only_recorded_ones_do() {
-    let Some(world) = World::new("groups_give_tenants_and_only_recorded_ones_do").await else { return };
+    let world = World::new().await;
     let (server, kanidm) = (&world.server, &world.kanidm);
     sqlx::query("DELETE FROM memberships").execute(server.sql()).await.unwrap();
     assert_eq!(world.login().await.unwrap().tenant_id, world.tenant.to_string(), "the group gives the tenant");
@@ -111,7 +110,7 @@ async fn groups_give_tenants_and_only_recorded_ones_do() {
 
 #[tokio::test]
 async fn losing_a_group_ends_older_tokens_at_the_next_login() {
-    let Some(world) = World::new("losing_a_group_ends_older_tokens_at_the_next_login").await else { return };
+    let world = World::new().await;
     let admins = group(&world.kanidm, &world.server, world.tenant, "admin").await;
     world.kanidm.add_member(&admins.to_string(), &world.person.to_string()).await.unwrap();
     let admin = world.login().await.unwrap().tokens.unwrap();

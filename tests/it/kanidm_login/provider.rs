@@ -15,13 +15,10 @@ use tonic::Code;
 use super::{REDIRECT, World, start};
 use crate::authenticate::{verifier_token, verify};
 use crate::look::reason;
-use crate::support::Setup;
+use crate::support::{Setup, eventually, until};
 
 const DISCOVERY: &str = "GET /oauth2/openid/{client}/.well-known/openid-configuration";
 const KEYS: &str = "GET /oauth2/openid/{client}/public_key.jwk";
-/// Far longer than anything here takes, so that what never happens fails the test.
-const LONG: Duration = Duration::from_secs(60);
-
 /// A server that reads everything again all the time.
 fn often(setup: Setup) -> Setup {
     setup.with("KANIDM__METADATA_REFRESH", "100ms").with("KANIDM__BREAKER_FAILURES", "0")
@@ -32,31 +29,22 @@ fn often(setup: Setup) -> Setup {
 async fn asked_again(world: &World, kind: &str, times: u64) {
     let asked = async || world.kanidm.requests(kind).await.unwrap();
     let enough = asked().await + times;
-    let waited = tokio::time::timeout(LONG, async {
-        while asked().await < enough {
-            tokio::task::yield_now().await;
-        }
-    });
-    waited.await.expect("it is read again in the background");
+    until("it is read again in the background", async || asked().await >= enough).await;
 }
 
 /// What is said to a token of Kanidm's own while the keys count as confirmed, which they may not where the machine stalls.
 async fn verdict(world: &World, caller: &str, token: &str) -> Result<(), String> {
     let client = world.client();
-    let waited = tokio::time::timeout(LONG, async {
-        loop {
-            match verify(&world.server, caller, token, &client).await.map_err(|status| reason(&status)) {
-                Err(why) if why == "KANIDM_UNAVAILABLE" => tokio::task::yield_now().await,
-                verdict => break verdict.map(drop),
-            }
-        }
-    });
-    waited.await.expect("the keys are confirmed")
+    eventually("the keys are confirmed", async || {
+        let verdict = verify(&world.server, caller, token, &client).await.map_err(|status| reason(&status));
+        (!verdict.as_ref().is_err_and(|why| why == "KANIDM_UNAVAILABLE")).then(|| verdict.map(drop))
+    })
+    .await
 }
 
 #[tokio::test]
 async fn discovery_is_not_read_for_every_login() {
-    let Some(world) = World::new("discovery_is_not_read_for_every_login").await else { return };
+    let world = World::new().await;
     for _ in 0..3 {
         world.login().await.unwrap();
     }
@@ -65,8 +53,7 @@ async fn discovery_is_not_read_for_every_login() {
 
 #[tokio::test]
 async fn discovery_and_keys_are_read_again_without_a_login() {
-    let name = "discovery_and_keys_are_read_again_without_a_login";
-    let Some(world) = World::with(name, often).await else { return };
+    let world = World::with(often).await;
     asked_again(&world, DISCOVERY, 3).await;
     asked_again(&world, KEYS, 3).await;
 }
@@ -74,7 +61,7 @@ async fn discovery_and_keys_are_read_again_without_a_login() {
 /// Somebody has got hold of a key: Kanidm's administrator revokes it, and nobody signs in to bring that here.
 #[tokio::test]
 async fn a_key_that_kanidm_revoked_is_trusted_no_longer() {
-    let Some(world) = World::with("a_key_that_kanidm_revoked_is_trusted_no_longer", often).await else { return };
+    let world = World::with(often).await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     // Two of the same key: what is known of a token that was presented before is remembered for a while.
     let one = world.own(&world.bearer).await.access_token;
@@ -99,8 +86,7 @@ async fn a_key_that_kanidm_revoked_is_trusted_no_longer() {
 /// Whoever keeps Sidle from Kanidm must not keep a stolen key alive.
 #[tokio::test]
 async fn keys_that_could_not_be_confirmed_for_long_vouch_for_nobody() {
-    let name = "keys_that_could_not_be_confirmed_for_long_vouch_for_nobody";
-    let Some(world) = World::with(name, often).await else { return };
+    let world = World::with(often).await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     world.login().await.expect("the keys are known");
     let token = world.own(&world.bearer).await.access_token;
@@ -130,7 +116,7 @@ async fn keys_that_could_not_be_confirmed_for_long_vouch_for_nobody() {
 
 #[tokio::test]
 async fn a_new_key_of_kanidms_is_taken_up_without_an_error() {
-    let Some(world) = World::new("a_new_key_of_kanidms_is_taken_up_without_an_error").await else { return };
+    let world = World::new().await;
     world.login().await.unwrap();
     let client = world.server.app().config.kanidm.client_id.clone();
     let jwks = async || world.kanidm.get(&format!("/oauth2/openid/{client}/public_key.jwk")).await.unwrap().to_string();
@@ -147,7 +133,7 @@ async fn a_new_key_of_kanidms_is_taken_up_without_an_error() {
 
 #[tokio::test]
 async fn clocks_may_differ_by_what_is_configured() {
-    let Some(world) = World::new("clocks_may_differ_by_what_is_configured").await else { return };
+    let world = World::new().await;
     let tolerant = world.server.setup.clone().with("KANIDM__LEEWAY", "5m").start().await;
     let login = async |server: &crate::support::TestServer| {
         let begun = start(server, REDIRECT).await?;

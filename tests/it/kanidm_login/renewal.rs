@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{PASSWORD, World, group, is_good};
 use crate::look::{event, reason, reasons};
+use crate::support::{eventually, until};
 
 /// What ends a session in Kanidm, besides the account being switched off.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +73,7 @@ impl World {
 
 #[tokio::test]
 async fn a_refresh_asks_kanidm_and_follows_the_groups() {
-    let Some(world) = World::new("a_refresh_asks_kanidm_and_follows_the_groups").await else { return };
+    let world = World::new().await;
     sqlx::query("DELETE FROM memberships").execute(world.server.sql()).await.unwrap();
     let first = world.login().await.unwrap().tokens.unwrap();
     let kept = "SELECT kanidm_refresh_token FROM sessions WHERE user_id = $1";
@@ -100,7 +101,7 @@ async fn a_refresh_asks_kanidm_and_follows_the_groups() {
 
 #[tokio::test]
 async fn an_account_that_kanidm_switched_off_ends_the_session() {
-    let Some(world) = World::new("an_account_that_kanidm_switched_off_ends_the_session").await else { return };
+    let world = World::new().await;
     let tokens = world.login().await.unwrap().tokens.unwrap();
     world.kanidm.expire(&world.person.to_string()).await.unwrap();
     let refused = world.refresh(&tokens.refresh_token, 1).await.unwrap_err();
@@ -114,7 +115,7 @@ async fn an_account_that_kanidm_switched_off_ends_the_session() {
 
 #[tokio::test]
 async fn expired_tokens_of_kanidms_are_renewed_at_the_refresh() {
-    let Some(world) = World::new("expired_tokens_of_kanidms_are_renewed_at_the_refresh").await else { return };
+    let world = World::new().await;
     // Kanidm's tokens live for 15 minutes, and so do ours.
     let pass = async || {
         let late = Duration::from_secs(16 * 60);
@@ -140,23 +141,18 @@ async fn expired_tokens_of_kanidms_are_renewed_at_the_refresh() {
 
 #[tokio::test]
 async fn whatever_ends_a_session_in_kanidm_ends_it_here_at_the_next_refresh() {
-    let name = "whatever_ends_a_session_in_kanidm_ends_it_here_at_the_next_refresh";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let entry = world.kanidm.person(&world.person.to_string()).await.unwrap().unwrap();
     let person = entry["name"][0].as_str().unwrap();
     // Kanidm writes a session down after it has answered: what is not there yet could not be ended.
-    while world.sessions_in_kanidm().await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until("Kanidm has written the first session down", async || !world.sessions_in_kanidm().await.is_empty()).await;
     for (n, end) in [End::Logout, End::Session, End::Token, End::Deletion].into_iter().enumerate() {
         let before = world.sessions_in_kanidm().await;
         let bearer = world.kanidm.sign_in(person, PASSWORD).await.unwrap();
-        let session = loop {
-            if let Some(session) = world.sessions_in_kanidm().await.difference(&before).next() {
-                break session.clone();
-            }
-            tokio::task::yield_now().await;
-        };
+        let session = eventually("Kanidm has written the session down", async || {
+            world.sessions_in_kanidm().await.difference(&before).next().cloned()
+        })
+        .await;
         let tokens = world.login_as(&bearer).await.unwrap().tokens.unwrap();
         assert!(is_good(&world.server, &tokens.access_token).await);
         world.end_in_kanidm(end, &session, &bearer).await;
@@ -172,8 +168,7 @@ async fn whatever_ends_a_session_in_kanidm_ends_it_here_at_the_next_refresh() {
 /// S14. Of one person, so that nothing else about the other session's token is wrong.
 #[tokio::test]
 async fn a_token_of_kanidms_that_was_moved_to_another_session_renews_nothing() {
-    let name = "a_token_of_kanidms_that_was_moved_to_another_session_renews_nothing";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let sessions = [world.login().await.unwrap().tokens.unwrap(), world.login().await.unwrap().tokens.unwrap()];
     let swap = async || {
         let swap = "UPDATE sessions a SET kanidm_refresh_token = b.kanidm_refresh_token
@@ -193,8 +188,7 @@ async fn a_token_of_kanidms_that_was_moved_to_another_session_renews_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_refreshes_at_once_ask_kanidm_one_after_the_other_and_come_to_one_branch() {
-    let name = "many_refreshes_at_once_ask_kanidm_one_after_the_other_and_come_to_one_branch";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let first = world.login().await.unwrap().tokens.unwrap();
     let answers = join_all((0..8).map(|_| world.refresh(&first.refresh_token, 1))).await;
     let tokens: HashSet<String> =
@@ -203,9 +197,69 @@ async fn many_refreshes_at_once_ask_kanidm_one_after_the_other_and_come_to_one_b
     world.refresh(tokens.iter().next().unwrap(), 2).await.expect("and Kanidm's chain is whole");
 }
 
+impl World {
+    /// Has somebody else renew the user's session at Kanidm, who takes their time; or no more.
+    async fn leased(&self, leased: bool) {
+        let lease = "UPDATE sessions SET kanidm_lease_id = CASE WHEN $2 THEN gen_random_uuid() END,
+                kanidm_lease_until = CASE WHEN $2 THEN now() + interval '1 hour' END, kanidm_renewed = false
+            WHERE user_id = $1";
+        sqlx::query(lease).bind(self.user).bind(leased).execute(self.server.sql()).await.unwrap();
+    }
+
+    /// Waits until a call with one of the session's tokens has come.
+    async fn called(&self) {
+        let called = "SELECT refresh_free_at IS NOT NULL FROM sessions WHERE user_id = $1";
+        eventually("a call has come", async || self.column::<bool>(called).await.then_some(())).await;
+    }
+}
+
+/// Kanidm may take longer than the leeway: a call that comes when the first one is answered is the same client all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_renewal_at_kanidm_makes_no_thief_of_the_other_tab() {
+    let world = World::new().await;
+    let first = world.login().await.unwrap().tokens.unwrap();
+    world.leased(true).await;
+    let (slow, ()) = tokio::join!(world.refresh(&first.refresh_token, 1), async {
+        world.called().await;
+        world.server.context.clock.advance(Duration::from_secs(12));
+        world.leased(false).await;
+    });
+    let slow = slow.expect("its turn has come").tokens.unwrap();
+    let other_tab = world.refresh(&first.refresh_token, 2).await.expect("no theft").tokens.unwrap();
+    assert_eq!(other_tab.refresh_token, slow.refresh_token);
+    let access: (i64, i64) = sqlx::query_as(
+        "SELECT extract(epoch FROM used_at)::bigint, extract(epoch FROM access_until)::bigint FROM
+            (SELECT used_at FROM refresh_tokens WHERE used_at IS NOT NULL) used,
+            (SELECT access_until FROM refresh_tokens WHERE used_at IS NULL) next",
+    )
+    .fetch_one(world.server.sql())
+    .await
+    .unwrap();
+    let lifetime = world.server.app().config.tokens.access_lifetime.as_secs() as i64;
+    assert!(access.1 - access.0 >= lifetime - 1, "what was handed out last is good for as long: {access:?}");
+}
+
+/// Many calls with one token while somebody else renews the session: some wait, the others are told to look again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_calls_with_one_token_only_some_wait_for_kanidm() {
+    let world = World::new().await;
+    let first = world.login().await.unwrap().tokens.unwrap();
+    world.leased(true).await;
+    let mut calls: Vec<_> = (0..24).map(|_| Box::pin(world.refresh(&first.refresh_token, 1))).collect();
+    for _ in 0..8 {
+        let (answer, _, others) = futures_util::future::select_all(calls).await;
+        assert_eq!(reason(&answer.unwrap_err()), "REFRESH_RACED");
+        calls = others;
+    }
+    world.leased(false).await;
+    let tokens: HashSet<String> =
+        join_all(calls).await.into_iter().map(|answer| answer.unwrap().tokens.unwrap().refresh_token).collect();
+    assert_eq!(tokens.len(), 1, "and come to the same");
+}
+
 #[tokio::test]
 async fn an_unlinked_user_cannot_go_on() {
-    let Some(world) = World::new("an_unlinked_user_cannot_go_on").await else { return };
+    let world = World::new().await;
     let tokens = world.login().await.unwrap().tokens.unwrap();
     crate::authenticate::set(&world.server, world.user, "auth_method = 'password'").await;
     assert_eq!(reason(&world.refresh(&tokens.refresh_token, 1).await.unwrap_err()), "INVALID_REFRESH_TOKEN");

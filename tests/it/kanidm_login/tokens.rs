@@ -72,8 +72,7 @@ async fn refused(server: &TestServer, caller: &str, token: &str, audience: &str)
 
 #[tokio::test]
 async fn a_token_of_kanidms_own_says_who_it_is_and_sidle_what_they_may() {
-    let name = "a_token_of_kanidms_own_says_who_it_is_and_sidle_what_they_may";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     // A group of Kanidm's that gives a right in Sidle only once the person signs in to Sidle with it.
     let admins = super::group(&world.kanidm, &world.server, world.tenant, "admin").await;
@@ -104,8 +103,7 @@ async fn a_token_of_kanidms_own_says_who_it_is_and_sidle_what_they_may() {
 
 #[tokio::test]
 async fn who_is_switched_off_here_loses_kanidms_tokens_too_at_once() {
-    let name = "who_is_switched_off_here_loses_kanidms_tokens_too_at_once";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let admin = world.server.admin().await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     let token = world.own(&world.bearer).await.access_token;
@@ -117,8 +115,7 @@ async fn who_is_switched_off_here_loses_kanidms_tokens_too_at_once() {
 
 #[tokio::test]
 async fn whom_an_administrator_locked_stands_behind_no_token_of_kanidms() {
-    let name = "whom_an_administrator_locked_stands_behind_no_token_of_kanidms";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     let lock = "locked_until = now() + interval '1 hour', lock_reason = 'administrator'";
     set(&world.server, world.user, lock).await;
@@ -131,8 +128,7 @@ async fn whom_an_administrator_locked_stands_behind_no_token_of_kanidms() {
 
 #[tokio::test]
 async fn what_is_no_access_token_of_kanidms_for_us_of_a_linked_person_is_refused() {
-    let name = "what_is_no_access_token_of_kanidms_for_us_of_a_linked_person_is_refused";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     let own = world.own(&world.bearer).await;
     let other: Access = world.kanidm.prepare(REDIRECT).await.unwrap();
@@ -191,8 +187,7 @@ async fn what_is_no_access_token_of_kanidms_for_us_of_a_linked_person_is_refused
 
 #[tokio::test]
 async fn other_services_take_kanidms_tokens_where_the_operator_names_them() {
-    let name = "other_services_take_kanidms_tokens_where_the_operator_names_them";
-    let Some(world) = World::with(name, |setup| setup.with("KANIDM__TOKEN_AUDIENCES", "shop")).await else { return };
+    let world = World::with(|setup| setup.with("KANIDM__TOKEN_AUDIENCES", "shop")).await;
     let caller = verifier_token(&world.server).await;
     let token = world.own(&world.bearer).await.access_token;
     assert_eq!(verify(&world.server, &caller, &token, "shop").await.unwrap().audience, "shop");
@@ -201,8 +196,7 @@ async fn other_services_take_kanidms_tokens_where_the_operator_names_them() {
 
 #[tokio::test]
 async fn a_token_of_kanidms_own_with_forged_key_ids_does_not_make_us_hammer_kanidm() {
-    let name = "a_token_of_kanidms_own_with_forged_key_ids_does_not_make_us_hammer_kanidm";
-    let Some(world) = World::new(name).await else { return };
+    let world = World::new().await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     let token = world.own(&world.bearer).await.access_token;
     let (header, rest) = token.split_once('.').unwrap();

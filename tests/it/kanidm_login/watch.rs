@@ -8,7 +8,7 @@ use sidle_dev::kanidm::Fault;
 
 use super::{World, complete_as, is_good, person};
 use crate::look::{event, reason};
-use crate::support::Setup;
+use crate::support::{Setup, until, within};
 
 /// A server that asks all the time.
 fn watchful(setup: Setup) -> Setup {
@@ -36,8 +36,7 @@ async fn ended_for_kanidm(world: &World) {
 
 #[tokio::test]
 async fn an_account_that_kanidm_switched_off_loses_its_sessions_unasked() {
-    let name = "an_account_that_kanidm_switched_off_loses_its_sessions_unasked";
-    let Some(world) = World::with(name, watchful).await else { return };
+    let world = World::with(watchful).await;
     let tokens = world.login().await.unwrap().tokens.unwrap();
     assert!(is_good(&world.server, &tokens.access_token).await);
     world.kanidm.expire(&world.person.to_string()).await.unwrap();
@@ -48,8 +47,7 @@ async fn an_account_that_kanidm_switched_off_loses_its_sessions_unasked() {
 
 #[tokio::test]
 async fn a_person_whom_kanidm_deleted_loses_their_sessions_unasked() {
-    let name = "a_person_whom_kanidm_deleted_loses_their_sessions_unasked";
-    let Some(world) = World::with(name, watchful).await else { return };
+    let world = World::with(watchful).await;
     world.login().await.unwrap();
     world.kanidm.delete_person(&world.person.to_string()).await.unwrap();
     ended_for_kanidm(&world).await;
@@ -57,7 +55,7 @@ async fn a_person_whom_kanidm_deleted_loses_their_sessions_unasked() {
 
 #[tokio::test]
 async fn a_logout_in_kanidm_ends_the_session_here() {
-    let Some(world) = World::with("a_logout_in_kanidm_ends_the_session_here", watchful).await else { return };
+    let world = World::with(watchful).await;
     world.login().await.unwrap();
     let logout = world.kanidm.http.get(format!("{}/v1/logout", world.kanidm.url)).bearer_auth(&world.bearer);
     assert!(logout.send().await.unwrap().status().is_success());
@@ -66,8 +64,7 @@ async fn a_logout_in_kanidm_ends_the_session_here() {
 
 #[tokio::test]
 async fn a_session_that_both_sides_vouch_for_ends_with_kanidms() {
-    let name = "a_session_that_both_sides_vouch_for_ends_with_kanidms";
-    let Some(world) = World::with(name, watchful).await else { return };
+    let world = World::with(watchful).await;
     world.server.user(world.tenant, "bob@example.com", "user").await;
     let (bob, bearer) = person(&world.kanidm, "bob").await;
     let tokens = world.server.sign_in("bob@example.com").await;
@@ -82,48 +79,56 @@ async fn a_session_that_both_sides_vouch_for_ends_with_kanidms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checks_and_refreshes_of_one_session_never_cross() {
-    let Some(world) = World::with("checks_and_refreshes_of_one_session_never_cross", watchful).await else { return };
+    let world = World::with(watchful).await;
     let replica = world.server.setup.start().await;
     let mut tokens = world.login().await.unwrap().tokens.unwrap();
     // Kanidm's own token changes hands each time: whoever used an old one would end the session there.
-    for round in 0..12 {
+    let asked = async || world.kanidm.requests("POST /oauth2/token").await.unwrap();
+    // The login and each refresh ask Kanidm once: whoever asked more often checked in between.
+    let mut refreshes = 0;
+    for round in 0..100 {
+        if round >= 12 && asked().await > refreshes + 1 {
+            break;
+        }
+        refreshes += 1;
         // Within the same second Kanidm would take an old one.
         world.kanidm.advance(Duration::from_secs(2)).await.unwrap();
         tokens = world.refresh(&tokens.refresh_token, round).await.expect("nobody was in the way").tokens.unwrap();
     }
+    assert!(asked().await > refreshes + 1, "nothing was checked in the background");
     drop(replica);
     world.refresh(&tokens.refresh_token, 100).await.expect("Kanidm's chain is whole");
 }
 
 #[tokio::test]
 async fn groups_are_followed_also_while_nobody_refreshes() {
-    let Some(world) = World::with("groups_are_followed_also_while_nobody_refreshes", watchful).await else { return };
+    let world = World::with(watchful).await;
     sqlx::query("DELETE FROM memberships").execute(world.server.sql()).await.unwrap();
     let tokens = world.login().await.unwrap().tokens.unwrap();
     let log = &world.server.app().log;
     let before = log.resolve(sidle::audit::Start::Now).await.unwrap();
     world.kanidm.remove_member(&world.group.to_string(), &world.person.to_string()).await.unwrap();
     let mut follow = log.follow(sidle::audit::Filter::new(sidle::db::Scope::Platform), before);
-    loop {
-        match follow.progress().await.unwrap() {
-            sidle::audit::Progress::Event(event)
-                if event.event_type == "membership.synced" && event.details["removed"] == json!(1) =>
-            {
-                break;
+    within("the group is left here too", async {
+        loop {
+            match follow.progress().await.unwrap() {
+                sidle::audit::Progress::Event(event)
+                    if event.event_type == "membership.synced" && event.details["removed"] == json!(1) =>
+                {
+                    break;
+                }
+                sidle::audit::Progress::End => panic!("the server stopped"),
+                _ => {}
             }
-            sidle::audit::Progress::End => panic!("the server stopped"),
-            _ => {}
         }
-    }
+    })
+    .await;
     assert!(!is_good(&world.server, &tokens.access_token).await, "what it said of roles is no longer so");
 }
 
 #[tokio::test]
 async fn an_outage_ends_no_session_and_what_was_due_is_asked_about_after_it() {
-    let name = "an_outage_ends_no_session_and_what_was_due_is_asked_about_after_it";
-    let Some(world) = World::with(name, |setup| watchful(setup).with("KANIDM__BREAKER_FAILURES", "0")).await else {
-        return;
-    };
+    let world = World::with(|setup| watchful(setup).with("KANIDM__BREAKER_FAILURES", "0")).await;
     let mut tokens = world.login().await.unwrap().tokens.unwrap();
     let asked = async || world.kanidm.requests("POST /oauth2/token").await.unwrap();
     for fault in [Fault::Fail, Fault::Garbage] {
@@ -132,13 +137,9 @@ async fn an_outage_ends_no_session_and_what_was_due_is_asked_about_after_it() {
         let long_ago = "UPDATE sessions SET kanidm_check_until = NULL, kanidm_checked_at = now() - interval '1 hour'";
         sqlx::query(long_ago).execute(world.server.sql()).await.unwrap();
         let before = asked().await;
-        while asked().await == before {
-            tokio::task::yield_now().await;
-        }
+        until("Kanidm is asked in the background", async || asked().await != before).await;
         // And somebody who looks at the figures sees for how long nobody could be asked.
-        while oldest_check(&world) < 3_600.0 {
-            tokio::task::yield_now().await;
-        }
+        until("the figure shows the outage", async || oldest_check(&world) >= 3_600.0).await;
         world.kanidm.heal().await.unwrap();
         let id = u128::from(before) + 1000;
         tokens =
@@ -149,8 +150,7 @@ async fn an_outage_ends_no_session_and_what_was_due_is_asked_about_after_it() {
 
 #[tokio::test]
 async fn sessions_that_fail_do_not_keep_the_others_from_being_asked_about() {
-    let name = "sessions_that_fail_do_not_keep_the_others_from_being_asked_about";
-    let Some(world) = World::with(name, forgetful).await else { return };
+    let world = World::with(forgetful).await;
     for _ in 0..3 {
         world.login().await.unwrap();
     }

@@ -16,7 +16,7 @@ async fn person(stage: &Stage, uuid: &str, name: &str, mail: &str, display_name:
 
 #[tokio::test]
 async fn without_an_intent_nobody_is_adopted() {
-    let Some(stage) = stage("without_an_intent_nobody_is_adopted").await else { return };
+    let stage = stage().await;
     let imported = stage.users(50).await;
     let plan = stage.plan().await;
     // Somebody with the right to create persons guesses what is about to come, down to the last letter.
@@ -31,9 +31,7 @@ async fn without_an_intent_nobody_is_adopted() {
 
 #[tokio::test]
 async fn with_an_intent_only_the_intended_person_without_a_credential_is_adopted() {
-    let Some(stage) = stage("with_an_intent_only_the_intended_person_without_a_credential_is_adopted").await else {
-        return;
-    };
+    let stage = stage().await;
     let imported = stage.users(6).await;
     let id = |line| imported.verdict(line).user_id.clone();
     for line in 1..=6 {
@@ -67,7 +65,7 @@ async fn with_an_intent_only_the_intended_person_without_a_credential_is_adopted
 
 #[tokio::test]
 async fn a_person_in_the_recycle_bin_is_a_failure_of_its_own() {
-    let Some(stage) = stage("a_person_in_the_recycle_bin_is_a_failure_of_its_own").await else { return };
+    let stage = stage().await;
     let imported = stage.users(3).await;
     let plan = stage.plan().await;
     let id = imported.verdict(2).user_id.clone();

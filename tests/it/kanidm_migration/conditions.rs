@@ -6,6 +6,7 @@ use std::time::Duration;
 use sidle::proto::*;
 
 use super::{Stage, counts, stage, stage_with};
+use crate::support::{until, within};
 
 const CREATE: &str = "/v1/raw/create";
 const MEMBERS: &str = "/v1/group/";
@@ -15,17 +16,20 @@ const JOIN: &str = "POST /v1/group/{id}/_attr/{attr}";
 async fn waits(stage: &Stage, migration: &Migration, wait: WaitReason) -> WatchMigrationResponse {
     let request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
     let mut stream = stage.client.migration.clone().watch_migration(request).await.unwrap().into_inner();
-    loop {
-        let message = stream.message().await.unwrap().expect("it does not end");
-        if message.waiting_for() == wait {
-            return message;
+    within("the migration waits for that", async {
+        loop {
+            let message = stream.message().await.unwrap().expect("it does not end");
+            if message.waiting_for() == wait {
+                return message;
+            }
         }
-    }
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_full_disk_at_kanidm_fails_nobody_and_the_job_goes_on_by_itself() {
-    let Some(stage) = stage("a_full_disk_at_kanidm_fails_nobody_and_the_job_goes_on_by_itself").await else { return };
+    let stage = stage().await;
     stage.users(400).await;
     let plan = stage.plan().await;
     let full = (500, r#""backendengine""#);
@@ -39,9 +43,10 @@ async fn a_full_disk_at_kanidm_fails_nobody_and_the_job_goes_on_by_itself() {
     stage.kanidm.heal().await.unwrap();
     let before = stage.kanidm.requests(JOIN).await.unwrap();
     stage.kanidm.answer_with(MEMBERS, Some("["), full, None).await.unwrap();
-    while stage.kanidm.requests(JOIN).await.unwrap() == before {
-        tokio::task::yield_now().await;
-    }
+    until("Kanidm is asked to put somebody into a group", async || {
+        stage.kanidm.requests(JOIN).await.unwrap() != before
+    })
+    .await;
     let message = waits(&stage, &migration, WaitReason::KanidmFailing).await;
     assert_eq!(counts(&message), (0, 0, 0, 0));
     stage.kanidm.heal().await.unwrap();
@@ -53,7 +58,7 @@ async fn a_full_disk_at_kanidm_fails_nobody_and_the_job_goes_on_by_itself() {
 
 #[tokio::test]
 async fn every_condition_of_the_server_is_told_and_waited_for() {
-    let Some(stage) = stage("every_condition_of_the_server_is_told_and_waited_for").await else { return };
+    let stage = stage().await;
     for (round, (status, body, wait)) in [
         (500, r#""backend""#, WaitReason::KanidmFailing),
         (500, r#""resourcelimit""#, WaitReason::KanidmFailing),
@@ -64,6 +69,9 @@ async fn every_condition_of_the_server_is_told_and_waited_for() {
         (500, "Internal Server Error", WaitReason::KanidmUnavailable),
         (400, "<html>no</html>", WaitReason::KanidmUnavailable),
         (422, "Failed to deserialize the JSON body", WaitReason::KanidmUnavailable),
+        (404, "", WaitReason::KanidmUnavailable),
+        (404, "404 page not found", WaitReason::KanidmUnavailable),
+        (404, r#""nomatchingentries""#, WaitReason::KanidmAnswersUnclear),
         (500, r#"{"somethingnew":1}"#, WaitReason::KanidmAnswersUnclear),
     ]
     .into_iter()
@@ -88,8 +96,7 @@ async fn every_condition_of_the_server_is_told_and_waited_for() {
 
 #[tokio::test]
 async fn one_of_a_hundred_without_a_sensible_answer_does_not_hold_up_the_others() {
-    let name = "one_of_a_hundred_without_a_sensible_answer_does_not_hold_up_the_others";
-    let Some(stage) = stage(name).await else { return };
+    let stage = stage().await;
     let imported = stage.users(100).await;
     let plan = stage.plan().await;
     let answers = [
@@ -125,8 +132,10 @@ async fn one_of_a_hundred_without_a_sensible_answer_does_not_hold_up_the_others(
 
 #[tokio::test]
 async fn answers_that_nobody_understands_end_after_a_bounded_number_of_tries() {
-    let name = "answers_that_nobody_understands_end_after_a_bounded_number_of_tries";
-    let Some(stage) = stage_with(name, |setup| setup.with("MIGRATION__UNCLEAR_TRIES", "3")).await else { return };
+    let bounds = |setup: crate::support::Setup| {
+        setup.with("MIGRATION__UNCLEAR_TRIES", "3").with("MIGRATION__UNCLEAR_TIME", "0s")
+    };
+    let stage = stage_with(bounds).await;
     stage.users(50).await;
     for (status, body, wait) in [
         (418, r#""teapot""#, WaitReason::KanidmAnswersUnclear),
@@ -148,12 +157,26 @@ async fn answers_that_nobody_understands_end_after_a_bounded_number_of_tries() {
     stage.moved(&stage.mails(50, &[])).await;
 }
 
+/// A page in Kanidm's place stays for as long as somebody needs to mend what stands before it.
+#[tokio::test]
+async fn answers_that_nobody_understands_are_waited_out_for_a_while() {
+    let once = |setup: crate::support::Setup| setup.with("MIGRATION__UNCLEAR_TRIES", "1");
+    let stage = stage_with(once).await;
+    stage.users(5).await;
+    stage.kanidm.answer_with(CREATE, None, (404, "404 page not found"), None).await.unwrap();
+    let migration = stage.start(&stage.plan().await).await;
+    until("fifteen tries", async || stage.kanidm.requests("POST /v1/raw/create").await.unwrap() >= 15).await;
+    let message = waits(&stage, &migration, WaitReason::KanidmUnavailable).await;
+    assert_eq!((message.state(), counts(&message)), (MigrationState::Running, (0, 0, 0, 0)));
+    stage.kanidm.heal().await.unwrap();
+    assert_eq!(counts(stage.watch(&migration).await.last().unwrap()), (5, 0, 0, 0));
+}
+
 #[tokio::test]
 async fn a_kanidm_slower_than_the_time_limit_gets_smaller_batches_until_it_comes_through() {
-    let name = "a_kanidm_slower_than_the_time_limit_gets_smaller_batches_until_it_comes_through";
     let limits =
         |setup: crate::support::Setup| setup.with("KANIDM__TIMEOUT", "3s").with("MIGRATION__LONGEST_CALL", "4s");
-    let Some(stage) = stage_with(name, limits).await else { return };
+    let stage = stage_with(limits).await;
     stage.users(30).await;
     let plan = stage.plan().await;
     // A batch of 30 takes nine seconds; no call may take more than four.

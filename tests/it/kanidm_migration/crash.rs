@@ -5,15 +5,15 @@ use sidle_dev::kanidm::Fault;
 
 use super::{Stage, adds_up, counts, stage};
 use crate::support::process::Process;
-use crate::support::{Client, Setup};
+use crate::support::{Client, Setup, until, within};
 
 /// The stage, with its own server left without work: users are imported and planned there, and moved by processes.
-async fn quiet(test: &str, users: i64) -> Option<(Stage, Setup, Plan)> {
-    let stage = stage(test).await?;
+async fn quiet(users: i64) -> (Stage, Setup, Plan) {
+    let stage = stage().await;
     stage.users(users).await;
     let plan = stage.plan().await;
     let setup = stage.setup.clone().with("MIGRATION__LEASE", "1s").with("MIGRATION__BATCH_SIZE", "15");
-    Some((stage, setup, plan))
+    (stage, setup, plan)
 }
 
 async fn start(client: &Client, plan: &Plan) -> Migration {
@@ -28,8 +28,7 @@ async fn start(client: &Client, plan: &Plan) -> Migration {
 
 #[tokio::test]
 async fn killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing() {
-    let test = "killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing";
-    let Some((mut stage, setup, plan)) = quiet(test, 240).await else { return };
+    let (mut stage, setup, plan) = quiet(240).await;
     stage.rest().await;
     let mut server = Process::start(&setup).await;
     let migration = start(&server.client(&stage.token), &plan).await;
@@ -37,12 +36,16 @@ async fn killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing() {
     let mut seen: Vec<WatchMigrationResponse> = Vec::new();
     let mut kills = 0;
     let ended = |seen: &[WatchMigrationResponse]| seen.last().is_some_and(|m| m.state() == MigrationState::Completed);
-    while !ended(&seen) {
+    // Each round sees a step, and there are fewer of them.
+    for _ in 0..500 {
+        if ended(&seen) {
+            break;
+        }
         let client = server.client(&stage.token);
         let mut stream = client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
         // One, two or three steps on, so that it dies at different distances.
         for _ in 0..=kills % 3 {
-            let Some(message) = stream.message().await.unwrap() else { break };
+            let Some(message) = within("the next step", stream.message()).await.unwrap() else { break };
             request.cursor = message.cursor.clone();
             seen.push(message);
         }
@@ -63,9 +66,7 @@ async fn killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing() {
 /// Killed while Kanidm has requests in its hands, of which nobody learns whether they were carried out.
 #[tokio::test]
 async fn killed_while_kanidm_works_nobody_is_made_twice() {
-    let Some((mut stage, setup, plan)) = quiet("killed_while_kanidm_works_nobody_is_made_twice", 60).await else {
-        return;
-    };
+    let (mut stage, setup, plan) = quiet(60).await;
     stage.rest().await;
     let server = Process::start(&setup).await;
     const CREATE: &str = "POST /v1/raw/create";
@@ -73,9 +74,7 @@ async fn killed_while_kanidm_works_nobody_is_made_twice() {
     stage.kanidm.fault(Fault::Stall, "/v1/raw/create", 1, None).await.unwrap();
     start(&server.client(&stage.token), &plan).await;
     // The count shows that the request is held.
-    while stage.kanidm.requests(CREATE).await.unwrap() < before + 3 {
-        tokio::task::yield_now().await;
-    }
+    until("Kanidm holds a request", async || stage.kanidm.requests(CREATE).await.unwrap() >= before + 3).await;
     server.kill().await;
     stage.kanidm.heal().await.unwrap();
     stage.wake().await;

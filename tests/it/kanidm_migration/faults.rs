@@ -5,12 +5,13 @@ use sidle::proto::*;
 use sidle_dev::kanidm::Fault;
 
 use super::{Stage, adds_up, counts, stage};
+use crate::support::within;
 
 const CREATE: &str = "/v1/raw/create";
 
 #[tokio::test]
 async fn lost_replies_give_nobody_two_persons_or_none() {
-    let Some(stage) = stage("lost_replies_give_nobody_two_persons_or_none").await else { return };
+    let stage = stage().await;
     stage.users(200).await;
     let plan = stage.plan().await;
     // Every second batch is created and not answered, and some memberships as well.
@@ -30,7 +31,7 @@ async fn lost_replies_give_nobody_two_persons_or_none() {
 
 #[tokio::test]
 async fn a_lost_reply_to_a_batch_with_guilty_entries_still_ends_right() {
-    let Some(stage) = stage("a_lost_reply_to_a_batch_with_guilty_entries_still_ends_right").await else { return };
+    let stage = stage().await;
     stage.users(80).await;
     let plan = stage.plan().await;
     for n in [5, 6, 61] {
@@ -58,19 +59,22 @@ async fn until(
     let request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
     let mut stream = stage.client.migration.clone().watch_migration(request).await.unwrap().into_inner();
     let mut seen = Vec::new();
-    loop {
-        let message = stream.next().await.expect("the stream goes on").unwrap();
-        seen.push(message.clone());
-        adds_up(&seen);
-        if wanted(&message) {
-            return message;
+    within("such a message of the migration", async {
+        loop {
+            let message = stream.next().await.expect("the stream goes on").unwrap();
+            seen.push(message.clone());
+            adds_up(&seen);
+            if wanted(&message) {
+                return message;
+            }
         }
-    }
+    })
+    .await
 }
 
 #[tokio::test]
 async fn with_kanidm_down_the_job_waits_and_goes_on_by_itself() {
-    let Some(stage) = stage("with_kanidm_down_the_job_waits_and_goes_on_by_itself").await else { return };
+    let stage = stage().await;
     stage.users(100).await;
     for fault in [Fault::Fail, Fault::Garbage] {
         let plan = stage.plan().await;
@@ -94,7 +98,7 @@ async fn with_kanidm_down_the_job_waits_and_goes_on_by_itself() {
 
 #[tokio::test]
 async fn planning_with_kanidm_down_says_so() {
-    let Some(stage) = stage("planning_with_kanidm_down_says_so").await else { return };
+    let stage = stage().await;
     stage.users(3).await;
     stage.kanidm.fault(Fault::Fail, "/v1/", 0, None).await.unwrap();
     let refused = stage.try_plan().await.unwrap_err();
@@ -105,7 +109,7 @@ async fn planning_with_kanidm_down_says_so() {
 
 #[tokio::test]
 async fn a_silent_stream_shows_that_it_lives() {
-    let Some(stage) = stage("a_silent_stream_shows_that_it_lives").await else { return };
+    let stage = stage().await;
     stage.users(3).await;
     let plan = stage.plan().await;
     stage.kanidm.fault(Fault::Stall, CREATE, 0, None).await.unwrap();
@@ -118,16 +122,22 @@ async fn a_silent_stream_shows_that_it_lives() {
     };
     let mut seen = Vec::new();
     let mut stream = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
-    while seen.iter().filter(|message: &&WatchMigrationResponse| message.heartbeat).count() < 2 {
-        seen.push(stream.message().await.unwrap().unwrap());
-    }
+    within("two heartbeats", async {
+        while seen.iter().filter(|message: &&WatchMigrationResponse| message.heartbeat).count() < 2 {
+            seen.push(stream.message().await.unwrap().unwrap());
+        }
+    })
+    .await;
     // A heartbeat's cursor is as good as any.
     request.cursor = seen.last().unwrap().cursor.clone();
     stage.kanidm.heal().await.unwrap();
     let mut stream = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
-    while let Some(message) = stream.message().await.unwrap() {
-        seen.push(message);
-    }
+    within("the migration ends", async {
+        while let Some(message) = stream.message().await.unwrap() {
+            seen.push(message);
+        }
+    })
+    .await;
     adds_up(&seen);
     assert_eq!(counts(seen.last().unwrap()), (3, 0, 0, 0));
     for seconds in [0, 61] {

@@ -24,7 +24,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::migration::{Imported, header, import, row};
-use crate::support::{self, Client, Setup, TestServer};
+use crate::support::{self, Client, Setup, TestServer, within};
 
 /// A server with a Kanidm, a tenant and an administrator.
 pub struct Stage {
@@ -38,14 +38,14 @@ pub struct Stage {
     pub tenant: Uuid,
 }
 
-/// Sets the stage; none when the test cannot run against the Kanidm that is given.
-pub async fn stage(test: &str) -> Option<Stage> {
-    stage_with(test, |setup| setup).await
+/// Sets the stage.
+pub async fn stage() -> Stage {
+    stage_with(|setup| setup).await
 }
 
 /// The stage with other settings.
-pub async fn stage_with(test: &str, change: impl FnOnce(Setup) -> Setup) -> Option<Stage> {
-    let kanidm = support::kanidm(test).await?;
+pub async fn stage_with(change: impl FnOnce(Setup) -> Setup) -> Stage {
+    let kanidm = support::kanidm().await;
     let access = kanidm.prepare("https://app.example/callback").await.expect("Kanidm is prepared");
     let setup = change(Setup::new().await.with_kanidm(&kanidm, &access).with("MIGRATION__BATCH_SIZE", "40"));
     let server = setup.start().await;
@@ -55,7 +55,7 @@ pub async fn stage_with(test: &str, change: impl FnOnce(Setup) -> Setup) -> Opti
     let slug = format!("t{}", random_word(10));
     let tenant = server.tenant(&slug).await;
     let client = server.client(&token);
-    Some(Stage { kanidm, setup, server, client, token, slug, tenant })
+    Stage { kanidm, setup, server, client, token, slug, tenant }
 }
 
 impl Stage {
@@ -127,9 +127,12 @@ impl Stage {
         let request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
         let mut stream = self.client.migration.clone().watch_migration(request).await.unwrap().into_inner();
         let mut seen = Vec::new();
-        while let Some(message) = stream.next().await {
-            seen.push(message.unwrap());
-        }
+        within("the migration ends", async {
+            while let Some(message) = stream.next().await {
+                seen.push(message.unwrap());
+            }
+        })
+        .await;
         adds_up(&seen);
         seen
     }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Stage, counts, stage};
 use crate::migration::{header, import, reason, row};
+use crate::support::within;
 
 /// Another tenant of the stage, with users whose addresses have these local parts.
 async fn tenant(stage: &Stage, names: &[String]) -> Uuid {
@@ -34,7 +35,7 @@ fn names(stage: &Stage, count: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn a_migration_that_waits_holds_up_no_other() {
-    let Some(stage) = stage("a_migration_that_waits_holds_up_no_other").await else { return };
+    let stage = stage().await;
     stage.users(5).await;
     let request = SyncTenantGroupsRequest { tenant_ids: vec![stage.tenant.to_string()], validate_only: false };
     let groups = stage.client.migration.clone().sync_tenant_groups(request).await.unwrap().into_inner().groups;
@@ -53,10 +54,70 @@ async fn a_migration_that_waits_holds_up_no_other() {
     assert_eq!(seen.counts.unwrap().pending, 5, "nobody fails of it");
 }
 
+/// What keeps failing here must not be taken up before everything else each time.
+#[tokio::test]
+async fn a_migration_that_stumbles_each_time_holds_up_no_other() {
+    let stage = stage().await;
+    stage.users(5).await;
+    let first = stage.plan().await;
+    let other = tenant(&stage, &names(&stage, 5)).await;
+    let second = plan(&stage, other).await;
+    let refuse = format!(
+        "CREATE FUNCTION stumble() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'no'; END$$;
+         CREATE TRIGGER stumble BEFORE UPDATE ON migration_items FOR EACH ROW
+             WHEN (OLD.tenant_id = '{}') EXECUTE FUNCTION stumble()",
+        stage.tenant
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(refuse)).execute(stage.server.sql()).await.unwrap();
+    let stumbling = stage.start(&first).await;
+    let running = stage.start(&second).await;
+    assert_eq!(counts(stage.watch(&running).await.last().unwrap()), (5, 0, 0, 0), "it has its turn");
+    sqlx::query("DROP TRIGGER stumble ON migration_items").execute(stage.server.sql()).await.unwrap();
+    assert_eq!(counts(stage.watch(&stumbling).await.last().unwrap()), (5, 0, 0, 0), "and so has the other");
+}
+
+#[tokio::test]
+async fn a_tenant_whose_group_was_deleted_holds_up_no_other_tenant_of_the_migration() {
+    let stage = stage().await;
+    // More than a batch of each, in turns.
+    stage.users(50).await;
+    let other = tenant(&stage, &names(&stage, 50)).await;
+    let request = SyncTenantGroupsRequest { tenant_ids: vec![stage.tenant.to_string()], validate_only: false };
+    let groups = stage.client.migration.clone().sync_tenant_groups(request).await.unwrap().into_inner().groups;
+    let cohort = Some(Cohort { tenant_ids: vec![stage.tenant.to_string(), other.to_string()], ..Default::default() });
+    let request = PlanMigrationRequest { cohort, request_id: String::new() };
+    let both = stage.client.migration.clone().plan_migration(request).await.unwrap().into_inner().plan.unwrap();
+    assert_eq!(both.will_be_created, 100);
+    let gone = json!({ "filter": { "eq": ["uuid", groups[0].group_uuid] } });
+    stage.kanidm.post("/v1/raw/delete", &gone).await.unwrap();
+
+    let migration = stage.start(&both).await;
+    let request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
+    let mut stream = stage.client.migration.clone().watch_migration(request).await.unwrap().into_inner();
+    within("the tenant's part waits for its group", async {
+        loop {
+            let seen = stream.message().await.unwrap().expect("it does not end");
+            if seen.waiting_for() == WaitReason::TenantGroupDeleted {
+                assert_eq!(
+                    (seen.state(), counts(&seen)),
+                    (MigrationState::Running, (50, 0, 0, 0)),
+                    "the others are through"
+                );
+                break;
+            }
+        }
+    })
+    .await;
+    let items = stage.items(&migration.migration_id).await;
+    for (email, item) in items {
+        let expected = if email.ends_with(&stage.mail("")) { ItemState::Pending } else { ItemState::Linked };
+        assert_eq!(item.state(), expected, "{email}");
+    }
+}
+
 #[tokio::test]
 async fn of_two_plans_with_the_same_names_the_later_one_is_refused_and_planned_again() {
-    let name = "of_two_plans_with_the_same_names_the_later_one_is_refused_and_planned_again";
-    let Some(stage) = stage(name).await else { return };
+    let stage = stage().await;
     let wanted = names(&stage, 6);
     let tenants = [tenant(&stage, &wanted).await, tenant(&stage, &wanted).await, tenant(&stage, &wanted).await];
     let plans = [plan(&stage, tenants[0]).await, plan(&stage, tenants[1]).await, plan(&stage, tenants[2]).await];
@@ -82,8 +143,7 @@ async fn of_two_plans_with_the_same_names_the_later_one_is_refused_and_planned_a
 
 #[tokio::test]
 async fn a_plan_leaves_alone_the_names_that_another_migration_is_about_to_give() {
-    let name = "a_plan_leaves_alone_the_names_that_another_migration_is_about_to_give";
-    let Some(stage) = stage(name).await else { return };
+    let stage = stage().await;
     let wanted = names(&stage, 3);
     let (one, two) = (tenant(&stage, &wanted).await, tenant(&stage, &wanted).await);
     let first = plan(&stage, one).await;
@@ -96,7 +156,7 @@ async fn a_plan_leaves_alone_the_names_that_another_migration_is_about_to_give()
 
 #[tokio::test]
 async fn a_plan_none_of_whose_users_is_as_planned_is_refused() {
-    let Some(stage) = stage("a_plan_none_of_whose_users_is_as_planned_is_refused").await else { return };
+    let stage = stage().await;
     stage.users(3).await;
     let (one, two) = (stage.plan().await, stage.plan().await);
     stage.watch(&stage.start(&one).await).await;
@@ -106,7 +166,7 @@ async fn a_plan_none_of_whose_users_is_as_planned_is_refused() {
 /// As many installations are: analysed once after the schema was made, and then filled.
 #[tokio::test]
 async fn starting_reads_each_table_once_whatever_the_statistics_say() {
-    let Some(stage) = stage("starting_reads_each_table_once_whatever_the_statistics_say").await else { return };
+    let stage = stage().await;
     const ITEMS: i64 = 2000;
     let sql = stage.server.sql();
     for table in ["users", "migration_plan_items", "migration_items", "migrations", "migration_plans"] {
@@ -139,18 +199,21 @@ async fn starting_reads_each_table_once_whatever_the_statistics_say() {
     let migration = stage.start(&start).await;
     stage.watch(&migration).await;
     // A connection tells what it did some time later, all of it at once.
-    let (inserted, scanned) = loop {
-        let seen: (i64, i64) =
-            sqlx::query_as("SELECT n_tup_ins, seq_scan FROM pg_stat_user_tables WHERE relname = 'migration_items'")
-                .fetch_one(sql)
-                .await
-                .unwrap();
-        if seen.0 >= ITEMS {
-            break seen;
+    let (inserted, scanned) = within("the connections have told what they did", async {
+        loop {
+            let seen: (i64, i64) =
+                sqlx::query_as("SELECT n_tup_ins, seq_scan FROM pg_stat_user_tables WHERE relname = 'migration_items'")
+                    .fetch_one(sql)
+                    .await
+                    .unwrap();
+            if seen.0 >= ITEMS {
+                break seen;
+            }
+            // Makes connections that have something to tell tell it.
+            stage.client.migration.clone().list_migrations(ListMigrationsRequest::default()).await.unwrap();
         }
-        // Makes connections that have something to tell tell it.
-        stage.client.migration.clone().list_migrations(ListMigrationsRequest::default()).await.unwrap();
-    };
+    })
+    .await;
     assert_eq!(inserted, ITEMS);
     assert!(scanned < 50, "it was read from end to end {scanned} times for {ITEMS} items");
 }

@@ -5,10 +5,11 @@ use sidle_dev::kanidm::Fault;
 use uuid::Uuid;
 
 use super::{counts, stage};
+use crate::support::{until, within};
 
 #[tokio::test]
 async fn two_replicas_share_the_work_and_do_nothing_twice() {
-    let Some(stage) = stage("two_replicas_share_the_work_and_do_nothing_twice").await else { return };
+    let stage = stage().await;
     let other = stage.setup.start().await;
     stage.users(200).await;
     // Two migrations of halves, so that both replicas have something to take up.
@@ -31,9 +32,12 @@ async fn two_replicas_share_the_work_and_do_nothing_twice() {
             let request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
             let mut stream = client.migration.clone().watch_migration(request).await.unwrap().into_inner();
             let mut seen = Vec::new();
-            while let Some(message) = stream.message().await.unwrap() {
-                seen.push(message);
-            }
+            within("the migration ends", async {
+                while let Some(message) = stream.message().await.unwrap() {
+                    seen.push(message);
+                }
+            })
+            .await;
             super::adds_up(&seen);
             assert_eq!(counts(seen.last().unwrap()), (100, 0, 0, 0));
         }
@@ -43,7 +47,7 @@ async fn two_replicas_share_the_work_and_do_nothing_twice() {
 
 #[tokio::test]
 async fn two_replicas_that_make_groups_at_once_make_the_same() {
-    let Some(stage) = stage("two_replicas_that_make_groups_at_once_make_the_same").await else { return };
+    let stage = stage().await;
     let replica = stage.setup.start().await;
     let other = replica.client(&stage.token);
     let mut tenants = Vec::new();
@@ -62,7 +66,7 @@ async fn two_replicas_that_make_groups_at_once_make_the_same() {
 /// The replica that held the job fell silent in the middle and never gave it back.
 #[tokio::test]
 async fn a_lapsed_lease_is_taken_over_where_its_holder_left_it() {
-    let Some(stage) = stage("a_lapsed_lease_is_taken_over_where_its_holder_left_it").await else { return };
+    let stage = stage().await;
     stage.users(50).await;
     let plan = stage.plan().await;
     let migration = stage.start(&plan).await;
@@ -103,23 +107,20 @@ async fn a_lapsed_lease_is_taken_over_where_its_holder_left_it() {
 /// A holder that lost its lease while Kanidm had its requests writes nothing of what comes back.
 #[tokio::test]
 async fn who_lost_the_lease_writes_no_more() {
-    let Some(stage) = stage("who_lost_the_lease_writes_no_more").await else { return };
+    let stage = stage().await;
     stage.users(80).await;
     let plan = stage.plan().await;
     stage.kanidm.fault(Fault::Stall, "/v1/raw/create", 0, None).await.unwrap();
     let migration = stage.start(&plan).await;
     let (id, ghost, sql) = (Uuid::parse_str(&migration.migration_id).unwrap(), Uuid::new_v4(), stage.server.sql());
     // Both batches are with Kanidm.
-    while stage.kanidm.requests("POST /v1/raw/create").await.unwrap() < 2 {
-        tokio::task::yield_now().await;
-    }
+    until("both batches are with Kanidm", async || stage.kanidm.requests("POST /v1/raw/create").await.unwrap() >= 2)
+        .await;
     let steal = "UPDATE migrations SET lease_owner = $2, lease_epoch = lease_epoch + 1,
                      lease_until = clock_timestamp() + interval '1 hour' WHERE migration_id = $1";
     sqlx::query(steal).bind(id).bind(ghost).execute(sql).await.unwrap();
     stage.kanidm.heal().await.unwrap();
-    while stage.persons().await.len() < 80 {
-        tokio::task::yield_now().await;
-    }
+    until("everybody is in Kanidm", async || stage.persons().await.len() >= 80).await;
     let lapse = "UPDATE migrations SET lease_until = clock_timestamp() - interval '1 ms' WHERE migration_id = $1";
     sqlx::query(lapse).bind(id).execute(sql).await.unwrap();
     let seen = stage.watch(&migration).await;

@@ -5,6 +5,7 @@ use sidle::proto::*;
 use uuid::Uuid;
 
 use super::{Stage, counts, stage};
+use crate::support::until;
 
 const JOIN: &str = "POST /v1/group/{id}/_attr/{attr}";
 const PASSWORD: &str = "a-password-that-Kanidm-likes-4711";
@@ -81,7 +82,7 @@ async fn administers_in_kanidm(stage: &Stage, user: &str) -> bool {
 
 #[tokio::test]
 async fn who_is_demoted_before_the_run_is_moved_as_what_they_are() {
-    let Some(stage) = stage("who_is_demoted_before_the_run_is_moved_as_what_they_are").await else { return };
+    let stage = stage().await;
     let imported = stage.users(20).await;
     let user = &imported.verdict(10).user_id;
     let plan = stage.plan().await;
@@ -99,17 +100,14 @@ async fn who_is_demoted_before_the_run_is_moved_as_what_they_are() {
 /// While Kanidm has the request to make the person: the intent is recorded, nothing is in a group yet.
 #[tokio::test]
 async fn who_is_demoted_while_the_person_is_made_is_not_put_into_the_group_of_administrators() {
-    let name = "who_is_demoted_while_the_person_is_made_is_not_put_into_the_group_of_administrators";
-    let Some(stage) = stage(name).await else { return };
+    let stage = stage().await;
     let imported = stage.users(20).await;
     let user = &imported.verdict(10).user_id;
     let plan = stage.plan().await;
     let hold = json!({ "mode": "stall", "path_prefix": "/v1/raw/create", "body_contains": user });
     stage.kanidm.post("/_dev/fault", &hold).await.unwrap();
     let migration = stage.start(&plan).await;
-    while stage.kanidm.requests("POST /v1/raw/create").await.unwrap() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("Kanidm has the request", async || stage.kanidm.requests("POST /v1/raw/create").await.unwrap() != 0).await;
     demote(&stage, user).await;
     stage.kanidm.heal().await.unwrap();
     assert_eq!(counts(stage.watch(&migration).await.last().unwrap()), (19, 1, 0, 1));
@@ -123,8 +121,7 @@ async fn who_is_demoted_while_the_person_is_made_is_not_put_into_the_group_of_ad
 /// While Kanidm has the request to put the person into the group: nobody can call it back, so it counts for nothing.
 #[tokio::test]
 async fn who_is_demoted_while_the_group_is_joined_gets_nothing_from_the_group() {
-    let name = "who_is_demoted_while_the_group_is_joined_gets_nothing_from_the_group";
-    let Some(stage) = stage(name).await else { return };
+    let stage = stage().await;
     let imported = stage.users(20).await;
     let user = &imported.verdict(10).user_id;
     let plan = stage.plan().await;
@@ -132,9 +129,7 @@ async fn who_is_demoted_while_the_group_is_joined_gets_nothing_from_the_group() 
     stage.kanidm.post("/_dev/fault", &hold).await.unwrap();
     let before = stage.kanidm.requests(JOIN).await.unwrap();
     let migration = stage.start(&plan).await;
-    while stage.kanidm.requests(JOIN).await.unwrap() == before {
-        tokio::task::yield_now().await;
-    }
+    until("Kanidm has the request", async || stage.kanidm.requests(JOIN).await.unwrap() != before).await;
     demote(&stage, user).await;
     stage.kanidm.heal().await.unwrap();
     assert_eq!(counts(stage.watch(&migration).await.last().unwrap()), (19, 1, 0, 1));
@@ -147,8 +142,7 @@ async fn who_is_demoted_while_the_group_is_joined_gets_nothing_from_the_group() 
 
 #[tokio::test]
 async fn who_is_demoted_after_the_run_gets_nothing_from_the_group_until_they_are_promoted() {
-    let name = "who_is_demoted_after_the_run_gets_nothing_from_the_group_until_they_are_promoted";
-    let Some(stage) = stage(name).await else { return };
+    let stage = stage().await;
     let imported = stage.users(30).await;
     let migration = stage.start(&stage.plan().await).await;
     assert_eq!(counts(stage.watch(&migration).await.last().unwrap()), (30, 0, 0, 0));
@@ -177,8 +171,7 @@ async fn who_is_demoted_after_the_run_gets_nothing_from_the_group_until_they_are
 /// The same when it is the role that ceases to be an administrator's.
 #[tokio::test]
 async fn a_role_that_ceases_to_be_an_administrators_takes_the_group_with_it() {
-    let name = "a_role_that_ceases_to_be_an_administrators_takes_the_group_with_it";
-    let Some(stage) = stage(name).await else { return };
+    let stage = stage().await;
     let imported = stage.users(5).await;
     let user = &imported.verdict(1).user_id;
     let role: Uuid = sqlx::query_scalar(

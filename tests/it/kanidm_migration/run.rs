@@ -7,10 +7,11 @@ use uuid::Uuid;
 
 use super::{counts, stage};
 use crate::migration::reason;
+use crate::support::within;
 
 #[tokio::test]
 async fn a_migration_moves_everybody_but_those_who_cannot_be_and_says_why() {
-    let Some(stage) = stage("a_migration_moves_everybody_but_those_who_cannot_be_and_says_why").await else { return };
+    let stage = stage().await;
     stage.users(300).await;
     let plan = stage.plan().await;
     assert_eq!(plan.will_be_created, 300);
@@ -69,20 +70,24 @@ async fn a_migration_moves_everybody_but_those_who_cannot_be_and_says_why() {
 
 #[tokio::test]
 async fn a_watcher_resumes_anywhere_without_missing_or_repeating_a_step() {
-    let Some(stage) = stage("a_watcher_resumes_anywhere_without_missing_or_repeating_a_step").await else { return };
+    let stage = stage().await;
     stage.users(200).await;
     let plan = stage.plan().await;
     let migration = stage.start(&plan).await;
     // One that is cut after every message, and one that is not.
     let mut request = WatchMigrationRequest { migration_id: migration.migration_id.clone(), ..Default::default() };
     let mut pieces = Vec::new();
-    loop {
-        let mut stream = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
-        let Some(message) = stream.next().await else { break };
-        let message = message.unwrap();
-        request.cursor = message.cursor.clone();
-        pieces.push(message);
-    }
+    within("the migration ends", async {
+        loop {
+            let mut stream =
+                stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
+            let Some(message) = stream.next().await else { break };
+            let message = message.unwrap();
+            request.cursor = message.cursor.clone();
+            pieces.push(message);
+        }
+    })
+    .await;
     super::adds_up(&pieces);
     assert_eq!(pieces.last().unwrap().state(), MigrationState::Completed);
     // From the first cursor on, everything comes again, the same for everybody.
@@ -96,7 +101,7 @@ async fn a_watcher_resumes_anywhere_without_missing_or_repeating_a_step() {
     // Past the end there is nothing, and a new watcher sees how it ended.
     request.cursor = pieces.last().unwrap().cursor.clone();
     let mut stream = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
-    assert!(stream.next().await.is_none());
+    assert!(within("the end of the stream", stream.next()).await.is_none());
     assert_eq!(stage.watch(&migration).await.len(), 1);
 
     // A cursor is of one caller and one migration.
@@ -107,7 +112,7 @@ async fn a_watcher_resumes_anywhere_without_missing_or_repeating_a_step() {
 
 #[tokio::test]
 async fn users_who_changed_since_the_plan_are_left_alone() {
-    let Some(stage) = stage("users_who_changed_since_the_plan_are_left_alone").await else { return };
+    let stage = stage().await;
     let imported = stage.users(60).await;
     let plan = stage.plan().await;
     let id = |line| Uuid::parse_str(&imported.verdict(line).user_id).unwrap();

@@ -10,7 +10,7 @@ use sidle_dev::smtp::{Fault, Smtp};
 
 use super::{smtp, until, with_mail};
 use crate::support::process::Process;
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, within};
 
 /// A server that does not send, for arranging; the settings of one that does; a mail server.
 async fn stage() -> (TestServer, Setup, Smtp) {
@@ -50,25 +50,26 @@ async fn killed_again_and_again_while_sending_every_message_arrives() {
     let (server, sending, mut smtp) = stage().await;
     write(&server, &sending, 80).await;
     let mut kills = 0;
-    while waiting(&server).await > 0 {
-        let process = Process::start(&sending).await;
-        let until_nothing_waits = async {
-            while waiting(&server).await > 0 {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    within("every message is sent", async {
+        while waiting(&server).await > 0 {
+            let process = Process::start(&sending).await;
+            let until_nothing_waits = async {
+                crate::support::until("nothing waits any more", async || waiting(&server).await == 0).await;
+            };
+            let some_have_come = async {
+                for _ in 0..17 {
+                    smtp.message().await.unwrap();
+                }
+            };
+            tokio::select! {
+                () = until_nothing_waits => {}
+                () = some_have_come => kills += 1,
             }
-        };
-        let some_have_come = async {
-            for _ in 0..17 {
-                smtp.message().await.unwrap();
-            }
-        };
-        tokio::select! {
-            () = until_nothing_waits => {}
-            () = some_have_come => kills += 1,
+            process.kill().await;
+            lapse(&server).await;
         }
-        process.kill().await;
-        lapse(&server).await;
-    }
+    })
+    .await;
     assert!(kills >= 3, "killed only {kills} times");
     let mut ids: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for message in smtp.taken().unwrap() {

@@ -102,12 +102,7 @@ async fn a_dead_mail_server_leaves_the_service_ready_and_the_messages_wait() {
     let server = with_mail(Setup::new().await, port).start().await;
     let user = ann(&server).await;
     write(&server, Message::to_user(Kind::PasswordChanged, user)).await;
-    let noticed = async {
-        while !server.app().metrics.render().unwrap().contains("mail_failures_total{class=\"connection\"}") {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), noticed).await.unwrap();
+    super::tls::until_failed(&server, "connection").await;
     let ready = reqwest::get(format!("{}/readyz", server.ops_url())).await.unwrap();
     assert_eq!(ready.status(), 200);
     server.sign_in("ann@letters.example").await;

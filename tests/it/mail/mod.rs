@@ -67,13 +67,7 @@ async fn row(server: &TestServer, kind: &str) -> (String, String, i32) {
 
 /// Waits until the only message of this kind has this state.
 async fn until(server: &TestServer, kind: &str, state: &str) {
-    let wanted = async {
-        while row(server, kind).await.1 != state {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    let reached = tokio::time::timeout(std::time::Duration::from_secs(60), wanted).await;
-    assert!(reached.is_ok(), "{kind} never is {state}, but {:?}", row(server, kind).await);
+    crate::support::until(&format!("{kind} is {state}"), async || row(server, kind).await.1 == state).await;
 }
 
 /// A user to write to.

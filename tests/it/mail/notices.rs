@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{ann, refused, server};
 use crate::authenticate::factors::{DISABLE, REGENERATE, enrol, prove};
 use crate::support::server::with_proof;
-use crate::support::{ADMIN_PASSWORD, TestServer};
+use crate::support::{ADMIN_PASSWORD, Client, TestServer, until};
 
 const SECOND: &str = "seven otters juggle walnuts";
 const THIRD: &str = "purple tractor orbit lemonade";
@@ -52,69 +52,73 @@ async fn every_change_was_told(server: &TestServer, user: Uuid) {
     }
 }
 
+const MAIL: &str = "ann@letters.example";
+
+/// Changes the user as an administrator.
+async fn update(admin: &Client, user: Uuid, field: &str, change: impl FnOnce(User) -> User) {
+    let get = GetUserRequest {
+        identifier: Some(get_user_request::Identifier::UserId(user.to_string())),
+        include_deleted: false,
+    };
+    let found = admin.directory.clone().get_user(get).await.unwrap().into_inner().user.unwrap();
+    let update = UpdateUserRequest {
+        user: Some(change(found)),
+        update_mask: Some(prost_types::FieldMask { paths: vec![field.to_owned()] }),
+        validate_only: false,
+    };
+    let update = admin.proven("sidle.v1.DirectoryService/UpdateUser", &user.to_string(), update).await;
+    admin.directory.clone().update_user(update).await.unwrap();
+}
+
+/// Added, its codes used and replaced, taken away by the user, and by an administrator.
 #[tokio::test]
-async fn every_change_of_a_credential_tells_its_user() {
+async fn every_change_of_the_second_factor_tells_its_user() {
     let (server, mut smtp) = server().await;
     let admin = server.admin().await;
     let user = ann(&server).await;
-    let mail = "ann@letters.example";
-
-    // The second factor: added, its codes used and replaced, taken away by the user, and by an administrator.
-    let client = server.client(&server.sign_in(mail).await.access_token);
+    let client = server.client(&server.sign_in(MAIL).await.access_token);
     let (_, codes) = enrol(&server, &client).await;
-    expect(&mut smtp, mail, "An authenticator application was added to your account").await;
+    expect(&mut smtp, MAIL, "An authenticator application was added to your account").await;
     let token = prove(&client, REGENERATE, "", Proof::RecoveryCode(codes[0].clone())).await.unwrap();
-    expect(&mut smtp, mail, "A recovery code was used").await;
+    expect(&mut smtp, MAIL, "A recovery code was used").await;
     let request = with_proof(RegenerateRecoveryCodesRequest {}, &token);
     let codes =
         client.authenticate.clone().regenerate_recovery_codes(request).await.unwrap().into_inner().recovery_codes;
-    expect(&mut smtp, mail, "Your recovery codes were replaced").await;
+    expect(&mut smtp, MAIL, "Your recovery codes were replaced").await;
     let token = prove(&client, DISABLE, "", Proof::RecoveryCode(codes[0].clone())).await.unwrap();
-    expect(&mut smtp, mail, "A recovery code was used").await;
+    expect(&mut smtp, MAIL, "A recovery code was used").await;
     client.authenticate.clone().disable_totp(with_proof(DisableTotpRequest {}, &token)).await.unwrap();
-    expect(&mut smtp, mail, "The authenticator application was removed from your account").await;
+    expect(&mut smtp, MAIL, "The authenticator application was removed from your account").await;
     every_change_was_told(&server, user).await;
     enrol(&server, &client).await;
-    expect(&mut smtp, mail, "An authenticator application was added to your account").await;
-    let get = GetUserRequest {
-        identifier: Some(get_user_request::Identifier::UserId(user.to_string())),
-        include_deleted: false,
-    };
-    let found = admin.directory.clone().get_user(get).await.unwrap().into_inner().user.unwrap();
-    let update = UpdateUserRequest {
-        user: Some(User { has_second_factor: false, ..found }),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["has_second_factor".to_owned()] }),
-        validate_only: false,
-    };
-    let update = admin.proven("sidle.v1.DirectoryService/UpdateUser", &user.to_string(), update).await;
-    admin.directory.clone().update_user(update).await.unwrap();
-    expect(&mut smtp, mail, "The authenticator application was removed from your account").await;
+    expect(&mut smtp, MAIL, "An authenticator application was added to your account").await;
+    update(&admin, user, "has_second_factor", |found| User { has_second_factor: false, ..found }).await;
+    expect(&mut smtp, MAIL, "The authenticator application was removed from your account").await;
     every_change_was_told(&server, user).await;
+}
 
-    // By the user, with the present password.
-    let tokens = server.sign_in(mail).await;
+/// By the user, with the present password, and by whoever has the mailbox.
+#[tokio::test]
+async fn every_change_of_the_password_tells_its_user() {
+    let (server, mut smtp) = server().await;
+    let user = ann(&server).await;
+    let tokens = server.sign_in(MAIL).await;
     let change = ChangePasswordRequest { current_password: ADMIN_PASSWORD.to_owned(), new_password: SECOND.to_owned() };
     server.client(&tokens.access_token).authenticate.change_password(change).await.unwrap();
-    expect(&mut smtp, mail, "Your password was changed").await;
+    expect(&mut smtp, MAIL, "Your password was changed").await;
     every_change_was_told(&server, user).await;
 
-    // By whoever has the mailbox.
-    super::reset::forgotten(&server, &mut smtp, mail, THIRD).await;
+    super::reset::forgotten(&server, &mut smtp, MAIL, THIRD).await;
     every_change_was_told(&server, user).await;
+}
 
-    // By an administrator: the old address is told as well, which the new one's holder cannot keep away.
-    let get = GetUserRequest {
-        identifier: Some(get_user_request::Identifier::UserId(user.to_string())),
-        include_deleted: false,
-    };
-    let found = admin.directory.clone().get_user(get).await.unwrap().into_inner().user.unwrap();
-    let update = UpdateUserRequest {
-        user: Some(User { email: "new@letters.example".to_owned(), ..found }),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["email".to_owned()] }),
-        validate_only: false,
-    };
-    let update = admin.proven("sidle.v1.DirectoryService/UpdateUser", &user.to_string(), update).await;
-    admin.directory.clone().update_user(update).await.unwrap();
+/// The old address is told as well, which the new one's holder cannot keep away.
+#[tokio::test]
+async fn a_change_of_the_address_by_an_administrator_tells_both() {
+    let (server, mut smtp) = server().await;
+    let admin = server.admin().await;
+    let user = ann(&server).await;
+    update(&admin, user, "email", |found| User { email: "new@letters.example".to_owned(), ..found }).await;
     let mut told = Vec::new();
     for _ in 0..3 {
         let message = smtp.message().await.unwrap();
@@ -126,7 +130,7 @@ async fn every_change_of_a_credential_tells_its_user() {
     assert_eq!(
         told,
         [
-            (mail.to_owned(), changed.clone(), false),
+            (MAIL.to_owned(), changed.clone(), false),
             ("new@letters.example".to_owned(), confirm, true),
             ("new@letters.example".to_owned(), changed, false),
         ]
@@ -134,6 +138,11 @@ async fn every_change_of_a_credential_tells_its_user() {
     // Until the new address is confirmed, nothing is set through it.
     let ask = RequestPasswordResetRequest { identifier: "new@letters.example".to_owned() };
     server.client("").authenticate.request_password_reset(ask).await.unwrap();
+    let asked = "SELECT count(*) FROM password_reset_requests";
+    until("the request is answered", async || {
+        sqlx::query_scalar::<_, i64>(asked).fetch_one(server.sql()).await.unwrap() == 0
+    })
+    .await;
     let bad =
         ResetPasswordRequest { reset_token: "x".to_owned(), new_password: SECOND.to_owned(), ..Default::default() };
     let bad = server.client("").authenticate.reset_password(bad).await.unwrap_err();

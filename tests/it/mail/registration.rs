@@ -7,8 +7,11 @@ use sidle::proto::*;
 use sidle_dev::smtp::Smtp;
 use uuid::Uuid;
 
+use sqlx::{Connection as _, PgConnection};
+
 use super::{refused, server, smtp, until, with_mail};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+use crate::database::waiting_for_locks;
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
 
 const OTHER_PASSWORD: &str = "purple tractor orbit lemonade";
 
@@ -339,9 +342,10 @@ async fn an_administrator_sends_an_address_no_more_than_its_share_either() {
 
 async fn answered(server: &TestServer) {
     let left = "SELECT (SELECT count(*) FROM registrations WHERE state = 'asked') + (SELECT count(*) FROM password_reset_requests)";
-    while sqlx::query_scalar::<_, i64>(left).fetch_one(server.sql()).await.unwrap() > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    crate::support::until("every request is answered", async || {
+        sqlx::query_scalar::<_, i64>(left).fetch_one(server.sql()).await.unwrap() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -396,4 +400,37 @@ async fn a_user_whom_an_administrator_makes_is_asked_to_confirm_the_address() {
     assert!(!verify(&server, &token, "").await.unwrap().password_kept);
     super::reset::forgotten(&server, &mut smtp, "ann@letters.example", ADMIN_PASSWORD).await;
     assert!(signs_in(&server, "ann@letters.example", ADMIN_PASSWORD).await);
+}
+
+/// Two registrations of one address, confirmed at the same time: one becomes the user, the other is refused, and neither call
+/// holds what the other one waits for.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_registrations_of_one_address_are_confirmed_at_once_without_a_deadlock() {
+    let (server, mut smtp) = server().await;
+    let mut tokens = Vec::new();
+    let mut tenants = Vec::new();
+    for slug in ["one", "two"] {
+        let tenant = open(&server, slug).await;
+        register(&server, request(tenant, "ann@open.example", ADMIN_PASSWORD)).await;
+        tokens.push(next_token(&mut smtp).await);
+        tenants.push(tenant);
+    }
+    // Each has to wait here when it has its own registration, before it has a user.
+    let mut holder = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut holder).await.unwrap();
+    let hold = "SELECT FROM tenants WHERE tenant_id = ANY ($1) FOR UPDATE";
+    sqlx::query(hold).bind(&tenants).execute(&mut holder).await.unwrap();
+    let (one, two, ()) = tokio::join!(verify(&server, &tokens[0], ""), verify(&server, &tokens[1], ""), async {
+        eventually("both wait", async || (waiting_for_locks(&server).await >= 2).then_some(())).await;
+        sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
+    });
+    let mut outcomes = [one, two].map(|answer| answer.map(|_| ()).map_err(|status| refused(&status)));
+    outcomes.sort();
+    let [verified, turned_away] = outcomes;
+    assert_eq!((verified, turned_away), (Ok(()), Err("INVALID_CREDENTIALS".to_owned())));
+    let users: i64 = sqlx::query_scalar("SELECT count(*) FROM users WHERE email_key = 'ann@open.example'")
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    assert_eq!(users, 1);
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{ann, refused, server, smtp, with_mail};
 use crate::authenticate::factors::{counted, enrol};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, within};
 
 const NEW_PASSWORD: &str = "seven otters juggle walnuts";
 
@@ -45,12 +45,15 @@ async fn sign_in(server: &TestServer, identifier: &str, password: &str) -> Resul
 /// The token for `email`, from a message that was asked for.
 async fn token_for(server: &TestServer, smtp: &mut Smtp, email: &str) -> String {
     ask(server, email).await;
-    loop {
-        let message = smtp.message().await.unwrap();
-        if let Some(token) = message.token().filter(|_| message.to == [email.to_owned()]) {
-            return token;
+    within("a message with the token", async {
+        loop {
+            let message = smtp.message().await.unwrap();
+            if let Some(token) = message.token().filter(|_| message.to == [email.to_owned()]) {
+                return token;
+            }
         }
-    }
+    })
+    .await
 }
 
 /// The whole way: asks, sets `password`, and reads the notice.

@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::tls::{certificate, secured, start, until_failed};
 use super::write;
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, within};
 
 /// What an attacker has taken for the answer to the EHLO inside TLS.
 const INJECTED: &str = "250 AUTH PLAIN LOGIN\r\n";
@@ -43,21 +43,29 @@ async fn server(certificate: &Path, key: &Path, behind: &'static str) -> (u16, H
 async fn converse(stream: TcpStream, acceptor: &TlsAcceptor, behind: &str, heard: &Heard) {
     let mut stream = BufReader::new(stream);
     stream.write_all(b"220 mx ESMTP\r\n").await.unwrap();
-    while let Some(line) = hear(&mut stream, heard, false).await {
-        if line == "STARTTLS" {
-            stream.write_all(format!("220 go\r\n{behind}").as_bytes()).await.unwrap();
-            break;
+    within("the command that turns to TLS", async {
+        while let Some(line) = hear(&mut stream, heard, false).await {
+            if line == "STARTTLS" {
+                stream.write_all(format!("220 go\r\n{behind}").as_bytes()).await.unwrap();
+                break;
+            }
+            stream.write_all(b"250-mx\r\n250 STARTTLS\r\n").await.unwrap();
         }
-        stream.write_all(b"250-mx\r\n250 STARTTLS\r\n").await.unwrap();
-    }
-    let Ok(stream) = acceptor.accept(stream.into_inner()).await else { return };
+    })
+    .await;
+    let Ok(stream) = within("the handshake", acceptor.accept(stream.into_inner())).await else {
+        return;
+    };
     let mut stream = BufReader::new(stream);
-    while let Some(line) = hear(&mut stream, heard, true).await {
-        let answer: &[u8] = if line.starts_with("EHLO") { b"250-mx\r\n250 AUTH PLAIN\r\n" } else { b"535 no\r\n" };
-        if stream.write_all(answer).await.is_err() {
-            return;
+    within("the end of the conversation", async {
+        while let Some(line) = hear(&mut stream, heard, true).await {
+            let answer: &[u8] = if line.starts_with("EHLO") { b"250-mx\r\n250 AUTH PLAIN\r\n" } else { b"535 no\r\n" };
+            if stream.write_all(answer).await.is_err() {
+                return;
+            }
         }
-    }
+    })
+    .await;
 }
 
 async fn hear(stream: &mut (impl AsyncBufRead + Unpin), heard: &Heard, encrypted: bool) -> Option<String> {

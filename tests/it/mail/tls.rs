@@ -7,7 +7,7 @@ use sidle_dev::smtp::{Options, Smtp};
 use tempfile::TempDir;
 
 use super::{with_mail, write};
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, until};
 
 /// A certificate for `name` with its key, as files.
 pub(super) fn certificate(name: &str) -> (TempDir, PathBuf, PathBuf) {
@@ -31,13 +31,7 @@ pub(super) async fn start(port: u16, tls: &str, ca: &std::path::Path) -> Setup {
 
 pub(super) async fn until_failed(server: &TestServer, class: &str) {
     let line = format!("mail_failures_total{{class=\"{class}\"}}");
-    let noticed = async {
-        while !server.app().metrics.render().unwrap().contains(&line) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    let noticed = tokio::time::timeout(std::time::Duration::from_secs(60), noticed).await;
-    assert!(noticed.is_ok(), "no {line} in {}", server.app().metrics.render().unwrap());
+    until(&line, async || server.app().metrics.render().unwrap().contains(&line)).await;
 }
 
 #[tokio::test]

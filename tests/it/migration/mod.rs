@@ -11,7 +11,7 @@ use sidle::proto::*;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use crate::support::{Client, cheap_hash};
+use crate::support::{Client, cheap_hash, within};
 
 /// Everything that an import answered.
 #[derive(Debug)]
@@ -86,12 +86,16 @@ pub async fn send_once(client: &Client, messages: Vec<ImportUsersRequest>, proof
     let request = crate::support::server::with_proof(tokio_stream::iter(messages), proof);
     let mut answers = client.import_users(request).await?.into_inner();
     let (mut verdicts, mut summary) = (Vec::new(), None);
-    while let Some(answer) = answers.next().await {
-        match answer?.part.expect("a part") {
-            Answer::Verdicts(some) => verdicts.extend(some.verdicts),
-            Answer::Summary(one) => summary = Some(one),
+    within("the import ends", async {
+        while let Some(answer) = answers.next().await {
+            match answer?.part.expect("a part") {
+                Answer::Verdicts(some) => verdicts.extend(some.verdicts),
+                Answer::Summary(one) => summary = Some(one),
+            }
         }
-    }
+        Ok::<_, Status>(())
+    })
+    .await?;
     Ok(Imported { verdicts, summary: summary.expect("a summary at the end") })
 }
 

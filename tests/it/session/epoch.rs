@@ -9,17 +9,15 @@ use uuid::Uuid;
 
 use super::{is_good, refresh, settled};
 use crate::look::reason;
-use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer};
+use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer, until};
 
 /// Waits until so many statements wait for a lock.
 async fn waiting(server: &TestServer, many: i64) {
     let count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let reached = async {
-        while sqlx::query_scalar::<_, i64>(count).fetch_one(server.sql()).await.unwrap() < many {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), reached).await.expect("they wait for the row");
+    until("they wait for the row", async || {
+        sqlx::query_scalar::<_, i64>(count).fetch_one(server.sql()).await.unwrap() >= many
+    })
+    .await;
 }
 
 /// Holds the row of a service account until the transaction ends, on a connection of its own.

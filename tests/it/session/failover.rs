@@ -1,7 +1,5 @@
 //! A real fail-over: the primary dies before its standby has received the last writes, and the standby goes on.
 
-use std::time::Duration;
-
 use sidle::audit::{Filter, Page};
 use sidle::db::Scope;
 use sidle::proto;
@@ -11,23 +9,14 @@ use super::{settled, signed_in};
 use crate::authenticate::{verifier_token, verify};
 use crate::look::reason;
 use crate::support::cluster::Cluster;
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
-
-/// What is waited for comes long before.
-const LIMIT: Duration = Duration::from_secs(120);
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually, until, within};
 
 /// Makes a call until the service has found the new primary.
 async fn recovered<A>(call: impl AsyncFn() -> Result<A, Status>) -> A {
-    let repeated = async {
-        loop {
-            match call().await {
-                Ok(answer) => return answer,
-                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(LIMIT, repeated).await.expect("the service comes back by itself")
+    eventually("the service comes back by itself", async || {
+        call().await.inspect_err(|status| assert_eq!(status.code(), Code::Unavailable, "{status:?}")).ok()
+    })
+    .await
 }
 
 async fn sign_in(server: &TestServer) -> Result<proto::TokenPair, Status> {
@@ -64,14 +53,14 @@ async fn after_a_fail_over_that_lost_the_last_events_every_event_is_delivered_an
 
     primary.kill().await;
     let _primary = cluster.promote_standby().await;
-    let ended = async {
+    let ended = within("the stream ends", async {
         loop {
             if let Err(status) = watching.message().await {
                 return reason(&status);
             }
         }
-    };
-    let ended = tokio::time::timeout(LIMIT, ended).await.expect("the stream ends");
+    })
+    .await;
     // While nothing could be read it may have ended for that.
     assert!(["LOG_FORKED", "REVOCATIONS_STALE", "DATABASE_UNAVAILABLE"].contains(&ended.as_str()), "{ended}");
 
@@ -81,15 +70,11 @@ async fn after_a_fail_over_that_lost_the_last_events_every_event_is_delivered_an
         client.revoke_session(proto::RevokeSessionRequest::default()).await
     })
     .await;
-    let refused = async {
-        loop {
-            match verify(&two, &caller, &first.access_token, "sidle").await {
-                Err(status) if reason(&status) == "INVALID_TOKEN" => return,
-                _ => tokio::task::yield_now().await,
-            }
-        }
-    };
-    tokio::time::timeout(LIMIT, refused).await.expect("the revoked token is refused");
+    until("the revoked token is refused", async || {
+        let answer = verify(&two, &caller, &first.access_token, "sidle").await;
+        answer.is_err_and(|refused| reason(&refused) == "INVALID_TOKEN")
+    })
+    .await;
     let tokens = recovered(async || sign_in(&two).await).await;
     recovered(async || verify(&two, &caller, &tokens.access_token, "sidle").await).await;
 
@@ -107,7 +92,8 @@ async fn after_a_fail_over_that_lost_the_last_events_every_event_is_delivered_an
     .await;
     assert!(events.iter().map(|event| event.position).eq(1..=i64::try_from(events.len()).unwrap()), "no gap");
     for server in [&one, &two] {
-        tokio::time::timeout(LIMIT, server.app().feed.reached(events.len() as i64)).await.expect("it is read");
-        assert_eq!(server.app().feed.epoch(), 1);
+        // Until it has noticed, it has read further than the new log goes.
+        until("the fork is noticed", async || server.app().feed.epoch() == 1).await;
+        within("it is read", server.app().feed.reached(events.len() as i64)).await;
     }
 }

@@ -20,7 +20,7 @@ use crate::authenticate::{verifier_token, verify};
 use crate::look::reason;
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
-/// Everything a forger could wish for.
+/// Everything a forger could session_request for.
 struct Forger {
     server: TestServer,
     /// May call `VerifyToken`.

@@ -1,8 +1,6 @@
 //! The database goes back to an earlier state, as after a restore or a fail-over that lost the last writes: what a replica
 //! knew of revocations is discarded and read again before any token is accepted, and whoever watches begins anew.
 
-use std::time::Duration;
-
 use sidle::proto;
 use sqlx::Connection as _;
 use tonic::{Code, Status, Streaming};
@@ -11,10 +9,7 @@ use super::{settled, signed_in};
 use crate::audit::rewind;
 use crate::authenticate::{verifier_token, verify};
 use crate::look::reason;
-use crate::support::{Client, Setup, TestServer};
-
-/// What is waited for comes long before.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::support::{Client, Setup, TestServer, within};
 
 async fn revoke(server: &TestServer, tokens: &proto::TokenPair) {
     let mut client = server.client(&tokens.access_token).session;
@@ -23,40 +18,38 @@ async fn revoke(server: &TestServer, tokens: &proto::TokenPair) {
 
 /// Asks until the answer is this one: the reason of a refusal, or nothing.
 async fn until(server: &TestServer, caller: &str, tokens: &proto::TokenPair, expected: &str) {
-    let asked = async {
-        loop {
-            let answer = verify(server, caller, &tokens.access_token, "sidle").await;
-            if answer.as_ref().err().map(reason).unwrap_or_default() == expected {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(|_| panic!("never answered {expected:?}"));
+    crate::support::until(&format!("the answer {expected:?}"), async || {
+        let answer = verify(server, caller, &tokens.access_token, "sidle").await;
+        answer.as_ref().err().map(reason).unwrap_or_default() == expected
+    })
+    .await;
 }
 
 /// The end of a stream, which must come.
 async fn end<T>(stream: &mut Streaming<T>) -> Status {
-    let ended = async {
+    within("the stream ends", async {
         loop {
             match stream.message().await {
                 Ok(message) => assert!(message.is_some(), "it ends with a reason"),
                 Err(status) => return status,
             }
         }
-    };
-    tokio::time::timeout(LIMIT, ended).await.expect("the stream ends")
+    })
+    .await
 }
 
 async fn watch(server: &TestServer, token: &str, cursor: &str) -> Result<(WatchStream, String), Status> {
     let request = proto::WatchRevocationsRequest { cursor: cursor.to_owned() };
     let mut stream = server.client(token).session.watch_revocations(request).await?.into_inner();
-    loop {
-        let message = stream.message().await?.expect("the stream goes on");
-        if message.caught_up && !message.cursor.is_empty() {
-            return Ok((stream, message.cursor));
+    within("the stream has caught up", async {
+        loop {
+            let message = stream.message().await?.expect("the stream goes on");
+            if message.caught_up && !message.cursor.is_empty() {
+                return Ok((stream, message.cursor));
+            }
         }
-    }
+    })
+    .await
 }
 
 type WatchStream = Streaming<proto::WatchRevocationsResponse>;
@@ -68,7 +61,7 @@ async fn events(client: &mut Client, cursor: &str) -> Result<(Streaming<proto::S
     };
     let request = proto::StreamEventsRequest { start: Some(start), ..Default::default() };
     let mut stream = client.audit.stream_events(request).await?.into_inner();
-    let cursor = stream.message().await?.expect("the stream goes on").cursor;
+    let cursor = within("the state of the stream", stream.message()).await?.expect("the stream goes on").cursor;
     Ok((stream, cursor))
 }
 
@@ -117,6 +110,8 @@ async fn after_the_database_went_back_revocations_are_read_anew_before_a_token_i
     // What is known now is what the database knows: the revocation that was lost is gone, and new ones count.
     until(&two, &caller, &second, "").await;
     until(&two, &caller, &first, "").await;
+    // Each replica reads anew by itself: the one that is asked to revoke must be through with that as well.
+    until(&one, &caller, &first, "").await;
     revoke(&one, &third).await;
     until(&two, &caller, &third, "INVALID_TOKEN").await;
     until(&two, &caller, &first, "").await;

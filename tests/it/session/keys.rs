@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{is_good, kid, signed_in};
 use crate::look::reason;
-use crate::support::{Client, Setup, TestServer};
+use crate::support::{Client, Setup, TestServer, until, within};
 
 async fn rotate(
     client: &Client,
@@ -39,16 +39,15 @@ fn now(lead: u64) -> Option<prost_types::Duration> {
 
 /// Waits until the replica knows this key.
 async fn published(server: &TestServer, kid: &str) {
-    while !server.app().verifier.published_keys().iter().any(|key| key.kid == kid) {
-        tokio::task::yield_now().await;
-    }
+    until("the replica knows the key", async || {
+        server.app().verifier.published_keys().iter().any(|key| key.kid == kid)
+    })
+    .await;
 }
 
 /// Waits until new tokens of the replica come from this key.
 async fn signs(server: &TestServer, email: &str, with: &str) {
-    while kid(&server.sign_in(email).await.access_token) != with {
-        tokio::task::yield_now().await;
-    }
+    until("the replica signs with the key", async || kid(&server.sign_in(email).await.access_token) == with).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,9 +88,7 @@ async fn a_rotation_under_traffic_refuses_no_token_on_any_replica() {
     signs(&one, "ann@example.com", &new.key_id).await;
     signs(&two, "ann@example.com", &new.key_id).await;
     let before = seen.load(Ordering::Relaxed);
-    while seen.load(Ordering::Relaxed) < before + 10 {
-        tokio::task::yield_now().await;
-    }
+    until("ten more calls", async || seen.load(Ordering::Relaxed) >= before + 10).await;
     stop.store(true, Ordering::Relaxed);
     for traffic in traffic {
         traffic.await.expect("no token was refused");
@@ -102,9 +99,10 @@ async fn a_rotation_under_traffic_refuses_no_token_on_any_replica() {
 
     // When the last token it may have signed has expired, the old key goes, and its private half is deleted.
     context.clock.advance(Duration::from_secs(15 * 60 + 3600));
-    while one.app().verifier.published_keys().len() + two.app().verifier.published_keys().len() > 2 {
-        tokio::task::yield_now().await;
-    }
+    until("both replicas have forgotten the old key", async || {
+        one.app().verifier.published_keys().len() + two.app().verifier.published_keys().len() <= 2
+    })
+    .await;
     let fresh = one.client(&one.sign_in("root@example.com").await.access_token);
     assert_eq!(list(&fresh, false).await.len(), 1);
     let all = list(&fresh, true).await;
@@ -152,17 +150,17 @@ async fn an_open_stream_ends_when_the_key_of_its_token_is_revoked() {
     let watcher = crate::authenticate::exchange(&server, &key).await.unwrap().access_token;
     let request = proto::WatchRevocationsRequest::default();
     let mut stream = server.client(&watcher).session.watch_revocations(request).await.unwrap().into_inner();
-    assert!(stream.message().await.unwrap().is_some());
+    assert!(within("the state of the stream", stream.message()).await.unwrap().is_some());
     rotate(&admin, |request| request.revoke_previous = true).await.unwrap();
-    let ended = async {
+    let ended = within("the stream ends", async {
         loop {
             match stream.message().await {
                 Ok(message) => assert!(message.is_some(), "ended as if all were well"),
                 Err(status) => break status,
             }
         }
-    };
-    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it goes on");
+    })
+    .await;
     assert_eq!(reason(&ended), "UNAUTHENTICATED");
 }
 
@@ -201,14 +199,10 @@ async fn a_key_is_replaced_by_itself_when_it_is_old_enough() {
     let (_, _, tokens) = signed_in(&server).await;
     let old = kid(&tokens.access_token);
     server.context.clock.advance(Duration::from_secs(30 * 24 * 3600));
-    while server.app().verifier.published_keys().len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    until("the new key is published", async || server.app().verifier.published_keys().len() >= 2).await;
     assert_eq!(kid(&server.sign_in("ann@example.com").await.access_token), old, "the new one is only published yet");
     server.context.clock.advance(Duration::from_secs(10 * 60));
-    while kid(&server.sign_in("ann@example.com").await.access_token) == old {
-        tokio::task::yield_now().await;
-    }
+    until("the new key signs", async || kid(&server.sign_in("ann@example.com").await.access_token) != old).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{is_good, refresh, signed_in};
 use crate::look::{event, reason};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, until};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -33,12 +33,7 @@ async fn sessions(server: &TestServer) -> Vec<(Uuid, String, Option<String>)> {
 
 /// Waits until the token is refused.
 async fn ends(server: &TestServer, access_token: &str) {
-    let refused = async {
-        while is_good(server, access_token).await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("refused within the bound");
+    until("refused within the bound", async || !is_good(server, access_token).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,16 +146,20 @@ async fn what_ended_is_marked_kept_for_a_while_and_then_removed() {
     let ended = server.sign_in("ann@example.com").await;
     let mut client = server.client(&ended.access_token).session;
     client.revoke_session(proto::RevokeSessionRequest::default()).await.unwrap();
-    let tidy = async |later: Duration| {
+    let purge_expired = async |later: Duration| {
         let at = server.context.now() + later;
         let sql = "SELECT expire_old_sessions($1, interval '10 days')";
         let marked: i64 = sqlx::query_scalar(sql).bind(at).fetch_one(&server.app().db).await.unwrap();
         (marked, sessions(&server).await.into_iter().map(|session| session.1).collect::<Vec<_>>())
     };
-    assert_eq!(tidy(Duration::ZERO).await, (0, vec!["revoked".to_owned(), "active".to_owned()]));
-    assert_eq!(tidy(8 * DAY).await, (1, vec!["revoked".to_owned(), "expired".to_owned()]), "idle for too long");
-    assert_eq!(tidy(11 * DAY).await, (0, vec!["expired".to_owned()]));
-    assert_eq!(tidy(41 * DAY).await, (0, vec![]));
+    assert_eq!(purge_expired(Duration::ZERO).await, (0, vec!["revoked".to_owned(), "active".to_owned()]));
+    assert_eq!(
+        purge_expired(8 * DAY).await,
+        (1, vec!["revoked".to_owned(), "expired".to_owned()]),
+        "idle for too long"
+    );
+    assert_eq!(purge_expired(11 * DAY).await, (0, vec!["expired".to_owned()]));
+    assert_eq!(purge_expired(41 * DAY).await, (0, vec![]));
     let tokens: i64 = sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(server.sql()).await.unwrap();
     assert_eq!(tokens, 0, "refresh tokens go with their sessions");
     assert_eq!(reason(&refresh(&server, &lapses.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");

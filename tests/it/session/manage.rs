@@ -3,9 +3,12 @@
 use sidle::proto;
 use uuid::Uuid;
 
+use sqlx::{Connection as _, PgConnection};
+
 use super::{is_good, refresh, signed_in};
+use crate::database::waiting_for_locks;
 use crate::look::{reason, reasons};
-use crate::support::{Client, TestServer};
+use crate::support::{ADMIN_PASSWORD, Client, TestServer, eventually};
 
 fn by_id(session_id: &str) -> proto::GetSessionRequest {
     proto::GetSessionRequest { session_id: session_id.to_owned() }
@@ -45,7 +48,7 @@ async fn a_session_shows_where_it_came_from() {
     assert_eq!(shown, told);
     assert!(
         shown.fingerprint.len() == 64
-            && shown.fingerprint != sidle::session::hex(&sidle::session::opaque::digest("canvas:ab12"))
+            && shown.fingerprint != sidle::session::hex(&sidle::token::opaque::digest("canvas:ab12"))
     );
     assert!(session.current && session.persistent && session.ip_address == "127.0.0.1");
     assert_eq!(session.status(), proto::SessionStatus::Active);
@@ -71,7 +74,8 @@ async fn lists_are_paged_and_a_page_token_is_good_for_its_list_only() {
         ..Default::default()
     };
     let (mut seen, mut token) = (Vec::new(), String::new());
-    loop {
+    // One page more than there are, so that pages without an end fail.
+    for _ in 0..4 {
         let answer = client.list_sessions(page(&token)).await.unwrap().into_inner();
         assert!(answer.sessions.len() <= 2);
         seen.extend(answer.sessions.into_iter().map(|session| session.session_id));
@@ -197,4 +201,76 @@ async fn a_logout_ends_its_own_session_and_revoke_all_the_others() {
     assert_eq!(client.revoke_all_sessions(others).await.unwrap().into_inner().sessions_revoked, 0);
     let nobody = proto::RevokeAllSessionsRequest { user_id: Uuid::nil().to_string(), keep_current: false };
     assert_eq!(reason(&client.revoke_all_sessions(nobody).await.unwrap_err()), "PERMISSION_DENIED");
+}
+
+/// A transaction on a connection of its own.
+async fn begin(server: &TestServer) -> PgConnection {
+    let mut connection = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
+    connection
+}
+
+async fn blocked(server: &TestServer, many: i64) {
+    eventually("they wait for a row", async || (waiting_for_locks(server).await >= many).then_some(())).await;
+}
+
+/// A login that is about to begin its session holds the user's row, and its session is not there yet for anybody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_under_way_does_not_survive_signing_out_everywhere() {
+    let server = TestServer::start().await;
+    let (_, user, tokens) = signed_in(&server).await;
+    let mut login = begin(&server).await;
+    sqlx::query("SELECT FROM users WHERE user_id = $1 FOR NO KEY UPDATE").bind(user).execute(&mut login).await.unwrap();
+    let open =
+        "INSERT INTO sessions SELECT (jsonb_populate_record(s, jsonb_build_object('session_id', gen_random_uuid()))).*
+                FROM sessions s WHERE user_id = $1";
+    sqlx::query(open).bind(user).execute(&mut login).await.unwrap();
+
+    let mut client = server.client(&tokens.access_token).session;
+    let all = proto::RevokeAllSessionsRequest::default();
+    let revoking = tokio::spawn(async move { client.revoke_all_sessions(all).await });
+    // Without waiting for the login it is done already.
+    eventually("it waits for the login", async || {
+        (revoking.is_finished() || waiting_for_locks(&server).await >= 1).then_some(())
+    })
+    .await;
+    sqlx::query("COMMIT").execute(&mut login).await.unwrap();
+    let ended = revoking.await.unwrap().unwrap().into_inner().sessions_revoked;
+    let living: i64 = sqlx::query_scalar("SELECT count(*) FROM sessions WHERE status = 'active' AND user_id = $1")
+        .bind(user)
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    assert_eq!((ended, living), (2, 0));
+}
+
+/// Who changes the password and signs out everywhere at the same time gets both, in whichever order.
+#[tokio::test(flavor = "multi_thread")]
+async fn signing_out_everywhere_and_changing_the_password_do_not_wait_for_one_another() {
+    let server = TestServer::start().await;
+    let (_, _, older) = signed_in(&server).await;
+    let newer = server.sign_in("ann@example.com").await;
+    // Something under way, which a change of the password voids after it has locked its own session.
+    server.client(&older.access_token).prove("sidle.v1.AuthenticateService/DisableTotp", "").await;
+    let mut holder = begin(&server).await;
+    sqlx::query("SELECT FROM step_up_tokens FOR UPDATE").execute(&mut holder).await.unwrap();
+
+    let mut client = server.client(&newer.access_token).authenticate;
+    let change = proto::ChangePasswordRequest {
+        current_password: ADMIN_PASSWORD.to_owned(),
+        new_password: "seven otters juggle walnuts".to_owned(),
+    };
+    let changing = tokio::spawn(async move { client.change_password(change).await });
+    blocked(&server, 1).await;
+    let mut client = server.client(&older.access_token).session;
+    let all = proto::RevokeAllSessionsRequest::default();
+    let revoking = tokio::spawn(async move { client.revoke_all_sessions(all).await });
+    blocked(&server, 2).await;
+    sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
+
+    let changed = changing.await.unwrap().expect("changed").into_inner().tokens.unwrap();
+    revoking.await.unwrap().expect("signed out");
+    for token in [&older.access_token, &newer.access_token, &changed.access_token] {
+        assert!(!is_good(&server, token).await);
+    }
 }

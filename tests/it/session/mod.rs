@@ -23,7 +23,7 @@ use sidle::proto;
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::support::TestServer;
+use crate::support::{TestServer, until, within};
 
 /// Exchanges a refresh token, in a call that can be repeated when it has an id.
 async fn refresh(
@@ -57,16 +57,17 @@ pub fn kid(token: &str) -> String {
     serde_json::from_slice::<serde_json::Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
 }
 
-/// Waits until the newest event of this type is in the log, and in `server`'s picture of revocations. What was recorded
+/// Waits until the newest event of this type is in the log, and in `server`'s snapshot of revocations. What was recorded
 /// at `writer` before is then known.
 pub async fn settled(server: &TestServer, writer: &TestServer, event_type: &str) {
     // The inbox is empty once everything that was committed has its place in the log.
     let waiting = "SELECT count(*) FROM audit_inbox";
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(writer.sql()).await.unwrap() > 0 {
-        tokio::task::yield_now().await;
-    }
+    until("every event has its position", async || {
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(writer.sql()).await.unwrap() == 0
+    })
+    .await;
     let page = Page { size: i64::MAX, newest_first: true, ..Page::default() };
     let events = writer.app().log.list(&Filter::new(Scope::Platform), page).await.unwrap();
     let newest = events.iter().find(|event| event.event_type == event_type).expect("there was such an event");
-    server.app().sessions.revocations.reached(newest.position).await;
+    within("the feed has read it", server.app().sessions.revocations.reached(newest.position)).await;
 }

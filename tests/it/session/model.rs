@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{is_good, refresh};
 use crate::look::reason;
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, until};
 
 /// One move.
 #[derive(Clone, Debug)]
@@ -227,12 +227,10 @@ async fn play(moves: &[Move], servers: &[TestServer; 2], tenant: Uuid, game: u12
     let held = &game.model.held;
     if game.model.ended {
         // Refused at once where it was seen, and on the other replica as soon as the log has told.
-        let gone = async {
-            while is_good(one, &tokens.access_token).await || is_good(two, &tokens.access_token).await {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("its access tokens end too");
+        until("its access tokens end too", async || {
+            !(is_good(one, &tokens.access_token).await || is_good(two, &tokens.access_token).await)
+        })
+        .await;
     } else if game.model.ought(held, None) == Must::Next {
         refresh(two, held, None).await.expect("no refresh that was acknowledged is lost");
     }

@@ -4,13 +4,18 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sidle::context::Context;
 use sidle::proto;
+use sidle::session::REFRESH_PREFIX;
+use sidle::token::opaque;
+use sqlx::{Connection as _, PgConnection};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use super::{is_good, refresh, signed_in};
+use crate::database::waiting_for_locks;
 use crate::look::{event, reason, reasons};
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, eventually, until};
 
 fn pair(response: proto::RefreshTokenResponse) -> proto::TokenPair {
     response.tokens.unwrap()
@@ -68,7 +73,7 @@ async fn a_lost_answer_is_given_again_to_the_same_call() {
         .fetch_one(one.sql())
         .await
         .unwrap();
-    assert_eq!(stored, sidle::session::opaque::digest(&first.refresh_token), "only digests are kept");
+    assert_eq!(stored, sidle::token::opaque::digest(&first.refresh_token), "only digests are kept");
 }
 
 #[tokio::test]
@@ -368,4 +373,98 @@ async fn a_refresh_token_ends_with_time_with_its_user_and_with_its_session() {
         let refused = refresh(&server, nonsense, None).await.unwrap_err();
         assert!(["INVALID_REFRESH_TOKEN", "INVALID_FIELD"].contains(&reason(&refused).as_str()), "{nonsense}");
     }
+}
+
+/// A session is charged for every call with one of its tokens, on whichever replica, so that who holds one does not decide
+/// how many rows and events there are.
+#[tokio::test]
+async fn one_session_is_good_for_so_many_exchanges_over_all_replicas() {
+    let setup = Setup::new().await.with("THROTTLE__SESSION_REFRESH_PER_MINUTE", "1");
+    let setup = setup.with("THROTTLE__SESSION_REFRESH_BURST", "3");
+    let context = Context::system();
+    let servers = [setup.start_with(context.clone()).await, setup.start_with(context.clone()).await];
+    let (_, _, mut held) = signed_in(&servers[0]).await;
+    for n in 0..3 {
+        held = pair(refresh(&servers[n % 2], &held.refresh_token, None).await.unwrap());
+    }
+    for server in &servers {
+        let refused = refresh(server, &held.refresh_token, None).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::ResourceExhausted, "THROTTLED"));
+        let wait = refused.get_details_retry_info().and_then(|info| info.retry_delay).expect("when to come again");
+        assert!(wait <= Duration::from_secs(60), "{wait:?}");
+    }
+    let rows: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(servers[0].sql()).await.unwrap();
+    assert_eq!((rows, reasons(&servers[0], "session.refreshed", "success").await.len()), (4, 3));
+    // Another session is not concerned, and this one goes on when its time has come.
+    let other = servers[1].sign_in("ann@example.com").await;
+    refresh(&servers[1], &other.refresh_token, None).await.expect("another session");
+    context.clock.advance(Duration::from_secs(60));
+    refresh(&servers[1], &held.refresh_token, None).await.expect("nothing was spent");
+}
+
+/// Whoever repeats an exchange again and again makes one event of it, and is charged for each call; and a theft is found
+/// however often one has called.
+#[tokio::test]
+async fn calls_that_race_are_charged_and_recorded_together_and_theft_is_found_all_the_same() {
+    let server = Setup::new().await.with("THROTTLE__SESSION_REFRESH_BURST", "20").start().await;
+    let (_, _, first) = signed_in(&server).await;
+    let second = pair(refresh(&server, &first.refresh_token, None).await.unwrap());
+    let mut throttled = 0;
+    for _ in 0..60 {
+        match refresh(&server, &first.refresh_token, None).await {
+            Ok(again) => assert_eq!(pair(again).refresh_token, second.refresh_token),
+            Err(refused) => {
+                assert_eq!(reason(&refused), "THROTTLED");
+                throttled += 1;
+            }
+        }
+    }
+    assert!(throttled > 0, "they are charged");
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(server.sql()).await.unwrap();
+    let events = reasons(&server, "session.refreshed", "success").await.len();
+    // One for each ten seconds that this may have taken.
+    assert!(rows == 2 && (2..=4).contains(&events), "{rows} rows, {events} events");
+
+    server.context.clock.advance(Duration::from_secs(60));
+    let third = pair(refresh(&server, &second.refresh_token, None).await.unwrap());
+    until("the older token is refused", async || refresh(&server, &second.refresh_token, None).await.is_err()).await;
+    let refused = refresh(&server, &first.refresh_token, None).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_REFRESH_TOKEN");
+    assert!(!is_good(&server, &third.access_token).await, "the family has ended");
+}
+
+/// Tokens that nobody has cost an address what good ones do, before anything is looked up.
+#[tokio::test]
+async fn an_address_is_good_for_so_many_exchanges() {
+    let setup = Setup::new().await.with("THROTTLE__REFRESH_PER_MINUTE", "1");
+    let server = setup.with("THROTTLE__REFRESH_BURST", "3").start().await;
+    let (_, _, held) = signed_in(&server).await;
+    for _ in 0..3 {
+        let made_up = opaque::mint(REFRESH_PREFIX, &server.context.entropy);
+        assert_eq!(reason(&refresh(&server, &made_up, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
+    }
+    assert_eq!(reason(&refresh(&server, &held.refresh_token, None).await.unwrap_err()), "THROTTLED");
+    server.context.clock.advance(Duration::from_secs(60));
+    refresh(&server, &held.refresh_token, None).await.expect("nothing was spent");
+}
+
+/// The leeway counts from when a token was exchanged, not from when the call came in that waited for the session's row.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_exchange_waits_for_is_no_part_of_the_leeway() {
+    let setup = Setup::new().await.with("DATABASE__LOCK_TIMEOUT", "60s").with("TOKENS__REFRESH_LEEWAY", "6s");
+    let server = setup.start().await;
+    let (_, _, first) = signed_in(&server).await;
+    let mut holder = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut holder).await.unwrap();
+    sqlx::query("SELECT FROM sessions FOR UPDATE").execute(&mut holder).await.unwrap();
+    let (slow, ()) = tokio::join!(refresh(&server, &first.refresh_token, None), async {
+        eventually("it waits for the row", async || (waiting_for_locks(&server).await >= 1).then_some(())).await;
+        // Longer than the leeway, by the database's clock, which is the one that counts.
+        sqlx::query("SELECT pg_sleep(6.5)").execute(&mut holder).await.unwrap();
+        sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
+    });
+    let slow = pair(slow.unwrap());
+    let other_tab = pair(refresh(&server, &first.refresh_token, None).await.expect("no theft"));
+    assert_eq!(other_tab.refresh_token, slow.refresh_token);
 }

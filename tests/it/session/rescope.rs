@@ -2,7 +2,6 @@
 //! streams end, and the next refresh gives the new rights or none.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use sidle::access::policies;
 use sidle::proto::*;
@@ -11,7 +10,7 @@ use uuid::Uuid;
 
 use super::{is_good, refresh};
 use crate::look::reason;
-use crate::support::{Client, Setup, TestServer};
+use crate::support::{Client, Setup, TestServer, until, within};
 
 /// RPCs of the directory that change what a person may do; each has a case below.
 const CHANGES_RIGHTS: &[&str] = &[
@@ -180,17 +179,12 @@ async fn change(admin: &Client, case: &str, member: &Member) {
 
 /// Waits until the server refuses the token.
 async fn refused(server: &TestServer, token: &str, case: &str) {
-    let refused = async {
-        while is_good(server, token).await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap_or_else(|_| panic!("{case}: still good"));
+    until(&format!("{case}: the token is refused"), async || !is_good(server, token).await).await;
 }
 
 /// How a stream ends that was open.
 async fn end_of(mut stream: tonic::Streaming<StreamEventsResponse>) -> Status {
-    let ended = async {
+    within("the stream ends", async {
         loop {
             match stream.message().await {
                 Ok(Some(_)) => {}
@@ -198,8 +192,8 @@ async fn end_of(mut stream: tonic::Streaming<StreamEventsResponse>) -> Status {
                 Err(status) => return status,
             }
         }
-    };
-    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the stream ends")
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

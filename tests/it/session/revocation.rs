@@ -30,7 +30,7 @@ async fn tokens_from_before_a_change_of_rights_are_refused_everywhere_and_new_on
     let (one, two) = (setup.start().await, setup.start().await);
     let (_, user, tokens) = signed_in(&one).await;
     assert!(is_good(&two, &tokens.access_token).await);
-    // As every room does it that changes what somebody may do.
+    // As every module does it that changes what somebody may do.
     let (app, now) = (one.app(), one.context.now());
     let mut tx = app.db.begin(Scope::Platform).await.unwrap();
     let update = "UPDATE users SET tokens_valid_from = $2 WHERE user_id = $1";

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::signed_in;
 use crate::authenticate::{api_key, exchange, verifier_token};
 use crate::look::reason;
-use crate::support::{Setup, TestServer};
+use crate::support::{Setup, TestServer, within};
 
 type Stream = Streaming<proto::WatchRevocationsResponse>;
 
@@ -25,16 +25,19 @@ async fn read(
     mut enough: impl FnMut(&proto::WatchRevocationsResponse) -> bool,
 ) -> (Vec<Revoked>, String) {
     let mut revoked = Vec::new();
-    loop {
-        let message = stream.message().await.unwrap().expect("the stream goes on");
-        revoked.extend(message.revocations.iter().map(|revocation| {
-            assert!(revocation.forget_after.is_some());
-            revocation.revoked.clone().expect("something is revoked")
-        }));
-        if enough(&message) {
-            return (revoked, message.cursor);
+    within("enough revocations", async {
+        loop {
+            let message = stream.message().await.unwrap().expect("the stream goes on");
+            revoked.extend(message.revocations.iter().map(|revocation| {
+                assert!(revocation.forget_after.is_some());
+                revocation.revoked.clone().expect("something is revoked")
+            }));
+            if enough(&message) {
+                return (revoked, message.cursor);
+            }
         }
-    }
+    })
+    .await
 }
 
 /// Ends a fresh session of Ann's and returns its id.
@@ -54,7 +57,7 @@ fn sessions(revoked: &[Revoked]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_picture_comes_first_then_the_news_and_it_goes_on_at_another_replica() {
+async fn the_snapshot_comes_first_then_the_news_and_it_goes_on_at_another_replica() {
     let setup = Setup::new().await;
     let (one, two) = (setup.start().await, setup.start().await);
     signed_in(&one).await;
@@ -65,8 +68,8 @@ async fn the_picture_comes_first_then_the_news_and_it_goes_on_at_another_replica
     }
     super::settled(&two, &one, "session.revoked").await;
     let mut stream = watch(&two, &caller, "").await.unwrap();
-    let (picture, _) = read(&mut stream, |message| message.caught_up).await;
-    assert!(sessions(&picture).into_iter().collect::<HashSet<_>>().is_superset(&old));
+    let (snapshot, _) = read(&mut stream, |message| message.caught_up).await;
+    assert!(sessions(&snapshot).into_iter().collect::<HashSet<_>>().is_superset(&old));
 
     let mut news = Vec::new();
     for _ in 0..5 {
@@ -88,30 +91,37 @@ async fn the_picture_comes_first_then_the_news_and_it_goes_on_at_another_replica
     let missed = [revoke_one(&two).await, revoke_one(&one).await];
     let mut stream = watch(&two, &caller, &cursor).await.unwrap();
     let mut got = Vec::new();
-    while got.len() < 2 {
-        let (told, _) = read(&mut stream, |_| true).await;
-        got.extend(sessions(&told));
-    }
+    within("what was missed", async {
+        while got.len() < 2 {
+            let (told, _) = read(&mut stream, |_| true).await;
+            got.extend(sessions(&told));
+        }
+    })
+    .await;
     assert_eq!(got, missed, "nothing is missed and nothing comes twice");
 }
 
 #[tokio::test]
 async fn silence_is_told_to_be_complete() {
-    let server = Setup::new().await.with("TOKENS__REVOCATION_HEARTBEAT", "100ms").start().await;
+    let setup = Setup::new().await.with("TOKENS__REVOCATION_HEARTBEAT", "100ms");
+    let server = setup.with("TOKENS__MAX_REVOCATION_AGE", "60s").start().await;
     let caller = verifier_token(&server).await;
     let mut stream = watch(&server, &caller, "").await.unwrap();
     let mut last = None;
     let mut seen = 0;
-    while seen < 5 {
-        let message = stream.message().await.unwrap().unwrap();
-        assert_eq!(message.bound.unwrap().seconds, 60, "the published bound");
-        let sent = message.sent_at.unwrap();
-        let Some(complete) = message.complete_until else { continue };
-        let (sent, complete) = ((sent.seconds, sent.nanos), (complete.seconds, complete.nanos));
-        assert!(complete <= sent, "nobody knows the future");
-        seen += usize::from(last.is_none_or(|last| last < complete));
-        last = Some(complete);
-    }
+    within("five heartbeats that say more each", async {
+        while seen < 5 {
+            let message = stream.message().await.unwrap().unwrap();
+            assert_eq!(message.bound.unwrap().seconds, 60, "the published bound");
+            let sent = message.sent_at.unwrap();
+            let Some(complete) = message.complete_until else { continue };
+            let (sent, complete) = ((sent.seconds, sent.nanos), (complete.seconds, complete.nanos));
+            assert!(complete <= sent, "nobody knows the future");
+            seen += usize::from(last.is_none_or(|last| last < complete));
+            last = Some(complete);
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -139,12 +149,15 @@ async fn only_verifiers_of_the_platform_watch_and_only_while_they_are_welcome() 
     let etag = found.unwrap().into_inner().service_account.unwrap().etag;
     let request = proto::DeleteServiceAccountRequest { service_account_id: id, etag };
     directory.delete_service_account(request).await.unwrap();
-    let ended = loop {
-        match stream.message().await {
-            Ok(message) => assert!(message.is_some()),
-            Err(status) => break status,
+    let ended = within("the stream ends", async {
+        loop {
+            match stream.message().await {
+                Ok(message) => assert!(message.is_some()),
+                Err(status) => break status,
+            }
         }
-    };
+    })
+    .await;
     assert_eq!(reason(&ended), "UNAUTHENTICATED");
 }
 
@@ -189,24 +202,27 @@ async fn a_slow_receiver_of_many_revocations_gets_them_all_in_order() {
         expected.extend(ids.iter().map(Uuid::to_string));
     }
     let mut got = Vec::new();
-    while got.len() < expected.len() {
-        let message = stream.message().await.unwrap().unwrap();
-        assert!(message.revocations.len() <= 1100, "{}", message.revocations.len());
-        let revoked: Vec<Revoked> =
-            message.revocations.into_iter().filter_map(|revocation| revocation.revoked).collect();
-        got.extend(sessions(&revoked));
-    }
+    within("every revocation", async {
+        while got.len() < expected.len() {
+            let message = stream.message().await.unwrap().unwrap();
+            assert!(message.revocations.len() <= 1100, "{}", message.revocations.len());
+            let revoked: Vec<Revoked> =
+                message.revocations.into_iter().filter_map(|revocation| revocation.revoked).collect();
+            got.extend(sessions(&revoked));
+        }
+    })
+    .await;
     assert_eq!(got, expected);
 
-    // Whoever comes later gets the picture in pieces.
+    // Whoever comes later gets the snapshot in pieces.
     let mut stream = watch(&server, &caller, "").await.unwrap();
     let mut pieces = 0;
-    let (picture, _) = read(&mut stream, |message| {
+    let (snapshot, _) = read(&mut stream, |message| {
         pieces += 1;
         assert!(message.revocations.len() <= 1000);
         assert!(pieces > 1 || message.cursor.is_empty(), "who is cut off before the end of it begins again");
         message.caught_up
     })
     .await;
-    assert!(picture.len() >= expected.len() && pieces > 5);
+    assert!(snapshot.len() >= expected.len() && pieces > 5);
 }

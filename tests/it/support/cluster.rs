@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::{Command as Blocking, Stdio};
-use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-/// A server must answer by then.
-const LIMIT: Duration = Duration::from_secs(60);
+use super::{eventually, until};
 
 /// Data directories and the programs that work on them. Ends with this value.
 pub struct Cluster {
@@ -68,8 +66,7 @@ impl Cluster {
         let standby = self.serve("standby", free_port()).await;
         let position: String = ask(primary, "SELECT pg_current_wal_lsn()::text").await;
         let caught_up = format!("SELECT (pg_last_wal_replay_lsn() >= '{position}'::pg_lsn)::text");
-        let waiting = async { while ask(&standby, &caught_up).await != "true" {} };
-        tokio::time::timeout(LIMIT, waiting).await.expect("the standby catches up");
+        until("the standby catches up", async || ask(&standby, &caught_up).await == "true").await;
         standby.kill().await;
     }
 
@@ -86,7 +83,7 @@ impl Cluster {
         command.args(["-c", "unix_socket_directories=", "-c", "max_connections=60", "-c", "shared_buffers=32MB"]);
         let process = command.stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
         let server = Server { process, port };
-        tokio::time::timeout(LIMIT, server.connect("postgres")).await.expect("it answers").close().await.unwrap();
+        server.connect("postgres").await.close().await.unwrap();
         server
     }
 
@@ -119,12 +116,7 @@ impl Server {
     async fn connect(&self, database: &str) -> PgConnection {
         let url = format!("postgres://postgres@127.0.0.1:{}/{database}", self.port);
         let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
-        loop {
-            match options.connect().await {
-                Ok(connection) => return connection,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
+        eventually("Postgres answers", async || options.connect().await.ok()).await
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Client, Setup};
+use super::{Client, LIMIT, Setup, within};
 
 /// The real program. Ends with this value.
 pub struct Process {
@@ -46,14 +46,17 @@ impl Process {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let (address, ops_address) = loop {
-            let line = lines.next_line().await.unwrap().expect("the server starts");
-            let line: Value = serde_json::from_str(&line).unwrap_or_default();
-            if line["event"] == "database_initialized" {
-                let address = |name: &str| line[name].as_str().unwrap().to_owned();
-                break (address("grpc_address"), address("ops_address"));
+        let (address, ops_address) = within("the server starts", async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("the server goes on");
+                let line: Value = serde_json::from_str(&line).unwrap_or_default();
+                if line["event"] == "database_initialized" {
+                    let address = |name: &str| line[name].as_str().unwrap().to_owned();
+                    break (address("grpc_address"), address("ops_address"));
+                }
             }
-        };
+        })
+        .await;
         // A pipe that nobody reads would stop the server before anything else does.
         let log = Arc::<Mutex<Vec<Value>>>::default();
         let keeps = Arc::clone(&log);
@@ -63,7 +66,7 @@ impl Process {
             }
         });
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await.unwrap();
+        let channel = endpoint.connect_timeout(Duration::from_secs(5)).timeout(LIMIT).connect().await.unwrap();
         Self { process, channel, address, ops_address, log }
     }
 
@@ -86,6 +89,14 @@ impl Process {
     /// The lines of its log with this event, since it serves.
     pub fn logged(&self, event: &str) -> Vec<Value> {
         self.log.lock().unwrap().iter().filter(|line| line["event"] == event).cloned().collect()
+    }
+
+    /// SIGTERM, and waits until it has ended in order.
+    pub async fn stop(mut self) {
+        let told = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().await.unwrap();
+        assert!(told.success());
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.process.wait()).await;
+        assert!(ended.expect("it ends").unwrap().success(), "in order");
     }
 
     /// SIGKILL: nothing is given back, nothing is finished.

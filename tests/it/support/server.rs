@@ -23,6 +23,8 @@ use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
+use super::LIMIT;
+
 /// The password of everybody whom [`TestServer::user`] makes.
 pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
 
@@ -52,9 +54,10 @@ impl Setup {
             ("DATABASE__POOL_SIZE", "5"),
             ("SEAL__KEYS", SEAL),
             ("PASSWORDS__COST", "4"),
-            ("PASSWORDS__REFUSAL_GRID", "10ms"),
-            // A machine that runs many tests at once may stall for longer than a replica is given in earnest.
-            ("TOKENS__MAX_REVOCATION_AGE", "60s"),
+            ("PASSWORDS__FAILURE_LATENCY_QUANTUM", "10ms"),
+            // What is known of revocations ages with the clock, which tests move by days; and a machine that runs many of
+            // them at once may stall for longer than a replica is given in earnest.
+            ("TOKENS__MAX_REVOCATION_AGE", "365d"),
             ("MIGRATION__POLL", "100ms"),
             ("LOG__LEVEL", "off"),
             ("LOG__FORMAT", "text"),
@@ -110,13 +113,21 @@ impl Setup {
     /// Starts a server with a clock that the test moves.
     pub async fn start_with(&self, context: Context) -> TestServer {
         let config = Config::load(None, self.settings.clone()).expect("the test's settings are right");
-        sidle::telemetry::start(&config.log);
+        let _ = sidle::telemetry::start(&config.log, &config.telemetry).expect("the log starts");
         let app = App::new(config, context.clone()).await.expect("the parts are made");
         let running = app.start().await.expect("the server starts");
         let endpoint = Endpoint::from_shared(format!("http://{}", running.grpc_address)).unwrap();
-        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await.expect("the server listens");
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(LIMIT)
+            .connect()
+            .await
+            .expect("the server listens");
         let superuser = sqlx::postgres::PgPoolOptions::new().max_connections(2);
-        let superuser = superuser.connect_lazy(&self.superuser_url()).unwrap();
+        let options: sqlx::postgres::PgConnectOptions = self.superuser_url().parse().unwrap();
+        // A test that waits for a lock that nobody gives back fails as one that waits for anything else does.
+        let superuser =
+            superuser.connect_lazy_with(options.options([("lock_timeout", format!("{}s", LIMIT.as_secs()))]));
         TestServer { setup: self.clone(), context, running: Some(running), channel, superuser }
     }
 
@@ -420,7 +431,7 @@ impl TestServer {
         id
     }
 
-    /// Makes an active user with [`ADMIN_PASSWORD`] and a role of 0001 (`user`, `admin`, `super_admin`) in its home
+    /// Makes an active user with [`ADMIN_PASSWORD`] and a built-in role (`user`, `admin`, `super_admin`) in its home
     /// tenant; `SYSTEM_ADMIN` becomes a `user` with that role on the platform.
     pub async fn user(&self, tenant: Uuid, email: &str, role: &str) -> Uuid {
         let id = self.context.new_id();

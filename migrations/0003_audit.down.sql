@@ -1,0 +1,1 @@
+DROP TABLE audit_subject_keys, audit_events, audit_head, audit_inbox;

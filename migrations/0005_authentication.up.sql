@@ -1,0 +1,323 @@
+-- Guessing: attempts that are counted before anything is computed, devices that are known, addresses that ask too often.
+-- Second factors that Sidle itself checks, the logins that wait for one, and proofs for sensitive calls. What goes through
+-- mail: registrations, links to a new password, invitations to enrol in Kanidm.
+
+CREATE TABLE known_devices (
+    known_device_id        uuid PRIMARY KEY,
+    user_id                uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    token_hash             bytea NOT NULL,
+    failed_attempts        integer NOT NULL DEFAULT 0,
+    second_factor_failures integer NOT NULL DEFAULT 0,
+    locked_until           timestamptz,
+    lock_unrecorded_at     timestamptz,
+    created_at             timestamptz NOT NULL,
+    last_used_at           timestamptz,
+    expires_at             timestamptz NOT NULL,
+    CONSTRAINT known_devices_token_hash_check CHECK (octet_length(token_hash) = 32)
+);
+CREATE UNIQUE INDEX known_devices_token_hash_key ON known_devices (token_hash);
+CREATE INDEX idx_known_devices_user ON known_devices (user_id);
+CREATE INDEX idx_known_devices_expires_at ON known_devices (expires_at);
+CREATE INDEX idx_known_devices_lock_unrecorded ON known_devices (lock_unrecorded_at) WHERE lock_unrecorded_at IS NOT NULL;
+COMMENT ON TABLE known_devices IS 'Devices that a complete login was made from: their attempts are counted apart from everybody else''s, so that guessing by others locks nobody out of them.';
+COMMENT ON COLUMN known_devices.known_device_id IS 'UUIDv7 of the device''s secret.';
+COMMENT ON COLUMN known_devices.user_id IS 'For whom the device is known.';
+COMMENT ON COLUMN known_devices.token_hash IS 'SHA-256 of the secret that the device keeps, which has 256 random bits.';
+COMMENT ON COLUMN known_devices.failed_attempts IS 'Attempts reserved from the device since its last success.';
+COMMENT ON COLUMN known_devices.second_factor_failures IS 'Attempts reserved at second factors from the device since the last complete login from it.';
+COMMENT ON COLUMN known_devices.locked_until IS 'Sign-in from the device is refused until then.';
+COMMENT ON COLUMN known_devices.lock_unrecorded_at IS 'When an attempt led to a lock whose event is not written yet; null once it is, or the attempt turned out right.';
+COMMENT ON COLUMN known_devices.created_at IS 'When the secret was handed out.';
+COMMENT ON COLUMN known_devices.last_used_at IS 'When somebody last signed in with it; null if nobody ever has, and then it is the first to be forgotten.';
+COMMENT ON COLUMN known_devices.expires_at IS 'When the device is forgotten unless somebody signs in from it.';
+ALTER TABLE known_devices ENABLE ROW LEVEL SECURITY;
+ALTER TABLE known_devices FORCE ROW LEVEL SECURITY;
+CREATE POLICY known_devices_scope ON known_devices USING ((SELECT sidle_platform()));
+-- Changes through functions and in no other way.
+GRANT SELECT ON known_devices TO sidle_app;
+
+-- Not logged: what a crash loses here is a few seconds of counting.
+CREATE UNLOGGED TABLE address_attempts (
+    lane    text NOT NULL,
+    network text NOT NULL,
+    free_at timestamptz NOT NULL,
+    PRIMARY KEY (network, lane)
+) WITH (fillfactor = 70);
+CREATE INDEX idx_address_attempts_free_at ON address_attempts (free_at);
+COMMENT ON TABLE address_attempts IS 'How much each client address has asked for lately, over every replica.';
+COMMENT ON COLUMN address_attempts.lane IS 'Which ways in are counted together.';
+COMMENT ON COLUMN address_attempts.network IS 'The address; of IPv6 the first 64 bits.';
+COMMENT ON COLUMN address_attempts.free_at IS 'When all that was asked for would be paid off at the permitted rate; each call adds its share.';
+ALTER TABLE address_attempts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE address_attempts FORCE ROW LEVEL SECURITY;
+CREATE POLICY address_attempts_scope ON address_attempts USING ((SELECT sidle_platform()));
+-- Changes through functions and in no other way.
+
+CREATE TABLE unknown_refusals (
+    network    text NOT NULL,
+    event_type text NOT NULL,
+    until      timestamptz NOT NULL,
+    refusals   bigint NOT NULL,
+    earlier    bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (network, event_type)
+) WITH (fillfactor = 70);
+CREATE INDEX idx_unknown_refusals_until ON unknown_refusals (until);
+COMMENT ON TABLE unknown_refusals IS 'Refusals of identifiers of nobody, counted for each address and recorded together: an event for each would let anybody fill the log.';
+COMMENT ON COLUMN unknown_refusals.network IS 'The client''s address; of IPv6 the first 64 bits; empty where there is none.';
+COMMENT ON COLUMN unknown_refusals.event_type IS 'Type of the event that stands for them.';
+COMMENT ON COLUMN unknown_refusals.until IS 'When the interval ends that is being counted.';
+COMMENT ON COLUMN unknown_refusals.refusals IS 'How many there were in it, apart from the first, which was recorded at once.';
+COMMENT ON COLUMN unknown_refusals.earlier IS 'How many there were in the interval before, which the event of this one''s first tells.';
+ALTER TABLE unknown_refusals ENABLE ROW LEVEL SECURITY;
+ALTER TABLE unknown_refusals FORCE ROW LEVEL SECURITY;
+CREATE POLICY unknown_refusals_scope ON unknown_refusals USING ((SELECT sidle_platform()));
+GRANT SELECT, UPDATE, DELETE ON unknown_refusals TO sidle_app;
+
+-- A user has a second factor from the moment confirmed_at is set, and from then on no password alone begins a session.
+CREATE TABLE user_totp (
+    user_id      uuid PRIMARY KEY REFERENCES users ON DELETE CASCADE,
+    totp_id      uuid NOT NULL,
+    secret       bytea NOT NULL,
+    created_at   timestamptz NOT NULL,
+    expires_at   timestamptz NOT NULL,
+    confirmed_at timestamptz,
+    last_step    bigint NOT NULL DEFAULT 0
+);
+CREATE INDEX idx_user_totp_lapsing ON user_totp (expires_at) WHERE confirmed_at IS NULL;
+COMMENT ON TABLE user_totp IS 'Authenticator applications, one for each user at most.';
+COMMENT ON COLUMN user_totp.user_id IS 'Whose it is.';
+COMMENT ON COLUMN user_totp.totp_id IS 'UUIDv7 of the enrolment: which one a code was computed for.';
+COMMENT ON COLUMN user_totp.secret IS 'Shared secret, sealed for this user.';
+COMMENT ON COLUMN user_totp.created_at IS 'When the enrolment began.';
+COMMENT ON COLUMN user_totp.expires_at IS 'When it lapses unless it is confirmed.';
+COMMENT ON COLUMN user_totp.confirmed_at IS 'When it was confirmed with a first code; null while it counts for nothing.';
+COMMENT ON COLUMN user_totp.last_step IS 'Time step of the newest code that was accepted: none up to it is accepted again.';
+ALTER TABLE user_totp ENABLE ROW LEVEL SECURITY;
+ALTER TABLE user_totp FORCE ROW LEVEL SECURITY;
+CREATE POLICY user_totp_scope ON user_totp USING ((SELECT sidle_platform()));
+GRANT SELECT, INSERT, UPDATE, DELETE ON user_totp TO sidle_app;
+
+CREATE TABLE recovery_codes (
+    recovery_code_id uuid PRIMARY KEY,
+    user_id          uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    code_hash        bytea NOT NULL,
+    created_at       timestamptz NOT NULL,
+    used_at          timestamptz,
+    CONSTRAINT recovery_codes_code_hash_check CHECK (octet_length(code_hash) = 32)
+);
+CREATE UNIQUE INDEX recovery_codes_code_hash_key ON recovery_codes (user_id, code_hash);
+COMMENT ON TABLE recovery_codes IS 'Codes that stand in for a lost authenticator application, each once.';
+COMMENT ON COLUMN recovery_codes.recovery_code_id IS 'UUIDv7 of the code.';
+COMMENT ON COLUMN recovery_codes.user_id IS 'Whose it is.';
+COMMENT ON COLUMN recovery_codes.code_hash IS 'Keyed digest of the code.';
+COMMENT ON COLUMN recovery_codes.created_at IS 'When it was handed out.';
+COMMENT ON COLUMN recovery_codes.used_at IS 'When it was spent.';
+ALTER TABLE recovery_codes ENABLE ROW LEVEL SECURITY;
+ALTER TABLE recovery_codes FORCE ROW LEVEL SECURITY;
+CREATE POLICY recovery_codes_scope ON recovery_codes USING ((SELECT sidle_platform()));
+GRANT SELECT, INSERT, UPDATE, DELETE ON recovery_codes TO sidle_app;
+
+CREATE TABLE mfa_challenges (
+    challenge_id     uuid PRIMARY KEY,
+    challenge_hash   bytea NOT NULL,
+    user_id          uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    password_version bigint NOT NULL,
+    request          jsonb NOT NULL,
+    created_at       timestamptz NOT NULL,
+    expires_at       timestamptz NOT NULL,
+    CONSTRAINT mfa_challenges_challenge_hash_check CHECK (octet_length(challenge_hash) = 32)
+);
+CREATE UNIQUE INDEX mfa_challenges_challenge_hash_key ON mfa_challenges (challenge_hash);
+CREATE INDEX idx_mfa_challenges_user ON mfa_challenges (user_id);
+CREATE INDEX idx_mfa_challenges_expires_at ON mfa_challenges (expires_at);
+COMMENT ON TABLE mfa_challenges IS 'Logins whose password was right and whose second factor is missing.';
+COMMENT ON COLUMN mfa_challenges.challenge_id IS 'UUIDv7 of the challenge.';
+COMMENT ON COLUMN mfa_challenges.challenge_hash IS 'SHA-256 of the token that the client completes the login with.';
+COMMENT ON COLUMN mfa_challenges.user_id IS 'Whose login it is.';
+COMMENT ON COLUMN mfa_challenges.password_version IS 'Version of the password that was right: another password by now voids the challenge.';
+COMMENT ON COLUMN mfa_challenges.request IS 'What was asked for: tenant, audience, device, persistent.';
+COMMENT ON COLUMN mfa_challenges.created_at IS 'When the password was shown.';
+COMMENT ON COLUMN mfa_challenges.expires_at IS 'When it stops being accepted.';
+ALTER TABLE mfa_challenges ENABLE ROW LEVEL SECURITY;
+ALTER TABLE mfa_challenges FORCE ROW LEVEL SECURITY;
+CREATE POLICY mfa_challenges_scope ON mfa_challenges USING ((SELECT sidle_platform()));
+GRANT SELECT, INSERT, UPDATE, DELETE ON mfa_challenges TO sidle_app;
+
+CREATE TABLE step_up_tokens (
+    step_up_token_id uuid PRIMARY KEY,
+    token_hash       bytea NOT NULL,
+    user_id          uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    session_id       uuid NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    method           text NOT NULL,
+    target           text NOT NULL,
+    change           bytea NOT NULL,
+    factor           text NOT NULL,
+    created_at       timestamptz NOT NULL,
+    expires_at       timestamptz NOT NULL,
+    CONSTRAINT step_up_tokens_token_hash_check CHECK (octet_length(token_hash) = 32),
+    CONSTRAINT step_up_tokens_change_check CHECK (octet_length(change) = 32),
+    CONSTRAINT step_up_tokens_factor_check CHECK (factor IN ('password', 'totp', 'recovery_code', 'kanidm'))
+);
+CREATE UNIQUE INDEX step_up_tokens_token_hash_key ON step_up_tokens (token_hash);
+CREATE INDEX idx_step_up_tokens_user ON step_up_tokens (user_id);
+CREATE INDEX idx_step_up_tokens_session ON step_up_tokens (session_id);
+CREATE INDEX idx_step_up_tokens_expires_at ON step_up_tokens (expires_at);
+COMMENT ON TABLE step_up_tokens IS 'Proofs that wait for the one call that they were made for; a row goes when it is spent.';
+COMMENT ON COLUMN step_up_tokens.step_up_token_id IS 'UUIDv7 of the proof.';
+COMMENT ON COLUMN step_up_tokens.token_hash IS 'SHA-256 of the token, which has 256 random bits.';
+COMMENT ON COLUMN step_up_tokens.user_id IS 'Who showed a factor.';
+COMMENT ON COLUMN step_up_tokens.session_id IS 'In which session: no other can spend it.';
+COMMENT ON COLUMN step_up_tokens.method IS 'Full name of the RPC that it is for.';
+COMMENT ON COLUMN step_up_tokens.target IS 'Id of what the call acts on; empty for one''s own account.';
+COMMENT ON COLUMN step_up_tokens.change IS 'Keyed digest of the request that it is for, and of the tenant that the caller acts in.';
+COMMENT ON COLUMN step_up_tokens.factor IS 'What was shown: password, totp, recovery_code or kanidm.';
+COMMENT ON COLUMN step_up_tokens.created_at IS 'When it was shown.';
+COMMENT ON COLUMN step_up_tokens.expires_at IS 'When it stops being accepted.';
+ALTER TABLE step_up_tokens ENABLE ROW LEVEL SECURITY;
+ALTER TABLE step_up_tokens FORCE ROW LEVEL SECURITY;
+CREATE POLICY step_up_tokens_scope ON step_up_tokens USING ((SELECT sidle_platform()));
+GRANT SELECT, INSERT, UPDATE, DELETE ON step_up_tokens TO sidle_app;
+
+-- What somebody asks for without having signed in is written down first, with the same work whoever asks and for whatever
+-- address; a worker finds out afterwards whether anything is to be sent.
+CREATE TABLE registrations (
+    registration_id    uuid PRIMARY KEY,
+    request_id         uuid NOT NULL,
+    request_hash       bytea NOT NULL,
+    tenant_id          uuid NOT NULL REFERENCES tenants ON DELETE CASCADE,
+    state              text NOT NULL DEFAULT 'asked',
+    email              text,
+    email_key          text,
+    username           text,
+    username_key       text,
+    full_name          text,
+    password_hash      text,
+    password_cost      smallint,
+    password_pepper_id smallint,
+    secret_hash        bytea NOT NULL,
+    token_hash         bytea,
+    user_id            uuid REFERENCES users ON DELETE CASCADE,
+    verified_at        timestamptz,
+    password_kept      boolean NOT NULL DEFAULT false,
+    created_at         timestamptz NOT NULL,
+    expires_at         timestamptz NOT NULL,
+    CONSTRAINT registrations_state_check CHECK (state IN ('asked', 'sent', 'dropped', 'superseded', 'verified')),
+    CONSTRAINT registrations_personal_check CHECK ((state IN ('asked', 'sent')) = (email_key IS NOT NULL)
+        AND (state IN ('asked', 'sent') OR (email IS NULL AND username IS NULL AND full_name IS NULL
+            AND password_hash IS NULL))),
+    CONSTRAINT registrations_username_key_check CHECK ((username IS NULL) = (username_key IS NULL)),
+    CONSTRAINT registrations_verified_check CHECK ((state = 'verified') = (user_id IS NOT NULL)),
+    CONSTRAINT registrations_hashes_check CHECK (octet_length(secret_hash) = 32 AND octet_length(token_hash) = 32)
+);
+CREATE UNIQUE INDEX registrations_request_key ON registrations (request_id);
+CREATE UNIQUE INDEX registrations_token_hash_key ON registrations (token_hash) WHERE token_hash IS NOT NULL;
+CREATE INDEX idx_registrations_asked ON registrations (created_at) WHERE state = 'asked';
+CREATE INDEX idx_registrations_email_key ON registrations (email_key) WHERE email_key IS NOT NULL;
+CREATE INDEX idx_registrations_expires_at ON registrations (expires_at);
+CREATE INDEX idx_registrations_user ON registrations (user_id) WHERE user_id IS NOT NULL;
+COMMENT ON TABLE registrations IS 'Accounts that somebody asked for. There is no user before the address was shown to be theirs: nobody takes an address or a name by asking.';
+COMMENT ON COLUMN registrations.registration_id IS 'UUIDv7 of the registration.';
+COMMENT ON COLUMN registrations.request_id IS 'The id that the caller chose; a repeat changes nothing.';
+COMMENT ON COLUMN registrations.request_hash IS 'Keyed digest of the request; another request under the same id is refused.';
+COMMENT ON COLUMN registrations.tenant_id IS 'Tenant to register in.';
+COMMENT ON COLUMN registrations.state IS 'asked (nothing sent yet), sent, dropped (the address has an account, or had enough messages), superseded (by a newer one) or verified.';
+COMMENT ON COLUMN registrations.email IS 'Address as given; null once nothing more is to come.';
+COMMENT ON COLUMN registrations.email_key IS 'Key of the address; null once nothing more is to come.';
+COMMENT ON COLUMN registrations.username IS 'Name to sign in with; null once nothing more is to come.';
+COMMENT ON COLUMN registrations.username_key IS 'Key of that name; null once nothing more is to come.';
+COMMENT ON COLUMN registrations.full_name IS 'Name shown to people; null once nothing more is to come.';
+COMMENT ON COLUMN registrations.password_hash IS 'Hash of the password that was given; null once nothing more is to come.';
+COMMENT ON COLUMN registrations.password_cost IS 'Cost of that hash.';
+COMMENT ON COLUMN registrations.password_pepper_id IS 'Pepper of that hash; null for none.';
+COMMENT ON COLUMN registrations.secret_hash IS 'SHA-256 of the secret that the client got: only who has it keeps the password.';
+COMMENT ON COLUMN registrations.token_hash IS 'SHA-256 of the token in the message; null while none was sent.';
+COMMENT ON COLUMN registrations.user_id IS 'The user it became.';
+COMMENT ON COLUMN registrations.verified_at IS 'When it became a user.';
+COMMENT ON COLUMN registrations.password_kept IS 'Whether the user has the password that was given.';
+COMMENT ON COLUMN registrations.created_at IS 'When it was asked for.';
+COMMENT ON COLUMN registrations.expires_at IS 'When its token stops being accepted, and the row goes.';
+ALTER TABLE registrations ENABLE ROW LEVEL SECURITY;
+ALTER TABLE registrations FORCE ROW LEVEL SECURITY;
+CREATE POLICY registrations_scope ON registrations USING ((SELECT sidle_platform()));
+-- Changes through functions and in no other way.
+GRANT SELECT ON registrations TO sidle_app;
+
+CREATE TABLE password_reset_requests (
+    request_id     uuid PRIMARY KEY,
+    identifier_key text NOT NULL,
+    correlation_id uuid NOT NULL,
+    event          jsonb NOT NULL,
+    personal       bytea,
+    created_at     timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX password_reset_requests_identifier_key ON password_reset_requests (identifier_key);
+-- The oldest request comes first, however many there are.
+CREATE INDEX idx_password_reset_requests_created_at ON password_reset_requests (created_at);
+COMMENT ON TABLE password_reset_requests IS 'Addresses and usernames for which somebody asked for a new password, for the moment until a worker looks whose they are.';
+COMMENT ON COLUMN password_reset_requests.request_id IS 'UUIDv7 of the request.';
+COMMENT ON COLUMN password_reset_requests.identifier_key IS 'The address or username in lower case.';
+COMMENT ON COLUMN password_reset_requests.correlation_id IS 'The call that asked.';
+COMMENT ON COLUMN password_reset_requests.event IS 'The event of the request, which is recorded if the name is somebody''s: what is asked for in nobody''s name fills no log.';
+COMMENT ON COLUMN password_reset_requests.personal IS 'Its personal data, sealed.';
+COMMENT ON COLUMN password_reset_requests.created_at IS 'When it asked.';
+ALTER TABLE password_reset_requests ENABLE ROW LEVEL SECURITY;
+ALTER TABLE password_reset_requests FORCE ROW LEVEL SECURITY;
+CREATE POLICY password_reset_requests_scope ON password_reset_requests USING ((SELECT sidle_platform()));
+-- Changes through functions and in no other way.
+GRANT SELECT ON password_reset_requests TO sidle_app;
+
+CREATE TABLE one_time_tokens (
+    token_id   uuid PRIMARY KEY,
+    purpose    text NOT NULL,
+    token_hash bytea NOT NULL,
+    user_id    uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    email_key  text NOT NULL,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at    timestamptz,
+    CONSTRAINT one_time_tokens_purpose_check CHECK (purpose IN ('verify_email', 'password_reset')),
+    CONSTRAINT one_time_tokens_token_hash_check CHECK (octet_length(token_hash) = 32)
+);
+CREATE UNIQUE INDEX one_time_tokens_token_hash_key ON one_time_tokens (token_hash);
+CREATE INDEX idx_one_time_tokens_user ON one_time_tokens (user_id, purpose);
+CREATE INDEX idx_one_time_tokens_expires_at ON one_time_tokens (expires_at);
+COMMENT ON TABLE one_time_tokens IS 'Tokens that were sent to users by mail.';
+COMMENT ON COLUMN one_time_tokens.token_id IS 'UUIDv7 of the token.';
+COMMENT ON COLUMN one_time_tokens.purpose IS 'What it is for: verify_email or password_reset.';
+COMMENT ON COLUMN one_time_tokens.token_hash IS 'SHA-256 of the token, which has 256 random bits.';
+COMMENT ON COLUMN one_time_tokens.user_id IS 'Whose it is.';
+COMMENT ON COLUMN one_time_tokens.email_key IS 'Where it was sent; worth nothing once the user has another address.';
+COMMENT ON COLUMN one_time_tokens.created_at IS 'When it was made; worth nothing once the password was set after that.';
+COMMENT ON COLUMN one_time_tokens.expires_at IS 'When it stops being accepted.';
+COMMENT ON COLUMN one_time_tokens.used_at IS 'When it was used or made void; kept until it expires, so that repeating is harmless.';
+ALTER TABLE one_time_tokens ENABLE ROW LEVEL SECURITY;
+ALTER TABLE one_time_tokens FORCE ROW LEVEL SECURITY;
+CREATE POLICY one_time_tokens_scope ON one_time_tokens USING ((SELECT sidle_platform()));
+-- Changes through functions and in no other way.
+GRANT SELECT ON one_time_tokens TO sidle_app;
+
+-- Invitations go by the service's clock, as other tokens do.
+CREATE TABLE invitations (
+    user_id       uuid PRIMARY KEY REFERENCES users ON DELETE CASCADE,
+    invitation_id uuid NOT NULL,
+    token_hash    bytea NOT NULL,
+    route         text NOT NULL,
+    created_at    timestamptz NOT NULL,
+    expires_at    timestamptz NOT NULL,
+    CONSTRAINT invitations_route_check CHECK (route IN ('login', 'mail')),
+    CONSTRAINT invitations_token_hash_check CHECK (octet_length(token_hash) = 32)
+);
+CREATE UNIQUE INDEX invitations_token_hash_key ON invitations (token_hash);
+CREATE INDEX idx_invitations_expires_at ON invitations (expires_at);
+COMMENT ON TABLE invitations IS 'Invitations to enrol in Kanidm that can be redeemed; a user has one at most, and a newer one takes its place.';
+COMMENT ON COLUMN invitations.user_id IS 'Who is invited.';
+COMMENT ON COLUMN invitations.invitation_id IS 'UUIDv7 of the invitation.';
+COMMENT ON COLUMN invitations.token_hash IS 'SHA-256 of the token, which has 256 random bits.';
+COMMENT ON COLUMN invitations.route IS 'How the token reached the user: login (in the answer to a login) or mail.';
+COMMENT ON COLUMN invitations.created_at IS 'When it was handed out.';
+COMMENT ON COLUMN invitations.expires_at IS 'When it stops being accepted.';
+ALTER TABLE invitations ENABLE ROW LEVEL SECURITY;
+ALTER TABLE invitations FORCE ROW LEVEL SECURITY;
+CREATE POLICY invitations_scope ON invitations USING ((SELECT sidle_platform()));
+-- Changes through functions and in no other way.
+GRANT SELECT ON invitations TO sidle_app;

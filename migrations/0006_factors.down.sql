@@ -1,3 +1,0 @@
-DROP TABLE mfa_challenges;
-DROP TABLE recovery_codes;
-DROP TABLE user_totp;

@@ -1,0 +1,1 @@
+DROP TABLE migration_items, migrations, migration_plan_items, migration_plans, imports;

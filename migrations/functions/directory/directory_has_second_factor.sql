@@ -1,0 +1,17 @@
+-- No tenant sees the rows, so that its administrators go through this function, which knows nothing else.
+CREATE OR REPLACE FUNCTION directory_has_second_factor(p_user uuid) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+DECLARE
+    v_scope text := rls_enter_platform();
+    v_found boolean;
+BEGIN
+    SELECT EXISTS (SELECT FROM user_totp t WHERE t.user_id = p_user AND t.confirmed_at IS NOT NULL) INTO v_found;
+    PERFORM rls_restore(v_scope);
+    RETURN v_found;
+END
+$$;
+COMMENT ON FUNCTION directory_has_second_factor(uuid) IS 'Whether a user has an authenticator application.';
+REVOKE ALL ON FUNCTION directory_has_second_factor(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION directory_has_second_factor(uuid) TO sidle_app;

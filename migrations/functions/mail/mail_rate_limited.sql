@@ -1,0 +1,22 @@
+CREATE OR REPLACE FUNCTION mail_rate_limited(p_recipient_key text, p_kind text, p_most integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+DECLARE
+    v_hash bytea := sha256(convert_to(p_recipient_key, 'UTF8'));
+    v_asked text[] := ARRAY['verify_email', 'password_reset', 'kanidm_sign_in', 'registration_attempt'];
+    v_kinds text[] := CASE WHEN p_kind = ANY (v_asked) THEN v_asked ELSE ARRAY[p_kind] END;
+BEGIN
+    IF p_kind = ANY (v_asked) THEN
+        -- One after the other for each address, or several at once would each be below the limit. Notices do without:
+        -- a change may write to two addresses, and two changes must not wait for each other.
+        PERFORM pg_advisory_xact_lock(('x' || encode(substr(v_hash, 1, 8), 'hex'))::bit(64)::bigint);
+    END IF;
+    -- By address, whoever has it: deleting a user and making another begins no new count.
+    RETURN (SELECT count(*) FROM mail_outbox m
+            WHERE m.recipient_hash = v_hash AND m.created_at > clock_timestamp() - interval '1 hour'
+                AND m.kind = ANY (v_kinds)) >= p_most;
+END
+$$;
+COMMENT ON FUNCTION mail_rate_limited(text, text, integer) IS 'Whether an address has had its share of messages of a kind in the last hour. Those that anybody can ask for share one limit; notices of each kind have their own, so that nobody keeps a warning away by causing something else first.';
+REVOKE ALL ON FUNCTION mail_rate_limited(text, text, integer) FROM PUBLIC;

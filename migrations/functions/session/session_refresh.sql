@@ -1,0 +1,177 @@
+-- A successor that was revoked, as by a change of the password, is given to nobody again. An exchange that another one of
+-- the same token has outrun leads to the same successor while that is unused, and ends nothing: clients race themselves.
+CREATE OR REPLACE FUNCTION session_refresh(p_token_hash bytea, p_request_hash bytea, p_successor_id uuid, p_successor_hash bytea,
+    p_access_jti uuid, p_asked_tenant uuid, p_asked_audience text, p_now timestamptz, p_repeat interval, p_leeway interval,
+    p_access_until timestamptz, p_idle interval, p_persistent_idle interval, p_lease uuid, p_lease_time interval, p_spacing interval,
+    p_burst interval, p_event jsonb, p_personal bytea, p_reuse jsonb, p_reuse_personal bytea,
+    OUT outcome text, OUT session_id uuid, OUT user_id uuid, OUT tenant_id uuid, OUT audience text, OUT roles text[],
+    OUT permissions text[], OUT platform_permissions text[], OUT tokens_valid_from timestamptz,
+    OUT must_change_password boolean, OUT expires_at timestamptz, OUT refresh_expires_at timestamptz,
+    OUT kanidm_user_id uuid, OUT kanidm_refresh_token bytea, OUT retry_after interval)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    AS $$
+DECLARE
+    v_scope text := rls_enter_platform();
+    t refresh_tokens%ROWTYPE;
+    s sessions%ROWTYPE;
+    u users%ROWTYPE;
+    v_next refresh_tokens%ROWTYPE;
+    v_rights record;
+    v_raced boolean := false;
+    v_repeats boolean := false;
+    v_now timestamptz;
+    v_free_at timestamptz;
+    v_charged boolean := false;
+    v_told boolean;
+BEGIN
+    <<body>>
+    BEGIN
+        outcome := 'invalid';
+        SELECT x.session_id, y.user_id INTO session_id, user_id
+            FROM refresh_tokens x JOIN sessions y ON y.session_id = x.session_id WHERE x.token_hash = p_token_hash;
+        IF session_id IS NULL THEN
+            EXIT body;
+        END IF;
+        -- Held until the end, so that a change of the user's rights comes entirely before this refresh or after it.
+        SELECT * INTO u FROM users x WHERE x.user_id = session_refresh.user_id FOR SHARE;
+        SELECT * INTO s FROM sessions x WHERE x.session_id = session_refresh.session_id FOR NO KEY UPDATE;
+        SELECT * INTO t FROM refresh_tokens x WHERE x.token_hash = p_token_hash;
+        -- What was waited for here counts: whoever comes next may have to wait as long, and is no thief for it.
+        v_now := p_now + (clock_timestamp() - statement_timestamp());
+        IF s.status <> 'active' OR t.revoked_at IS NOT NULL THEN
+            EXIT body;
+        END IF;
+        IF t.used_at IS NOT NULL THEN
+            SELECT * INTO v_next FROM refresh_tokens x WHERE x.refresh_token_id = t.successor_id;
+            -- Without a leeway there is none, whichever replica's clock is ahead.
+            v_raced := p_leeway > interval '0' AND t.used_at > v_now - p_leeway;
+            v_repeats := t.request_hash = p_request_hash AND t.used_at > v_now - p_repeat;
+            IF v_next.used_at IS NOT NULL OR NOT (v_raced OR v_repeats) THEN
+                PERFORM session_close(s.session_id, 'token_reuse', v_now);
+                PERFORM audit_record(p_reuse || jsonb_build_object('tenant_id', s.tenant_id, 'session_id', s.session_id,
+                    'target_kind', 'session', 'target_id', s.session_id), p_reuse_personal);
+                outcome := 'reuse';
+                EXIT body;
+            END IF;
+            IF v_next.revoked_at IS NOT NULL THEN
+                EXIT body;
+            END IF;
+        END IF;
+        -- Once for each call, which asks again while somebody else renews the session: then without a spacing. A theft has
+        -- been found by now, and is no matter of how often.
+        IF p_spacing IS NOT NULL THEN
+            v_free_at := greatest(s.refresh_free_at, v_now) + p_spacing;
+            IF v_free_at > v_now + p_burst THEN
+                outcome := 'throttled';
+                retry_after := greatest(v_free_at - v_now - p_burst, p_spacing);
+                v_free_at := NULL;
+                EXIT body;
+            END IF;
+        END IF;
+        IF t.used_at IS NOT NULL THEN
+            IF v_repeats AND p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id THEN
+                outcome := 'request_id_reused';
+                EXIT body;
+            END IF;
+            -- The other exchange led elsewhere, or to a successor that is derived from another key by now.
+            IF v_next.token_hash <> p_successor_hash
+                    OR (p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id) THEN
+                outcome := 'raced';
+                EXIT body;
+            END IF;
+        END IF;
+        IF s.expires_at <= v_now OR (t.used_at IS NULL AND t.expires_at <= v_now) THEN
+            UPDATE sessions x SET status = 'expired', kanidm_refresh_token = NULL WHERE x.session_id = s.session_id;
+            EXIT body;
+        END IF;
+        -- What an administrator locked is shut; a lock after failures only keeps guesses out.
+        IF u.deleted_at IS NOT NULL OR u.status <> 'active'
+                OR (u.locked_until > v_now AND u.lock_reason = 'administrator') THEN
+            EXIT body;
+        END IF;
+        -- A session for one service must not become one for another, least of all for this one.
+        IF p_asked_audience <> s.audience THEN
+            outcome := 'other_audience';
+            EXIT body;
+        END IF;
+        IF s.auth_method = 'kanidm' AND t.used_at IS NULL THEN
+            IF u.kanidm_user_id IS NULL OR u.auth_method = 'password' THEN
+                EXIT body;
+            END IF;
+            IF s.kanidm_lease_id IS DISTINCT FROM p_lease OR NOT s.kanidm_renewed THEN
+                IF s.kanidm_lease_until > clock_timestamp() AND s.kanidm_lease_id IS DISTINCT FROM p_lease THEN
+                    outcome := 'kanidm_busy';
+                    EXIT body;
+                END IF;
+                UPDATE sessions x SET kanidm_lease_id = p_lease, kanidm_lease_until = clock_timestamp() + p_lease_time,
+                    kanidm_renewed = false WHERE x.session_id = s.session_id;
+                outcome := 'kanidm_required';
+                kanidm_user_id := u.kanidm_user_id;
+                kanidm_refresh_token := s.kanidm_refresh_token;
+                EXIT body;
+            END IF;
+        END IF;
+        tenant_id := coalesce(p_asked_tenant, s.tenant_id);
+        SELECT * INTO v_rights FROM session_rights(u.user_id, tenant_id);
+        IF NOT v_rights.member AND (tenant_id IS NOT NULL OR cardinality(v_rights.platform_permissions) = 0) THEN
+            UPDATE sessions x SET kanidm_lease_id = NULL, kanidm_lease_until = NULL
+                WHERE x.session_id = s.session_id AND x.kanidm_lease_id = p_lease;
+            outcome := 'no_tenant';
+            EXIT body;
+        END IF;
+        IF t.used_at IS NULL THEN
+            outcome := 'refreshed';
+            refresh_expires_at := least(v_now + CASE WHEN s.persistent THEN p_persistent_idle ELSE p_idle END, s.expires_at);
+            UPDATE refresh_tokens x SET used_at = v_now, successor_id = p_successor_id, request_hash = p_request_hash
+                WHERE x.refresh_token_id = t.refresh_token_id;
+            INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, tenant_id, access_until,
+                    created_at, expires_at)
+                VALUES (p_successor_id, t.token_family, s.session_id, p_successor_hash, session_refresh.tenant_id,
+                    p_access_until, v_now, refresh_expires_at);
+            UPDATE sessions x SET tenant_id = session_refresh.tenant_id, last_activity_at = v_now,
+                    idle_expires_at = refresh_expires_at, refresh_token_jti = p_successor_id,
+                    refresh_token_hash = p_successor_hash, access_token_jti = p_access_jti, kanidm_lease_id = NULL,
+                    kanidm_lease_until = NULL, kanidm_renewed = false,
+                    refresh_free_at = coalesce(v_free_at, x.refresh_free_at)
+                WHERE x.session_id = s.session_id;
+        ELSE
+            outcome := 'repeated';
+            refresh_expires_at := v_next.expires_at;
+            UPDATE sessions x SET access_token_jti = p_access_jti, refresh_free_at = coalesce(v_free_at, x.refresh_free_at)
+                WHERE x.session_id = s.session_id;
+            UPDATE refresh_tokens x SET access_until = greatest(x.access_until, p_access_until)
+                WHERE x.refresh_token_id = v_next.refresh_token_id;
+            -- One event tells of all that race one another: how many those are is up to the caller.
+            v_told := t.repeated_at > v_now - greatest(p_leeway, interval '10 seconds');
+            IF v_told IS NOT TRUE THEN
+                UPDATE refresh_tokens x SET repeated_at = v_now WHERE x.refresh_token_id = t.refresh_token_id;
+            END IF;
+        END IF;
+        v_charged := true;
+        IF v_told IS NOT TRUE THEN
+            PERFORM audit_record(p_event || jsonb_build_object('tenant_id', tenant_id, 'session_id', s.session_id,
+                'actor_kind', 'user', 'actor_id', u.user_id, 'origin_subject', u.user_id, 'personal_subject', u.user_id,
+                'target_kind', 'session', 'target_id', s.session_id, 'details',
+                coalesce(p_event -> 'details', '{}') || jsonb_build_object('repeated', outcome = 'repeated')
+                    || CASE WHEN outcome = 'repeated' AND NOT v_repeats THEN '{"raced": true}'::jsonb ELSE '{}' END),
+                p_personal);
+        END IF;
+        audience := s.audience;
+        roles := v_rights.roles;
+        permissions := v_rights.permissions;
+        platform_permissions := v_rights.platform_permissions;
+        tokens_valid_from := u.tokens_valid_from;
+        must_change_password := u.must_change_password AND s.auth_method <> 'kanidm';
+        expires_at := s.expires_at;
+    END body;
+    -- What ended without a pair is charged as well.
+    IF v_free_at IS NOT NULL AND NOT v_charged THEN
+        UPDATE sessions x SET refresh_free_at = v_free_at WHERE x.session_id = s.session_id;
+    END IF;
+    PERFORM rls_restore(v_scope);
+END
+$$;
+COMMENT ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, interval, interval, jsonb, bytea, jsonb, bytea) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it, and for those that it outran; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
+REVOKE ALL ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, interval, interval, jsonb, bytea, jsonb, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, interval, interval, jsonb, bytea, jsonb, bytea) TO sidle_app;

@@ -1,0 +1,368 @@
+//! The one place that wires everything: from the configuration to running servers.
+
+mod services;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
+
+use self::services::Services;
+use crate::access::live::Admission;
+use crate::access::paging::Paging;
+use crate::audit::{Feed, Log, Recorder, Sequencer};
+use crate::authenticate::{Authenticate, StepUps};
+use crate::config::Config;
+use crate::context::Context;
+use crate::credential::{Hasher, Policy};
+use crate::db::Db;
+use crate::directory::Directory;
+use crate::fault::{Fault, Result};
+use crate::kanidm::{Kanidm, Oidc};
+use crate::mail::{Mailer, Outbox, Worker};
+use crate::metrics::Metrics;
+use crate::migration::Engine;
+use crate::schema::{Schema, require_current};
+use crate::seal::Keyring;
+use crate::server::authentication::Gate;
+use crate::server::certificates::Certificates;
+use crate::server::{self, Authorities, Bounds, Edge, Ops, Port};
+use crate::session::Sessions;
+use crate::shared::Core;
+use crate::token::Verifier;
+use crate::{audit, authenticate, directory, migration, session};
+
+/// Health as `grpc.health.v1` tells it.
+#[derive(Clone)]
+pub struct Health {
+    /// The service that answers.
+    pub service: HealthServer<HealthService>,
+    reporter: tonic_health::server::HealthReporter,
+}
+
+/// Everything that the services work with, made once.
+#[derive(Clone)]
+pub struct App {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Time and randomness.
+    pub context: Context,
+    /// The way to Postgres, for calls and workers.
+    pub db: Db,
+    /// Connections that calls cannot take away.
+    pub reserved: Reserved,
+    /// The keys that seal.
+    pub keyring: Keyring,
+    /// What operators watch.
+    pub metrics: Metrics,
+    /// Page tokens and cursors.
+    pub paging: Paging,
+    /// Writes audit events.
+    pub recorder: Recorder,
+    /// The live end of the audit log.
+    pub feed: Feed,
+    /// Reads the audit log.
+    pub log: Log,
+    /// Takes messages to people.
+    pub outbox: Outbox,
+    /// The way to Kanidm, where one is configured.
+    pub kanidm: Option<Kanidm>,
+    /// Kanidm as the place to sign in at.
+    pub oidc: Option<Oidc>,
+    /// Hashes passwords.
+    pub hasher: Hasher,
+    /// Sessions and their tokens.
+    pub sessions: Sessions,
+    /// The ways in.
+    pub authenticate: Authenticate,
+    /// Asks sensitive calls for their proof.
+    pub step_ups: StepUps,
+    /// Who there is.
+    pub directory: Directory,
+    /// Checks access tokens.
+    pub verifier: Verifier,
+    /// Moves users to Kanidm, where there is one.
+    pub engine: Option<Engine>,
+    pub health: Health,
+    /// Cancelled when the service is to stop.
+    pub stop: CancellationToken,
+}
+
+/// Connections of their own for what must go on whatever calls do with theirs.
+#[derive(Clone)]
+pub struct Reserved {
+    /// The sequencer's.
+    pub sequencer: Db,
+    /// Those of the audit log's live end.
+    pub feed: Db,
+    /// What readiness asks with.
+    pub health: Db,
+}
+
+/// A service that runs.
+pub struct Running {
+    /// Address of the gRPC port.
+    pub grpc_address: SocketAddr,
+    /// Address of the HTTP port for operators.
+    pub ops_address: SocketAddr,
+    /// Address of the HTTP port for everybody, where there is one.
+    pub public_address: Option<SocketAddr>,
+    /// What it was made of.
+    pub app: App,
+    tasks: JoinSet<Result<()>>,
+}
+
+impl App {
+    /// Makes everything. Talks to the database only for what must be there before the first call.
+    ///
+    /// # Errors
+    /// When a setting is not usable.
+    pub async fn new(config: Config, context: Context) -> Result<Self> {
+        // Several crates bring a provider along; this one is used. An error means that it was chosen before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let keyring = config.seal.keyring().map_err(Fault::internal)?;
+        let db = Db::new(&config.database)?;
+        let reserved = Reserved { sequencer: db.reserved(1)?, feed: db.reserved(2)?, health: db.reserved(1)? };
+        let reporter = tonic_health::server::HealthReporter::new();
+        let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+        let (config, metrics, paging) = (Arc::new(config), Metrics::new(), Paging::new(&keyring));
+        let recorder = Recorder::new(context.clone(), keyring.clone());
+        let feed = Feed::new(reserved.feed.clone(), context.clone(), recorder.clone(), metrics.clone());
+        let log = Log::new(db.clone(), feed.clone());
+        let outbox = Outbox::new(context.clone(), keyring.clone(), &config.mail);
+        let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), metrics.clone())?;
+        let oidc = kanidm.clone().map(|kanidm| Oidc::new(kanidm, &config.kanidm, context.clone())).transpose()?;
+        let hasher = Hasher::new(config.passwords.clone(), &config.throttle, context.clone(), metrics.clone())?;
+        let policy = Policy::new(&config.passwords)?;
+        let core = Core {
+            db: db.clone(),
+            context: context.clone(),
+            keyring: keyring.clone(),
+            recorder: recorder.clone(),
+            outbox: outbox.clone(),
+            metrics: metrics.clone(),
+            paging: paging.clone(),
+        };
+        let sessions = Sessions::new(core.clone(), (&*config).into(), oidc.clone())?;
+        let authenticate = Authenticate::new(
+            core.clone(),
+            (&*config).into(),
+            sessions.clone(),
+            hasher.clone(),
+            policy.clone(),
+            kanidm.clone(),
+            oidc.clone(),
+        );
+        let engine =
+            kanidm.as_ref().map(|kanidm| Engine::new(core.clone(), kanidm.patient(), config.migration.clone()));
+        let directory =
+            Directory::new(core, &sessions, &authenticate, hasher.clone(), policy, kanidm.clone(), &config.api_keys);
+        Ok(Self {
+            engine,
+            verifier: sessions.verifier.clone(),
+            health: Health { service, reporter },
+            stop: CancellationToken::new(),
+            config,
+            context,
+            db,
+            reserved,
+            keyring,
+            metrics,
+            paging,
+            recorder,
+            feed,
+            log,
+            outbox,
+            kanidm,
+            oidc,
+            hasher,
+            sessions,
+            step_ups: authenticate.step_ups(),
+            authenticate,
+            directory,
+        })
+    }
+
+    /// Takes the ports, starts the workers, and serves in the background.
+    ///
+    /// # Errors
+    /// When a port is taken, or what must be loaded before the first call cannot be.
+    pub async fn start(self) -> Result<Running> {
+        let grpc = server::bind(self.config.server.grpc_address).await?;
+        let ops = server::bind(self.config.server.ops_address).await?;
+        let (grpc_address, ops_address) = (grpc.address, ops.address);
+        let authorities = Authorities::load(&self.config.server).await?;
+        let bounds = Bounds::of(&self.config.server).await;
+        let (clock, metrics) = (self.context.clock.clone(), self.metrics.clone());
+        let port = Port::new(grpc, bounds, &self.config.server, clock, metrics).await?;
+        let mut tasks = JoinSet::new();
+        let mut public_address = None;
+        if let Some(address) = self.config.server.public_address {
+            let public = server::bind(address).await?;
+            public_address = Some(public.address);
+            tasks.spawn(server::serve_public(public, bounds, self.ops(), self.stop.clone()));
+        }
+        tasks.spawn(server::serve_ops(ops, bounds, self.ops(), self.stop.clone()));
+
+        if self.config.database.migrate_on_start {
+            let mut schema = Schema::connect(&self.config.database, self.context.clock.clone()).await?;
+            schema.up(false).await?;
+        }
+        require_current(&self.db).await?;
+        self.db.check().await?;
+        tracing::info!(event = "database_connection_test_passed", "the database answers and has this release's schema");
+        self.start_workers(&mut tasks).await?;
+
+        let gate = Gate {
+            verifier: self.verifier.clone(),
+            certificates: Certificates::new(self.db.clone(), self.context.clone(), self.config.tokens.access_lifetime),
+            audience: self.config.tokens.audience.as_str().into(),
+            open_reflection: self.config.server.open_reflection,
+        };
+        let edge = Edge::new(&self.config.server, self.context.clone(), self.metrics.clone(), gate, authorities);
+        let router =
+            edge.wrap(self.services().register(self.config.server.max_message_bytes).map_err(Fault::internal)?);
+        self.health.serving().await;
+        let (config, stop) = (Arc::clone(&self.config), self.stop.clone());
+        tasks.spawn(async move { port.serve(&config.server, router, stop).await });
+        tracing::info!(event = "database_initialized", %grpc_address, %ops_address, "serving");
+        Ok(Running { grpc_address, ops_address, public_address, app: self, tasks })
+    }
+
+    /// What the HTTP ports show.
+    fn ops(&self) -> Ops {
+        Ops {
+            server: Arc::new(self.config.server.clone()),
+            max_revocation_age: self.config.tokens.max_revocation_age,
+            clock: self.context.clock.clone(),
+            metrics: self.metrics.clone(),
+            db: self.db.clone(),
+            health: self.reserved.health.clone(),
+            verifier: self.verifier.clone(),
+            kanidm: self.kanidm.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+
+    pub(crate) fn services(&self) -> Services {
+        let verifier = self.verifier.clone();
+        let admission = Admission::new(move |call| verifier.recheck_call(call));
+        Services {
+            authenticate: authenticate::Service::new(self.authenticate.clone()),
+            session: session::Service::new(self.sessions.clone(), self.log.clone()),
+            audit: audit::Service::new(
+                self.log.clone(),
+                self.context.clone(),
+                self.keyring.clone(),
+                self.paging.clone(),
+                admission.clone(),
+            ),
+            migration: migration::Service::new(migration::Parts {
+                db: self.db.clone(),
+                context: self.context.clone(),
+                recorder: self.recorder.clone(),
+                log: self.log.clone(),
+                paging: self.paging.clone(),
+                admission,
+                kanidm: self.kanidm.clone(),
+                engine: self.engine.clone(),
+                step_ups: self.step_ups.clone(),
+            }),
+            directory: directory::Service::new(self.directory.clone(), self.paging.clone()),
+            health: self.health.service.clone(),
+        }
+    }
+
+    /// What runs beside the calls: each ends when `stop` is cancelled.
+    async fn start_workers(&self, tasks: &mut JoinSet<Result<()>>) -> Result<()> {
+        tasks.spawn(finish(self.db.clone().upkeep(self.stop.clone())));
+        let (db, context, keyring) = (self.reserved.sequencer.clone(), self.context.clone(), self.keyring.clone());
+        let sequencer =
+            Sequencer::new(db, context, keyring, self.recorder.clone(), self.feed.clone(), self.metrics.clone());
+        tasks.spawn(finish(sequencer.run(self.stop.clone())));
+        tasks.spawn(finish(self.feed.clone().run(self.stop.clone())));
+        // Calls cannot take these connections away: what is revoked becomes known whatever they do.
+        let log = Log::new(self.reserved.feed.clone(), self.feed.clone());
+        let kept = self.sessions.start(&log, self.metrics.clone(), self.stop.clone()).await?;
+        tasks.spawn(finish(kept));
+        tasks.spawn(finish(self.authenticate.clone().purge_expired(self.stop.clone())));
+        let mail = &self.config.mail;
+        match Mailer::new(mail).map_err(|error| Fault::field("mail", error.to_string()))? {
+            Some(mailer) => {
+                let (db, context, keyring) = (self.db.clone(), self.context.clone(), self.keyring.clone());
+                let worker =
+                    Worker::new(db, context, keyring, self.metrics.clone(), &self.outbox, mailer, mail.clone());
+                tasks.spawn(finish(worker.run(self.stop.clone())));
+                tasks.spawn(finish(self.authenticate.clone().answer_mail(self.stop.clone())));
+            }
+            None => tracing::warn!(
+                event = "mail_not_configured",
+                "there is no mail server: nobody is told of changes to their credentials, and nobody can register"
+            ),
+        }
+        if let Some(oidc) = self.oidc.clone() {
+            tasks.spawn(finish(oidc.keep_current(self.stop.clone())));
+        }
+        if let Some(engine) = self.engine.clone() {
+            tasks.spawn(finish(engine.run(self.stop.clone())));
+        }
+        Ok(())
+    }
+}
+
+/// A worker that can only end by being stopped, as a task that could fail.
+async fn finish(work: impl Future<Output = ()>) -> Result<()> {
+    work.await;
+    Ok(())
+}
+
+impl Health {
+    async fn serving(&self) {
+        for name in services::NAMES {
+            self.reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        }
+    }
+
+    async fn stopping(&self) {
+        for name in services::NAMES.into_iter().chain([""]) {
+            self.reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+        }
+    }
+}
+
+impl Running {
+    /// Serves until `stop` is cancelled or a part fails; then stops the other parts in order.
+    ///
+    /// # Errors
+    /// The first part's that failed.
+    pub async fn wait(mut self) -> Result<()> {
+        let first = tokio::select! {
+            () = self.app.stop.cancelled() => Ok(()),
+            Some(ended) = self.tasks.join_next() => ended.map_err(Fault::internal).and_then(|result| result),
+        };
+        self.app.health.stopping().await;
+        self.app.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Ok(Err(fault)) = ended {
+                tracing::error!(event = "shutdown_failed", cause = %fault, "a part of the service failed to stop");
+            }
+        }
+        let reserved = self.app.reserved;
+        for db in [self.app.db, reserved.sequencer, reserved.feed, reserved.health] {
+            db.close().await;
+        }
+        first
+    }
+
+    /// Stops in order and waits for the end.
+    ///
+    /// # Errors
+    /// As [`Running::wait`].
+    pub async fn stop(self) -> Result<()> {
+        self.app.stop.cancel();
+        self.wait().await
+    }
+}

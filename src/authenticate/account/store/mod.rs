@@ -1,0 +1,5 @@
+//! SQL of accounts in their users' hands.
+
+pub(in crate::authenticate) mod account;
+pub(in crate::authenticate) mod by_mail;
+pub(in crate::authenticate) mod step_up;

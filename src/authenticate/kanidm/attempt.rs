@@ -1,0 +1,287 @@
+//! Going to Kanidm and coming back: begun here, done in the person's browser, completed here by the client that began it.
+//! What a completed one is good for is said in `login`, `link` and `proof`.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::KanidmLogin;
+use super::store::{self as store, Taken, Taker};
+use crate::access::{Call, Principal, PrincipalKind};
+use crate::audit::{Event, EventType, Outcome};
+use crate::authenticate::login::store::login;
+use crate::db::Scope;
+use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::{Authorization, Oidc, SignedIn};
+use crate::seal::Place;
+use crate::session::{SessionRequest, hex};
+use crate::token::opaque;
+
+/// Prefix of the secret that the client keeps which began a login.
+const SECRET_PREFIX: &str = "sidle_ls_";
+/// Name of the RPC, as proofs are made for it.
+const START: &str = "sidle.v1.AuthenticateService/StartKanidmLogin";
+
+/// What somebody goes to Kanidm for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::authenticate) enum Purpose {
+    /// To begin a session.
+    Login,
+    /// To prove that the user of a session is there.
+    StepUp,
+    /// To link the person to the user of a session.
+    Link,
+}
+
+impl Purpose {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::StepUp => "step_up",
+            Self::Link => "link",
+        }
+    }
+}
+
+/// What a client asks for.
+pub(in crate::authenticate) struct Start {
+    pub redirect_uri: String,
+    pub session_request: SessionRequest,
+    pub purpose: Purpose,
+}
+
+/// A login that was begun.
+#[derive(Debug)]
+pub(in crate::authenticate) struct Begun {
+    pub authorization_url: String,
+    pub state: Zeroizing<String>,
+    pub secret: Zeroizing<String>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// What came back to the client's redirect address, and what it kept.
+pub(in crate::authenticate) struct Return {
+    pub state: Zeroizing<String>,
+    pub code: Zeroizing<String>,
+    pub secret: Zeroizing<String>,
+}
+
+/// A login at Kanidm that ended well, whatever it was for.
+pub(in crate::authenticate) struct Arrived {
+    pub purpose: Purpose,
+    pub session_request: SessionRequest,
+    pub person: SignedIn,
+    /// When the attempt began.
+    pub begun_at: DateTime<Utc>,
+}
+
+/// The user and the session behind a call; attempts that belong to one are begun and completed by it alone.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::authenticate) struct Holder {
+    pub user_id: Uuid,
+    pub session_id: Uuid,
+}
+
+impl Holder {
+    /// The holder of an access token, where it is a user's with a session.
+    pub fn of(principal: &Principal) -> Option<Self> {
+        let session_id = principal.session_id.filter(|_| principal.kind == PrincipalKind::User)?;
+        Some(Self { user_id: principal.id, session_id })
+    }
+}
+
+impl KanidmLogin {
+    /// Begins a login through Kanidm; one that is to prove or to link belongs to `holder`.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` for an address that is not in the list, `KANIDM_NOT_CONFIGURED`, `KANIDM_UNAVAILABLE`;
+    /// `UNAUTHENTICATED` without a holder; `KANIDM_PROOF_UNAVAILABLE`; `STEP_UP_REQUIRED`, `ALREADY_EXISTS`.
+    pub(in crate::authenticate) async fn start_kanidm(
+        &self,
+        call: &Call,
+        start: &Start,
+        holder: Option<Holder>,
+    ) -> Result<Begun> {
+        let kanidm = self.configured_kanidm()?;
+        // Compared as text: every rule cleverer than that has been got around somewhere.
+        if !self.config.kanidm.redirect_uris.contains(&start.redirect_uri) {
+            return Err(Fault::field("redirect_uri", "must be exactly one of the configured addresses"));
+        }
+        let holder = match start.purpose {
+            Purpose::Login => None,
+            _ => Some(holder.ok_or_else(|| Fault::new(Reason::Unauthenticated, "The call needs a user's session."))?),
+        };
+        if start.purpose == Purpose::StepUp && !kanidm.tells_auth_time() {
+            return Err(unavailable());
+        }
+        let entropy = &self.context.entropy;
+        let [state, nonce, verifier] = [(); 3].map(|()| opaque::mint("", entropy));
+        let secret = opaque::mint(SECRET_PREFIX, entropy);
+        let (login_id, now) = (self.context.new_id(), self.context.now());
+        let expires_at = now + TimeDelta::from_std(self.config.kanidm.login_lifetime).unwrap_or_default();
+        let record = json!({
+            "login_id": login_id,
+            "state_hash": hex(&opaque::digest(state.as_bytes())),
+            "secret_hash": hex(&opaque::digest(secret.as_bytes())),
+            "nonce_hash": hex(&opaque::digest(nonce.as_bytes())),
+            "redirect_uri": start.redirect_uri,
+            "request": start.session_request,
+            "created_at": now,
+            "expires_at": expires_at,
+            "purpose": start.purpose.as_str(),
+            "user_id": holder.map(|holder| holder.user_id),
+            "session_id": holder.map(|holder| holder.session_id),
+        });
+        let sealed = self.keyring.seal(entropy, place(login_id), verifier.as_bytes());
+        let begun = match start.purpose {
+            Purpose::Link => self.begin_link(call, &record, &sealed).await?,
+            _ => store::begin_kanidm(&self.db, &record, &sealed).await?,
+        };
+        match begun.outcome.as_str() {
+            "begun" => {}
+            "not_linked" => return Err(unavailable()),
+            refusal => return Err(link_refusal(refusal)),
+        }
+        let (anew, about_person) = (start.purpose == Purpose::StepUp, begun.about_person);
+        let redirect_uri = &start.redirect_uri;
+        let login =
+            Authorization { redirect_uri, state: &state, nonce: &nonce, verifier: &verifier, anew, about_person };
+        let authorization_url = kanidm.authorization_url(login).await?.to_string();
+        Ok(Begun { authorization_url, state, secret, expires_at })
+    }
+
+    /// Begins a link with a fresh proof by a factor that the account has: a session alone may be a stolen one, however
+    /// young, and the link would outlast it.
+    async fn begin_link(&self, call: &Call, record: &Value, sealed: &[u8]) -> Result<store::Begun> {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        // First what locks the user: whoever changes the user's credentials voids their proofs in this order.
+        let begun = store::begin_kanidm(&mut *tx, record, sealed).await?;
+        if begun.outcome == "begun" {
+            self.step_ups.require(&mut tx, call, START, None).await?;
+            tx.commit().await?;
+        }
+        Ok(begun)
+    }
+
+    /// Takes the attempt that somebody comes back from, for one of `purposes`, and has Kanidm say who it is. Whatever
+    /// comes of it, the attempt is spent.
+    pub(in crate::authenticate) async fn arrive(
+        &self,
+        call: &Call,
+        back: &Return,
+        purposes: &[Purpose],
+        holder: Option<Holder>,
+    ) -> Result<Arrived> {
+        let kanidm = self.configured_kanidm()?;
+        let purposes: Vec<String> = purposes.iter().map(|purpose| purpose.as_str().to_owned()).collect();
+        let taker = Taker {
+            state: opaque::digest(back.state.as_bytes()),
+            secret: opaque::digest(back.secret.as_bytes()),
+            purposes: &purposes,
+            user_id: holder.map(|holder| holder.user_id),
+            session_id: holder.map(|holder| holder.session_id),
+            now: self.context.now(),
+        };
+        let taken = store::take_kanidm(&self.db, taker).await?;
+        let Some(taken) = taken.filter(|taken| taken.live) else {
+            // Anybody can make up attempts, so these are counted and only a sample is written down.
+            if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
+                let event = refused(call).reason("unknown_attempt").detail("left_out", left_out);
+                login::login_refuse(&self.db, &self.recorder.prepare(event), None).await?;
+                self.recorder.wake();
+            }
+            return Err(invalid_attempt());
+        };
+        let person = match self.exchange_code(kanidm, &taken, &back.code).await {
+            Ok(person) => person,
+            Err(fault) => {
+                let reason = match fault.reason() {
+                    Reason::KanidmUnavailable => "kanidm_unavailable",
+                    _ => "kanidm_refused",
+                };
+                self.refuse_kanidm(call, reason).await?;
+                return Err(fault);
+            }
+        };
+        // The code came from another login than the one that this client began.
+        let nonce = opaque::digest(person.nonce.as_deref().unwrap_or_default());
+        if !bool::from(nonce.ct_eq(&taken.nonce_hash)) {
+            self.refuse_kanidm(call, "nonce_mismatch").await?;
+            return Err(invalid_attempt());
+        }
+        let purpose = match taken.purpose.as_str() {
+            "link" => Purpose::Link,
+            "step_up" => Purpose::StepUp,
+            "login" => Purpose::Login,
+            _ => return Err(Fault::unknown_word("kanidm_logins.purpose")),
+        };
+        let begun_at = begun_at(taken.login_id)?;
+        Ok(Arrived { purpose, session_request: taken.session_request, person, begun_at })
+    }
+
+    async fn exchange_code(&self, kanidm: &Oidc, taken: &Taken, code: &str) -> Result<SignedIn> {
+        let verifier = self.keyring.open(place(taken.login_id), &taken.pkce_verifier)?;
+        let verifier = Zeroizing::new(String::from_utf8_lossy(&verifier).into_owned());
+        Ok(kanidm.exchange(code, &taken.redirect_uri, &verifier).await?)
+    }
+
+    pub(in crate::authenticate) async fn refuse_kanidm(&self, call: &Call, reason: &'static str) -> Result<()> {
+        let event = self.recorder.prepare(refused(call).reason(reason));
+        login::login_refuse(&self.db, &event, None).await?;
+        self.recorder.wake();
+        tracing::info!(event = "user_login_refused", method = "kanidm", reason);
+        Ok(())
+    }
+
+    pub(in crate::authenticate) fn configured_kanidm(&self) -> Result<&Oidc> {
+        self.kanidm.as_ref().ok_or_else(|| Fault::new(Reason::KanidmNotConfigured, "No Kanidm is configured."))
+    }
+}
+
+/// The event of a refusal.
+pub(in crate::authenticate) fn refused(call: &Call) -> Event {
+    Event::new(EventType::UserLoginRefused, call).outcome(Outcome::Refused).detail("method", "kanidm")
+}
+
+fn invalid_attempt() -> Fault {
+    Fault::new(Reason::InvalidLoginAttempt, "There is no such login attempt of this client.")
+}
+
+/// When an attempt was begun, which its id says.
+///
+/// # Errors
+/// `INTERNAL` for an id that says no time: none of ours.
+fn begun_at(login_id: Uuid) -> Result<DateTime<Utc>> {
+    let begun = login_id.get_timestamp().map(|at| at.to_unix());
+    let begun = begun.and_then(|(seconds, nanos)| DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos));
+    begun.ok_or_else(|| Fault::internal(format!("the id {login_id} of a login says no time")))
+}
+
+fn place(login_id: Uuid) -> Place {
+    Place { table: "kanidm_logins", column: "pkce_verifier", row: login_id }
+}
+
+/// What a refusal of the database's is to the caller.
+pub(in crate::authenticate) fn link_refusal(outcome: &str) -> Fault {
+    match outcome {
+        // One text for both: whose person it is is nobody else's business.
+        "already_linked" | "person_taken" => {
+            Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")
+                .with("field", "kanidm_user_id")
+        }
+        // Whoever set that password may still know it, and would stay by the link when it has gone.
+        "password_change_required" => crate::authenticate::login::second_factor::factor_state(
+            "password_change_required",
+            "The password must be changed first.",
+        ),
+        "migrating" => Fault::new(Reason::MigrationOverlap, "A migration is at work on the user."),
+        _ => Fault::new(Reason::Unauthenticated, "The session is not accepted any more."),
+    }
+}
+
+/// The refusal where Kanidm cannot prove that somebody is there now.
+pub(in crate::authenticate) fn unavailable() -> Fault {
+    Fault::new(Reason::KanidmProofUnavailable, "Kanidm cannot prove for this user that they are there now.")
+}

@@ -1,0 +1,53 @@
+//! Logins through Kanidm: the attempt that goes there, and what its return leads to (a session, a link of the account, a
+//! proof).
+
+pub(super) mod attempt;
+pub(super) mod link;
+pub(super) mod login;
+pub(super) mod proof;
+pub(super) mod store;
+
+use std::sync::Arc;
+
+use super::account::step_up::StepUps;
+use super::sampler::Sampler;
+use super::settings::Settings;
+use crate::audit::Recorder;
+use crate::context::Context;
+use crate::db::Db;
+use crate::kanidm::Oidc;
+use crate::mail::Outbox;
+use crate::metrics::Metrics;
+use crate::seal::Keyring;
+use crate::session::Sessions;
+use crate::shared::Core;
+
+/// Logins through Kanidm.
+#[derive(Clone)]
+pub(super) struct KanidmLogin {
+    config: Arc<Settings>,
+    context: Context,
+    db: Db,
+    keyring: Keyring,
+    recorder: Recorder,
+    metrics: Metrics,
+    outbox: Outbox,
+    sessions: Sessions,
+    kanidm: Option<Oidc>,
+    step_ups: StepUps,
+    sampled: Arc<Sampler>,
+}
+
+impl KanidmLogin {
+    pub(super) fn new(
+        core: Core,
+        config: Arc<Settings>,
+        sessions: Sessions,
+        kanidm: Option<Oidc>,
+        step_ups: StepUps,
+        sampled: Arc<Sampler>,
+    ) -> Self {
+        let Core { db, context, keyring, recorder, outbox, metrics, .. } = core;
+        Self { config, context, db, keyring, recorder, metrics, outbox, sessions, kanidm, step_ups, sampled }
+    }
+}

@@ -1,0 +1,434 @@
+//! SQL of second factors: showing one, enrolling one, taking it away, and the logins that wait for one.
+
+use std::time::Duration;
+
+use crate::db::{Connection, Db};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sidle_token::Epoch;
+use uuid::Uuid;
+
+use super::login::{Finished, Reserved};
+use crate::audit::Prepared;
+use crate::authenticate::UserView;
+use crate::authenticate::enrolment::Offer;
+use crate::authenticate::login::attempt::ToItsEnd;
+use crate::config::PasswordConfig;
+use crate::fault::Result;
+use crate::session::Rights;
+
+/// An application's secret as it lies in the database.
+pub(in crate::authenticate) struct SealedTotp {
+    pub totp_id: Uuid,
+    pub secret: Vec<u8>,
+}
+
+/// What is spent of a second factor that was right.
+pub(in crate::authenticate) enum Spend {
+    Totp {
+        totp_id: Uuid,
+        step: i64,
+    },
+    /// The digests that the code may be kept by.
+    RecoveryCode(Vec<Vec<u8>>),
+}
+
+impl Spend {
+    fn parts(&self) -> (Option<Uuid>, Option<i64>, &[Vec<u8>]) {
+        match self {
+            Self::Totp { totp_id, step } => (Some(*totp_id), Some(*step), &[]),
+            Self::RecoveryCode(digests) => (None, None, digests),
+        }
+    }
+}
+
+fn refusal(reason: &str) -> Result<&'static str> {
+    let known = [
+        "unknown_challenge",
+        "challenge_lapsed",
+        "challenge_spent",
+        "changed_meanwhile",
+        "no_second_factor",
+        "replayed",
+        "wrong_code",
+    ];
+    let found = known.into_iter().find(|known| *known == reason);
+    found.map_or_else(|| super::login::refusal(reason), Ok)
+}
+
+fn reserved(
+    user: Option<Uuid>,
+    tenant_id: Option<Uuid>,
+    attempt: Option<i32>,
+    known_device: Option<bool>,
+    reason: Option<&str>,
+) -> Result<Reserved> {
+    Ok(Reserved {
+        user_id: user,
+        tenant_id,
+        password_hash: None,
+        password_version: None,
+        pepper_id: None,
+        set_here: false,
+        attempt: attempt.and_then(|attempt| u32::try_from(attempt).ok()),
+        known_device: known_device.unwrap_or_default(),
+        refusal: reason.map(refusal).transpose()?,
+        highest_cost: 0,
+    })
+}
+
+fn sealed(totp_id: Option<Uuid>, secret: Option<Vec<u8>>) -> Option<SealedTotp> {
+    Some(SealedTotp { totp_id: totp_id?, secret: secret? })
+}
+
+/// After how many failures an account is locked and for how long: each time twice as long as before, up to the longest.
+#[derive(Clone, Copy)]
+pub(in crate::authenticate) struct Locking<'a> {
+    pub passwords: &'a PasswordConfig,
+    pub longest: Duration,
+}
+
+/// Records a refused code, and the lock that it led to, of which the user is told by this message unless they were lately.
+pub(in crate::authenticate) async fn refuse(
+    db: &Db,
+    user: Uuid,
+    (event, lock): (&Prepared, Option<&Prepared>),
+    mail: Option<&Value>,
+    now: DateTime<Utc>,
+    tell_again: Duration,
+) -> Result<()> {
+    sqlx::query!(
+        "SELECT second_factor_refuse($1, $2, $3, $4, $5, $6, make_interval(secs => $7))",
+        user,
+        event.event,
+        event.personal.as_deref(),
+        lock.map(|lock| &lock.event),
+        mail,
+        now,
+        tell_again.as_secs_f64(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(())
+}
+
+/// Reserves an attempt of somebody known to show a code: of the application they have or, `pending`, of the one that they
+/// are enrolling.
+pub(in crate::authenticate) async fn begin(
+    db: &Db,
+    _: &ToItsEnd,
+    (user, pending): (Uuid, bool),
+    now: DateTime<Utc>,
+    locking: Locking<'_>,
+    device: Option<&[u8; 32]>,
+) -> Result<(Reserved, Option<SealedTotp>)> {
+    let row = sqlx::query!(
+        "SELECT tenant_id, attempt, known_device, refusal, totp_id, secret
+         FROM factor_begin($1, $2, $3, $4, make_interval(secs => $5), make_interval(secs => $6), $7)",
+        user,
+        pending,
+        now,
+        i32::try_from(locking.passwords.max_attempts).unwrap_or(i32::MAX),
+        locking.passwords.lock_duration.as_secs_f64(),
+        locking.longest.as_secs_f64(),
+        device.map(|device| &device[..]) as Option<&[u8]>,
+    )
+    .fetch_one(db)
+    .await?;
+    let reserved = reserved(Some(user), row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref())?;
+    Ok((reserved, sealed(row.totp_id, row.secret)))
+}
+
+/// A login that waits for its second factor and may try one.
+pub(in crate::authenticate) struct Waiting {
+    pub reserved: Reserved,
+    pub totp: Option<SealedTotp>,
+    /// What the login asked for.
+    pub request: Option<Value>,
+}
+
+/// Reserves an attempt to complete a login.
+pub(in crate::authenticate) async fn mfa_begin(
+    db: &Db,
+    _: &ToItsEnd,
+    challenge: &[u8; 32],
+    now: DateTime<Utc>,
+    locking: Locking<'_>,
+) -> Result<Waiting> {
+    let row = sqlx::query!(
+        "SELECT user_id, tenant_id, attempt, known_device, refusal, totp_id, secret, request
+         FROM mfa_begin($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5))",
+        challenge,
+        now,
+        i32::try_from(locking.passwords.max_attempts).unwrap_or(i32::MAX),
+        locking.passwords.lock_duration.as_secs_f64(),
+        locking.longest.as_secs_f64(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(Waiting {
+        reserved: reserved(row.user_id, row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref())?,
+        totp: sealed(row.totp_id, row.secret),
+        request: row.request,
+    })
+}
+
+/// What completing a login ends with.
+pub(in crate::authenticate) struct MfaFinish<'a> {
+    pub challenge: &'a [u8; 32],
+    pub user: Uuid,
+    pub spend: &'a Spend,
+    pub tenant: Option<Uuid>,
+    pub now: DateTime<Utc>,
+    pub session: Value,
+    pub event: Prepared,
+    pub refused: Prepared,
+    pub new_device: Value,
+    /// For a recovery code: that it was used, and the message that says so.
+    pub code_event: Prepared,
+    pub mail: Option<Value>,
+    /// An invitation, should the login be complete.
+    pub offer: Option<&'a Offer>,
+}
+
+/// Spends code and challenge and completes the login; or why the code does not count.
+pub(in crate::authenticate) async fn mfa_finish(
+    db: &Db,
+    finish: MfaFinish<'_>,
+) -> Result<std::result::Result<(Finished, Option<String>), &'static str>> {
+    let (totp_id, step, digests) = finish.spend.parts();
+    let row = sqlx::query!(
+        r#"SELECT outcome AS "outcome!", tenant_id, choices, roles, permissions, platform_permissions,
+               tokens_valid_from, must_change_password, email, username, full_name, auth_method, known_device,
+               invitation_offer(outcome, known_device, $16, $6, $17, $18) AS invited
+           FROM mfa_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
+        finish.challenge,
+        totp_id,
+        step,
+        digests,
+        finish.tenant,
+        finish.now,
+        finish.session,
+        finish.event.event,
+        finish.event.personal.as_deref(),
+        finish.refused.event,
+        finish.refused.personal.as_deref(),
+        finish.new_device,
+        finish.code_event.event,
+        finish.code_event.personal.as_deref(),
+        finish.mail,
+        finish.user,
+        finish.offer.map(|offer| &offer.record),
+        finish.offer.and_then(|offer| offer.personal.as_deref()),
+    )
+    .fetch_one(db)
+    .await?;
+    let finished = match row.outcome.as_str() {
+        "signed_in" => Finished::SignedIn {
+            rights: Rights {
+                tenant_id: row.tenant_id,
+                roles: row.roles.unwrap_or_default(),
+                permissions: row.permissions.unwrap_or_default(),
+                platform_permissions: row.platform_permissions.unwrap_or_default(),
+                epoch: Epoch::of(row.tokens_valid_from),
+                must_change_password: row.must_change_password.unwrap_or(true),
+            },
+            user: UserView {
+                user_id: finish.user,
+                email: row.email.unwrap_or_default(),
+                username: row.username,
+                full_name: row.full_name.unwrap_or_default(),
+                auth_method: row.auth_method.unwrap_or_default(),
+            },
+            known_device: row.known_device.unwrap_or_default(),
+        },
+        "no_tenant" => Finished::NoTenant,
+        "tenant_required" => Finished::TenantRequired(row.choices.unwrap_or_default()),
+        "refused" => Finished::Refused,
+        reason => return Ok(Err(refusal(reason)?)),
+    };
+    Ok(Ok((finished, row.invited)))
+}
+
+/// A user's factors as they stand, kept from every other change until the transaction ends.
+pub(in crate::authenticate) struct Standing {
+    pub tenant_id: Uuid,
+    pub email: String,
+    pub has_password: bool,
+    pub must_change_password: bool,
+    pub has_totp: bool,
+}
+
+/// Locks a user for a change of factors; none when the user has gone.
+pub(in crate::authenticate) async fn lock(tx: &mut Connection, user: Uuid) -> Result<Option<Standing>> {
+    let row = sqlx::query_as!(
+        Standing,
+        r#"SELECT tenant_id, email, password_hash IS NOT NULL AND auth_method <> 'kanidm' AS "has_password!",
+               must_change_password,
+               EXISTS (SELECT FROM user_totp t WHERE t.user_id = u.user_id AND t.confirmed_at IS NOT NULL) AS "has_totp!"
+           FROM users u WHERE user_id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE OF u"#,
+        user,
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(row)
+}
+
+/// Whether a user has an authenticator application.
+pub(in crate::authenticate) async fn has_totp(tx: &mut Connection, user: Uuid) -> Result<bool> {
+    let found = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM user_totp WHERE user_id = $1 AND confirmed_at IS NOT NULL) AS "found!""#,
+        user,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(found)
+}
+
+/// Spends a code, once; says whether it was there to be spent.
+pub(in crate::authenticate) async fn spend(
+    tx: &mut Connection,
+    user: Uuid,
+    spend: &Spend,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    let (totp_id, step, digests) = spend.parts();
+    let spent = sqlx::query_scalar!(
+        r#"SELECT factor_consume($1, $2, $3, $4, $5) AS "spent!""#,
+        user,
+        totp_id,
+        step,
+        digests,
+        now
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(spent)
+}
+
+/// Gives an attempt back: the code was right.
+pub(in crate::authenticate) async fn refund(
+    tx: &mut Connection,
+    user: Uuid,
+    device: Option<&[u8; 32]>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let device = device.map(|device| &device[..]) as Option<&[u8]>;
+    sqlx::query!("SELECT attempt_refund($1, $2, $3, true)", user, device, now).fetch_one(tx).await?;
+    Ok(())
+}
+
+/// How many recovery codes a user has left.
+pub(in crate::authenticate) async fn codes_left(tx: &mut Connection, user: Uuid) -> Result<i64> {
+    let left = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "left!" FROM recovery_codes WHERE user_id = $1 AND used_at IS NULL"#,
+        user,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(left)
+}
+
+/// Begins an enrolment, in the place of an unfinished one.
+pub(in crate::authenticate) async fn enrol(
+    tx: &mut Connection,
+    user: Uuid,
+    totp: &SealedTotp,
+    now: DateTime<Utc>,
+    lifetime: Duration,
+) -> Result<DateTime<Utc>> {
+    let expires_at = now + chrono::TimeDelta::from_std(lifetime).unwrap_or_default();
+    sqlx::query!(
+        "INSERT INTO user_totp (user_id, totp_id, secret, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (user_id) DO UPDATE SET totp_id = excluded.totp_id, secret = excluded.secret,
+             created_at = excluded.created_at, expires_at = excluded.expires_at, last_step = 0
+         WHERE user_totp.confirmed_at IS NULL",
+        user,
+        totp.totp_id,
+        totp.secret,
+        now,
+        expires_at,
+    )
+    .execute(tx)
+    .await?;
+    Ok(expires_at)
+}
+
+/// Makes the unfinished enrolment count, once; its first code is spent with it.
+pub(in crate::authenticate) async fn confirm(
+    tx: &mut Connection,
+    user: Uuid,
+    totp_id: Uuid,
+    step: i64,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    let done = sqlx::query!(
+        "UPDATE user_totp SET confirmed_at = $4, last_step = $3
+         WHERE user_id = $1 AND totp_id = $2 AND confirmed_at IS NULL AND expires_at > $4",
+        user,
+        totp_id,
+        step,
+        now,
+    )
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Takes the application away, with everything that is worth something through it only.
+pub(in crate::authenticate) async fn remove(tx: &mut Connection, user: Uuid) -> Result<()> {
+    sqlx::query!("SELECT directory_remove_second_factor($1)", user).execute(tx).await?;
+    Ok(())
+}
+
+/// Voids the proofs by factors that are about to change.
+pub(in crate::authenticate) async fn void_proofs(tx: &mut Connection, user: Uuid) -> Result<()> {
+    sqlx::query!("DELETE FROM step_up_tokens WHERE user_id = $1", user).execute(tx).await?;
+    Ok(())
+}
+
+/// Gives a user these recovery codes in the place of any others.
+pub(in crate::authenticate) async fn replace_codes(
+    tx: &mut Connection,
+    user: Uuid,
+    ids: &[Uuid],
+    digests: &[Vec<u8>],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!("DELETE FROM recovery_codes WHERE user_id = $1", user).execute(&mut *tx).await?;
+    sqlx::query!(
+        "INSERT INTO recovery_codes (recovery_code_id, user_id, code_hash, created_at)
+         SELECT id, $1, digest, $4 FROM unnest($2::uuid[], $3::bytea[]) AS code (id, digest)",
+        user,
+        ids,
+        digests,
+        now,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Ends the sessions of a user except one, and tells which ended.
+pub(in crate::authenticate) async fn end_other_sessions(
+    tx: &mut Connection,
+    user: Uuid,
+    except: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Vec<Uuid>> {
+    let ended = sqlx::query_scalar!(
+        r#"SELECT session_end_all($1, $2, 'credential_changed', $3) AS "ended!""#,
+        user,
+        except,
+        now
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(ended)
+}
+
+/// Removes what has lapsed of proofs, unfinished logins and unfinished enrolments.
+pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("SELECT purge_challenges($1)", now).fetch_one(db).await?;
+    Ok(())
+}
