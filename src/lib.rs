@@ -28,6 +28,7 @@ pub mod access;
 pub mod app;
 pub mod audit;
 pub mod authenticate;
+pub mod change;
 pub mod cli;
 pub mod codec;
 pub mod config;

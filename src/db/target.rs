@@ -81,8 +81,8 @@ impl Target {
                     ),
                 ));
             }
-            // Statements are logged nowhere: their parameters are people's data. And the driver's session_request for more digits in
-            // texts, which nothing here needs, is refused by some poolers.
+            // Statements are logged nowhere: their parameters are people's data. And the driver's wish for more
+            // digits in texts, which nothing here needs, is refused by some poolers.
             servers.push(options.application_name("sidle").extra_float_digits(None).disable_statement_logging());
         }
         Ok(Self { servers: servers.into(), last: Arc::default() })

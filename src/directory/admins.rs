@@ -13,15 +13,17 @@ pub(super) struct Guard {
 
 /// Takes the lock; before any row is locked, so that two changes never wait for each other.
 pub(super) async fn guard(change: &mut Change<'_>) -> Result<Guard> {
+    let now = change.now;
     tokens::lock_admins(&mut change.tx).await?;
-    let had_one = tokens::has_platform_admin(&mut change.tx, change.now).await?;
+    let had_one = tokens::has_platform_admin(&mut change.tx, now).await?;
     Ok(Guard { had_one })
 }
 
 impl Guard {
     /// Refuses the change if nobody who can sign in would be left.
     pub async fn still_has_one(self, change: &mut Change<'_>) -> Result<()> {
-        if self.had_one && !tokens::has_platform_admin(&mut change.tx, change.now).await? {
+        let now = change.now;
+        if self.had_one && !tokens::has_platform_admin(&mut change.tx, now).await? {
             return Err(Fault::new(
                 Reason::LastAdmin,
                 "Nobody who can sign in would be left to administer the platform.",

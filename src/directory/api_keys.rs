@@ -48,7 +48,8 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
     change.step_up_of_people(CREATE, Some(account.service_account_id)).await?;
     if new.kind == KeyKind::ClientSecret {
         // The account's row is locked, so the count is right whoever else makes one.
-        let live = store::api_keys::live_secrets(&mut change.tx, account.service_account_id, change.now).await?;
+        let now = change.now;
+        let live = store::api_keys::live_secrets(&mut change.tx, account.service_account_id, now).await?;
         if live >= MOST_SECRETS {
             let fault = Fault::new(Reason::TooManySecrets, "The service account has two client secrets that work.");
             return Err(fault.with("most", MOST_SECRETS.to_string()));

@@ -1,7 +1,9 @@
-//! A change that is being made: one transaction with the events that tell of it, and what this replica must know at
-//! once when it is committed.
+//! A change that an administrator makes: a [`Change`](crate::change::Change) with the caller, how far they reach, and the
+//! proofs it takes.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use std::ops::{Deref, DerefMut};
+
+use chrono::TimeDelta;
 use sidle_token::Epoch;
 use uuid::Uuid;
 
@@ -10,9 +12,8 @@ use crate::access::delegation::{Aimed, Effect, aim};
 use crate::access::{Call, Principal, PrincipalKind};
 use crate::audit::Event;
 use crate::context::Context;
-use crate::db::{Scope, Tx};
+use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
-use crate::mail::Message;
 
 /// How many users one event names when the tokens of many end.
 pub(super) const CHUNK: i64 = 500;
@@ -22,12 +23,21 @@ pub(super) struct Change<'a> {
     directory: &'a Directory,
     pub call: &'a Call,
     pub scope: Scope,
-    pub tx: Tx,
-    /// When the change began.
-    pub now: DateTime<Utc>,
-    principals: Vec<(Uuid, Epoch)>,
-    sessions: Vec<Uuid>,
-    keys: Vec<Uuid>,
+    change: crate::change::Change,
+}
+
+impl Deref for Change<'_> {
+    type Target = crate::change::Change;
+
+    fn deref(&self) -> &Self::Target {
+        &self.change
+    }
+}
+
+impl DerefMut for Change<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.change
+    }
 }
 
 impl Directory {
@@ -46,19 +56,14 @@ impl Directory {
 
 impl<'a> Change<'a> {
     pub async fn begin(directory: &'a Directory, call: &'a Call, scope: Scope) -> Result<Self> {
-        Ok(Self::over(directory.db.begin(scope).await?, directory, call, scope))
+        Ok(Self { directory, call, scope, change: directory.changes.begin(scope).await? })
     }
 
     /// Begins one that writes addresses or usernames, for which it may have to wait: see [`Db::begin_contended`].
     ///
     /// [`Db::begin_contended`]: crate::db::Db::begin_contended
     pub async fn begin_contended(directory: &'a Directory, call: &'a Call, scope: Scope) -> Result<Self> {
-        Ok(Self::over(directory.db.begin_contended(scope).await?, directory, call, scope))
-    }
-
-    fn over(tx: Tx, directory: &'a Directory, call: &'a Call, scope: Scope) -> Self {
-        let now = directory.context.now();
-        Self { directory, call, scope, tx, now, principals: Vec::new(), sessions: Vec::new(), keys: Vec::new() }
+        Ok(Self { directory, call, scope, change: directory.changes.begin_contended(scope).await? })
     }
 
     pub fn principal(&self) -> Result<&'a Principal> {
@@ -94,7 +99,7 @@ impl<'a> Change<'a> {
     /// Spends the proof that the caller brings for `method` on the resource `target`; it stays good if the change is not
     /// committed.
     pub async fn step_up(&mut self, method: &'static str, target: Option<Uuid>) -> Result<()> {
-        self.directory.step_ups.require(&mut self.tx, self.call, method, target).await
+        self.directory.step_ups.require(&mut self.change.tx, self.call, method, target).await
     }
 
     /// As [`Change::step_up`], of people only: for what makes lasting rights over every tenant out of a session.
@@ -104,7 +109,7 @@ impl<'a> Change<'a> {
         if principal.kind == PrincipalKind::User {
             store::tokens::lock_users(&mut self.tx, &[principal.id]).await?;
         }
-        self.directory.step_ups.require_of_people(&mut self.tx, self.call, method, target).await
+        self.directory.step_ups.require_of_people(&mut self.change.tx, self.call, method, target).await
     }
 
     /// Keeps the caller from being ended until the change is made, and refuses one who has been: what lets somebody in must
@@ -119,25 +124,14 @@ impl<'a> Change<'a> {
         Err(Fault::new(Reason::Unauthenticated, "The access token is not accepted any more."))
     }
 
-    /// Writes an event in the transaction of the change.
-    pub async fn record(&mut self, event: Event) -> Result<()> {
-        self.directory.recorder.record(&mut self.tx, event).await?;
-        Ok(())
-    }
-
-    /// Tells somebody of the change, if it is committed.
-    pub async fn notify(&mut self, message: Message) -> Result<()> {
-        self.directory.outbox.enqueue(&mut self.tx, message).await
-    }
-
     /// Asks a user to confirm the address they have now.
     pub async fn ask_to_verify(&mut self, user: Uuid) -> Result<()> {
-        self.directory.verifications.ask(&mut self.tx, user).await
+        self.directory.verifications.ask(&mut self.change.tx, user).await
     }
 
     /// Aims the change at a user, or refuses it; see [`aim`].
     pub async fn aim(&mut self, user: Uuid, effect: Effect) -> Result<Aimed> {
-        aim(&mut self.tx, self.call.principal()?, self.scope, user, effect).await
+        aim(&mut self.change.tx, self.call.principal()?, self.scope, user, effect).await
     }
 
     /// Refuses the access tokens that a user has now; `event` is to tell of it.
@@ -161,37 +155,24 @@ impl<'a> Change<'a> {
 
     /// Notes that the tokens of these principals end with this revocation, in `event` and for after the commit.
     fn ended(&mut self, principals: &[Uuid], epoch: Epoch, event: Event) -> Event {
-        self.principals.extend(principals.iter().map(|principal| (*principal, epoch)));
+        for principal in principals {
+            self.revoke_tokens(*principal, epoch);
+        }
         event.detail("tokens_valid_from", epoch.micros()).detail("principals", ids(principals))
     }
 
     /// Ends the sessions of a user and refuses their tokens; says how many there were, and `event` is to tell of it.
     pub async fn end_sessions(&mut self, aimed: &Aimed, reason: &'static str, event: Event) -> Result<(i32, Event)> {
-        let sessions = store::tokens::end_sessions(&mut self.tx, aimed, reason, self.now).await?;
+        let sessions = store::tokens::end_sessions(&mut self.change.tx, aimed, reason, self.change.now).await?;
         let event = self.end_tokens(aimed, event).await?.detail("sessions", ids(&sessions));
         let count = i32::try_from(sessions.len()).unwrap_or(i32::MAX);
-        self.sessions.extend(sessions);
+        self.revoke_sessions(sessions);
         Ok((count, event))
     }
 
-    /// Notes that the tokens end that were signed with a key.
-    pub fn revoke_key(&mut self, kid: Uuid) {
-        self.keys.push(kid);
-    }
-
-    /// Makes it so, and refuses what has ended on this replica without waiting for the log.
+    /// Commits as [`Change::commit`](crate::change::Change::commit).
     pub async fn commit(self) -> Result<()> {
-        self.tx.commit().await?;
-        for (principal, epoch) in self.principals {
-            self.directory.revocations.end_tokens(principal, epoch);
-        }
-        for session in self.sessions {
-            self.directory.revocations.end_session(session);
-        }
-        for kid in self.keys {
-            self.directory.revocations.end_key(kid);
-        }
-        Ok(())
+        self.change.commit().await
     }
 }
 

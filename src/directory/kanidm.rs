@@ -97,7 +97,8 @@ pub(super) async fn link(
         }
         _ => {}
     }
-    store::kanidm::link(&mut change.tx, &aimed, candidate.person, &candidate.name, change.now).await?;
+    let now = change.now;
+    store::kanidm::link(&mut change.tx, &aimed, candidate.person, &candidate.name, now).await?;
     let event = users::about(change, EventType::UserKanidmLinked, &user)
         .detail("person", candidate.person)
         .detail("by", "administrator");

@@ -43,7 +43,8 @@ pub(super) async fn end_made_by(change: &mut Change<'_>, aimed: &Aimed, keep: bo
         let permits = if made.tenant_id.is_none() { permits.on_platform() } else { permits };
         !only_beyond || !may(made.tenant_id).covers(&permits)
     };
-    let mut credentials = store::api_keys::made_by(&mut change.tx, user, change.now).await?;
+    let now = change.now;
+    let mut credentials = store::api_keys::made_by(&mut change.tx, user, now).await?;
     credentials.retain(is_beyond);
     if !keep {
         end(change, user, &credentials).await?;
@@ -57,7 +58,8 @@ pub(super) async fn end_made_by(change: &mut Change<'_>, aimed: &Aimed, keep: bo
 
 /// Ends the keys and certificates that a service account made.
 pub(super) async fn end_made_by_program(change: &mut Change<'_>, account: Uuid) -> Result<()> {
-    let credentials = store::api_keys::made_by(&mut change.tx, account, change.now).await?;
+    let now = change.now;
+    let credentials = store::api_keys::made_by(&mut change.tx, account, now).await?;
     end(change, account, &credentials).await
 }
 

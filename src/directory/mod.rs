@@ -25,31 +25,28 @@ pub use self::bootstrap::{Bootstrapped, FirstAdmin, bootstrap};
 pub(in crate::directory) use self::change::Change;
 pub use self::rpc::Service;
 use crate::access::Call;
-use crate::audit::Recorder;
 use crate::authenticate::{Authenticate, StepUps, Verifications};
+use crate::change::Changes;
 use crate::config::ApiKeyConfig;
 use crate::context::Context;
 use crate::credential::{Hasher, Policy};
 use crate::db::{Db, Scope, Tx};
 use crate::fault::Result;
 use crate::kanidm::Kanidm;
-use crate::mail::Outbox;
 use crate::session::Sessions;
 use crate::shared::Core;
-use crate::token::{Revocations, SigningKeyManager};
+use crate::token::SigningKeyManager;
 
 #[derive(Clone)]
 pub struct Directory {
     db: Db,
     context: Context,
-    recorder: Recorder,
-    revocations: Revocations,
+    changes: Changes,
     keys: SigningKeyManager,
     hasher: Hasher,
     step_ups: StepUps,
     policy: Policy,
     kanidm: Option<Kanidm>,
-    outbox: Outbox,
     verifications: Verifications,
     longest_key_life: TimeDelta,
 }
@@ -65,18 +62,17 @@ impl Directory {
         kanidm: Option<Kanidm>,
         api_keys: &ApiKeyConfig,
     ) -> Self {
-        let Core { db, context, recorder, outbox, .. } = core;
+        let changes = Changes::new(&core, sessions.revocations.clone());
+        let Core { db, context, .. } = core;
         Self {
             db,
             context,
-            recorder,
-            revocations: sessions.revocations.clone(),
+            changes,
             keys: sessions.keys.clone(),
             hasher,
             step_ups: authenticate.step_ups(),
             policy,
             kanidm,
-            outbox,
             verifications: authenticate.verifications(),
             longest_key_life: api_keys.longest(),
         }

@@ -61,7 +61,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
         updated_at: change.now,
     };
     store::service_accounts::insert(&mut change.tx, &account).await?;
-    store::service_accounts::set_certificates(&mut change.tx, &account, principal.id, change.now).await?;
+    store::service_accounts::set_certificates(&mut change.tx, &account, principal.id, account.created_at).await?;
     let event = about(change, EventType::ServiceAccountCreated, &account).detail("new", facts(&account));
     change.record(event).await?;
     Ok(account)
@@ -90,8 +90,8 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         change.step_up_of_people(UPDATE, Some(id)).await?;
     }
     if certificates_changed {
-        let caller = change.principal()?.id;
-        store::service_accounts::set_certificates(&mut change.tx, &after, caller, change.now).await?;
+        let (caller, now) = (change.principal()?.id, change.now);
+        store::service_accounts::set_certificates(&mut change.tx, &after, caller, now).await?;
     }
     let rights_changed = certificates_changed || permissions_changed || before.status != after.status;
     store::service_accounts::update(&mut change.tx, &after).await?;

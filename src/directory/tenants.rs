@@ -135,7 +135,8 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
         let fault = Fault::new(Reason::InUse, "There are still users that call the tenant home.");
         return Err(fault.with("by", "users"));
     }
-    store::tenants::delete(&mut change.tx, id, change.now).await?;
+    let now = change.now;
+    store::tenants::delete(&mut change.tx, id, now).await?;
     let event = about(change, EventType::TenantDeleted, &tenant);
     change.record(event).await?;
     end_all_tokens(change, &tenant).await

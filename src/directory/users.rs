@@ -180,7 +180,8 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
     let guard = admins::guard(change).await?;
     let (aimed, user) = for_change(change, id, version, Effect::Everywhere).await?;
     admins::spare_master(&user)?;
-    store::users::delete(&mut change.tx, &aimed, change.now).await?;
+    let now = change.now;
+    store::users::delete(&mut change.tx, &aimed, now).await?;
     guard.still_has_one(change).await?;
     let event = about(change, EventType::UserDeleted, &user);
     let (sessions, event) = change.end_sessions(&aimed, "user_disabled", event).await?;

@@ -19,6 +19,8 @@ const LAYERS: &[&[&str]] = &[
     &["token"],
     // What most services are made of, in one value.
     &["shared"],
+    // A transaction with its events, messages and revocations.
+    &["change"],
     &["session"],
     &["authenticate"],
     &["directory", "migration"],

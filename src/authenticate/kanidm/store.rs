@@ -13,7 +13,7 @@ use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::session::{Rights, SessionRequest};
 
-/// What became of the session_request to begin a login.
+/// What became of the request to begin a login.
 pub(in crate::authenticate) struct Begun {
     /// `begun`, or why not.
     pub outcome: String,

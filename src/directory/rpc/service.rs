@@ -36,7 +36,8 @@ pub(in crate::directory) async fn repeated<A: Message + Default>(
     if validate_only {
         return Ok((None, None));
     }
-    Replay::begin(&mut change.tx, change.call, method, request_id, body).await
+    let call = change.call;
+    Replay::begin(&mut change.tx, call, method, request_id, body).await
 }
 
 /// Commits a change with its answer. One that was only to be validated is dropped instead: it has met every rule and
