@@ -97,9 +97,11 @@ fn script(server: &TestServer) -> tempfile::NamedTempFile {
     };
     let text = format!(
         "\\set m :n + 1
-SELECT 1 / (outcome = 'refreshed')::integer FROM session_refresh({}, sha256('request'), gen_random_uuid(), {},
-    gen_random_uuid(), NULL, NULL, clock_timestamp(), interval '60 seconds', interval '10 seconds',
-    clock_timestamp() + interval '16 minutes', interval '7 days', interval '30 days', gen_random_uuid(), interval '15 seconds', interval '1 microsecond', interval '60 seconds', {refreshed}, {personal}, {reused}, {reused_personal});
+SELECT 1 / (outcome = 'refreshed')::integer FROM session_refresh(
+    ROW({}, sha256('request'), gen_random_uuid(), {}, gen_random_uuid(), clock_timestamp() + interval '16 minutes', NULL, NULL,
+        clock_timestamp(), interval '60 seconds', interval '10 seconds', interval '7 days', interval '30 days',
+        gen_random_uuid(), interval '15 seconds', interval '1 microsecond', interval '60 seconds')::refresh_exchange,
+    ROW({refreshed}, {personal})::prepared_event, ROW({reused}, {reused_personal})::prepared_event);
 \\set n :m
 ",
         token("n"),

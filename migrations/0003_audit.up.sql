@@ -67,6 +67,12 @@ CREATE POLICY audit_inbox_write ON audit_inbox FOR INSERT
     WITH CHECK (sidle_tenant() IS NOT NULL AND (tenant_id IS NULL OR tenant_id = sidle_tenant()));
 GRANT SELECT, INSERT, DELETE ON audit_inbox TO sidle_app;
 
+CREATE TYPE prepared_event AS (
+    event    jsonb,
+    personal bytea
+);
+COMMENT ON TYPE prepared_event IS 'An event that is ready to be recorded, keyed by the column names of audit_inbox, and its sealed personal data.';
+
 CREATE TABLE audit_head (
     singleton   boolean PRIMARY KEY DEFAULT true,
     position    bigint NOT NULL,

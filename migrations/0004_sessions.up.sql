@@ -183,3 +183,73 @@ COMMENT ON COLUMN refresh_tokens.revoked_at IS 'When it was revoked unused.';
 ALTER TABLE refresh_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE refresh_tokens FORCE ROW LEVEL SECURITY;
 CREATE POLICY refresh_tokens_scope ON refresh_tokens USING ((SELECT sidle_platform()));
+
+-- What the functions of sessions take and give.
+CREATE TYPE new_session AS (
+    session_id           uuid,
+    audience             text,
+    persistent           boolean,
+    access_token_jti     uuid,
+    access_until         timestamptz,
+    refresh_token_id     uuid,
+    refresh_token_hash   bytea,
+    device_id            text,
+    device_type          text,
+    device_platform      text,
+    device_location      text,
+    device_fingerprint   text,
+    ip_address           text,
+    user_agent           text,
+    kanidm_session_id    uuid,
+    kanidm_refresh_token bytea,
+    idle_expires_at      timestamptz,
+    expires_at           timestamptz,
+    session_limit        integer,
+    limit_event          jsonb
+);
+COMMENT ON TYPE new_session IS 'A session that is about to begin, with its first refresh token; how many a user may have, 0 for any number, and the event that tells of those that end for it.';
+CREATE TYPE user_rights AS (
+    tenant_id            uuid,
+    roles                text[],
+    permissions          text[],
+    platform_permissions text[],
+    tokens_valid_from    timestamptz,
+    must_change_password boolean
+);
+COMMENT ON TYPE user_rights IS 'What a user is and may do in a tenant and on the platform, as it is to stand in a token.';
+CREATE TYPE refresh_exchange AS (
+    token_hash       bytea,
+    request_hash     bytea,
+    successor_id     uuid,
+    successor_hash   bytea,
+    access_token_jti uuid,
+    access_until     timestamptz,
+    tenant_id        uuid,
+    audience         text,
+    exchanged_at     timestamptz,
+    repeat_within    interval,
+    leeway           interval,
+    idle             interval,
+    persistent_idle  interval,
+    lease_id         uuid,
+    lease_time       interval,
+    spacing          interval,
+    burst            interval
+);
+COMMENT ON TYPE refresh_exchange IS 'An exchange of a refresh token for its successor: what is asked for, for how long it can be repeated and raced, how long the session then lasts unused, the lease to renew it at Kanidm, and what it is charged, where it is.';
+CREATE TYPE refresh_outcome AS ENUM ('refreshed', 'repeated', 'raced', 'reused', 'invalid', 'no_tenant', 'other_audience',
+    'request_id_reused', 'throttled', 'kanidm_busy', 'kanidm_required');
+COMMENT ON TYPE refresh_outcome IS 'What became of an exchange of a refresh token.';
+CREATE TYPE refresh_result AS (
+    outcome              refresh_outcome,
+    session_id           uuid,
+    user_id              uuid,
+    audience             text,
+    rights               user_rights,
+    expires_at           timestamptz,
+    refresh_expires_at   timestamptz,
+    kanidm_user_id       uuid,
+    kanidm_refresh_token bytea,
+    retry_after          interval
+);
+COMMENT ON TYPE refresh_result IS 'What became of an exchange: what the new tokens are made of, whom to ask Kanidm about with which token (sealed), or when to come back.';

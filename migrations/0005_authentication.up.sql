@@ -321,3 +321,41 @@ ALTER TABLE invitations FORCE ROW LEVEL SECURITY;
 CREATE POLICY invitations_scope ON invitations USING ((SELECT sidle_platform()));
 -- Changes through functions and in no other way.
 GRANT SELECT ON invitations TO sidle_app;
+
+-- What the functions of logins take and give.
+CREATE TYPE new_device AS (
+    known_device_id uuid,
+    token_hash      bytea,
+    expires_at      timestamptz,
+    most            integer
+);
+COMMENT ON TYPE new_device IS 'A device that is to be known from now on, and how many a user may have.';
+CREATE TYPE new_challenge AS (
+    challenge_id   uuid,
+    challenge_hash bytea,
+    request        jsonb,
+    expires_at     timestamptz
+);
+COMMENT ON TYPE new_challenge IS 'A login that waits for its second factor, with what it asked for.';
+CREATE TYPE login_account AS (
+    user_id     uuid,
+    email       text,
+    username    text,
+    full_name   text,
+    auth_method text
+);
+COMMENT ON TYPE login_account IS 'Who has signed in, as the answer shows them.';
+CREATE TYPE login_outcome AS ENUM ('signed_in', 'mfa_required', 'tenant_required', 'no_tenant', 'refused', 'not_linked');
+COMMENT ON TYPE login_outcome IS 'What became of a login once somebody was found to be who they say.';
+CREATE TYPE login_result AS (
+    outcome        login_outcome,
+    account        login_account,
+    rights         user_rights,
+    choices        uuid[],
+    known_device   boolean,
+    recovery_codes boolean,
+    refusal        text
+);
+COMMENT ON TYPE login_result IS 'What became of a login: account and rights with signed_in, the tenants to choose from with tenant_required, whether there are recovery codes left with mfa_required; a refusal where the caller is to record it.';
+CREATE TYPE key_outcome AS ENUM ('accepted', 'unknown', 'revoked', 'expired', 'disabled', 'tenant_disabled');
+COMMENT ON TYPE key_outcome IS 'What became of an API key or a client secret.';

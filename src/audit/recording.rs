@@ -24,14 +24,22 @@ pub struct Recorder {
     wake: Arc<Notify>,
 }
 
-/// An event that is ready for the SQL function `audit_record`.
-#[derive(Clone, Debug)]
+/// An event that is ready for the SQL functions `audit_record` and `audit_record_with`.
+#[derive(Clone, Debug, sqlx::Type)]
+#[sqlx(type_name = "prepared_event")]
 pub struct Prepared {
-    pub event_id: Uuid,
-    /// First argument of `audit_record`; keyed by the column names of `audit_inbox`.
+    /// Keyed by the column names of `audit_inbox`.
     pub event: Value,
-    /// Second argument of `audit_record`.
+    /// Sealed.
     pub personal: Option<Vec<u8>>,
+}
+
+impl Prepared {
+    /// Id of the event.
+    pub fn event_id(&self) -> Uuid {
+        let id = self.event.get("event_id").and_then(Value::as_str);
+        id.and_then(|id| id.parse().ok()).unwrap_or_default()
+    }
 }
 
 impl Recorder {
@@ -48,7 +56,7 @@ impl Recorder {
         let prepared = self.prepare(event);
         store::record(connection, &prepared.event, prepared.personal.as_deref()).await?;
         self.wake();
-        Ok(prepared.event_id)
+        Ok(prepared.event_id())
     }
 
     /// Records several events in their order, in one round trip.
@@ -95,7 +103,7 @@ impl Recorder {
             "details": event.details,
         });
         let personal = has_personal.then(|| self.seal(event_id, event.origin, event.personal));
-        Prepared { event_id, event: fields, personal }
+        Prepared { event: fields, personal }
     }
 
     /// Tells this replica's sequencer that there is, or is about to be, something to do. Not needed for correctness:
@@ -163,8 +171,9 @@ mod tests {
         for secret in ["ann@example.com", "203.0.113.7", "grpcurl"] {
             assert!(!open.contains(secret), "{secret} is in {open}");
         }
+        let event_id = prepared.event_id();
         let sealed = prepared.personal.unwrap();
-        let opened = recorder().keyring.open(waiting_place(prepared.event_id), &sealed).unwrap();
+        let opened = recorder().keyring.open(waiting_place(event_id), &sealed).unwrap();
         let opened: Value = serde_json::from_slice(&opened).unwrap();
         assert_eq!(opened["personal"]["email"], "ann@example.com");
         assert_eq!(opened["origin"]["ip_address"], "203.0.113.7");

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgListener, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, Row as _, SqlStr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -468,4 +469,9 @@ impl<'p> Executor<'p> for &'p Db {
 pub fn contended() -> Fault {
     let text = "Another transaction, such as an import in progress, is writing the same address or username.";
     Fault::new(Reason::ValueContended, text).retry_after(Duration::from_secs(5))
+}
+
+/// A duration as Postgres' `interval`, which has microseconds.
+pub fn interval(duration: Duration) -> PgInterval {
+    PgInterval { months: 0, days: 0, microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX) }
 }

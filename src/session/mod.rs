@@ -23,11 +23,12 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use self::manage::{Listing, SessionView, Status, Whose};
-pub use self::opening::{Device, Opening, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens, hex};
+pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens, hex};
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::{Renewal, Renewed};
 pub use self::rpc::Service;
 pub use self::settings::Settings;
+pub use self::store::types::{NewSession, UserRights};
 use crate::access::paging::Paging;
 use crate::audit::{Log, Recorder};
 use crate::context::Context;

@@ -1,17 +1,19 @@
 //! Beginning a session: what is decided before the database does it, and the tokens that come of it after.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::Sha256;
 use sidle_token::Epoch;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::settings::Settings;
+use super::store::types::NewSession;
 use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Recorder};
 use crate::context::Context;
@@ -71,14 +73,11 @@ pub struct Rights {
 }
 
 /// A session that is about to begin.
-pub struct Opening {
+pub struct PendingSession {
     pub session_id: Uuid,
-    access_jti: Uuid,
-    audience: String,
     refresh_token: Zeroizing<String>,
-    refresh_expires_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
-    record: Map<String, Value>,
+    /// What the database function `session_open` takes.
+    pub record: NewSession,
 }
 
 /// The tokens of a session.
@@ -103,9 +102,9 @@ pub struct SessionFactory {
 
 impl SessionFactory {
     /// Decides everything about a session that the database need not be asked for.
-    pub fn open(&self, call: &Call, session_request: &SessionRequest) -> Opening {
+    pub fn open(&self, call: &Call, session_request: &SessionRequest) -> PendingSession {
         let now = self.context.now();
-        let (session_id, access_jti) = (self.context.new_id(), self.context.new_id());
+        let session_id = self.context.new_id();
         let refresh_token = opaque::mint(REFRESH_PREFIX, &self.context.entropy);
         let sessions = &self.config.sessions;
         let lifetime =
@@ -115,49 +114,50 @@ impl SessionFactory {
         let device = &session_request.device;
         let user_agent = device.user_agent.as_ref().or(call.user_agent.as_ref());
         let over_the_limit = Event::by_system(EventType::SessionLimitReached, call.correlation_id);
-        let record = json!({
-            "session_id": session_id,
-            "audience": session_request.audience,
-            "persistent": session_request.persistent,
-            "access_token_jti": access_jti,
-            "access_until": self.issuer.access_until(),
-            "refresh_token_id": self.context.new_id(),
-            "refresh_token_hash": hex(&opaque::digest(refresh_token.as_bytes())),
-            "device_id": device.id,
-            "device_type": device.kind,
-            "device_platform": device.platform,
-            "device_location": device.location,
-            "device_fingerprint": self.fingerprint(device, user_agent),
-            "ip_address": call.address,
-            "user_agent": user_agent,
-            "limit": sessions.per_user,
-            "limit_event": self.recorder.prepare(over_the_limit).event,
-            "idle_expires_at": refresh_expires_at,
-            "expires_at": expires_at,
-        });
-        let record = if let Value::Object(record) = record { record } else { Map::new() };
-        let audience = session_request.audience.clone();
-        Opening { session_id, access_jti, audience, refresh_token, refresh_expires_at, expires_at, record }
+        let record = NewSession {
+            session_id,
+            audience: session_request.audience.clone(),
+            persistent: session_request.persistent,
+            access_token_jti: self.context.new_id(),
+            access_until: self.issuer.access_until(),
+            refresh_token_id: self.context.new_id(),
+            refresh_token_hash: opaque::digest(refresh_token.as_bytes()).to_vec(),
+            device_id: device.id.clone(),
+            device_type: device.kind.clone(),
+            device_platform: device.platform.clone(),
+            device_location: device.location.clone(),
+            device_fingerprint: self.fingerprint(device, user_agent),
+            ip_address: call.address.map(|address| address.to_string()),
+            user_agent: user_agent.cloned(),
+            kanidm_session_id: None,
+            kanidm_refresh_token: None,
+            idle_expires_at: refresh_expires_at,
+            expires_at,
+            session_limit: i32::try_from(sessions.per_user).unwrap_or(i32::MAX),
+            limit_event: self.recorder.prepare(over_the_limit).event,
+        };
+        PendingSession { session_id, refresh_token, record }
     }
 
     /// The tokens of a session that has begun.
     ///
     /// # Errors
     /// When there is no key to sign with.
-    pub fn tokens(&self, opening: Opening, user_id: Uuid, rights: &Rights) -> Result<Tokens> {
-        let grant = rights.grant(user_id, opening.session_id, opening.audience, opening.expires_at);
+    pub fn tokens(&self, session: PendingSession, user_id: Uuid, rights: &Rights) -> Result<Tokens> {
+        let PendingSession { session_id, refresh_token, record } = session;
+        let grant = rights.grant(user_id, session_id, record.audience, record.expires_at);
         Ok(Tokens {
-            access: self.issuer.issue(opening.access_jti, &grant)?,
-            refresh_token: opening.refresh_token,
-            refresh_expires_at: opening.refresh_expires_at,
+            access: self.issuer.issue(record.access_token_jti, &grant)?,
+            refresh_token,
+            refresh_expires_at: record.idle_expires_at,
         })
     }
 
     /// How long a session goes on without being refreshed.
-    pub(super) fn idle(&self, persistent: bool) -> TimeDelta {
+    pub(super) fn idle(&self, persistent: bool) -> Duration {
         let sessions = &self.config.sessions;
         let idle = if persistent { sessions.remembered_idle_lifetime } else { sessions.idle_lifetime };
-        TimeDelta::from_std(idle.min(self.config.tokens.refresh_lifetime)).unwrap_or_default()
+        idle.min(self.config.tokens.refresh_lifetime)
     }
 
     /// A digest by which a person can tell two devices apart: of what the application recognises the device by or, when
@@ -191,23 +191,15 @@ impl SessionFactory {
     }
 
     /// Notes on a session about to begin that Kanidm vouches for it.
-    pub fn with_kanidm(&self, opening: &mut Opening, kanidm_session: Option<Uuid>, refresh_token: &str) {
-        if let Value::Object(record) = self.kanidm_record(opening.session_id, kanidm_session, refresh_token) {
-            opening.record.extend(record);
-        }
+    pub fn with_kanidm(&self, session: &mut PendingSession, kanidm_session: Option<Uuid>, refresh_token: &str) {
+        session.record.kanidm_session_id = kanidm_session;
+        session.record.kanidm_refresh_token = Some(self.seal_kanidm(session.session_id, refresh_token));
     }
 
     /// What is kept of Kanidm with a session that it vouches for.
     pub fn kanidm_record(&self, session_id: Uuid, kanidm_session: Option<Uuid>, refresh_token: &str) -> Value {
         let sealed = self.seal_kanidm(session_id, refresh_token);
         json!({ "kanidm_session_id": kanidm_session, "kanidm_refresh_token": hex(&sealed) })
-    }
-}
-
-impl Opening {
-    /// What the database function `session_open` takes.
-    pub fn record(&self) -> Value {
-        Value::Object(self.record.clone())
     }
 }
 

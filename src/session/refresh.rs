@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
@@ -24,7 +23,7 @@ use crate::kanidm::Renewed;
 use crate::token::opaque;
 
 /// A lost answer may be asked for again for so long.
-const REPEAT: TimeDelta = TimeDelta::seconds(60);
+const REPEAT: Duration = Duration::from_secs(60);
 /// How long one replica has a session to itself while it renews it at Kanidm, beyond Kanidm's own time limit.
 pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// Pause before looking whether somebody else has finished renewing the session; doubled each time.

@@ -47,7 +47,8 @@ impl SessionFactory {
             "refresh_token_id": self.context.new_id(),
             "refresh_token_hash": hex(&opaque::digest(refresh_token.as_bytes())),
         });
-        let (idle, persistent_idle) = (self.idle(false), self.idle(true));
+        let idle = |persistent| TimeDelta::from_std(self.idle(persistent)).unwrap_or_default();
+        let (idle, persistent_idle) = (idle(false), idle(true));
         Renewal { access_jti, refresh_token, record, idle, persistent_idle }
     }
 

@@ -1,5 +1,4 @@
--- Writers: the recorder, and the functions of hot calls, which may override what only they know:
---     PERFORM audit_record(p_event || jsonb_build_object('outcome', 'refused', 'personal_subject', found.user_id), p_personal);
+-- Writers: the recorder, and the functions of hot calls, which add what only they know: see audit_record_with.
 -- Address and user agent of an unknown caller belong to the person whom the event turns out to be about.
 CREATE OR REPLACE FUNCTION audit_record(p_event jsonb, p_personal bytea) RETURNS void
     LANGUAGE plpgsql VOLATILE

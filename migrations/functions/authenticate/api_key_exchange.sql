@@ -1,7 +1,7 @@
 -- Decides after it has locked the account: a key that is revoked while its exchange waits for that buys nothing any more.
-CREATE OR REPLACE FUNCTION api_key_exchange(p_key_hash bytea, p_kind text, p_account uuid, p_now timestamptz, p_event jsonb,
-    p_personal bytea, p_refused jsonb, p_refused_personal bytea,
-    OUT outcome text, OUT service_account_id uuid, OUT tenant_id uuid, OUT permissions text[],
+CREATE OR REPLACE FUNCTION api_key_exchange(p_key_hash bytea, p_kind text, p_account uuid, p_now timestamptz,
+    p_event prepared_event, p_refused prepared_event,
+    OUT outcome key_outcome, OUT service_account_id uuid, OUT tenant_id uuid, OUT permissions text[],
     OUT tokens_valid_from timestamptz, OUT expires_at timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -28,12 +28,12 @@ BEGIN
             WHEN a.tenant_id IS NOT NULL AND NOT EXISTS (SELECT FROM tenants t
                 WHERE t.tenant_id = a.tenant_id AND t.status = 'active' AND t.deleted_at IS NULL) THEN 'tenant_disabled'
             ELSE 'accepted'
-        END;
+        END::key_outcome;
         service_account_id := a.service_account_id;
         tenant_id := a.tenant_id;
         IF outcome <> 'accepted' THEN
-            PERFORM audit_record(p_refused || jsonb_build_object('reason', outcome, 'tenant_id', a.tenant_id,
-                'target_kind', 'api_key', 'target_id', k.api_key_id), p_refused_personal);
+            PERFORM audit_record_with(p_refused, jsonb_build_object('reason', outcome, 'tenant_id', a.tenant_id,
+                'target_kind', 'api_key', 'target_id', k.api_key_id));
             EXIT body;
         END IF;
         permissions := CASE
@@ -45,13 +45,13 @@ BEGIN
         expires_at := k.expires_at;
         UPDATE api_keys x SET last_used_at = date_trunc('minute', p_now)
             WHERE x.api_key_id = k.api_key_id AND x.last_used_at IS DISTINCT FROM date_trunc('minute', p_now);
-        PERFORM audit_record(p_event || jsonb_build_object('tenant_id', a.tenant_id, 'actor_kind', 'service_account',
+        PERFORM audit_record_with(p_event, jsonb_build_object('tenant_id', a.tenant_id, 'actor_kind', 'service_account',
             'actor_id', a.service_account_id, 'origin_subject', a.service_account_id, 'personal_subject',
-            a.service_account_id, 'target_kind', 'api_key', 'target_id', k.api_key_id), p_personal);
+            a.service_account_id, 'target_kind', 'api_key', 'target_id', k.api_key_id));
     END body;
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, jsonb, bytea, jsonb, bytea) IS 'Checks an API key or a client''s secret and tells what it permits: the account''s rights within the key''s scopes. Refused keys that exist are recorded.';
-REVOKE ALL ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, jsonb, bytea, jsonb, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, jsonb, bytea, jsonb, bytea) TO sidle_app;
+COMMENT ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, prepared_event, prepared_event) IS 'Checks an API key or a client''s secret and tells what it permits: the account''s rights within the key''s scopes. Refused keys that exist are recorded.';
+REVOKE ALL ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, prepared_event, prepared_event) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, prepared_event, prepared_event) TO sidle_app;

@@ -1,17 +1,13 @@
-CREATE OR REPLACE FUNCTION login_finish(p_user uuid, p_password_version bigint, p_asked_tenant uuid, p_now timestamptz, p_session jsonb,
-    p_event jsonb, p_personal bytea, p_refused jsonb, p_refused_personal bytea, p_device_hash bytea, p_new_device jsonb,
-    p_overlong boolean, p_challenge jsonb, p_challenged jsonb, p_challenged_personal bytea,
-    OUT outcome text, OUT tenant_id uuid, OUT choices uuid[], OUT roles text[], OUT permissions text[],
-    OUT platform_permissions text[], OUT tokens_valid_from timestamptz, OUT must_change_password boolean,
-    OUT email text, OUT username text, OUT full_name text, OUT auth_method text, OUT known_device boolean,
-    OUT recovery_codes boolean)
+CREATE OR REPLACE FUNCTION login_finish(p_user uuid, p_password_version bigint, p_asked_tenant uuid, p_now timestamptz,
+    p_session new_session, p_event prepared_event, p_refused prepared_event, p_device_hash bytea, p_new_device new_device,
+    p_overlong boolean, p_challenge new_challenge, p_challenged prepared_event) RETURNS login_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 DECLARE
     v_scope text := rls_enter_platform();
     u users%ROWTYPE;
-    v_done record;
+    v_result login_result;
 BEGIN
     <<body>>
     BEGIN
@@ -20,8 +16,8 @@ BEGIN
         IF u.deleted_at IS NOT NULL OR u.status <> 'active' OR u.auth_method = 'kanidm'
                 OR u.password_hash IS NULL OR u.password_version <> p_password_version
                 OR (u.locked_until > p_now AND u.lock_reason = 'administrator') THEN
-            PERFORM audit_record(p_refused || '{"reason": "changed_meanwhile"}', p_refused_personal);
-            outcome := 'refused';
+            PERFORM audit_record_with(p_refused, '{"reason": "changed_meanwhile"}');
+            v_result.outcome := 'refused';
             EXIT body;
         END IF;
         -- Only the first 72 bytes were ever compared; what is beyond them protects nothing.
@@ -34,32 +30,19 @@ BEGIN
             DELETE FROM mfa_challenges c WHERE c.user_id = p_user AND c.expires_at <= p_now;
             INSERT INTO mfa_challenges (challenge_id, challenge_hash, user_id, password_version, request, created_at,
                 expires_at)
-            VALUES ((p_challenge ->> 'challenge_id')::uuid, decode(p_challenge ->> 'challenge_hash', 'hex'), p_user,
-                p_password_version, p_challenge -> 'request', p_now, (p_challenge ->> 'expires_at')::timestamptz);
-            PERFORM audit_record(p_challenged || jsonb_build_object('tenant_id', u.tenant_id), p_challenged_personal);
-            recovery_codes := EXISTS (SELECT FROM recovery_codes r WHERE r.user_id = p_user AND r.used_at IS NULL);
-            outcome := 'mfa_required';
+            VALUES (p_challenge.challenge_id, p_challenge.challenge_hash, p_user, p_password_version, p_challenge.request,
+                p_now, p_challenge.expires_at);
+            PERFORM audit_record_with(p_challenged, jsonb_build_object('tenant_id', u.tenant_id));
+            v_result.recovery_codes := EXISTS (SELECT FROM recovery_codes r WHERE r.user_id = p_user AND r.used_at IS NULL);
+            v_result.outcome := 'mfa_required';
             EXIT body;
         END IF;
-        SELECT * INTO v_done FROM login_complete(p_user, p_asked_tenant, p_now, p_session, p_event, p_personal, p_refused,
-            p_refused_personal, p_device_hash, p_new_device);
-        outcome := v_done.outcome;
-        tenant_id := v_done.tenant_id;
-        choices := v_done.choices;
-        roles := v_done.roles;
-        permissions := v_done.permissions;
-        platform_permissions := v_done.platform_permissions;
-        tokens_valid_from := v_done.tokens_valid_from;
-        must_change_password := v_done.must_change_password;
-        email := v_done.email;
-        username := v_done.username;
-        full_name := v_done.full_name;
-        auth_method := v_done.auth_method;
-        known_device := v_done.known_device;
+        v_result := login_complete(p_user, p_asked_tenant, p_now, p_session, p_event, p_refused, p_device_hash, p_new_device);
     END body;
     PERFORM rls_restore(v_scope);
+    RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION login_finish(uuid, bigint, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea) IS 'After the right password: completes the login, or asks for the second factor of a user who has one.';
-REVOKE ALL ON FUNCTION login_finish(uuid, bigint, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION login_finish(uuid, bigint, uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, bytea, jsonb, boolean, jsonb, jsonb, bytea) TO sidle_app;
+COMMENT ON FUNCTION login_finish(uuid, bigint, uuid, timestamptz, new_session, prepared_event, prepared_event, bytea, new_device, boolean, new_challenge, prepared_event) IS 'After the right password: completes the login, or asks for the second factor of a user who has one.';
+REVOKE ALL ON FUNCTION login_finish(uuid, bigint, uuid, timestamptz, new_session, prepared_event, prepared_event, bytea, new_device, boolean, new_challenge, prepared_event) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION login_finish(uuid, bigint, uuid, timestamptz, new_session, prepared_event, prepared_event, bytea, new_device, boolean, new_challenge, prepared_event) TO sidle_app;

@@ -1,9 +1,6 @@
 CREATE OR REPLACE FUNCTION mfa_finish(p_challenge_hash bytea, p_totp uuid, p_step bigint, p_code_hashes bytea[],
-    p_asked_tenant uuid, p_now timestamptz, p_session jsonb, p_event jsonb, p_personal bytea, p_refused jsonb,
-    p_refused_personal bytea, p_new_device jsonb, p_code_event jsonb, p_code_personal bytea, p_mail jsonb,
-    OUT outcome text, OUT tenant_id uuid, OUT choices uuid[], OUT roles text[], OUT permissions text[],
-    OUT platform_permissions text[], OUT tokens_valid_from timestamptz, OUT must_change_password boolean,
-    OUT email text, OUT username text, OUT full_name text, OUT auth_method text, OUT known_device boolean)
+    p_asked_tenant uuid, p_now timestamptz, p_session new_session, p_event prepared_event, p_refused prepared_event,
+    p_new_device new_device, p_code_used prepared_event, p_mail jsonb) RETURNS login_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -12,8 +9,7 @@ DECLARE
     v_user uuid;
     c mfa_challenges%ROWTYPE;
     u users%ROWTYPE;
-    v_refusal text;
-    v_done record;
+    v_result login_result;
 BEGIN
     <<body>>
     BEGIN
@@ -21,44 +17,32 @@ BEGIN
         SELECT * INTO u FROM users x WHERE x.user_id = v_user FOR NO KEY UPDATE;
         -- Read after the user is locked: of two that complete the same login the second finds nothing.
         SELECT * INTO c FROM mfa_challenges x WHERE x.challenge_hash = p_challenge_hash;
-        v_refusal := CASE
+        v_result.refusal := CASE
             WHEN c.challenge_id IS NULL THEN 'challenge_spent'
             WHEN c.expires_at <= p_now THEN 'challenge_lapsed'
             WHEN u.password_hash IS NULL OR u.password_version <> c.password_version THEN 'changed_meanwhile'
             WHEN NOT factor_consume(u.user_id, p_totp, p_step, p_code_hashes, p_now)
                 THEN CASE WHEN p_step IS NULL THEN 'wrong_code' ELSE 'replayed' END
         END;
-        IF v_refusal IS NOT NULL THEN
+        IF v_result.refusal IS NOT NULL THEN
             -- The service records it, since it may have led to a lock.
-            outcome := v_refusal;
+            v_result.outcome := 'refused';
             EXIT body;
         END IF;
         DELETE FROM mfa_challenges x WHERE x.challenge_id = c.challenge_id;
         IF p_step IS NULL THEN
-            PERFORM audit_record(p_code_event || jsonb_build_object('tenant_id', u.tenant_id, 'details',
+            PERFORM audit_record_with(p_code_used, jsonb_build_object('tenant_id', u.tenant_id, 'details',
                 jsonb_build_object('left', (SELECT count(*) FROM recovery_codes r
-                    WHERE r.user_id = u.user_id AND r.used_at IS NULL))), p_code_personal);
+                    WHERE r.user_id = u.user_id AND r.used_at IS NULL))));
             PERFORM mail_enqueue(p_mail);
         END IF;
-        SELECT * INTO v_done FROM login_complete(u.user_id, p_asked_tenant, p_now, p_session, p_event, p_personal,
-            p_refused, p_refused_personal, decode(c.request ->> 'known_device', 'hex'), p_new_device);
-        outcome := v_done.outcome;
-        tenant_id := v_done.tenant_id;
-        choices := v_done.choices;
-        roles := v_done.roles;
-        permissions := v_done.permissions;
-        platform_permissions := v_done.platform_permissions;
-        tokens_valid_from := v_done.tokens_valid_from;
-        must_change_password := v_done.must_change_password;
-        email := v_done.email;
-        username := v_done.username;
-        full_name := v_done.full_name;
-        auth_method := v_done.auth_method;
-        known_device := v_done.known_device;
+        v_result := login_complete(u.user_id, p_asked_tenant, p_now, p_session, p_event, p_refused,
+            decode(c.request ->> 'known_device', 'hex'), p_new_device);
     END body;
     PERFORM rls_restore(v_scope);
+    RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb) IS 'After the right code: spends it and the challenge, and completes the login; a code that was used before is refused like a wrong one.';
-REVOKE ALL ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, jsonb, jsonb, bytea, jsonb, bytea, jsonb, jsonb, bytea, jsonb) TO sidle_app;
+COMMENT ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) IS 'After the right code: spends it and the challenge, and completes the login; a code that was used before is refused like a wrong one.';
+REVOKE ALL ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) TO sidle_app;

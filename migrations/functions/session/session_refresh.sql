@@ -1,13 +1,7 @@
 -- A successor that was revoked, as by a change of the password, is given to nobody again. An exchange that another one of
 -- the same token has outrun leads to the same successor while that is unused, and ends nothing: clients race themselves.
-CREATE OR REPLACE FUNCTION session_refresh(p_token_hash bytea, p_request_hash bytea, p_successor_id uuid, p_successor_hash bytea,
-    p_access_jti uuid, p_asked_tenant uuid, p_asked_audience text, p_now timestamptz, p_repeat interval, p_leeway interval,
-    p_access_until timestamptz, p_idle interval, p_persistent_idle interval, p_lease uuid, p_lease_time interval, p_spacing interval,
-    p_burst interval, p_event jsonb, p_personal bytea, p_reuse jsonb, p_reuse_personal bytea,
-    OUT outcome text, OUT session_id uuid, OUT user_id uuid, OUT tenant_id uuid, OUT audience text, OUT roles text[],
-    OUT permissions text[], OUT platform_permissions text[], OUT tokens_valid_from timestamptz,
-    OUT must_change_password boolean, OUT expires_at timestamptz, OUT refresh_expires_at timestamptz,
-    OUT kanidm_user_id uuid, OUT kanidm_refresh_token bytea, OUT retry_after interval)
+CREATE OR REPLACE FUNCTION session_refresh(p refresh_exchange, p_refreshed prepared_event, p_reused prepared_event)
+    RETURNS refresh_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -17,6 +11,7 @@ DECLARE
     s sessions%ROWTYPE;
     u users%ROWTYPE;
     v_next refresh_tokens%ROWTYPE;
+    v_tenant uuid;
     v_rights record;
     v_raced boolean := false;
     v_repeats boolean := false;
@@ -24,34 +19,35 @@ DECLARE
     v_free_at timestamptz;
     v_charged boolean := false;
     v_told boolean;
+    v_result refresh_result;
 BEGIN
     <<body>>
     BEGIN
-        outcome := 'invalid';
-        SELECT x.session_id, y.user_id INTO session_id, user_id
-            FROM refresh_tokens x JOIN sessions y ON y.session_id = x.session_id WHERE x.token_hash = p_token_hash;
-        IF session_id IS NULL THEN
+        v_result.outcome := 'invalid';
+        SELECT x.session_id, y.user_id INTO v_result.session_id, v_result.user_id
+            FROM refresh_tokens x JOIN sessions y ON y.session_id = x.session_id WHERE x.token_hash = p.token_hash;
+        IF v_result.session_id IS NULL THEN
             EXIT body;
         END IF;
         -- Held until the end, so that a change of the user's rights comes entirely before this refresh or after it.
-        SELECT * INTO u FROM users x WHERE x.user_id = session_refresh.user_id FOR SHARE;
-        SELECT * INTO s FROM sessions x WHERE x.session_id = session_refresh.session_id FOR NO KEY UPDATE;
-        SELECT * INTO t FROM refresh_tokens x WHERE x.token_hash = p_token_hash;
+        SELECT * INTO u FROM users x WHERE x.user_id = v_result.user_id FOR SHARE;
+        SELECT * INTO s FROM sessions x WHERE x.session_id = v_result.session_id FOR NO KEY UPDATE;
+        SELECT * INTO t FROM refresh_tokens x WHERE x.token_hash = p.token_hash;
         -- What was waited for here counts: whoever comes next may have to wait as long, and is no thief for it.
-        v_now := p_now + (clock_timestamp() - statement_timestamp());
+        v_now := p.exchanged_at + (clock_timestamp() - statement_timestamp());
         IF s.status <> 'active' OR t.revoked_at IS NOT NULL THEN
             EXIT body;
         END IF;
         IF t.used_at IS NOT NULL THEN
             SELECT * INTO v_next FROM refresh_tokens x WHERE x.refresh_token_id = t.successor_id;
             -- Without a leeway there is none, whichever replica's clock is ahead.
-            v_raced := p_leeway > interval '0' AND t.used_at > v_now - p_leeway;
-            v_repeats := t.request_hash = p_request_hash AND t.used_at > v_now - p_repeat;
+            v_raced := p.leeway > interval '0' AND t.used_at > v_now - p.leeway;
+            v_repeats := t.request_hash = p.request_hash AND t.used_at > v_now - p.repeat_within;
             IF v_next.used_at IS NOT NULL OR NOT (v_raced OR v_repeats) THEN
                 PERFORM session_close(s.session_id, 'token_reuse', v_now);
-                PERFORM audit_record(p_reuse || jsonb_build_object('tenant_id', s.tenant_id, 'session_id', s.session_id,
-                    'target_kind', 'session', 'target_id', s.session_id), p_reuse_personal);
-                outcome := 'reuse';
+                PERFORM audit_record_with(p_reused, jsonb_build_object('tenant_id', s.tenant_id, 'session_id', s.session_id,
+                    'target_kind', 'session', 'target_id', s.session_id));
+                v_result.outcome := 'reused';
                 EXIT body;
             END IF;
             IF v_next.revoked_at IS NOT NULL THEN
@@ -60,24 +56,24 @@ BEGIN
         END IF;
         -- Once for each call, which asks again while somebody else renews the session: then without a spacing. A theft has
         -- been found by now, and is no matter of how often.
-        IF p_spacing IS NOT NULL THEN
-            v_free_at := greatest(s.refresh_free_at, v_now) + p_spacing;
-            IF v_free_at > v_now + p_burst THEN
-                outcome := 'throttled';
-                retry_after := greatest(v_free_at - v_now - p_burst, p_spacing);
+        IF p.spacing IS NOT NULL THEN
+            v_free_at := greatest(s.refresh_free_at, v_now) + p.spacing;
+            IF v_free_at > v_now + p.burst THEN
+                v_result.outcome := 'throttled';
+                v_result.retry_after := greatest(v_free_at - v_now - p.burst, p.spacing);
                 v_free_at := NULL;
                 EXIT body;
             END IF;
         END IF;
         IF t.used_at IS NOT NULL THEN
-            IF v_repeats AND p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id THEN
-                outcome := 'request_id_reused';
+            IF v_repeats AND p.tenant_id IS NOT NULL AND p.tenant_id IS DISTINCT FROM s.tenant_id THEN
+                v_result.outcome := 'request_id_reused';
                 EXIT body;
             END IF;
             -- The other exchange led elsewhere, or to a successor that is derived from another key by now.
-            IF v_next.token_hash <> p_successor_hash
-                    OR (p_asked_tenant IS NOT NULL AND p_asked_tenant IS DISTINCT FROM s.tenant_id) THEN
-                outcome := 'raced';
+            IF v_next.token_hash <> p.successor_hash
+                    OR (p.tenant_id IS NOT NULL AND p.tenant_id IS DISTINCT FROM s.tenant_id) THEN
+                v_result.outcome := 'raced';
                 EXIT body;
             END IF;
         END IF;
@@ -91,87 +87,84 @@ BEGIN
             EXIT body;
         END IF;
         -- A session for one service must not become one for another, least of all for this one.
-        IF p_asked_audience <> s.audience THEN
-            outcome := 'other_audience';
+        IF p.audience <> s.audience THEN
+            v_result.outcome := 'other_audience';
             EXIT body;
         END IF;
         IF s.auth_method = 'kanidm' AND t.used_at IS NULL THEN
             IF u.kanidm_user_id IS NULL OR u.auth_method = 'password' THEN
                 EXIT body;
             END IF;
-            IF s.kanidm_lease_id IS DISTINCT FROM p_lease OR NOT s.kanidm_renewed THEN
-                IF s.kanidm_lease_until > clock_timestamp() AND s.kanidm_lease_id IS DISTINCT FROM p_lease THEN
-                    outcome := 'kanidm_busy';
+            IF s.kanidm_lease_id IS DISTINCT FROM p.lease_id OR NOT s.kanidm_renewed THEN
+                IF s.kanidm_lease_until > clock_timestamp() AND s.kanidm_lease_id IS DISTINCT FROM p.lease_id THEN
+                    v_result.outcome := 'kanidm_busy';
                     EXIT body;
                 END IF;
-                UPDATE sessions x SET kanidm_lease_id = p_lease, kanidm_lease_until = clock_timestamp() + p_lease_time,
+                UPDATE sessions x SET kanidm_lease_id = p.lease_id, kanidm_lease_until = clock_timestamp() + p.lease_time,
                     kanidm_renewed = false WHERE x.session_id = s.session_id;
-                outcome := 'kanidm_required';
-                kanidm_user_id := u.kanidm_user_id;
-                kanidm_refresh_token := s.kanidm_refresh_token;
+                v_result.outcome := 'kanidm_required';
+                v_result.kanidm_user_id := u.kanidm_user_id;
+                v_result.kanidm_refresh_token := s.kanidm_refresh_token;
                 EXIT body;
             END IF;
         END IF;
-        tenant_id := coalesce(p_asked_tenant, s.tenant_id);
-        SELECT * INTO v_rights FROM session_rights(u.user_id, tenant_id);
-        IF NOT v_rights.member AND (tenant_id IS NOT NULL OR cardinality(v_rights.platform_permissions) = 0) THEN
+        v_tenant := coalesce(p.tenant_id, s.tenant_id);
+        SELECT * INTO v_rights FROM session_rights(u.user_id, v_tenant);
+        IF NOT v_rights.member AND (v_tenant IS NOT NULL OR cardinality(v_rights.platform_permissions) = 0) THEN
             UPDATE sessions x SET kanidm_lease_id = NULL, kanidm_lease_until = NULL
-                WHERE x.session_id = s.session_id AND x.kanidm_lease_id = p_lease;
-            outcome := 'no_tenant';
+                WHERE x.session_id = s.session_id AND x.kanidm_lease_id = p.lease_id;
+            v_result.outcome := 'no_tenant';
             EXIT body;
         END IF;
         IF t.used_at IS NULL THEN
-            outcome := 'refreshed';
-            refresh_expires_at := least(v_now + CASE WHEN s.persistent THEN p_persistent_idle ELSE p_idle END, s.expires_at);
-            UPDATE refresh_tokens x SET used_at = v_now, successor_id = p_successor_id, request_hash = p_request_hash
+            v_result.outcome := 'refreshed';
+            v_result.refresh_expires_at := least(v_now + CASE WHEN s.persistent THEN p.persistent_idle ELSE p.idle END, s.expires_at);
+            UPDATE refresh_tokens x SET used_at = v_now, successor_id = p.successor_id, request_hash = p.request_hash
                 WHERE x.refresh_token_id = t.refresh_token_id;
             INSERT INTO refresh_tokens (refresh_token_id, token_family, session_id, token_hash, tenant_id, access_until,
                     created_at, expires_at)
-                VALUES (p_successor_id, t.token_family, s.session_id, p_successor_hash, session_refresh.tenant_id,
-                    p_access_until, v_now, refresh_expires_at);
-            UPDATE sessions x SET tenant_id = session_refresh.tenant_id, last_activity_at = v_now,
-                    idle_expires_at = refresh_expires_at, refresh_token_jti = p_successor_id,
-                    refresh_token_hash = p_successor_hash, access_token_jti = p_access_jti, kanidm_lease_id = NULL,
+                VALUES (p.successor_id, t.token_family, s.session_id, p.successor_hash, v_tenant,
+                    p.access_until, v_now, v_result.refresh_expires_at);
+            UPDATE sessions x SET tenant_id = v_tenant, last_activity_at = v_now,
+                    idle_expires_at = v_result.refresh_expires_at, refresh_token_jti = p.successor_id,
+                    refresh_token_hash = p.successor_hash, access_token_jti = p.access_token_jti, kanidm_lease_id = NULL,
                     kanidm_lease_until = NULL, kanidm_renewed = false,
                     refresh_free_at = coalesce(v_free_at, x.refresh_free_at)
                 WHERE x.session_id = s.session_id;
         ELSE
-            outcome := 'repeated';
-            refresh_expires_at := v_next.expires_at;
-            UPDATE sessions x SET access_token_jti = p_access_jti, refresh_free_at = coalesce(v_free_at, x.refresh_free_at)
+            v_result.outcome := 'repeated';
+            v_result.refresh_expires_at := v_next.expires_at;
+            UPDATE sessions x SET access_token_jti = p.access_token_jti, refresh_free_at = coalesce(v_free_at, x.refresh_free_at)
                 WHERE x.session_id = s.session_id;
-            UPDATE refresh_tokens x SET access_until = greatest(x.access_until, p_access_until)
+            UPDATE refresh_tokens x SET access_until = greatest(x.access_until, p.access_until)
                 WHERE x.refresh_token_id = v_next.refresh_token_id;
             -- One event tells of all that race one another: how many those are is up to the caller.
-            v_told := t.repeated_at > v_now - greatest(p_leeway, interval '10 seconds');
+            v_told := t.repeated_at > v_now - greatest(p.leeway, interval '10 seconds');
             IF v_told IS NOT TRUE THEN
                 UPDATE refresh_tokens x SET repeated_at = v_now WHERE x.refresh_token_id = t.refresh_token_id;
             END IF;
         END IF;
         v_charged := true;
         IF v_told IS NOT TRUE THEN
-            PERFORM audit_record(p_event || jsonb_build_object('tenant_id', tenant_id, 'session_id', s.session_id,
+            PERFORM audit_record_with(p_refreshed, jsonb_build_object('tenant_id', v_tenant, 'session_id', s.session_id,
                 'actor_kind', 'user', 'actor_id', u.user_id, 'origin_subject', u.user_id, 'personal_subject', u.user_id,
                 'target_kind', 'session', 'target_id', s.session_id, 'details',
-                coalesce(p_event -> 'details', '{}') || jsonb_build_object('repeated', outcome = 'repeated')
-                    || CASE WHEN outcome = 'repeated' AND NOT v_repeats THEN '{"raced": true}'::jsonb ELSE '{}' END),
-                p_personal);
+                jsonb_build_object('repeated', v_result.outcome = 'repeated')
+                    || CASE WHEN v_result.outcome = 'repeated' AND NOT v_repeats THEN '{"raced": true}'::jsonb ELSE '{}' END));
         END IF;
-        audience := s.audience;
-        roles := v_rights.roles;
-        permissions := v_rights.permissions;
-        platform_permissions := v_rights.platform_permissions;
-        tokens_valid_from := u.tokens_valid_from;
-        must_change_password := u.must_change_password AND s.auth_method <> 'kanidm';
-        expires_at := s.expires_at;
+        v_result.audience := s.audience;
+        v_result.rights := ROW(v_tenant, v_rights.roles, v_rights.permissions, v_rights.platform_permissions, u.tokens_valid_from,
+            u.must_change_password AND s.auth_method <> 'kanidm')::user_rights;
+        v_result.expires_at := s.expires_at;
     END body;
     -- What ended without a pair is charged as well.
     IF v_free_at IS NOT NULL AND NOT v_charged THEN
         UPDATE sessions x SET refresh_free_at = v_free_at WHERE x.session_id = s.session_id;
     END IF;
     PERFORM rls_restore(v_scope);
+    RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, interval, interval, jsonb, bytea, jsonb, bytea) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it, and for those that it outran; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
-REVOKE ALL ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, interval, interval, jsonb, bytea, jsonb, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION session_refresh(bytea, bytea, uuid, bytea, uuid, uuid, text, timestamptz, interval, interval, timestamptz, interval, interval, uuid, interval, interval, interval, jsonb, bytea, jsonb, bytea) TO sidle_app;
+COMMENT ON FUNCTION session_refresh(refresh_exchange, prepared_event, prepared_event) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it, and for those that it outran; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
+REVOKE ALL ON FUNCTION session_refresh(refresh_exchange, prepared_event, prepared_event) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session_refresh(refresh_exchange, prepared_event, prepared_event) TO sidle_app;

@@ -74,9 +74,9 @@ impl KanidmLogin {
         session_request: &SessionRequest,
         person: &kanidm::SignedIn,
     ) -> Result<SignedIn> {
-        let mut opening = self.sessions.session_factory.open(call, session_request);
-        self.sessions.session_factory.with_kanidm(&mut opening, person.session, &person.refresh_token);
-        let session_id = opening.session_id;
+        let mut pending = self.sessions.session_factory.open(call, session_request);
+        self.sessions.session_factory.with_kanidm(&mut pending, person.session, &person.refresh_token);
+        let session_id = pending.session_id;
         let prepare = |event: Event| self.recorder.prepare(event);
         let by_system = |event_type| Event::by_system(event_type, call.correlation_id).session(session_id);
         let (about, created) = self.first_login(call, person);
@@ -86,7 +86,7 @@ impl KanidmLogin {
             about,
             tenant_id: session_request.tenant_id,
             now: self.context.now(),
-            session: opening.record(),
+            session: &pending.record,
             event: prepare(Event::new(EventType::UserAuthenticated, call).detail("method", "kanidm")),
             refused: prepare(refused(call).detail("person", person.person)),
             groups_changed: prepare(by_system(EventType::MembershipSynced)),
@@ -96,22 +96,22 @@ impl KanidmLogin {
         let finished = store::finish_kanidm(&self.db, &finish).await?;
         self.recorder.wake();
         let (rights, user) = match finished {
-            Some(Finished::SignedIn { rights, user, .. }) => (rights, user),
-            Some(Finished::Refused | Finished::MfaRequired { .. }) => return Err(invalid_credentials()),
-            Some(Finished::NoTenant) => {
+            Finished::SignedIn { rights, user, .. } => (rights, user),
+            Finished::Refused | Finished::MfaRequired { .. } => return Err(invalid_credentials()),
+            Finished::NoTenant => {
                 // What the lost groups gave has ended here already.
                 if let Some((user, epoch)) = store::voided(&self.db, person.person).await? {
                     self.sessions.revocations.end_tokens(user, epoch);
                 }
                 return Err(no_tenant());
             }
-            Some(Finished::TenantRequired(choices)) => return Err(tenant_required(&choices)),
-            None => {
+            Finished::TenantRequired(choices) => return Err(tenant_required(&choices)),
+            Finished::NotLinked => {
                 return Err(Fault::new(Reason::PersonNotLinked, "No user is linked to this Kanidm person."));
             }
         };
         self.sessions.note(user.user_id, &rights);
-        let tokens = self.sessions.session_factory.tokens(opening, user.user_id, &rights)?;
+        let tokens = self.sessions.session_factory.tokens(pending, user.user_id, &rights)?;
         tracing::info!(event = "user_authenticated", method = "kanidm", user_id = %user.user_id, %session_id);
         let (tenant_id, must_change_password) = (rights.tenant_id, rights.must_change_password);
         Ok(SignedIn {

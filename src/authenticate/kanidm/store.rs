@@ -7,11 +7,11 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
-use crate::authenticate::UserView;
 use crate::authenticate::login::store::login::Finished;
+use crate::authenticate::login::store::types::{LoginAccount, LoginOutcome, LoginResult};
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
-use crate::session::{Rights, SessionRequest};
+use crate::session::{NewSession, SessionRequest, UserRights};
 
 /// What became of the request to begin a login.
 pub(in crate::authenticate) struct Begun {
@@ -93,7 +93,7 @@ pub(in crate::authenticate) struct KanidmFinish<'a> {
     pub about: Value,
     pub tenant_id: Option<Uuid>,
     pub now: DateTime<Utc>,
-    pub session: Value,
+    pub session: &'a NewSession,
     pub event: Prepared,
     pub refused: Prepared,
     pub groups_changed: Prepared,
@@ -101,54 +101,28 @@ pub(in crate::authenticate) struct KanidmFinish<'a> {
     pub created: Prepared,
 }
 
-/// Signs in the user that is linked to a person; none when nobody is.
-pub(in crate::authenticate) async fn finish_kanidm(db: &Db, finish: &KanidmFinish<'_>) -> Result<Option<Finished>> {
+/// Signs in the user that is linked to a person.
+pub(in crate::authenticate) async fn finish_kanidm(db: &Db, finish: &KanidmFinish<'_>) -> Result<Finished> {
     let row = sqlx::query!(
-        r#"SELECT outcome AS "outcome!", user_id, tenant_id, choices, roles, permissions, platform_permissions,
-               tokens_valid_from, must_change_password, email, username, full_name, auth_method
-           FROM kanidm_login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"#,
+        r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
+               choices
+           FROM kanidm_login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
         finish.person,
         finish.groups,
         finish.about,
         finish.tenant_id,
         finish.now,
-        finish.session,
-        finish.event.event,
-        finish.event.personal.as_deref(),
-        finish.refused.event,
-        finish.refused.personal.as_deref(),
-        finish.groups_changed.event,
-        finish.migrated.event,
-        finish.created.event,
-        finish.created.personal.as_deref(),
+        finish.session as &NewSession,
+        &finish.event as &Prepared,
+        &finish.refused as &Prepared,
+        &finish.groups_changed as &Prepared,
+        &finish.migrated as &Prepared,
+        &finish.created as &Prepared,
     )
     .fetch_one(db)
     .await?;
-    Ok(match (row.outcome.as_str(), row.user_id) {
-        ("signed_in", Some(user_id)) => Some(Finished::SignedIn {
-            rights: Rights {
-                tenant_id: row.tenant_id,
-                roles: row.roles.unwrap_or_default(),
-                permissions: row.permissions.unwrap_or_default(),
-                platform_permissions: row.platform_permissions.unwrap_or_default(),
-                epoch: Epoch::of(row.tokens_valid_from),
-                must_change_password: row.must_change_password.unwrap_or(true),
-            },
-            user: UserView {
-                user_id,
-                email: row.email.unwrap_or_default(),
-                username: row.username,
-                full_name: row.full_name.unwrap_or_default(),
-                auth_method: row.auth_method.unwrap_or_default(),
-            },
-            known_device: true,
-        }),
-        ("not_linked", _) => None,
-        ("no_tenant", _) => Some(Finished::NoTenant),
-        ("tenant_required", _) => Some(Finished::TenantRequired(row.choices.unwrap_or_default())),
-        ("refused", _) => Some(Finished::Refused),
-        _ => return Err(Fault::unknown_word("kanidm_login_finish.outcome")),
-    })
+    let (outcome, account, rights, choices) = (row.outcome, row.account, row.rights, row.choices);
+    LoginResult { outcome, account, rights, choices, known_device: None, recovery_codes: None }.finished()
 }
 
 /// The user of a person, and the latest revocation of their tokens.

@@ -2,11 +2,10 @@
 //! it are counted apart, so that guessing by others locks nobody out of their own device. It proves nothing else.
 
 use chrono::TimeDelta;
-use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::Login;
-use crate::session::hex;
+use super::store::types::NewKnownDevice;
 use crate::token::opaque;
 
 /// Prefix of the secrets.
@@ -16,8 +15,8 @@ const PREFIX: &str = "sidle_kd_";
 pub(in crate::authenticate) struct NewDevice {
     /// The secret itself.
     pub token: Zeroizing<String>,
-    /// What the database function `login_complete` takes.
-    pub record: Value,
+    /// What the database is to keep of it.
+    pub record: NewKnownDevice,
 }
 
 /// What a device's secret is looked up by; none for what cannot be one, which is then a device like any other.
@@ -31,12 +30,12 @@ impl Login {
         let token = opaque::mint(PREFIX, &self.context.entropy);
         let limits = &self.config.passwords;
         let lifetime = TimeDelta::from_std(limits.known_device_lifetime).unwrap_or_default();
-        let record = json!({
-            "known_device_id": self.context.new_id(),
-            "token_hash": hex(&opaque::digest(token.as_bytes())),
-            "expires_at": self.context.now() + lifetime,
-            "most": limits.known_devices,
-        });
+        let record = NewKnownDevice {
+            known_device_id: self.context.new_id(),
+            token_hash: opaque::digest(token.as_bytes()).to_vec(),
+            expires_at: self.context.now() + lifetime,
+            most: i32::try_from(limits.known_devices).unwrap_or(i32::MAX),
+        };
         NewDevice { token, record }
     }
 }

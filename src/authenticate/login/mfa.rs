@@ -53,8 +53,9 @@ impl Login {
         }
         let challenge = opaque::digest(token);
         let refused = Event::new(EventType::UserLoginRefused, call).detail("method", "password");
-        let finish =
-            move |room: Self, call: Call, right: Right| async move { room.finish_mfa(&call, &challenge, &right).await };
+        let finish = move |login: Self, call: Call, right: Right| async move {
+            login.finish_mfa(&call, &challenge, &right).await
+        };
         self.guess_code(call, Guess::Login { challenge }, typed, refused, finish).await
     }
 
@@ -67,11 +68,11 @@ impl Login {
         let missing = || Fault::internal("mfa_challenges.request is missing");
         let kept = Kept::deserialize(right.request.as_ref().ok_or_else(missing)?).map_err(Fault::internal)?;
         let (user, session_request) = (right.user, kept.session_request);
-        let opening = self.sessions.session_factory.open(call, &session_request);
+        let pending = self.sessions.session_factory.open(call, &session_request);
         let (device, factor) = (self.new_device(), right.factor.as_str());
         let by_user = |event| Event::new(event, call).by_user(user).target("user", user);
         let method = |event: Event| event.detail("method", "password").detail("factor", factor);
-        let event = method(by_user(EventType::UserAuthenticated)).session(opening.session_id);
+        let event = method(by_user(EventType::UserAuthenticated)).session(pending.session_id);
         let refused = Event::new(EventType::UserLoginRefused, call).outcome(audit::Outcome::Refused);
         let offer = self.enrolment.offer(call, user);
         let finish = MfaFinish {
@@ -80,7 +81,7 @@ impl Login {
             spend: &right.spend,
             tenant: session_request.tenant_id,
             now: self.context.now(),
-            session: opening.record(),
+            session: &pending.record,
             event: self.recorder.prepare(event),
             refused: self.recorder.prepare(method(refused.target("user", user))),
             new_device: device.record,
@@ -94,7 +95,7 @@ impl Login {
         };
         self.recorder.wake();
         self.outbox.wake();
-        let mut signed_in = self.signed_in(opening, finished, device.token)?;
+        let mut signed_in = self.signed_in(pending, finished, device.token)?;
         signed_in.enrolment = self.enrolment.accepted(offer, invited.as_deref());
         let session_id = signed_in.session_id;
         tracing::info!(event = "user_authenticated", method = "second_factor", user_id = %user, %session_id);

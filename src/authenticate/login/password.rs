@@ -19,13 +19,14 @@ use super::proof::Compared;
 use super::store::login::{self as store, Begin, Begun, Finish, Finished, Reserved};
 use crate::access::{Call, names};
 use crate::audit::{self, Event, EventType};
+use crate::authenticate::login::store::types::NewChallenge;
 use crate::authenticate::{Challenge, Factor, Outcome, SignedIn, invalid_credentials, tenant_required};
 use crate::correlation;
 use crate::credential::hashing::Permit;
 use crate::credential::{Charge, MAX_PASSWORD, RateLimitBucket, network};
 use crate::fault::{Fault, Reason, Result};
 use crate::metrics::{LoginMethod, LoginOutcome};
-use crate::session::{Opening, SessionRequest, hex, no_tenant};
+use crate::session::{PendingSession, SessionRequest, hex, no_tenant};
 use crate::token::opaque;
 
 /// Prefix of the secrets that a login is completed with.
@@ -137,19 +138,19 @@ impl Login {
 
     async fn finish(&self, call: &Call, attempt: &Attempt, stored: &Stored, compared: &Compared) -> Result<Outcome> {
         let user = stored.user;
-        let opening = self.sessions.session_factory.open(call, &attempt.session_request);
+        let pending = self.sessions.session_factory.open(call, &attempt.session_request);
         let device = self.new_device();
         let (challenge, record) = self.new_challenge(attempt);
         let offer = self.enrolment.offer(call, user);
         let by_user = |event| Event::new(event, call).by_user(user).target("user", user).detail("method", "password");
-        let event = by_user(EventType::UserAuthenticated).session(opening.session_id);
+        let event = by_user(EventType::UserAuthenticated).session(pending.session_id);
         let event = if compared.overlong { event.detail("overlong", true) } else { event };
         let finish = Finish {
             user,
             password_version: stored.version,
             tenant: attempt.session_request.tenant_id,
             now: self.context.now(),
-            session: opening.record(),
+            session: &pending.record,
             event: self.recorder.prepare(event),
             refused: self
                 .recorder
@@ -167,7 +168,7 @@ impl Login {
             let factors = [Factor::Totp].into_iter().chain(recovery_codes.then_some(Factor::RecoveryCode)).collect();
             return Ok(Outcome::MfaRequired(Challenge { factors, ..challenge }));
         }
-        let mut signed_in = self.signed_in(opening, finished, device.token)?;
+        let mut signed_in = self.signed_in(pending, finished, device.token)?;
         signed_in.enrolment = self.enrolment.accepted(offer, invited.as_deref());
         let (user_id, session_id) = (signed_in.user.user_id, signed_in.session_id);
         tracing::info!(event = "user_authenticated", method = "password", %user_id, %session_id);
@@ -180,18 +181,18 @@ impl Login {
     /// Why the database did not complete it.
     pub(in crate::authenticate) fn signed_in(
         &self,
-        opening: Opening,
+        pending: PendingSession,
         finished: Finished,
         new_device: Zeroizing<String>,
     ) -> Result<SignedIn> {
         let (rights, user, known_device) = match finished {
             Finished::SignedIn { rights, user, known_device } => (rights, user, known_device),
-            Finished::Refused | Finished::MfaRequired { .. } => return Err(invalid_credentials()),
+            Finished::Refused | Finished::NotLinked | Finished::MfaRequired { .. } => return Err(invalid_credentials()),
             Finished::NoTenant => return Err(no_tenant()),
             Finished::TenantRequired(choices) => return Err(tenant_required(&choices)),
         };
-        let session_id = opening.session_id;
-        let tokens = self.sessions.session_factory.tokens(opening, user.user_id, &rights)?;
+        let session_id = pending.session_id;
+        let tokens = self.sessions.session_factory.tokens(pending, user.user_id, &rights)?;
         let (tenant_id, must_change_password) = (rights.tenant_id, rights.must_change_password);
         let known_device_token = (!known_device).then_some(new_device);
         Ok(SignedIn { tokens, session_id, tenant_id, user, must_change_password, known_device_token, enrolment: None })
@@ -199,16 +200,17 @@ impl Login {
 
     /// A challenge, should the user have a second factor, and what the database is to keep of it: what was asked for, to
     /// go on with, and the known device, whose failures the guesses at the second factor are then counted with.
-    fn new_challenge(&self, attempt: &Attempt) -> (Challenge, serde_json::Value) {
+    fn new_challenge(&self, attempt: &Attempt) -> (Challenge, NewChallenge) {
         let token = opaque::mint(CHALLENGE_PREFIX, &self.context.entropy);
         let lifetime = TimeDelta::from_std(self.config.mfa.challenge_lifetime).unwrap_or_default();
         let expires_at = self.context.now() + lifetime;
-        let record = json!({
-            "challenge_id": self.context.new_id(),
-            "challenge_hash": hex(&opaque::digest(token.as_bytes())),
-            "expires_at": expires_at,
-            "request": { "session_request": attempt.session_request, "known_device": attempt.known_device.map(|device| hex(&device)) },
-        });
+        let known_device = attempt.known_device.map(|device| hex(&device));
+        let record = NewChallenge {
+            challenge_id: self.context.new_id(),
+            challenge_hash: opaque::digest(token.as_bytes()).to_vec(),
+            request: json!({ "session_request": attempt.session_request, "known_device": known_device }),
+            expires_at,
+        };
         (Challenge { token, expires_at, factors: Vec::new() }, record)
     }
 

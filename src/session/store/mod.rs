@@ -1,4 +1,5 @@
-//! SQL of this room, and nothing of any other.
+//! SQL of sessions, and nothing of any other module.
 
 pub(super) mod refresh;
 pub(super) mod sessions;
+pub(super) mod types;

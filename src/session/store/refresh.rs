@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sidle_token::Epoch;
 use uuid::Uuid;
 
+use super::types::{RefreshExchange, RefreshOutcome, UserRights};
 use crate::audit::Prepared;
 use crate::config::RateLimit;
-use crate::db::{Db, Scope};
+use crate::db::{Db, Scope, interval};
 use crate::fault::{Fault, Result};
 use crate::session::opening::Rights;
 
@@ -23,11 +24,11 @@ pub(in crate::session) struct Exchange {
     pub tenant_id: Option<Uuid>,
     pub audience: Option<String>,
     pub now: DateTime<Utc>,
-    pub repeat: TimeDelta,
+    pub repeat: Duration,
     pub leeway: Duration,
     pub access_until: DateTime<Utc>,
-    pub idle: TimeDelta,
-    pub persistent_idle: TimeDelta,
+    pub idle: Duration,
+    pub persistent_idle: Duration,
     pub lease: Uuid,
     pub lease_time: Duration,
     /// What the session is charged for this; none when it has been.
@@ -69,70 +70,66 @@ pub(in crate::session) struct Lease {
 /// Exchanges a refresh token.
 pub(in crate::session) async fn exchange(db: &Db, exchange: &Exchange) -> Result<Outcome> {
     let row = sqlx::query!(
-        r#"SELECT outcome AS "outcome!", session_id, user_id, tenant_id, audience, roles, permissions,
-               platform_permissions, tokens_valid_from, must_change_password, expires_at, refresh_expires_at,
-               kanidm_user_id, kanidm_refresh_token, extract(epoch FROM retry_after)::float8 AS retry_after
-           FROM session_refresh($1, $2, $3, $4, $5, $6, $7, $8, make_interval(secs => $9), make_interval(secs => $10),
-               $11, make_interval(secs => $12), make_interval(secs => $13), $14, make_interval(secs => $15),
-               make_interval(secs => $16), make_interval(secs => $17), $18, $19, $20, $21)"#,
-        &exchange.token_hash,
-        &exchange.request_hash,
-        exchange.successor_id,
-        &exchange.successor_hash,
-        exchange.access_jti,
-        exchange.tenant_id,
-        exchange.audience,
-        exchange.now,
-        exchange.repeat.as_seconds_f64(),
-        exchange.leeway.as_secs_f64(),
-        exchange.access_until,
-        exchange.idle.as_seconds_f64(),
-        exchange.persistent_idle.as_seconds_f64(),
-        exchange.lease,
-        exchange.lease_time.as_secs_f64(),
-        exchange.charge.map(|limit| limit.spacing.as_secs_f64()),
-        exchange.charge.map(|limit| limit.burst.as_secs_f64()),
-        exchange.refreshed.event,
-        exchange.refreshed.personal.as_deref(),
-        exchange.reused.event,
-        exchange.reused.personal.as_deref(),
+        r#"SELECT outcome AS "outcome!: RefreshOutcome", session_id, user_id, audience, rights AS "rights: UserRights",
+               expires_at, refresh_expires_at, kanidm_user_id, kanidm_refresh_token,
+               extract(epoch FROM retry_after)::float8 AS retry_after
+           FROM session_refresh($1, $2, $3)"#,
+        exchange.parameters() as RefreshExchange,
+        &exchange.refreshed as &Prepared,
+        &exchange.reused as &Prepared,
     )
     .fetch_one(db)
     .await?;
     let missing = || Fault::internal("session_refresh left out what its outcome needs");
-    Ok(match row.outcome.as_str() {
-        "refreshed" | "repeated" => Outcome::Refreshed(Done {
+    Ok(match row.outcome {
+        RefreshOutcome::Refreshed | RefreshOutcome::Repeated => Outcome::Refreshed(Done {
             session_id: row.session_id.ok_or_else(missing)?,
             user_id: row.user_id.ok_or_else(missing)?,
             audience: row.audience.ok_or_else(missing)?,
-            rights: Rights {
-                tenant_id: row.tenant_id,
-                roles: row.roles.unwrap_or_default(),
-                permissions: row.permissions.unwrap_or_default(),
-                platform_permissions: row.platform_permissions.unwrap_or_default(),
-                epoch: Epoch::of(row.tokens_valid_from),
-                must_change_password: row.must_change_password.unwrap_or(true),
-            },
+            rights: row.rights.ok_or_else(missing)?.into(),
             expires_at: row.expires_at.ok_or_else(missing)?,
             refresh_expires_at: row.refresh_expires_at.ok_or_else(missing)?,
         }),
-        "reuse" => Outcome::Reused(row.session_id.ok_or_else(missing)?),
-        "no_tenant" => Outcome::NoTenant,
-        "request_id_reused" => Outcome::RequestIdReused,
-        "raced" => Outcome::Raced,
-        "other_audience" => Outcome::OtherAudience,
-        "invalid" => Outcome::Invalid,
-        "throttled" => Outcome::Throttled(
+        RefreshOutcome::Reused => Outcome::Reused(row.session_id.ok_or_else(missing)?),
+        RefreshOutcome::NoTenant => Outcome::NoTenant,
+        RefreshOutcome::RequestIdReused => Outcome::RequestIdReused,
+        RefreshOutcome::Raced => Outcome::Raced,
+        RefreshOutcome::OtherAudience => Outcome::OtherAudience,
+        RefreshOutcome::Invalid => Outcome::Invalid,
+        RefreshOutcome::Throttled => Outcome::Throttled(
             Duration::try_from_secs_f64(row.retry_after.ok_or_else(missing)?).map_err(Fault::internal)?,
         ),
-        "kanidm_busy" => Outcome::KanidmBusy,
-        "kanidm_required" => Outcome::KanidmRequired(Lease {
+        RefreshOutcome::KanidmBusy => Outcome::KanidmBusy,
+        RefreshOutcome::KanidmRequired => Outcome::KanidmRequired(Lease {
             session_id: row.session_id.ok_or_else(missing)?,
             kanidm_user_id: row.kanidm_user_id.ok_or_else(missing)?,
             refresh_token: row.kanidm_refresh_token,
         }),
-        word => return Err(Fault::internal(format!("session_refresh answered {word}"))),
     })
+}
+
+impl Exchange {
+    fn parameters(&self) -> RefreshExchange {
+        RefreshExchange {
+            token_hash: self.token_hash.to_vec(),
+            request_hash: self.request_hash.to_vec(),
+            successor_id: self.successor_id,
+            successor_hash: self.successor_hash.to_vec(),
+            access_token_jti: self.access_jti,
+            access_until: self.access_until,
+            tenant_id: self.tenant_id,
+            audience: self.audience.clone(),
+            exchanged_at: self.now,
+            repeat_within: interval(self.repeat),
+            leeway: interval(self.leeway),
+            idle: interval(self.idle),
+            persistent_idle: interval(self.persistent_idle),
+            lease_id: self.lease,
+            lease_time: interval(self.lease_time),
+            spacing: self.charge.map(|limit| interval(limit.spacing)),
+            burst: self.charge.map(|limit| interval(limit.burst)),
+        }
+    }
 }
 
 /// Keeps what renewing a session at Kanidm gave; says whose access tokens that revoked, and by which revocation.

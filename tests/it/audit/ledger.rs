@@ -128,7 +128,7 @@ async fn personal_data_that_does_not_open_holds_up_nothing() {
     parts.record([numbered(None, 1)]).await;
     parts.sequence().await;
     assert_eq!(parts.log.head().await.unwrap(), 2);
-    let event = parts.log.get(Scope::Platform, Key::Id(prepared.event_id)).await.unwrap();
+    let event = parts.log.get(Scope::Platform, Key::Id(prepared.event_id())).await.unwrap();
     assert!(event.open(&parts.keyring).erased);
     assert_eq!(event.event_type, "user.updated");
     assert_eq!(parts.metrics.audit_personal_lost.get(), 1);
@@ -154,7 +154,7 @@ async fn an_event_that_a_writer_records_twice_is_two_events() {
         assert_eq!(event.open(&parts.keyring).personal.as_ref().unwrap().data["email"], "ann@example.com");
         ids.push(event.event_id);
     }
-    assert_eq!(ids[0], prepared.event_id);
+    assert_eq!(ids[0], prepared.event_id());
     assert!(ids[1] != ids[0] && ids[2] != ids[0] && ids[1] != ids[2]);
 }
 
@@ -176,7 +176,7 @@ async fn a_database_function_may_say_what_only_it_knows() {
         .unwrap();
     tx.commit().await.unwrap();
     parts.sequence().await;
-    let event = parts.log.get(Scope::Tenant(tenant), Key::Id(prepared.event_id)).await.unwrap();
+    let event = parts.log.get(Scope::Tenant(tenant), Key::Id(prepared.event_id())).await.unwrap();
     assert_eq!((event.event_type.as_str(), event.outcome), ("user.login_refused", Outcome::Refused));
     assert_eq!(
         (event.reason.as_deref(), event.target_id.as_deref()),

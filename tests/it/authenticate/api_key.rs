@@ -141,7 +141,7 @@ async fn a_clients_secret_is_good_with_its_id_only_and_can_be_rotated_without_a_
     }
     assert_eq!(reason(&exchange(&server, &first.secret).await.unwrap_err()), "INVALID_CREDENTIALS");
     // The prefix tells the kinds apart before the database is asked; it does not rely on that.
-    let as_key = "SELECT outcome FROM api_key_exchange($1, 'api_key', NULL, now(), '{}', NULL, '{}', NULL)";
+    let as_key = "SELECT outcome::text FROM api_key_exchange($1, 'api_key', NULL, now(), NULL, NULL)";
     let digest = sidle::token::opaque::digest(&first.secret).to_vec();
     let outcome: String = sqlx::query_scalar(as_key).bind(digest).fetch_one(&server.app().db).await.expect("an answer");
     assert_eq!(outcome, "unknown");

@@ -45,8 +45,8 @@ async fn another_password_between_begin_and_end_refuses_the_login() {
         "event_id": server.context.new_id(), "event_type": "user.login_refused", "outcome": "refused",
         "occurred_at": server.context.now(), "actor_kind": "anonymous",
     });
-    let finish = "SELECT outcome FROM login_finish($1, $2, NULL, now(), '{}', '{}', NULL, $3, NULL, NULL, '{}', false,
-        '{}', '{}', NULL)";
+    let finish = "SELECT outcome::text FROM login_finish($1, $2, NULL, now(), NULL, NULL, ROW($3, NULL)::prepared_event, NULL, NULL, false,
+        NULL, NULL)";
     let finish = sqlx::query(finish).bind(user).bind(version).bind(refused);
     let outcome: String = finish.fetch_one(server.sql()).await.unwrap().get(0);
     assert_eq!(outcome, "refused");

@@ -5,17 +5,16 @@ use std::time::Duration;
 use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sidle_token::Epoch;
 use uuid::Uuid;
 
 use super::login::{Finished, Reserved};
+use super::types::{LoginAccount, LoginOutcome, LoginResult, NewKnownDevice};
 use crate::audit::Prepared;
-use crate::authenticate::UserView;
 use crate::authenticate::enrolment::Offer;
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::PasswordConfig;
 use crate::fault::Result;
-use crate::session::Rights;
+use crate::session::{NewSession, UserRights};
 
 /// An application's secret as it lies in the database.
 pub(in crate::authenticate) struct SealedTotp {
@@ -180,10 +179,10 @@ pub(in crate::authenticate) struct MfaFinish<'a> {
     pub spend: &'a Spend,
     pub tenant: Option<Uuid>,
     pub now: DateTime<Utc>,
-    pub session: Value,
+    pub session: &'a NewSession,
     pub event: Prepared,
     pub refused: Prepared,
-    pub new_device: Value,
+    pub new_device: NewKnownDevice,
     /// For a recovery code: that it was used, and the message that says so.
     pub code_event: Prepared,
     pub mail: Option<Value>,
@@ -198,24 +197,20 @@ pub(in crate::authenticate) async fn mfa_finish(
 ) -> Result<std::result::Result<(Finished, Option<String>), &'static str>> {
     let (totp_id, step, digests) = finish.spend.parts();
     let row = sqlx::query!(
-        r#"SELECT outcome AS "outcome!", tenant_id, choices, roles, permissions, platform_permissions,
-               tokens_valid_from, must_change_password, email, username, full_name, auth_method, known_device,
-               invitation_offer(outcome, known_device, $16, $6, $17, $18) AS invited
-           FROM mfa_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
+        r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
+               choices, known_device, refusal, invitation_offer(outcome::text, known_device, $13, $6, $14, $15) AS invited
+           FROM mfa_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         finish.challenge,
         totp_id,
         step,
         digests,
         finish.tenant,
         finish.now,
-        finish.session,
-        finish.event.event,
-        finish.event.personal.as_deref(),
-        finish.refused.event,
-        finish.refused.personal.as_deref(),
-        finish.new_device,
-        finish.code_event.event,
-        finish.code_event.personal.as_deref(),
+        finish.session as &NewSession,
+        finish.event as Prepared,
+        finish.refused as Prepared,
+        finish.new_device as NewKnownDevice,
+        finish.code_event as Prepared,
         finish.mail,
         finish.user,
         finish.offer.map(|offer| &offer.record),
@@ -223,31 +218,18 @@ pub(in crate::authenticate) async fn mfa_finish(
     )
     .fetch_one(db)
     .await?;
-    let finished = match row.outcome.as_str() {
-        "signed_in" => Finished::SignedIn {
-            rights: Rights {
-                tenant_id: row.tenant_id,
-                roles: row.roles.unwrap_or_default(),
-                permissions: row.permissions.unwrap_or_default(),
-                platform_permissions: row.platform_permissions.unwrap_or_default(),
-                epoch: Epoch::of(row.tokens_valid_from),
-                must_change_password: row.must_change_password.unwrap_or(true),
-            },
-            user: UserView {
-                user_id: finish.user,
-                email: row.email.unwrap_or_default(),
-                username: row.username,
-                full_name: row.full_name.unwrap_or_default(),
-                auth_method: row.auth_method.unwrap_or_default(),
-            },
-            known_device: row.known_device.unwrap_or_default(),
-        },
-        "no_tenant" => Finished::NoTenant,
-        "tenant_required" => Finished::TenantRequired(row.choices.unwrap_or_default()),
-        "refused" => Finished::Refused,
-        reason => return Ok(Err(refusal(reason)?)),
+    if let Some(reason) = row.refusal {
+        return Ok(Err(refusal(&reason)?));
+    }
+    let result = LoginResult {
+        outcome: row.outcome,
+        account: row.account,
+        rights: row.rights,
+        choices: row.choices,
+        known_device: row.known_device,
+        recovery_codes: None,
     };
-    Ok(Ok((finished, row.invited)))
+    Ok(Ok((result.finished()?, row.invited)))
 }
 
 /// A user's factors as they stand, kept from every other change until the transaction ends.

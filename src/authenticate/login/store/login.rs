@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
-use sidle_token::Epoch;
 use uuid::Uuid;
 
 use super::throttle::seconds;
+use super::types::{LoginAccount, LoginOutcome, LoginResult, NewChallenge, NewKnownDevice};
 use crate::audit::{Event, Prepared, Recorder};
 use crate::authenticate::UserView;
 use crate::authenticate::enrolment::Offer;
@@ -16,7 +15,7 @@ use crate::config::{PasswordConfig, RateLimit};
 use crate::credential::hashing::StoredHash;
 use crate::db::{Connection, Db, Scope};
 use crate::fault::{Fault, Result};
-use crate::session::Rights;
+use crate::session::{NewSession, Rights, UserRights};
 
 /// What a login begins with.
 pub(in crate::authenticate) struct Begin<'a> {
@@ -70,6 +69,8 @@ pub(in crate::authenticate) enum Finished {
         recovery_codes: bool,
     },
     Refused,
+    /// Nobody is linked to the person.
+    NotLinked,
     NoTenant,
     TenantRequired(Vec<Uuid>),
 }
@@ -205,14 +206,14 @@ pub(in crate::authenticate) struct Finish<'a> {
     pub password_version: i64,
     pub tenant: Option<Uuid>,
     pub now: DateTime<Utc>,
-    pub session: Value,
+    pub session: &'a NewSession,
     pub event: Prepared,
     pub refused: Prepared,
     pub known_device: Option<&'a [u8; 32]>,
-    pub new_device: Value,
+    pub new_device: NewKnownDevice,
     /// Whether more was typed than the hash was made of.
     pub overlong: bool,
-    pub challenge: Value,
+    pub challenge: NewChallenge,
     pub challenged: Prepared,
     /// An invitation, should the login be complete.
     pub offer: Option<&'a Offer>,
@@ -222,56 +223,36 @@ pub(in crate::authenticate) struct Finish<'a> {
 /// invited to enrol in Kanidm, if they were.
 pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -> Result<(Finished, Option<String>)> {
     let row = sqlx::query!(
-        r#"SELECT outcome AS "outcome!", tenant_id, choices, roles, permissions, platform_permissions,
-               tokens_valid_from, must_change_password, email, username, full_name, auth_method, known_device,
-               recovery_codes, invitation_offer(outcome, known_device, $1, $4, $16, $17) AS invited
-           FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
+        r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
+               choices, known_device, recovery_codes,
+               invitation_offer(outcome::text, known_device, $1, $4, $13, $14) AS invited
+           FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         finish.user,
         finish.password_version,
         finish.tenant,
         finish.now,
-        finish.session,
-        finish.event.event,
-        finish.event.personal.as_deref(),
-        finish.refused.event,
-        finish.refused.personal.as_deref(),
+        finish.session as &NewSession,
+        finish.event as Prepared,
+        finish.refused as Prepared,
         finish.known_device.map(|device| &device[..]) as Option<&[u8]>,
-        finish.new_device,
+        finish.new_device as NewKnownDevice,
         finish.overlong,
-        finish.challenge,
-        finish.challenged.event,
-        finish.challenged.personal.as_deref(),
+        finish.challenge as NewChallenge,
+        finish.challenged as Prepared,
         finish.offer.map(|offer| &offer.record),
         finish.offer.and_then(|offer| offer.personal.as_deref()),
     )
     .fetch_one(db)
     .await?;
-    let finished = match row.outcome.as_str() {
-        "signed_in" => Finished::SignedIn {
-            rights: Rights {
-                tenant_id: row.tenant_id,
-                roles: row.roles.unwrap_or_default(),
-                permissions: row.permissions.unwrap_or_default(),
-                platform_permissions: row.platform_permissions.unwrap_or_default(),
-                epoch: Epoch::of(row.tokens_valid_from),
-                must_change_password: row.must_change_password.unwrap_or(true),
-            },
-            user: UserView {
-                user_id: finish.user,
-                email: row.email.unwrap_or_default(),
-                username: row.username,
-                full_name: row.full_name.unwrap_or_default(),
-                auth_method: row.auth_method.unwrap_or_default(),
-            },
-            known_device: row.known_device.unwrap_or_default(),
-        },
-        "mfa_required" => Finished::MfaRequired { recovery_codes: row.recovery_codes.unwrap_or_default() },
-        "no_tenant" => Finished::NoTenant,
-        "tenant_required" => Finished::TenantRequired(row.choices.unwrap_or_default()),
-        "refused" => Finished::Refused,
-        other => return Err(Fault::internal(format!("login_finish gave the unknown outcome {other}"))),
+    let result = LoginResult {
+        outcome: row.outcome,
+        account: row.account,
+        rights: row.rights,
+        choices: row.choices,
+        known_device: row.known_device,
+        recovery_codes: row.recovery_codes,
     };
-    Ok((finished, row.invited))
+    Ok((result.finished()?, row.invited))
 }
 
 /// Puts a new hash of the same password in the place of the old one, if that is still there. Logins and proofs under way

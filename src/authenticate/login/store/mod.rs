@@ -5,3 +5,4 @@ pub(in crate::authenticate) mod login;
 pub(in crate::authenticate) mod password;
 pub(in crate::authenticate) mod service_account;
 pub(in crate::authenticate) mod throttle;
+pub(in crate::authenticate) mod types;

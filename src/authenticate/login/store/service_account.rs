@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use sidle_token::Epoch;
 use uuid::Uuid;
 
+use super::types::KeyOutcome;
 use crate::audit::Prepared;
 use crate::fault::{Fault, Result};
 
@@ -34,29 +35,30 @@ pub(in crate::authenticate) async fn exchange_key(
     refused: &Prepared,
 ) -> Result<KeyAnswer> {
     let row = sqlx::query!(
-        r#"SELECT outcome AS "outcome!", service_account_id, tenant_id, permissions, tokens_valid_from, expires_at
-           FROM api_key_exchange($1, $2, $3, $4, $5, $6, $7, $8)"#,
+        r#"SELECT outcome AS "outcome!: KeyOutcome", service_account_id, tenant_id, permissions, tokens_valid_from, expires_at
+           FROM api_key_exchange($1, $2, $3, $4, $5, $6)"#,
         digest,
         if client.is_some() { "client_secret" } else { "api_key" },
         client,
         now,
-        event.event,
-        event.personal.as_deref(),
-        refused.event,
-        refused.personal.as_deref(),
+        event as &Prepared,
+        refused as &Prepared,
     )
     .fetch_one(db)
     .await?;
-    Ok(match (row.outcome.as_str(), row.service_account_id) {
-        ("accepted", Some(service_account_id)) => KeyAnswer::Accepted(KeyOwner {
-            service_account_id,
+    Ok(match row.outcome {
+        KeyOutcome::Accepted => KeyAnswer::Accepted(KeyOwner {
+            service_account_id: row
+                .service_account_id
+                .ok_or_else(|| Fault::internal("api_key_exchange left out the service account"))?,
             tenant_id: row.tenant_id,
             permissions: row.permissions.unwrap_or_default(),
             epoch: Epoch::of(row.tokens_valid_from),
             expires_at: row.expires_at,
         }),
-        ("unknown", _) => KeyAnswer::Unknown,
-        ("revoked" | "expired" | "disabled" | "tenant_disabled", _) => KeyAnswer::Refused,
-        _ => return Err(Fault::unknown_word("api_key_exchange.outcome")),
+        KeyOutcome::Unknown => KeyAnswer::Unknown,
+        KeyOutcome::Revoked | KeyOutcome::Expired | KeyOutcome::Disabled | KeyOutcome::TenantDisabled => {
+            KeyAnswer::Refused
+        }
     })
 }
