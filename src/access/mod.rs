@@ -12,6 +12,7 @@ mod policy;
 mod principal;
 mod proven;
 pub mod replay;
+pub(crate) mod rpcs;
 pub mod status;
 mod store;
 

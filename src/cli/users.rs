@@ -40,12 +40,12 @@ pub(super) enum Command {
     },
     /// Create a user
     Create(Create),
-    /// Switch a user off and end all sessions
+    /// ActiveStatus a user off and end all sessions
     Disable {
         /// Id, e-mail address or username
         user: String,
     },
-    /// Switch a disabled user on again
+    /// ActiveStatus a disabled user on again
     Enable {
         /// Id, e-mail address or username
         user: String,

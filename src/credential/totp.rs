@@ -1,13 +1,17 @@
 //! Codes of authenticator applications (RFC 6238): HMAC-SHA-1, six digits, thirty seconds, which is what every
 //! application understands. Pure: the time is passed in, and nothing is remembered here.
 
+use data_encoding::BASE32_NOPAD;
 use hmac::{Hmac, Mac as _};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha1::Sha1;
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use zeroize::Zeroizing;
 
 use crate::context::Entropy;
 
+/// What has to be escaped in a URI's path and query (RFC 3986): everything but the unreserved characters and `@`.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'@');
 /// Seconds for which a code is shown.
 const PERIOD: i64 = 30;
 /// A code is six digits.
@@ -42,25 +46,12 @@ impl Totp {
 
     /// The secret as a person can type it: base32 without padding.
     pub fn base32(&self) -> Zeroizing<String> {
-        const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-        let mut text = Zeroizing::new(String::with_capacity(self.secret.len() * 8 / 5 + 1));
-        let (mut bits, mut held) = (0u32, 0u32);
-        for byte in self.secret.iter() {
-            bits = (bits << 8) | u32::from(*byte);
-            held += 8;
-            while held >= 5 {
-                held -= 5;
-                text.push(char::from(ALPHABET[(bits >> held) as usize & 31]));
-            }
-        }
-        if held > 0 {
-            text.push(char::from(ALPHABET[(bits << (5 - held)) as usize & 31]));
-        }
-        text
+        Zeroizing::new(BASE32_NOPAD.encode(&self.secret))
     }
 
     /// What goes into a QR code.
     pub fn uri(&self, issuer: &str, account: &str) -> Zeroizing<String> {
+        let escape = |text| utf8_percent_encode(text, RESERVED);
         let (issuer, account, secret) = (escape(issuer), escape(account), self.base32());
         Zeroizing::new(format!(
             "otpauth://totp/{issuer}:{account}?secret={}&issuer={issuer}&algorithm=SHA1&digits=6&period={PERIOD}",
@@ -113,16 +104,6 @@ impl Code {
         }
         (digits == 6).then_some(Self(value))
     }
-}
-
-fn escape(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut out, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-        out
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::names;
-use super::store::{self, Switch, UserStatus};
+use super::store::{self, ActiveStatus, UserStatus};
 use crate::access::input;
 use crate::access::names::email_key;
 use crate::audit::{Event, EventType, Recorder};
@@ -66,7 +66,7 @@ pub async fn bootstrap(db: &Db, context: &Context, recorder: &Recorder, first: F
                 external_id: None,
                 brand: None,
                 settings: json!({}),
-                status: Switch::Active,
+                status: ActiveStatus::Active,
                 version: 1,
                 created_at: now,
                 updated_at: now,

@@ -4,7 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 pub(super) use super::store::service_accounts::ServiceAccount;
-use super::store::{self, Switch};
+use super::store::{self, ActiveStatus};
 use super::{Change, made};
 use crate::access::{PrincipalKind, delegation, etag};
 use crate::audit::{Event, EventType};
@@ -28,7 +28,7 @@ pub(super) struct Edit {
     pub description: Option<String>,
     pub permissions: Option<Vec<String>>,
     pub certificates: Option<Vec<String>>,
-    pub status: Option<Switch>,
+    pub status: Option<ActiveStatus>,
 }
 
 /// Creates a service account: confined to a tenant or, without one, for the platform.
@@ -54,7 +54,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewServiceAccount) -> R
         description: new.description,
         permissions: new.permissions,
         certificates: new.certificates,
-        status: Switch::Active,
+        status: ActiveStatus::Active,
         created_by: (principal.kind == PrincipalKind::User).then_some(principal.id),
         version: 1,
         created_at: change.now,
@@ -81,7 +81,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     delegation::covers(change.principal()?, after.tenant_id, &after.permissions)?;
     let certificates_changed = before.certificates != after.certificates;
     let permissions_changed = before.permissions != after.permissions;
-    let switched_on = before.status != after.status && after.status == Switch::Active;
+    let switched_on = before.status != after.status && after.status == ActiveStatus::Active;
     if certificates_changed {
         // One tenant's administrator must not claim a name that another tenant's program has.
         change.platform_only()?;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 pub(super) use super::store::tenants::Tenant;
-use super::store::{self, Switch};
+use super::store::{self, ActiveStatus};
 use super::{Change, admins, change, names};
 use crate::access::etag;
 use crate::audit::{Event, EventType};
@@ -30,7 +30,7 @@ pub(super) struct Edit {
     pub name: Option<String>,
     pub brand: Option<Option<String>>,
     pub settings: Option<Value>,
-    pub status: Option<Switch>,
+    pub status: Option<ActiveStatus>,
 }
 
 /// Creates a tenant.
@@ -47,7 +47,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewTenant) -> Result<Te
         name: new.name,
         brand: new.brand,
         settings: new.settings,
-        status: Switch::Active,
+        status: ActiveStatus::Active,
         version: 1,
         created_at: change.now,
         updated_at: change.now,
@@ -79,7 +79,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         // They are what confines a tenant's administrators.
         change.platform_only()?;
     }
-    let switched_on = before.status != after.status && after.status == Switch::Active;
+    let switched_on = before.status != after.status && after.status == ActiveStatus::Active;
     if switched_on || lets_in_more(&before.settings, &after.settings) {
         change.step_up_of_people(UPDATE, Some(id)).await?;
     }
@@ -89,7 +89,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         .detail("status", after.status.as_str())
         .old_new(editable(&before), editable(&after));
     change.record(event).await?;
-    if before.status == Switch::Active && after.status == Switch::Disabled {
+    if before.status == ActiveStatus::Active && after.status == ActiveStatus::Disabled {
         end_all_tokens(change, &after).await?;
     }
     store::tenants::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("tenant"))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::db::Connection;
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use super::{Message, store};
 use crate::access::names::email_key;
 use crate::config::MailConfig;
 use crate::context::Context;
+use crate::db::Connection;
 use crate::fault::Result;
 use crate::seal::{Keyring, Place};
 
@@ -74,7 +75,7 @@ impl Outbox {
             "user_id": message.user,
             "recipient": message.address,
             "recipient_key": message.address.as_deref().map(email_key),
-            "parameters": hex(&sealed),
+            "parameters": HEXLOWER.encode(&sealed),
             "per_address_and_hour": self.per_address_and_hour,
             "lifetime_seconds": lifetime.as_secs_f64(),
         }))
@@ -93,8 +94,4 @@ impl Outbox {
 /// Where the parameters of a message lie.
 pub(super) fn place(mail_id: Uuid) -> Place {
     Place { table: "mail_outbox", column: "parameters", row: mail_id }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

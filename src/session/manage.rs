@@ -14,9 +14,9 @@ use crate::fault::{Fault, Result};
 
 const METHOD: &str = "ListSessions";
 
-/// Whose sessions are meant.
+/// SessionOwner sessions are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum SessionOwner {
     /// The caller's.
     Own,
     /// One user's.
@@ -28,7 +28,7 @@ pub enum Whose {
 /// A list of sessions.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    pub whose: Whose,
+    pub owner: SessionOwner,
     /// In which tenant.
     pub tenant_id: Option<Uuid>,
     /// In which states; living ones when empty.
@@ -64,10 +64,10 @@ impl Sessions {
     /// `PERMISSION_DENIED`, `INVALID_PAGE_TOKEN`.
     pub async fn list(&self, call: &Call, listing: &Listing) -> Result<(Vec<SessionView>, String)> {
         let principal = call.principal()?;
-        let user_id = match listing.whose {
-            Whose::Own => Some(principal.id),
-            Whose::User(user) => Some(user),
-            Whose::Everybody => None,
+        let user_id = match listing.owner {
+            SessionOwner::Own => Some(principal.id),
+            SessionOwner::User(user) => Some(user),
+            SessionOwner::Everybody => None,
         };
         let scope = if user_id == Some(principal.id) && listing.tenant_id.is_none() {
             Scope::Platform

@@ -22,7 +22,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+<<<<<<< HEAD
 pub use self::manage::{Listing, SessionView, Status, Whose};
+=======
+pub use self::manage::{Listing, SessionOwner, SessionView, Status};
+>>>>>>> rpc
 pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens, hex};
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::{Renewal, Renewed};

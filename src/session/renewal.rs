@@ -23,7 +23,7 @@ pub struct Renewal {
 
 /// A session that goes on.
 pub struct Renewed {
-    /// Whose it is.
+    /// SessionOwner it is.
     pub user_id: Uuid,
     pub session_id: Uuid,
     /// Audience of its tokens.

@@ -2,16 +2,18 @@
 
 mod watch;
 
-use tonic::{Request, Response, Status as GrpcStatus};
-
-use super::{Listing, SessionView, Sessions, Status, Whose};
+use super::{Listing, SessionOwner, SessionView, Sessions, Status};
+use crate::access::rpcs::rpcs;
 use crate::access::{Call, input};
 use crate::audit::Log;
 use crate::fault::{Fault, Result};
 use crate::proto;
 use crate::proto::session_service_server::SessionService;
-
-type Answer<T> = std::result::Result<Response<T>, GrpcStatus>;
+use crate::proto::{
+    GetSessionRequest, GetSessionResponse, ListSessionsRequest, ListSessionsResponse, RevokeAllSessionsRequest,
+    RevokeAllSessionsResponse, RevokeSessionRequest, RevokeSessionResponse, WatchRevocationsRequest,
+    WatchRevocationsResponse,
+};
 
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -26,62 +28,49 @@ impl Service {
     }
 }
 
-#[tonic::async_trait]
-impl SessionService for Service {
-    async fn get_session(&self, request: Request<proto::GetSessionRequest>) -> Answer<proto::GetSessionResponse> {
-        let call = Call::of(&request)?;
-        let session = input::optional_uuid("session_id", &request.get_ref().session_id)?;
-        let session = self.sessions.get(&call, session).await?;
-        Ok(Response::new(proto::GetSessionResponse { session: Some(show(&call, session)?) }))
+rpcs! { SessionService for Service {
+    unary {
+        get_session(GetSessionRequest) -> GetSessionResponse = Service::get;
+        list_sessions(ListSessionsRequest) -> ListSessionsResponse = Service::list;
+        revoke_session(RevokeSessionRequest) -> RevokeSessionResponse = Service::revoke;
+        revoke_all_sessions(RevokeAllSessionsRequest) -> RevokeAllSessionsResponse = Service::revoke_all;
+    }
+    streams {
+        watch_revocations(WatchRevocationsRequest) -> WatchRevocationsStream of WatchRevocationsResponse = watch::open;
+    }
+}}
+
+impl Service {
+    async fn get(&self, call: &Call, request: GetSessionRequest) -> Result<GetSessionResponse> {
+        let session = input::optional_uuid("session_id", &request.session_id)?;
+        let session = self.sessions.get(call, session).await?;
+        Ok(GetSessionResponse { session: Some(show(call, session)?) })
     }
 
-    async fn list_sessions(&self, request: Request<proto::ListSessionsRequest>) -> Answer<proto::ListSessionsResponse> {
-        let call = Call::of(&request)?;
-        let listing = listing(request.into_inner())?;
-        let (page, next_page_token) = self.sessions.list(&call, &listing).await?;
-        let sessions = page.into_iter().map(|session| show(&call, session)).collect::<Result<_>>()?;
-        Ok(Response::new(proto::ListSessionsResponse { sessions, next_page_token }))
+    async fn list(&self, call: &Call, request: ListSessionsRequest) -> Result<ListSessionsResponse> {
+        let (page, next_page_token) = self.sessions.list(call, &listing(request)?).await?;
+        let sessions = page.into_iter().map(|session| show(call, session)).collect::<Result<_>>()?;
+        Ok(ListSessionsResponse { sessions, next_page_token })
     }
 
-    async fn revoke_session(
-        &self,
-        request: Request<proto::RevokeSessionRequest>,
-    ) -> Answer<proto::RevokeSessionResponse> {
-        let call = Call::of(&request)?;
-        let session = input::optional_uuid("session_id", &request.get_ref().session_id)?;
-        let session = self.sessions.revoke(&call, session).await?;
-        Ok(Response::new(proto::RevokeSessionResponse { session: Some(show(&call, session)?) }))
+    async fn revoke(&self, call: &Call, request: RevokeSessionRequest) -> Result<RevokeSessionResponse> {
+        let session = input::optional_uuid("session_id", &request.session_id)?;
+        let session = self.sessions.revoke(call, session).await?;
+        Ok(RevokeSessionResponse { session: Some(show(call, session)?) })
     }
 
-    async fn revoke_all_sessions(
-        &self,
-        request: Request<proto::RevokeAllSessionsRequest>,
-    ) -> Answer<proto::RevokeAllSessionsResponse> {
-        let call = Call::of(&request)?;
-        let request = request.into_inner();
+    async fn revoke_all(&self, call: &Call, request: RevokeAllSessionsRequest) -> Result<RevokeAllSessionsResponse> {
         let user = input::optional_uuid("user_id", &request.user_id)?;
-        let ended = self.sessions.revoke_all(&call, user, request.keep_current).await?;
-        let sessions_revoked = i32::try_from(ended).unwrap_or(i32::MAX);
-        Ok(Response::new(proto::RevokeAllSessionsResponse { sessions_revoked }))
-    }
-
-    type WatchRevocationsStream = watch::Messages;
-
-    async fn watch_revocations(
-        &self,
-        request: Request<proto::WatchRevocationsRequest>,
-    ) -> Answer<Self::WatchRevocationsStream> {
-        let call = Call::of(&request)?;
-        let messages = watch::open(&self.sessions, &self.log, call, &request.get_ref().cursor).await?;
-        Ok(Response::new(messages))
+        let ended = self.sessions.revoke_all(call, user, request.keep_current).await?;
+        Ok(RevokeAllSessionsResponse { sessions_revoked: i32::try_from(ended).unwrap_or(i32::MAX) })
     }
 }
 
-fn listing(request: proto::ListSessionsRequest) -> Result<Listing> {
-    let whose = match request.user_id.as_str() {
-        "" => Whose::Own,
-        "-" => Whose::Everybody,
-        user => Whose::User(input::uuid("user_id", user)?),
+fn listing(request: ListSessionsRequest) -> Result<Listing> {
+    let owner = match request.user_id.as_str() {
+        "" => SessionOwner::Own,
+        "-" => SessionOwner::Everybody,
+        user => SessionOwner::User(input::uuid("user_id", user)?),
     };
     let status = |number: i32| match proto::SessionStatus::try_from(number) {
         Ok(proto::SessionStatus::Active) => Ok(Status::Active),
@@ -93,7 +82,7 @@ fn listing(request: proto::ListSessionsRequest) -> Result<Listing> {
     statuses.sort_by_key(|status| status.as_str());
     statuses.dedup();
     Ok(Listing {
-        whose,
+        owner,
         tenant_id: input::optional_uuid("tenant_id", &request.tenant_id)?,
         statuses,
         page_size: request.page_size,

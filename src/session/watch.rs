@@ -1,5 +1,5 @@
-//! Telling services that verify tokens themselves what is revoked: first everything that matters, then the news as the
-//! log brings it, and in between how complete that is.
+//! Telling services that verify tokens themselves what is revoked: first everything that matters, then what the
+//! log brings, and in between how complete that is.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub(super) struct Watch {
 }
 
 /// A message to somebody who watches.
-pub(super) struct News {
+pub(super) struct RevocationBatch {
     pub revocations: Vec<Revocation>,
     /// Where to go on after it; none before the snapshot of the start is complete.
     pub mark: Option<Mark>,
@@ -66,7 +66,7 @@ impl Sessions {
 
 impl Watch {
     /// The next message; none when the replica shuts down.
-    pub async fn next(&mut self) -> Result<Option<News>> {
+    pub async fn next(&mut self) -> Result<Option<RevocationBatch>> {
         let mut found = Vec::new();
         loop {
             // Whoever is not welcome any more learns nothing more; and what this replica does not know it does not tell.
@@ -76,7 +76,7 @@ impl Watch {
             welcome?;
             if !self.start.is_empty() {
                 let some = self.start.split_off(self.start.len().saturating_sub(MOST));
-                return Ok(Some(self.news(some)));
+                return Ok(Some(self.batch(some)));
             }
             match self.progress(!found.is_empty()).await? {
                 Progress::End => return Ok(None),
@@ -90,12 +90,12 @@ impl Watch {
                     let first = self.follow.is_live() && !self.caught_up;
                     self.caught_up |= first;
                     if first || !found.is_empty() || self.heartbeat.is_due() {
-                        return Ok(Some(self.news(found)));
+                        return Ok(Some(self.batch(found)));
                     }
                 }
             }
             if found.len() >= MOST {
-                return Ok(Some(self.news(found)));
+                return Ok(Some(self.batch(found)));
             }
         }
     }
@@ -127,11 +127,11 @@ impl Watch {
         }
     }
 
-    fn news(&mut self, revocations: Vec<Revocation>) -> News {
+    fn batch(&mut self, revocations: Vec<Revocation>) -> RevocationBatch {
         let (instant, now) = (self.sessions.context.clock.instant(), self.sessions.context.now());
         self.heartbeat.sent();
         let age = |at: Instant| TimeDelta::from_std(instant.saturating_duration_since(at)).unwrap_or_default();
-        News {
+        RevocationBatch {
             revocations,
             mark: self.start.is_empty().then(|| self.follow.mark()),
             complete_until: self.complete.map(|at| now - age(at)),

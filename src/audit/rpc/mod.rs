@@ -4,14 +4,13 @@ mod bound;
 mod convert;
 mod stream;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
-use tonic::{Request, Response, Status};
+use futures_util::stream::Stream;
 
 use self::bound::{Bound, STREAM};
 use super::{Filter, Key, Log, Mark, Page, Start, Wanted};
 use crate::access::live::{Admission, Heartbeat};
 use crate::access::paging::{Paging, cut, page_size};
+use crate::access::rpcs::rpcs;
 use crate::access::{Call, input};
 use crate::context::Context;
 use crate::db::Scope;
@@ -103,7 +102,11 @@ impl Service {
         })
     }
 
-    async fn stream(&self, call: Call, request: StreamEventsRequest) -> Result<stream::Stream> {
+    async fn stream(
+        &self,
+        call: Call,
+        request: StreamEventsRequest,
+    ) -> Result<impl Stream<Item = Result<StreamEventsResponse>> + use<>> {
         let (scope, wanted) = Self::filter(&call, request.filter.as_ref())?;
         let heartbeat = Heartbeat::interval(request.heartbeat_interval, 1..=300)?;
         let bound = Bound::to_filter(scope, &wanted);
@@ -128,7 +131,7 @@ impl Service {
         };
         let origin = self.log.resolve(start).await?;
         let follow = self.log.follow(Filter::wanting(scope, wanted), origin);
-        Ok(stream::Stream {
+        let stream = stream::Stream {
             admission: self.admission.clone(),
             keyring: self.keyring.clone(),
             paging: self.paging.clone(),
@@ -137,74 +140,27 @@ impl Service {
             call,
             follow,
             bound,
-        })
+        };
+        Ok(stream.messages())
     }
 }
 
-#[tonic::async_trait]
-impl AuditService for Service {
-    async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<GetEventResponse>, Status> {
-        let call = Call::of(&request)?;
-        Ok(Response::new(self.get(&call, request.into_inner()).await?))
+rpcs! { AuditService for Service {
+    unary {
+        get_event(GetEventRequest) -> GetEventResponse = Service::get;
+        list_events(ListEventsRequest) -> ListEventsResponse = Service::list;
     }
-
-    async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<ListEventsResponse>, Status> {
-        let call = Call::of(&request)?;
-        Ok(Response::new(self.list(&call, request.into_inner()).await?))
+    streams {
+        stream_events(StreamEventsRequest) -> StreamEventsStream of StreamEventsResponse = Service::stream;
     }
-
-    type StreamEventsStream = BoxStream<'static, Result<StreamEventsResponse, Status>>;
-
-    async fn stream_events(
-        &self,
-        request: Request<StreamEventsRequest>,
-    ) -> Result<Response<Self::StreamEventsStream>, Status> {
-        let call = Call::of(&request)?;
-        let stream = Self::stream(self, call, request.into_inner()).await?;
-        Ok(Response::new(stream.messages().map(|message| Ok(message?)).boxed()))
+    unimplemented {
+        record_events(RecordEventsRequest) -> RecordEventsResponse = "RecordEvents";
+        get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse = "GetCheckpoint";
+        get_inclusion_proof(GetInclusionProofRequest) -> GetInclusionProofResponse = "GetInclusionProof";
+        get_consistency_proof(GetConsistencyProofRequest) -> GetConsistencyProofResponse = "GetConsistencyProof";
+        erase_subject(EraseSubjectRequest) -> EraseSubjectResponse = "EraseSubject";
     }
-
-    type ExportEventsStream = BoxStream<'static, Result<ExportEventsResponse, Status>>;
-
-    async fn export_events(
-        &self,
-        _request: Request<ExportEventsRequest>,
-    ) -> Result<Response<Self::ExportEventsStream>, Status> {
-        Err(Fault::not_implemented("ExportEvents").into())
+    unimplemented_streams {
+        export_events(ExportEventsRequest) -> ExportEventsStream of ExportEventsResponse = "ExportEvents";
     }
-
-    async fn record_events(
-        &self,
-        _request: Request<RecordEventsRequest>,
-    ) -> Result<Response<RecordEventsResponse>, Status> {
-        Err(Fault::not_implemented("RecordEvents").into())
-    }
-
-    async fn get_checkpoint(
-        &self,
-        _request: Request<GetCheckpointRequest>,
-    ) -> Result<Response<GetCheckpointResponse>, Status> {
-        Err(Fault::not_implemented("GetCheckpoint").into())
-    }
-
-    async fn get_inclusion_proof(
-        &self,
-        _request: Request<GetInclusionProofRequest>,
-    ) -> Result<Response<GetInclusionProofResponse>, Status> {
-        Err(Fault::not_implemented("GetInclusionProof").into())
-    }
-
-    async fn get_consistency_proof(
-        &self,
-        _request: Request<GetConsistencyProofRequest>,
-    ) -> Result<Response<GetConsistencyProofResponse>, Status> {
-        Err(Fault::not_implemented("GetConsistencyProof").into())
-    }
-
-    async fn erase_subject(
-        &self,
-        _request: Request<EraseSubjectRequest>,
-    ) -> Result<Response<EraseSubjectResponse>, Status> {
-        Err(Fault::not_implemented("EraseSubject").into())
-    }
-}
+}}

@@ -4,7 +4,7 @@
 pub(super) mod api_key;
 pub(super) mod attempt;
 pub(super) mod devices;
-pub(super) mod gate;
+pub(super) mod limiter;
 pub(super) mod mfa;
 pub(super) mod password;
 pub(super) mod proof;
@@ -15,7 +15,7 @@ pub(super) mod to_its_end;
 
 use std::sync::Arc;
 
-use self::gate::Gates;
+use self::limiter::IdentifierLimiter;
 use super::enrolment::Enrolment;
 use super::sampler::Sampler;
 use super::settings::Settings;
@@ -42,7 +42,7 @@ pub(super) struct Login {
     pub(super) sessions: Sessions,
     pub(super) hasher: Hasher,
     pub(super) enrolment: Enrolment,
-    gates: Gates,
+    identifiers: IdentifierLimiter,
     sampled: Arc<Sampler>,
 }
 
@@ -57,7 +57,20 @@ impl Login {
     ) -> Self {
         let Core { db, context, keyring, recorder, outbox, metrics, .. } = core;
         let passwords = &config.passwords;
-        let gates = Gates::new(passwords.max_attempts, passwords.queue, passwords.max_wait);
-        Self { config, context, db, keyring, recorder, metrics, outbox, sessions, hasher, enrolment, gates, sampled }
+        let identifiers = IdentifierLimiter::new(passwords.max_attempts, passwords.queue, passwords.max_wait);
+        Self {
+            config,
+            context,
+            db,
+            keyring,
+            recorder,
+            metrics,
+            outbox,
+            sessions,
+            hasher,
+            enrolment,
+            identifiers,
+            sampled,
+        }
     }
 }

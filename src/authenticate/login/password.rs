@@ -80,12 +80,12 @@ impl Login {
         let key = names::identifier_key(&attempt.identifier);
         // A known device has a line of its own: whoever guesses at its user must not keep it waiting.
         let device = attempt.known_device.map(|device| hex(&device)).unwrap_or_default();
-        let place = self.gates.enter(&format!("{key} {device}")).await?;
+        let identifier_permit = self.identifiers.acquire(&format!("{key} {device}")).await?;
         let permit = self.hasher.admit_comparison(&charge)?;
         let call = call.clone();
         self.to_its_end(|room, end| async move {
             let answer = room.attempt(&end, &call, &key, attempt, charge, permit).await;
-            drop(place);
+            drop(identifier_permit);
             answer
         })
         .await

@@ -74,12 +74,12 @@ impl Login {
         user: Uuid,
         password: Zeroizing<String>,
     ) -> Result<Shown> {
-        let place = self.gates.enter(&user.to_string()).await?;
+        let identifier_permit = self.identifiers.acquire(&user.to_string()).await?;
         let permit = self.hasher.admit_comparison(charge)?;
         let call = call.clone();
         self.to_its_end(|room, end| async move {
             let answer = room.compare_shown(&end, &call, user, &password, permit).await;
-            drop(place);
+            drop(identifier_permit);
             answer
         })
         .await

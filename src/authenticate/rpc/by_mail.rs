@@ -20,7 +20,7 @@ pub(super) async fn register(service: &Service, call: &Call, request: RegisterRe
         full_name: input::text("full_name", &request.full_name, 200)?,
         password,
     };
-    let registered = service.room.account.register(call, new).await?;
+    let registered = service.authenticate.account.register(call, new).await?;
     Ok(RegisterResponse {
         verification_expires_at: Some(input::to_proto(registered.expires_at)),
         registration_secret: registered.secret.to_string(),
@@ -33,7 +33,7 @@ pub(super) async fn verify(service: &Service, call: &Call, request: VerifyEmailR
     if secret.len() > 256 {
         return Err(Fault::field("registration_secret", "must be at most 256 bytes long"));
     }
-    let verified = service.room.account.verify_email(call, &token, &secret).await?;
+    let verified = service.authenticate.account.verify_email(call, &token, &secret).await?;
     Ok(VerifyEmailResponse {
         user_id: verified.user_id.to_string(),
         verified_at: Some(input::to_proto(verified.verified_at)),
@@ -47,7 +47,7 @@ pub(super) async fn request_reset(
     request: RequestPasswordResetRequest,
 ) -> Result<RequestPasswordResetResponse> {
     let identifier = input::required("identifier", &request.identifier, 254)?;
-    let expires_at = service.room.account.request_reset(call, &identifier).await?;
+    let expires_at = service.authenticate.account.request_reset(call, &identifier).await?;
     Ok(RequestPasswordResetResponse { expires_at: Some(input::to_proto(expires_at)) })
 }
 
@@ -63,6 +63,6 @@ pub(super) async fn reset(
     if code.len() > 64 {
         return Err(Fault::field("second_factor_code", "must be at most 64 bytes long"));
     }
-    let ended = service.room.account.reset_password(call, &token, new, code).await?;
+    let ended = service.authenticate.account.reset_password(call, &token, new, code).await?;
     Ok(ResetPasswordResponse { sessions_revoked: i32::try_from(ended).unwrap_or(i32::MAX) })
 }

@@ -2,15 +2,26 @@
 
 use zeroize::Zeroizing;
 
-use super::convert;
 use super::password::LONGEST_TYPED;
-use crate::access::input;
-use crate::authenticate::enrolment::EnrolmentLink;
+use super::{Service, convert};
+use crate::access::{Call, input};
 use crate::authenticate::enrolment::redeem::Redemption;
 use crate::fault::Result;
 use crate::proto;
 
-pub(super) fn redemption(request: proto::RedeemInvitationRequest) -> Result<Redemption> {
+pub(super) async fn redeem(
+    service: &Service,
+    call: &Call,
+    request: proto::RedeemInvitationRequest,
+) -> Result<proto::RedeemInvitationResponse> {
+    let link = service.authenticate.enrolment.redeem(call, redemption(request)?).await?;
+    Ok(proto::RedeemInvitationResponse {
+        enrolment_url: link.url.to_string(),
+        expires_at: Some(input::to_proto(link.expires_at)),
+    })
+}
+
+fn redemption(request: proto::RedeemInvitationRequest) -> Result<Redemption> {
     let (token, password) = (Zeroizing::new(request.invitation_token), Zeroizing::new(request.password));
     let code = Zeroizing::new(request.second_factor_code);
     convert::secret("invitation_token", &token, 256)?;
@@ -19,11 +30,4 @@ pub(super) fn redemption(request: proto::RedeemInvitationRequest) -> Result<Rede
         return Err(crate::fault::Fault::field("second_factor_code", "must have at most 64 bytes"));
     }
     Ok(Redemption { token, password, code })
-}
-
-pub(super) fn link(link: &EnrolmentLink) -> proto::RedeemInvitationResponse {
-    proto::RedeemInvitationResponse {
-        enrolment_url: link.url.to_string(),
-        expires_at: Some(input::to_proto(link.expires_at)),
-    }
 }

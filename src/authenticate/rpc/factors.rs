@@ -4,11 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
+use super::Service;
 use super::convert::{secret, signed_in};
-use crate::access::{input, sensitive};
-use crate::authenticate::SignedIn;
-use crate::authenticate::account::factors::{Codes, Enrolment};
-use crate::authenticate::account::prove::{Asked, Given, Proof};
+use crate::access::{Call, input, sensitive};
+use crate::authenticate::account::factors::Codes;
+use crate::authenticate::account::prove::{Asked, Proof};
 use crate::authenticate::login::second_factor::Typed;
 use crate::fault::{Fault, Result};
 use crate::proto::{self, complete_mfa_request, step_up_request};
@@ -16,14 +16,75 @@ use crate::proto::{self, complete_mfa_request, step_up_request};
 /// Bytes that a code may have, with every blank and hyphen that somebody may put into it.
 const LONGEST_CODE: usize = 64;
 
+pub(super) async fn complete(
+    service: &Service,
+    call: &Call,
+    request: proto::CompleteMfaRequest,
+) -> Result<proto::CompleteMfaResponse> {
+    let (token, typed) = answer(request)?;
+    let done = service.authenticate.login.complete_mfa(call, &token, typed).await?;
+    Ok(proto::CompleteMfaResponse { signed_in: Some(signed_in(done)) })
+}
+
+pub(super) async fn step_up(
+    service: &Service,
+    call: &Call,
+    request: proto::StepUpRequest,
+) -> Result<proto::StepUpResponse> {
+    let given = service.authenticate.account.step_up(call, asked(request)?).await?;
+    let expires_at = Some(input::to_proto(given.expires_at));
+    Ok(proto::StepUpResponse { step_up_token: given.token.to_string(), expires_at })
+}
+
+pub(super) async fn enroll(
+    service: &Service,
+    call: &Call,
+    _: proto::EnrollTotpRequest,
+) -> Result<proto::EnrollTotpResponse> {
+    let begun = service.authenticate.account.enroll_totp(call).await?;
+    Ok(proto::EnrollTotpResponse {
+        secret: begun.secret.to_string(),
+        otpauth_uri: begun.uri.to_string(),
+        expires_at: Some(input::to_proto(begun.expires_at)),
+    })
+}
+
+pub(super) async fn confirm(
+    service: &Service,
+    call: &Call,
+    request: proto::ConfirmTotpRequest,
+) -> Result<proto::ConfirmTotpResponse> {
+    let code = code("totp_code", request.totp_code)?;
+    let (recovery_codes, ended) = service.authenticate.account.confirm_totp(call, code).await?;
+    Ok(proto::ConfirmTotpResponse { recovery_codes: texts(recovery_codes), sessions_revoked: count(ended) })
+}
+
+pub(super) async fn disable(
+    service: &Service,
+    call: &Call,
+    _: proto::DisableTotpRequest,
+) -> Result<proto::DisableTotpResponse> {
+    let ended = service.authenticate.account.disable_totp(call).await?;
+    Ok(proto::DisableTotpResponse { sessions_revoked: count(ended) })
+}
+
+pub(super) async fn regenerate_codes(
+    service: &Service,
+    call: &Call,
+    _: proto::RegenerateRecoveryCodesRequest,
+) -> Result<proto::RegenerateRecoveryCodesResponse> {
+    let codes = service.authenticate.account.regenerate_recovery_codes(call).await?;
+    Ok(proto::RegenerateRecoveryCodesResponse { recovery_codes: texts(codes) })
+}
+
 /// A code as somebody typed it.
-pub(super) fn code(field: &'static str, code: String) -> Result<Zeroizing<String>> {
+fn code(field: &'static str, code: String) -> Result<Zeroizing<String>> {
     let code = Zeroizing::new(code);
     secret(field, &code, LONGEST_CODE)?;
     Ok(code)
 }
 
-pub(super) fn answer(request: proto::CompleteMfaRequest) -> Result<(Zeroizing<String>, Typed)> {
+fn answer(request: proto::CompleteMfaRequest) -> Result<(Zeroizing<String>, Typed)> {
     use complete_mfa_request::Factor;
     let token = Zeroizing::new(request.challenge_token);
     secret("challenge_token", &token, 256)?;
@@ -35,11 +96,7 @@ pub(super) fn answer(request: proto::CompleteMfaRequest) -> Result<(Zeroizing<St
     Ok((token, typed))
 }
 
-pub(super) fn completed(done: SignedIn) -> proto::CompleteMfaResponse {
-    proto::CompleteMfaResponse { signed_in: Some(signed_in(done)) }
-}
-
-pub(super) fn asked(request: proto::StepUpRequest) -> Result<Asked> {
+fn asked(request: proto::StepUpRequest) -> Result<Asked> {
     use step_up_request::Proof as Sent;
     // Wrapped before anything may fail.
     let proof = match request.proof {
@@ -73,23 +130,10 @@ fn change(told: &str) -> Result<[u8; 32]> {
     bytes.ok_or_else(|| Fault::field("change", "must be what the metadata of STEP_UP_REQUIRED holds under this name"))
 }
 
-pub(super) fn given(given: Given) -> proto::StepUpResponse {
-    let expires_at = Some(input::to_proto(given.expires_at));
-    proto::StepUpResponse { step_up_token: given.token.to_string(), expires_at }
-}
-
-pub(super) fn enrolment(begun: Enrolment) -> proto::EnrollTotpResponse {
-    proto::EnrollTotpResponse {
-        secret: begun.secret.to_string(),
-        otpauth_uri: begun.uri.to_string(),
-        expires_at: Some(input::to_proto(begun.expires_at)),
-    }
-}
-
-pub(super) fn codes(codes: Codes) -> Vec<String> {
+fn texts(codes: Codes) -> Vec<String> {
     codes.into_iter().map(|code| code.to_string()).collect()
 }
 
-pub(super) fn count(sessions: usize) -> i32 {
+fn count(sessions: usize) -> i32 {
     i32::try_from(sessions).unwrap_or(i32::MAX)
 }

@@ -33,12 +33,12 @@ pub(super) async fn start(
             call.principal.as_deref().and_then(Holder::of)
         }
     };
-    service.room.login.throttle(&call, RateLimitBucket::Kanidm).await?;
+    service.authenticate.login.throttle(&call, RateLimitBucket::Kanidm).await?;
     let request = request.into_inner();
     let session_request =
         service.session_request(&request.tenant_id, &request.audience, request.device, request.persistent)?;
     let start = Start { redirect_uri: request.redirect_uri, session_request, purpose };
-    let begun = service.room.kanidm.start_kanidm(&call, &start, holder).await?;
+    let begun = service.authenticate.kanidm.start_kanidm(&call, &start, holder).await?;
     Ok(proto::StartKanidmLoginResponse {
         authorization_url: begun.authorization_url,
         state: begun.state.to_string(),
@@ -52,12 +52,12 @@ pub(super) async fn complete(
     request: Request<proto::CompleteKanidmLoginRequest>,
 ) -> Result<proto::CompleteKanidmLoginResponse> {
     let call = Call::of(&request)?;
-    service.room.login.throttle(&call, RateLimitBucket::Kanidm).await?;
+    service.authenticate.login.throttle(&call, RateLimitBucket::Kanidm).await?;
     // Nobody needs a token to sign in, so a stale one that comes along is no matter.
     let holder = principal(service, &request).ok().as_deref().and_then(Holder::of);
     let request = request.into_inner();
     let back = returned(request.state, request.code, request.login_secret)?;
-    Ok(match service.room.kanidm.complete_kanidm(&call, back, holder).await? {
+    Ok(match service.authenticate.kanidm.complete_kanidm(&call, back, holder).await? {
         Completed::SignedIn(signed_in) => {
             proto::CompleteKanidmLoginResponse { signed_in: Some(convert::signed_in(*signed_in)), linked: None }
         }
@@ -106,7 +106,7 @@ pub(super) fn claims(verified: KanidmVerified, audience: &str) -> proto::TokenCl
     }
 }
 
-/// Whose token comes with the call. Both RPCs let anybody in, so that the edge has not looked at it.
+/// SessionOwner token comes with the call. Both RPCs let anybody in, so that the edge has not looked at it.
 fn principal<T>(service: &Service, request: &Request<T>) -> Result<Arc<Principal>> {
     let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
     let mut values = request.metadata().get_all("authorization").iter();
@@ -115,7 +115,7 @@ fn principal<T>(service: &Service, request: &Request<T>) -> Result<Arc<Principal
     if more.is_some() || !scheme.eq_ignore_ascii_case("bearer") {
         return Err(unauthenticated());
     }
-    let verified = service.verify(token.trim(), &service.room.login.config.tokens.audience);
+    let verified = service.verify(token.trim(), &service.authenticate.login.config.tokens.audience);
     let verified = verified.map_err(|fault| match fault.reason() {
         Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted."),
         _ => fault,

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::{Service, convert};
-use crate::access::input;
+use crate::access::{Call, input};
 use crate::authenticate::login::password::Attempt;
 use crate::authenticate::{Factor, Outcome};
 use crate::fault::Result;
@@ -13,7 +13,31 @@ use crate::proto::authenticate_password_response::Outcome as Sent;
 /// Bytes that a password may have as it is typed.
 pub(super) const LONGEST_TYPED: usize = 1024;
 
-pub(super) fn attempt(service: &Service, request: proto::AuthenticatePasswordRequest) -> Result<Attempt> {
+pub(super) async fn authenticate(
+    service: &Service,
+    call: &Call,
+    request: proto::AuthenticatePasswordRequest,
+) -> Result<proto::AuthenticatePasswordResponse> {
+    let attempt = attempt(service, request)?;
+    Ok(answer(service.authenticate.login.password(call, attempt).await?))
+}
+
+pub(super) async fn change(
+    service: &Service,
+    call: &Call,
+    request: proto::ChangePasswordRequest,
+) -> Result<proto::ChangePasswordResponse> {
+    let (current, new) = (Zeroizing::new(request.current_password), Zeroizing::new(request.new_password));
+    convert::secret("current_password", &current, LONGEST_TYPED)?;
+    convert::secret("new_password", &new, LONGEST_TYPED)?;
+    let changed = service.authenticate.account.change_password(call, current, new).await?;
+    Ok(proto::ChangePasswordResponse {
+        tokens: Some(convert::tokens(changed.tokens)),
+        sessions_revoked: i32::try_from(changed.sessions_revoked).unwrap_or(i32::MAX),
+    })
+}
+
+fn attempt(service: &Service, request: proto::AuthenticatePasswordRequest) -> Result<Attempt> {
     let (password, token) = (Zeroizing::new(request.password), Zeroizing::new(request.known_device_token));
     convert::secret("password", &password, LONGEST_TYPED)?;
     let identifier = input::required("identifier", &request.identifier, 254)?;
@@ -27,7 +51,7 @@ pub(super) fn attempt(service: &Service, request: proto::AuthenticatePasswordReq
     })
 }
 
-pub(super) fn answer(outcome: Outcome) -> proto::AuthenticatePasswordResponse {
+fn answer(outcome: Outcome) -> proto::AuthenticatePasswordResponse {
     let outcome = match outcome {
         Outcome::SignedIn(signed_in) => Sent::SignedIn(convert::signed_in(*signed_in)),
         Outcome::MfaRequired(challenge) => Sent::MfaChallenge(proto::MfaChallenge {
@@ -37,14 +61,6 @@ pub(super) fn answer(outcome: Outcome) -> proto::AuthenticatePasswordResponse {
         }),
     };
     proto::AuthenticatePasswordResponse { outcome: Some(outcome) }
-}
-
-/// The present and the new password.
-pub(super) fn change(request: proto::ChangePasswordRequest) -> Result<(Zeroizing<String>, Zeroizing<String>)> {
-    let (current, new) = (Zeroizing::new(request.current_password), Zeroizing::new(request.new_password));
-    convert::secret("current_password", &current, LONGEST_TYPED)?;
-    convert::secret("new_password", &new, LONGEST_TYPED)?;
-    Ok((current, new))
 }
 
 fn factor(factor: Factor) -> i32 {

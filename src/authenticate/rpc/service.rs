@@ -12,13 +12,12 @@ use crate::token::Verified;
 
 #[derive(Clone, Debug)]
 pub struct Service {
-    pub(super) room: Authenticate,
+    pub(super) authenticate: Authenticate,
 }
 
 impl Service {
-    /// The service over this room.
-    pub fn new(room: Authenticate) -> Self {
-        Self { room }
+    pub fn new(authenticate: Authenticate) -> Self {
+        Self { authenticate }
     }
 
     pub(super) fn session_request(
@@ -30,13 +29,13 @@ impl Service {
     ) -> Result<SessionRequest> {
         Ok(SessionRequest {
             tenant_id: input::optional_uuid("tenant_id", tenant)?,
-            audience: self.room.login.sessions.issuer.audience(audience)?,
+            audience: self.authenticate.login.sessions.issuer.audience(audience)?,
             persistent,
             device: convert::device(device)?,
         })
     }
 
     pub(super) fn verify(&self, token: &str, audience: &str) -> Result<Arc<Verified>> {
-        self.room.login.sessions.verifier.verify(token, audience)
+        self.authenticate.login.sessions.verifier.verify(token, audience)
     }
 }

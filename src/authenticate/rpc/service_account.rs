@@ -2,14 +2,31 @@
 
 use zeroize::Zeroizing;
 
-use super::convert;
-use crate::access::input;
-use crate::authenticate::login::api_key::{Exchanged, Shown};
+use super::{Service, convert};
+use crate::access::{Call, input};
+use crate::authenticate::login::api_key::Shown;
 use crate::fault::{Fault, Result};
 use crate::proto;
 
+pub(super) async fn authenticate(
+    service: &Service,
+    call: &Call,
+    request: proto::AuthenticateServiceAccountRequest,
+) -> Result<proto::AuthenticateServiceAccountResponse> {
+    let shown = shown(request.api_key, request.client_credentials)?;
+    let audience = service.authenticate.login.sessions.issuer.audience(&request.audience)?;
+    let exchanged = service.authenticate.login.service_account(call, &shown, audience).await?;
+    Ok(proto::AuthenticateServiceAccountResponse {
+        access_token: exchanged.token.token,
+        access_token_expires_at: Some(input::to_proto(exchanged.token.expires_at)),
+        service_account_id: exchanged.service_account_id.to_string(),
+        tenant_id: convert::id(exchanged.tenant_id),
+        permissions: exchanged.permissions.names(),
+    })
+}
+
 /// What a service account shows: exactly one of the two spellings.
-pub(super) fn shown(api_key: String, credentials: Option<proto::ClientCredentials>) -> Result<Shown> {
+fn shown(api_key: String, credentials: Option<proto::ClientCredentials>) -> Result<Shown> {
     let key = Zeroizing::new(api_key);
     match credentials {
         None => {
@@ -23,16 +40,5 @@ pub(super) fn shown(api_key: String, credentials: Option<proto::ClientCredential
             let id = input::uuid("client_credentials.client_id", &credentials.client_id)?;
             Ok(Shown::Client { id, secret })
         }
-    }
-}
-
-/// The answer.
-pub(super) fn exchanged(exchanged: Exchanged) -> proto::AuthenticateServiceAccountResponse {
-    proto::AuthenticateServiceAccountResponse {
-        access_token: exchanged.token.token,
-        access_token_expires_at: Some(input::to_proto(exchanged.token.expires_at)),
-        service_account_id: exchanged.service_account_id.to_string(),
-        tenant_id: convert::id(exchanged.tenant_id),
-        permissions: exchanged.permissions.names(),
     }
 }

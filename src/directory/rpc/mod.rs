@@ -13,35 +13,14 @@ mod signing_keys;
 mod tenants;
 mod users;
 
-use tonic::{Request, Response, Status};
-
 pub use self::service::Service;
 pub(in crate::directory) use self::service::{BEGINNING, finish, page, repeated};
-use crate::access::Call;
-use crate::fault::Fault;
+use crate::access::rpcs::rpcs;
 use crate::proto::directory_service_server::DirectoryService;
 use crate::proto::*;
 
-macro_rules! rpcs {
-    (
-        now { $($name:ident($request:ident) -> $response:ident = $handler:path;)+ }
-        later { $($later:ident($later_request:ident) -> $later_response:ident = $rpc:literal;)+ }
-    ) => {
-        #[tonic::async_trait]
-        impl DirectoryService for Service {
-            $(async fn $name(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
-                let call = Call::of(&request)?;
-                Ok(Response::new($handler(self, &call, request.into_inner()).await?))
-            })+
-            $(async fn $later(&self, _: Request<$later_request>) -> Result<Response<$later_response>, Status> {
-                Err(Fault::not_implemented($rpc).into())
-            })+
-        }
-    };
-}
-
-rpcs! {
-    now {
+rpcs! { DirectoryService for Service {
+    unary {
         get_user(GetUserRequest) -> GetUserResponse = users::get;
         list_users(ListUsersRequest) -> ListUsersResponse = users::list;
         create_user(CreateUserRequest) -> CreateUserResponse = users::create;
@@ -78,7 +57,7 @@ rpcs! {
         list_signing_keys(ListSigningKeysRequest) -> ListSigningKeysResponse = signing_keys::list;
         rotate_signing_keys(RotateSigningKeysRequest) -> RotateSigningKeysResponse = signing_keys::rotate;
     }
-    later {
+    unimplemented {
         restore_user(RestoreUserRequest) -> RestoreUserResponse = "RestoreUser";
     }
-}
+}}

@@ -1,7 +1,7 @@
 //! Service accounts on the wire.
 
 use super::super::service_accounts::{self, Edit, NewServiceAccount};
-use super::super::store::{self, Switch};
+use super::super::store::{self, ActiveStatus};
 use super::super::{names, tenants};
 use super::convert::{choice, fields, optional_version, resource, time, version};
 use super::{BEGINNING, Service, finish, page, repeated};
@@ -117,11 +117,11 @@ pub(super) async fn delete(
     Ok(DeleteServiceAccountResponse { api_keys_revoked })
 }
 
-fn read_status(status: ServiceAccountStatus) -> Option<Switch> {
+fn read_status(status: ServiceAccountStatus) -> Option<ActiveStatus> {
     match status {
         ServiceAccountStatus::Unspecified => None,
-        ServiceAccountStatus::Active => Some(Switch::Active),
-        ServiceAccountStatus::Disabled => Some(Switch::Disabled),
+        ServiceAccountStatus::Active => Some(ActiveStatus::Active),
+        ServiceAccountStatus::Disabled => Some(ActiveStatus::Disabled),
     }
 }
 
@@ -131,8 +131,8 @@ fn read_certificates(field: &'static str, certificates: &[ClientCertificate]) ->
 
 fn write(account: service_accounts::ServiceAccount) -> ServiceAccount {
     let status = match account.status {
-        Switch::Active => ServiceAccountStatus::Active,
-        Switch::Disabled => ServiceAccountStatus::Disabled,
+        ActiveStatus::Active => ServiceAccountStatus::Active,
+        ActiveStatus::Disabled => ServiceAccountStatus::Disabled,
     };
     ServiceAccount {
         service_account_id: account.service_account_id.to_string(),

@@ -1,7 +1,7 @@
 //! Tenants on the wire.
 
 use super::super::names;
-use super::super::store::{self, Switch};
+use super::super::store::{self, ActiveStatus};
 use super::super::tenants::{self, Edit, NewTenant};
 use super::convert::{choice, fields, optional_text, optional_version, resource, time, version};
 use super::{BEGINNING, Service, finish, page, repeated, settings};
@@ -101,18 +101,18 @@ pub(super) async fn delete(
     Ok(DeleteTenantResponse {})
 }
 
-fn read_status(status: TenantStatus) -> Option<Switch> {
+fn read_status(status: TenantStatus) -> Option<ActiveStatus> {
     match status {
         TenantStatus::Unspecified => None,
-        TenantStatus::Active => Some(Switch::Active),
-        TenantStatus::Disabled => Some(Switch::Disabled),
+        TenantStatus::Active => Some(ActiveStatus::Active),
+        TenantStatus::Disabled => Some(ActiveStatus::Disabled),
     }
 }
 
 fn write(tenant: tenants::Tenant) -> Tenant {
     let status = match tenant.status {
-        Switch::Active => TenantStatus::Active,
-        Switch::Disabled => TenantStatus::Disabled,
+        ActiveStatus::Active => TenantStatus::Active,
+        ActiveStatus::Disabled => TenantStatus::Disabled,
     };
     Tenant {
         tenant_id: tenant.tenant_id.to_string(),

@@ -11,7 +11,7 @@ pub(super) mod tokens;
 pub(super) mod users;
 mod words;
 
-pub use self::words::{AuthMethod, GrantSource, KeyKind, LockReason, Switch, UserStatus};
+pub use self::words::{ActiveStatus, AuthMethod, GrantSource, KeyKind, LockReason, UserStatus};
 
 use crate::db;
 use crate::fault::{Fault, Reason};

@@ -4,7 +4,7 @@ use crate::db::Connection;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Switch, taken};
+use super::{ActiveStatus, taken};
 use crate::fault::Result;
 
 /// A program that calls.
@@ -17,7 +17,7 @@ pub struct ServiceAccount {
     pub permissions: Vec<String>,
     /// Authority and URI of each, with a blank between them.
     pub certificates: Vec<String>,
-    pub status: Switch,
+    pub status: ActiveStatus,
     pub created_by: Option<Uuid>,
     pub version: i64,
     pub created_at: DateTime<Utc>,
@@ -31,7 +31,7 @@ macro_rules! service_accounts {
             r#"SELECT service_account_id, tenant_id, name, description, permissions,
                 ARRAY(SELECT c.ca_name || ' ' || c.uri FROM service_account_certificates c
                     WHERE c.service_account_id = service_accounts.service_account_id ORDER BY 1) AS "certificates!",
-                status AS "status: Switch", created_by, version, created_at, updated_at
+                status AS "status: ActiveStatus", created_by, version, created_at, updated_at
                FROM service_accounts WHERE deleted_at IS NULL AND "# + $tail
             $(, $argument)*
         )

@@ -5,10 +5,10 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Switch, taken};
+use super::{ActiveStatus, taken};
 use crate::fault::Result;
 
-/// Whose users are kept apart from one another.
+/// SessionOwner users are kept apart from one another.
 #[derive(Clone, Debug)]
 pub struct Tenant {
     pub tenant_id: Uuid,
@@ -17,7 +17,7 @@ pub struct Tenant {
     pub name: String,
     pub brand: Option<String>,
     pub settings: Value,
-    pub status: Switch,
+    pub status: ActiveStatus,
     pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -28,7 +28,7 @@ macro_rules! tenants {
     ($tail:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Tenant,
-            r#"SELECT tenant_id, slug, external_id, name, brand, settings, status AS "status: Switch", version,
+            r#"SELECT tenant_id, slug, external_id, name, brand, settings, status AS "status: ActiveStatus", version,
                 created_at, updated_at, deleted_at
                FROM tenants "# + $tail
             $(, $argument)*
@@ -64,12 +64,12 @@ pub async fn hold(tx: &mut Connection, id: Uuid) -> Result<Option<Tenant>> {
 /// Tenants after `after` by id.
 pub async fn list(
     tx: &mut Connection,
-    status: Option<Switch>,
+    status: Option<ActiveStatus>,
     include_deleted: bool,
     after: Uuid,
     limit: i64,
 ) -> Result<Vec<Tenant>> {
-    let status = status.map(Switch::as_str);
+    let status = status.map(ActiveStatus::as_str);
     let found = tenants!(
         "WHERE tenant_id > $1 AND ($2 OR deleted_at IS NULL) AND ($3::text IS NULL OR status = $3)
          ORDER BY tenant_id LIMIT $4",

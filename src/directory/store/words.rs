@@ -59,13 +59,13 @@ pub enum LockReason {
 /// Whether a tenant or a service account is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
-pub enum Switch {
+pub enum ActiveStatus {
     Active,
     /// It is not.
     Disabled,
 }
 
-impl Switch {
+impl ActiveStatus {
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {

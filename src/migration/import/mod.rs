@@ -16,4 +16,4 @@ pub use self::row::Row;
 pub use self::run::Import;
 pub(super) use self::run::unreadable;
 pub use self::summary::{HashCounts, Summary};
-pub(super) use self::summary::{hashes_from_json, hashes_to_json, hex};
+pub(super) use self::summary::{hashes_from_json, hashes_to_json};

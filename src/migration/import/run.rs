@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use super::candidate::{Candidate, Verdict};
 use super::mapping::{Header, Mapping};
 use super::row::{Row, digest};
 use super::store;
-use super::summary::{Summary, hashes_from_json, hashes_to_json, hex, reasons_from_json, reasons_to_json};
+use super::summary::{Summary, hashes_from_json, hashes_to_json, reasons_from_json, reasons_to_json};
 use super::taken::{Taken, accepted, refused};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
@@ -252,7 +253,7 @@ impl Import {
             .detail("already_imported", summary.already_there)
             .detail("refused", summary.refused)
             .detail("reasons", reasons_to_json(&summary.reasons))
-            .detail("digest", hex(&summary.digest))
+            .detail("digest", HEXLOWER.encode(&summary.digest))
     }
 
     /// The summary that the first import with this `request_id` gave, if it was of the same rows.

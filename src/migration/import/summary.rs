@@ -38,11 +38,6 @@ pub struct Summary {
     pub repeated: bool,
 }
 
-/// Lower-case hexadecimal.
-pub(in crate::migration) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Counts of findings as they are kept.
 pub(super) fn reasons_to_json(reasons: &ReasonCounts) -> Value {
     reasons.iter().map(|(reason, rows)| (reason.as_str().to_owned(), Value::from(*rows))).collect()

@@ -23,7 +23,7 @@ pub struct Cursor {
 
 /// What a watcher sees.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct ProgressUpdate {
     /// Where to go on after it.
     pub cursor: Cursor,
     pub step: Step,
@@ -34,7 +34,7 @@ pub struct Sight {
 /// What a watcher got for waiting.
 #[derive(Clone, Debug)]
 pub enum Seen {
-    Step(Sight),
+    Step(ProgressUpdate),
     /// Nothing happened.
     Nothing,
     /// The migration has ended, or the replica shuts down.
@@ -47,7 +47,7 @@ pub struct Watch {
     cursor: Cursor,
     last: Step,
     /// What the watcher has yet to be shown before anything else.
-    first: Option<Sight>,
+    first: Option<ProgressUpdate>,
     ended: bool,
 }
 
@@ -81,7 +81,7 @@ impl Watch {
             watch.cursor.step = job.step;
             let occurred_at = job.ended_at.or(job.progressed_at).unwrap_or(job.created_at);
             watch.ended = false;
-            watch.first = Some(Sight { cursor: watch.cursor, step: stands, occurred_at });
+            watch.first = Some(ProgressUpdate { cursor: watch.cursor, step: stands, occurred_at });
         }
         Ok(watch)
     }
@@ -120,7 +120,7 @@ impl Watch {
             self.cursor = Cursor { mark: self.follow.mark(), step: step.step };
             self.ended = step.state.is_final();
             self.last = step.clone();
-            return Ok(Seen::Step(Sight { cursor: self.cursor, step, occurred_at: event.occurred_at }));
+            return Ok(Seen::Step(ProgressUpdate { cursor: self.cursor, step, occurred_at: event.occurred_at }));
         }
     }
 
@@ -133,10 +133,10 @@ impl Watch {
     }
 
     /// Where the migration stood when something was last seen, for showing that the stream lives.
-    pub fn still(&mut self, now: DateTime<Utc>) -> Sight {
+    pub fn still(&mut self, now: DateTime<Utc>) -> ProgressUpdate {
         // Others' events were passed by, so that a resumed watcher need not read them again.
         self.cursor.mark = self.follow.mark();
         let step = Step { finished: 0, failures: Vec::new(), ..self.last.clone() };
-        Sight { cursor: self.cursor, step, occurred_at: now }
+        ProgressUpdate { cursor: self.cursor, step, occurred_at: now }
     }
 }

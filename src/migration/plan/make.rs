@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use chrono::TimeDelta;
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::kanidm::Kanidm;
 use crate::migration::groups::{Groups, Standing, configured};
-use crate::migration::import::{HashCounts, hex};
+use crate::migration::import::HashCounts;
 use crate::migration::vocabulary::{Forecast, ItemReason};
 
 /// Users that a plan holds at most.
@@ -138,7 +139,7 @@ impl Plans {
         let event = Event::new(EventType::MigrationPlanned, call)
             .tenant(plan.tenant_id)
             .target("migration_plan", plan.plan_id)
-            .detail("digest", hex(&plan.digest))
+            .detail("digest", HEXLOWER.encode(&plan.digest))
             .detail("total", plan.total)
             .detail("will_be_created", plan.will_be_created)
             .detail("needs_review", plan.needs_review)

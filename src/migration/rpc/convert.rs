@@ -1,5 +1,6 @@
 //! Between the contract's messages and the module's types.
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use prost_types::Timestamp;
 use uuid::Uuid;
 
@@ -7,10 +8,10 @@ use crate::access::{etag, input};
 use crate::fault::{Fault, Result};
 use crate::migration::groups::{GroupRole, Standing};
 use crate::migration::import::{HashCounts, Header, Row, Summary, Verdict};
-use crate::migration::jobs::{Counts, ItemFilter, Job, JobItem, Sight};
+use crate::migration::jobs::{Counts, ItemFilter, Job, JobItem, ProgressUpdate};
 use crate::migration::legacy_file::LegacyRow;
 use crate::migration::plan::{self, PlanItem};
-use crate::migration::vocabulary as words;
+use crate::migration::vocabulary as enums;
 use crate::proto;
 
 /// The value of the contract's enum that has the same word, in capitals and behind its prefix.
@@ -28,7 +29,7 @@ macro_rules! word {
             Ok(proto::$proto::Unspecified) => Ok(None),
             Ok(known) => {
                 let name = known.as_str_name().trim_start_matches(concat!($prefix, "_")).to_lowercase();
-                words::$word::parse(&name).map(Some).ok_or_else(|| Fault::field($field, "must be a known value"))
+                enums::$word::parse(&name).map(Some).ok_or_else(|| Fault::field($field, "must be a known value"))
             }
             Err(_) => Err(Fault::field($field, "must be a known value")),
         }
@@ -132,7 +133,7 @@ pub(super) fn summary(summary: Summary, validated_only: bool) -> proto::ImportSu
         refused: summary.refused,
         reasons,
         hashes: hashes(summary.hashes),
-        digest: hex(&summary.digest),
+        digest: HEXLOWER.encode(&summary.digest),
         validated_only,
         repeated: summary.repeated,
     }
@@ -142,17 +143,10 @@ fn hashes(hashes: HashCounts) -> Vec<proto::HashCount> {
     hashes.into_iter().map(|((kind, cost), users)| proto::HashCount { kind, cost, users }).collect()
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
-    crate::migration::import::hex(bytes)
-}
-
-/// Reads a digest; what is none becomes one that nothing has.
-pub(super) fn from_hex(text: &str) -> Result<Vec<u8>> {
-    let byte = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-    bytes
-        .filter(|bytes| bytes.len() == 32)
-        .ok_or_else(|| Fault::field("plan_digest", "must be the plan's digest, 64 hexadecimal digits"))
+/// Reads a plan's digest.
+pub(super) fn plan_digest(text: &str) -> Result<Vec<u8>> {
+    let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().filter(|bytes| bytes.len() == 32);
+    bytes.ok_or_else(|| Fault::field("plan_digest", "must be the plan's digest, 64 hexadecimal digits"))
 }
 
 fn id(id: Option<Uuid>) -> String {
@@ -195,7 +189,7 @@ fn cohort_to_proto(cohort: plan::Cohort) -> proto::Cohort {
 pub(super) fn plan(plan: plan::Plan) -> proto::Plan {
     proto::Plan {
         plan_id: plan.plan_id.to_string(),
-        digest: hex(&plan.digest),
+        digest: HEXLOWER.encode(&plan.digest),
         cohort: Some(cohort_to_proto(plan.cohort)),
         total: plan.total,
         will_be_created: plan.will_be_created,
@@ -210,17 +204,17 @@ pub(super) fn plan(plan: plan::Plan) -> proto::Plan {
     }
 }
 
-pub(super) fn reasons(reasons: std::collections::BTreeMap<words::ItemReason, i64>) -> Vec<proto::ItemReasonCount> {
+pub(super) fn reasons(reasons: std::collections::BTreeMap<enums::ItemReason, i64>) -> Vec<proto::ItemReasonCount> {
     let count =
-        |(reason, items): (words::ItemReason, i64)| proto::ItemReasonCount { reason: item_reason(Some(reason)), items };
+        |(reason, items): (enums::ItemReason, i64)| proto::ItemReasonCount { reason: item_reason(Some(reason)), items };
     reasons.into_iter().map(count).collect()
 }
 
-fn item_reason(reason: Option<words::ItemReason>) -> i32 {
+fn item_reason(reason: Option<enums::ItemReason>) -> i32 {
     reason.map_or(0, |reason| code!(ItemReason, "ITEM_REASON", reason))
 }
 
-fn remedy(reason: Option<words::ItemReason>) -> String {
+fn remedy(reason: Option<enums::ItemReason>) -> String {
     reason.map(|reason| reason.remedy().to_owned()).unwrap_or_default()
 }
 
@@ -243,15 +237,15 @@ pub(super) fn plan_item(item: PlanItem) -> proto::PlanItem {
     }
 }
 
-pub(super) fn forecast(value: i32) -> Result<Option<words::Forecast>> {
+pub(super) fn forecast(value: i32) -> Result<Option<enums::Forecast>> {
     word!(Forecast, "FORECAST", Forecast, "forecast", value)
 }
 
-pub(super) fn migration_state(value: i32) -> Result<Option<words::MigrationState>> {
+pub(super) fn migration_state(value: i32) -> Result<Option<enums::MigrationState>> {
     word!(MigrationState, "MIGRATION_STATE", MigrationState, "state", value)
 }
 
-pub(super) fn migration_kind(value: i32) -> Result<Option<words::MigrationKind>> {
+pub(super) fn migration_kind(value: i32) -> Result<Option<enums::MigrationKind>> {
     word!(MigrationKind, "MIGRATION_KIND", MigrationKind, "kind", value)
 }
 
@@ -275,7 +269,7 @@ fn counts(counts: Counts) -> proto::ItemCounts {
     }
 }
 
-fn wait(wait: Option<words::WaitReason>) -> i32 {
+fn wait(wait: Option<enums::WaitReason>) -> i32 {
     wait.map_or(0, |wait| code!(WaitReason, "WAIT_REASON", wait))
 }
 
@@ -321,8 +315,8 @@ pub(super) fn item(migration_id: Uuid, item: JobItem) -> proto::MigrationItem {
     }
 }
 
-pub(super) fn sight(sight: &Sight, cursor: String, heartbeat: bool) -> proto::WatchMigrationResponse {
-    let step = &sight.step;
+pub(super) fn update(update: &ProgressUpdate, cursor: String, heartbeat: bool) -> proto::WatchMigrationResponse {
+    let step = &update.step;
     let failures = step.failures.iter().map(|failure| proto::ItemFailure {
         item_id: failure.item_id.to_string(),
         user_id: failure.user_id.to_string(),
@@ -338,7 +332,7 @@ pub(super) fn sight(sight: &Sight, cursor: String, heartbeat: bool) -> proto::Wa
         items_per_second: step.items_per_second(),
         failures: failures.collect(),
         waiting_for: wait(step.waiting_for),
-        occurred_at: time(Some(sight.occurred_at)),
+        occurred_at: time(Some(update.occurred_at)),
         heartbeat,
     }
 }
@@ -373,13 +367,13 @@ mod tests {
     fn every_word_has_its_value_in_the_contract() {
         macro_rules! all {
             ($proto:ident, $prefix:literal, $words:ident) => {
-                for word in words::$words::ALL {
+                for word in enums::$words::ALL {
                     assert_ne!(code!($proto, $prefix, word), 0, "{word} is not in the contract");
                 }
                 let known = (1..200).filter(|number| proto::$proto::try_from(*number).is_ok()).count();
                 assert_eq!(
                     known,
-                    words::$words::ALL.len(),
+                    enums::$words::ALL.len(),
                     concat!(stringify!($proto), " has words that nothing stands for")
                 );
             };
@@ -392,7 +386,7 @@ mod tests {
         all!(MigrationState, "MIGRATION_STATE", MigrationState);
         all!(MigrationKind, "MIGRATION_KIND", MigrationKind);
         all!(WaitReason, "WAIT_REASON", WaitReason);
-        assert_eq!(migration_state(proto::MigrationState::Paused as i32).unwrap(), Some(words::MigrationState::Paused));
+        assert_eq!(migration_state(proto::MigrationState::Paused as i32).unwrap(), Some(enums::MigrationState::Paused));
         assert_eq!(migration_state(0).unwrap(), None);
         assert!(migration_state(99).is_err());
     }
@@ -400,9 +394,9 @@ mod tests {
     #[test]
     fn a_digest_is_read_back() {
         let bytes: Vec<u8> = (0..32).collect();
-        assert_eq!(from_hex(&hex(&bytes)).unwrap(), bytes);
+        assert_eq!(plan_digest(&HEXLOWER.encode(&bytes)).unwrap(), bytes);
         for broken in ["", "00", &"0".repeat(63), &"g".repeat(64), &"é".repeat(32)] {
-            assert!(from_hex(broken).is_err(), "{broken}");
+            assert!(plan_digest(broken).is_err(), "{broken}");
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{Service, convert};
 use crate::access::Call;
 use crate::access::status::fault;
+use crate::correlation;
 use crate::fault::{Fault, Reason, Result};
 use crate::migration::import::{Import, Row, unreadable};
 use crate::proto::import_users_request::Part;
@@ -20,11 +22,28 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// Rows in one message at most.
 const LARGEST: usize = 5_000;
 /// Answers that may wait for the client to read them; then the import waits as well.
-pub(super) const BACKLOG: usize = 8;
+const BACKLOG: usize = 8;
+
+/// The answers to an import. It goes on when its caller goes away, until it has noticed that.
+pub(super) async fn open(
+    service: &Service,
+    call: Call,
+    stream: Streaming<ImportUsersRequest>,
+) -> Result<ReceiverStream<Result<ImportUsersResponse>>> {
+    let (answers, received) = mpsc::channel(BACKLOG);
+    let service = service.clone();
+    correlation::spawn(async move {
+        if let Err(fault) = run(service, call, stream, &answers).await {
+            // Without a receiver there is nobody left to tell.
+            let _ = answers.send(Err(fault)).await;
+        }
+    });
+    Ok(ReceiverStream::new(received))
+}
 
 /// Imports what comes in, and tells what becomes of it. When the client goes away, sending fails and the import ends
 /// without a commit.
-pub(super) async fn run(
+async fn run(
     service: Service,
     call: Call,
     mut stream: Streaming<ImportUsersRequest>,

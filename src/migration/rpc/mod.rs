@@ -1,10 +1,10 @@
-//! The RPCs of migration: read the request, call the room, write the response.
+//! The RPCs of migration: read the request, call the module, write the response.
 
 mod convert;
 mod import;
-mod service;
 mod watch;
 
+use futures_util::stream::Stream;
 use uuid::Uuid;
 
 use self::watch::WATCH;
@@ -15,6 +15,7 @@ use super::plan::Plans;
 use crate::access::live::{Admission, Heartbeat};
 use crate::access::paging::{Paging, cut, page_size};
 use crate::access::replay::Replay;
+use crate::access::rpcs::rpcs;
 use crate::access::{Call, input};
 use crate::audit::{Log, Recorder};
 use crate::authenticate::StepUps;
@@ -22,6 +23,7 @@ use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::kanidm::Kanidm;
+use crate::proto::migration_service_server::MigrationService;
 use crate::proto::*;
 
 const READ: &str = "migration.read";
@@ -133,7 +135,7 @@ impl Service {
         Ok(response)
     }
 
-    async fn get_plan(&self, call: &Call, request: GetPlanRequest) -> Result<GetPlanResponse> {
+    async fn plan_of(&self, call: &Call, request: GetPlanRequest) -> Result<GetPlanResponse> {
         let scope = Self::read_scope(call)?;
         let plan_id = input::uuid("plan_id", &request.plan_id)?;
         let forecast = convert::forecast(request.forecast)?;
@@ -155,7 +157,7 @@ impl Service {
         let scope = call.principal()?.authorize(RUN, None)?;
         let starting = Starting {
             plan_id: input::uuid("plan_id", &request.plan_id)?,
-            digest: &convert::from_hex(&request.plan_digest)?,
+            digest: &convert::plan_digest(&request.plan_digest)?,
             request_id: input::optional_uuid("request_id", &request.request_id)?,
         };
         if starting.request_id.is_none() && !request.validate_only {
@@ -222,13 +224,17 @@ impl Service {
         })
     }
 
-    async fn watch(&self, call: Call, request: WatchMigrationRequest) -> Result<watch::Stream> {
+    async fn watch(
+        &self,
+        call: Call,
+        request: WatchMigrationRequest,
+    ) -> Result<impl Stream<Item = Result<WatchMigrationResponse>> + use<>> {
         let scope = Self::read_scope(&call)?;
         let migration_id = input::uuid("migration_id", &request.migration_id)?;
         let cursor: Option<Cursor> = self.paging.decode(&call, WATCH, &migration_id, &request.cursor)?;
         let heartbeat = Heartbeat::interval(request.heartbeat_interval, 1..=60)?;
         let watch = Watch::begin(&self.jobs, &self.log, scope, migration_id, cursor).await?;
-        Ok(watch::Stream {
+        let stream = watch::Stream {
             context: self.context.clone(),
             paging: self.paging.clone(),
             admission: self.admission.clone(),
@@ -236,7 +242,8 @@ impl Service {
             call,
             migration_id,
             watch,
-        })
+        };
+        Ok(stream.messages())
     }
 
     async fn sync_groups(&self, call: &Call, request: SyncTenantGroupsRequest) -> Result<SyncTenantGroupsResponse> {
@@ -251,3 +258,40 @@ impl Service {
         Ok(SyncTenantGroupsResponse { groups: groups.into_iter().map(convert::group).collect() })
     }
 }
+
+rpcs! { MigrationService for Service {
+    unary {
+        plan_migration(PlanMigrationRequest) -> PlanMigrationResponse = Service::plan;
+        get_plan(GetPlanRequest) -> GetPlanResponse = Service::plan_of;
+        start_migration(StartMigrationRequest) -> StartMigrationResponse = Service::start;
+        get_migration(GetMigrationRequest) -> GetMigrationResponse = Service::get;
+        list_migrations(ListMigrationsRequest) -> ListMigrationsResponse = Service::list;
+        list_migration_items(ListMigrationItemsRequest) -> ListMigrationItemsResponse = Service::list_items;
+        sync_tenant_groups(SyncTenantGroupsRequest) -> SyncTenantGroupsResponse = Service::sync_groups;
+    }
+    streams {
+        watch_migration(WatchMigrationRequest) -> WatchMigrationStream of WatchMigrationResponse = Service::watch;
+    }
+    uploads {
+        import_users(ImportUsersRequest) -> ImportUsersStream of ImportUsersResponse = import::open;
+    }
+    unimplemented {
+        pause_migration(PauseMigrationRequest) -> PauseMigrationResponse = "PauseMigration";
+        resume_migration(ResumeMigrationRequest) -> ResumeMigrationResponse = "ResumeMigration";
+        cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse = "CancelMigration";
+        retry_migration_items(RetryMigrationItemsRequest) -> RetryMigrationItemsResponse = "RetryMigrationItems";
+        resolve_migration_item(ResolveMigrationItemRequest) -> ResolveMigrationItemResponse = "ResolveMigrationItem";
+        rollback_migration(RollbackMigrationRequest) -> RollbackMigrationResponse = "RollbackMigration";
+        get_tenant_rollout(GetTenantRolloutRequest) -> GetTenantRolloutResponse = "GetTenantRollout";
+        update_tenant_rollout(UpdateTenantRolloutRequest) -> UpdateTenantRolloutResponse = "UpdateTenantRollout";
+        send_invitations(SendInvitationsRequest) -> SendInvitationsResponse = "SendInvitations";
+        get_migration_report(GetMigrationReportRequest) -> GetMigrationReportResponse = "GetMigrationReport";
+        list_unmigrated_users(ListUnmigratedUsersRequest) -> ListUnmigratedUsersResponse = "ListUnmigratedUsers";
+        get_readiness(GetReadinessRequest) -> GetReadinessResponse = "GetReadiness";
+        finalize_migration(FinalizeMigrationRequest) -> FinalizeMigrationResponse = "FinalizeMigration";
+        get_schema_status(GetSchemaStatusRequest) -> GetSchemaStatusResponse = "GetSchemaStatus";
+    }
+    unimplemented_streams {
+        export_users(ExportUsersRequest) -> ExportUsersStream of ExportUsersResponse = "ExportUsers";
+    }
+}}

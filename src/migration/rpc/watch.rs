@@ -39,15 +39,15 @@ impl Stream {
             // Nobody is vouched for at that moment, and this is why.
             self.watch.ensure_current()?;
             welcome?;
-            let (sight, is_heartbeat) = match seen {
-                Seen::Step(sight) => (sight, false),
+            let (update, is_heartbeat) = match seen {
+                Seen::Step(update) => (update, false),
                 Seen::End => return Ok(None),
                 Seen::Nothing if self.heartbeat.is_due() => (self.watch.still(self.context.now()), true),
                 Seen::Nothing => continue,
             };
             self.heartbeat.sent();
-            let cursor = self.paging.encode(&self.call, WATCH, &self.migration_id, &sight.cursor);
-            return Ok(Some(convert::sight(&sight, cursor, is_heartbeat)));
+            let cursor = self.paging.encode(&self.call, WATCH, &self.migration_id, &update.cursor);
+            return Ok(Some(convert::update(&update, cursor, is_heartbeat)));
         }
     }
 }

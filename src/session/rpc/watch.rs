@@ -1,43 +1,41 @@
 //! `WatchRevocations` on the wire.
 
-use futures_util::StreamExt as _;
-use futures_util::stream::{BoxStream, try_unfold};
+use futures_util::stream::{Stream, try_unfold};
 use sidle_token::{Revocation, Revoked};
-use tonic::Status;
 
+use super::Service;
 use crate::access::{Call, input};
-use crate::audit::Log;
-use crate::fault::{Fault, Result};
+use crate::fault::Result;
 use crate::proto;
 use crate::session::Sessions;
-use crate::session::watch::{News, Watch};
+use crate::session::watch::{RevocationBatch, Watch};
 
 /// What a cursor is for.
 const METHOD: &str = "sidle.v1.SessionService/WatchRevocations";
 
-/// The messages of one who watches; after an error there are no more.
-pub(super) type Messages = BoxStream<'static, std::result::Result<proto::WatchRevocationsResponse, Status>>;
-
-pub(super) async fn open(sessions: &Sessions, log: &Log, call: Call, cursor: &str) -> Result<Messages> {
-    let mark = sessions.paging.decode(&call, METHOD, &(), cursor)?;
-    let watch = sessions.watch(call.clone(), log, mark).await?;
-    let sessions = sessions.clone();
-    let messages = try_unfold((watch, sessions, call), |(mut watch, sessions, call): (Watch, _, _)| async move {
-        let news = watch.next().await?;
-        Ok(news.map(|news| (message(&sessions, &call, news), (watch, sessions, call))))
-    });
-    Ok(messages.map(|message| message.map_err(|fault: Fault| fault.into())).boxed())
+pub(super) async fn open(
+    service: &Service,
+    call: Call,
+    request: proto::WatchRevocationsRequest,
+) -> Result<impl Stream<Item = Result<proto::WatchRevocationsResponse>> + use<>> {
+    let sessions = service.sessions.clone();
+    let mark = sessions.paging.decode(&call, METHOD, &(), &request.cursor)?;
+    let watch = sessions.watch(call.clone(), &service.log, mark).await?;
+    Ok(try_unfold((watch, sessions, call), |(mut watch, sessions, call): (Watch, _, _)| async move {
+        let batch = watch.next().await?;
+        Ok(batch.map(|batch| (message(&sessions, &call, batch), (watch, sessions, call))))
+    }))
 }
 
-fn message(sessions: &Sessions, call: &Call, news: News) -> proto::WatchRevocationsResponse {
-    let cursor = news.mark.map(|mark| sessions.paging.encode(call, METHOD, &(), &mark));
+fn message(sessions: &Sessions, call: &Call, batch: RevocationBatch) -> proto::WatchRevocationsResponse {
+    let cursor = batch.mark.map(|mark| sessions.paging.encode(call, METHOD, &(), &mark));
     proto::WatchRevocationsResponse {
-        revocations: news.revocations.into_iter().map(revocation).collect(),
+        revocations: batch.revocations.into_iter().map(revocation).collect(),
         cursor: cursor.unwrap_or_default(),
-        complete_until: news.complete_until.map(input::to_proto),
-        caught_up: news.caught_up,
+        complete_until: batch.complete_until.map(input::to_proto),
+        caught_up: batch.caught_up,
         bound: prost_types::Duration::try_from(sessions.verifier.revocation_bound()).ok(),
-        sent_at: Some(input::to_proto(news.sent_at)),
+        sent_at: Some(input::to_proto(batch.sent_at)),
     }
 }
 

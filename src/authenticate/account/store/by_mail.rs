@@ -198,7 +198,7 @@ pub(in crate::authenticate) async fn answer_reset(
     Ok(answer)
 }
 
-/// Whose a reset token is.
+/// SessionOwner a reset token is.
 pub(in crate::authenticate) struct Holder {
     pub user_id: Uuid,
     pub tenant_id: Option<Uuid>,
@@ -211,7 +211,7 @@ pub(in crate::authenticate) struct Holder {
 /// A user, where the token was somebody's, and why it is not accepted.
 pub(in crate::authenticate) type Refusal = (Option<Uuid>, &'static str);
 
-/// Whose a reset token is, or why it is not accepted; holds the user until the transaction ends.
+/// SessionOwner a reset token is, or why it is not accepted; holds the user until the transaction ends.
 pub(in crate::authenticate) async fn reset_holder(
     tx: &mut Connection,
     token: &[u8; 32],
