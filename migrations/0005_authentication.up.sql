@@ -33,8 +33,8 @@ COMMENT ON COLUMN known_devices.expires_at IS 'When the device is forgotten unle
 ALTER TABLE known_devices ENABLE ROW LEVEL SECURITY;
 ALTER TABLE known_devices FORCE ROW LEVEL SECURITY;
 CREATE POLICY known_devices_scope ON known_devices USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
-GRANT SELECT ON known_devices TO sidle_app;
+-- Attempts are counted, and devices made known, through functions and in no other way.
+GRANT SELECT, UPDATE (lock_unrecorded_at), DELETE ON known_devices TO sidle_app;
 
 -- Not logged: what a crash loses here is a few seconds of counting.
 CREATE UNLOGGED TABLE address_attempts (
@@ -51,7 +51,8 @@ COMMENT ON COLUMN address_attempts.free_at IS 'When all that was asked for would
 ALTER TABLE address_attempts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE address_attempts FORCE ROW LEVEL SECURITY;
 CREATE POLICY address_attempts_scope ON address_attempts USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
+-- Counted through a function and in no other way. Locking what is removed takes the right to update a column.
+GRANT SELECT, UPDATE (lane), DELETE ON address_attempts TO sidle_app;
 
 CREATE TABLE unknown_refusals (
     network    text NOT NULL,
