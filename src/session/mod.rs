@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 pub use self::manage::{Listing, SessionView, Status, Whose};
 pub use self::opening::{Device, Opening, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens, hex};
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
-pub use self::renewal::{Renewal, Renewed};
+pub use self::renewal::Renewal;
 pub use self::rpc::Service;
 pub use self::settings::Settings;
 use crate::access::paging::Paging;

@@ -409,24 +409,6 @@ pub(in crate::authenticate) async fn replace_codes(
     Ok(())
 }
 
-/// Ends the sessions of a user except one, and tells which ended.
-pub(in crate::authenticate) async fn end_other_sessions(
-    tx: &mut Connection,
-    user: Uuid,
-    except: Uuid,
-    now: DateTime<Utc>,
-) -> Result<Vec<Uuid>> {
-    let ended = sqlx::query_scalar!(
-        r#"SELECT session_end_all($1, $2, 'credential_changed', $3) AS "ended!""#,
-        user,
-        except,
-        now
-    )
-    .fetch_one(tx)
-    .await?;
-    Ok(ended)
-}
-
 /// Removes what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.
 pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
     let mut tx = db.begin(Scope::Platform).await?;
