@@ -33,8 +33,8 @@ COMMENT ON COLUMN known_devices.expires_at IS 'When the device is forgotten unle
 ALTER TABLE known_devices ENABLE ROW LEVEL SECURITY;
 ALTER TABLE known_devices FORCE ROW LEVEL SECURITY;
 CREATE POLICY known_devices_scope ON known_devices USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
-GRANT SELECT ON known_devices TO sidle_app;
+-- Attempts are counted, and devices made known, through functions and in no other way.
+GRANT SELECT, UPDATE (lock_unrecorded_at), DELETE ON known_devices TO sidle_app;
 
 -- Not logged: what a crash loses here is a few seconds of counting.
 CREATE UNLOGGED TABLE address_attempts (
@@ -51,7 +51,8 @@ COMMENT ON COLUMN address_attempts.free_at IS 'When all that was asked for would
 ALTER TABLE address_attempts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE address_attempts FORCE ROW LEVEL SECURITY;
 CREATE POLICY address_attempts_scope ON address_attempts USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
+-- Counted through a function and in no other way. Locking what is removed takes the right to update a column.
+GRANT SELECT, UPDATE (lane), DELETE ON address_attempts TO sidle_app;
 
 CREATE TABLE unknown_refusals (
     network    text NOT NULL,
@@ -239,8 +240,9 @@ COMMENT ON COLUMN registrations.expires_at IS 'When its token stops being accept
 ALTER TABLE registrations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE registrations FORCE ROW LEVEL SECURITY;
 CREATE POLICY registrations_scope ON registrations USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
-GRANT SELECT ON registrations TO sidle_app;
+-- What was asked for stays as it was asked, until it goes.
+GRANT SELECT, INSERT, DELETE, UPDATE (state, email, email_key, username, username_key, full_name, password_hash,
+    password_cost, password_pepper_id, token_hash, user_id, verified_at, password_kept) ON registrations TO sidle_app;
 
 CREATE TABLE password_reset_requests (
     request_id     uuid PRIMARY KEY,
@@ -263,8 +265,8 @@ COMMENT ON COLUMN password_reset_requests.created_at IS 'When it asked.';
 ALTER TABLE password_reset_requests ENABLE ROW LEVEL SECURITY;
 ALTER TABLE password_reset_requests FORCE ROW LEVEL SECURITY;
 CREATE POLICY password_reset_requests_scope ON password_reset_requests USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
-GRANT SELECT ON password_reset_requests TO sidle_app;
+-- Locking the row that is taken takes the right to update a column.
+GRANT SELECT, INSERT, UPDATE (request_id), DELETE ON password_reset_requests TO sidle_app;
 
 CREATE TABLE one_time_tokens (
     token_id   uuid PRIMARY KEY,
@@ -293,8 +295,7 @@ COMMENT ON COLUMN one_time_tokens.used_at IS 'When it was used or made void; kep
 ALTER TABLE one_time_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE one_time_tokens FORCE ROW LEVEL SECURITY;
 CREATE POLICY one_time_tokens_scope ON one_time_tokens USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
-GRANT SELECT ON one_time_tokens TO sidle_app;
+GRANT SELECT, INSERT, UPDATE (used_at), DELETE ON one_time_tokens TO sidle_app;
 
 -- Invitations go by the service's clock, as other tokens do.
 CREATE TABLE invitations (

@@ -182,7 +182,7 @@ impl Event {
         self
     }
 
-    /// SessionOwner the personal data is, where neither target nor actor says so.
+    /// Whose the personal data is, where neither target nor actor says so.
     pub fn subject(mut self, subject_id: Uuid) -> Self {
         self.subject = Some(subject_id);
         self
@@ -199,7 +199,7 @@ impl Event {
         self.personal("old", old).personal("new", new)
     }
 
-    /// SessionOwner the personal data is, as far as the event tells.
+    /// Whose the personal data is, as far as the event tells.
     pub(super) fn known_subject(&self) -> Option<Uuid> {
         let target = self.target.as_ref().filter(|(kind, _)| *kind == "user");
         self.subject.or_else(|| target.and_then(|(_, id)| Uuid::try_parse(id).ok())).or(self.actor_id)

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::json::canonical;
 use super::{Event, store};
 use crate::context::Context;
-use crate::fault::Result;
+use crate::fault::{Fault, Result};
 use crate::seal::{Keyring, Place};
 
 /// What every writer of events holds.
@@ -73,6 +73,26 @@ impl Recorder {
             store::record_all(connection, &events, &personal).await?;
             self.wake();
         }
+        Ok(())
+    }
+
+    /// Records an event that was prepared and kept before it was known about which user it is, and that is about this one.
+    ///
+    /// # Errors
+    /// When the database fails; the transaction must then not be committed.
+    pub async fn record_kept(
+        &self,
+        connection: &mut Connection,
+        mut event: Value,
+        personal: Option<&[u8]>,
+        (user, tenant): (Uuid, Uuid),
+    ) -> Result<()> {
+        let fields = event.as_object_mut().ok_or_else(|| Fault::internal("an event that was kept is no object"))?;
+        let known = [("tenant_id", json!(tenant)), ("target_kind", json!("user")), ("target_id", json!(user))];
+        fields.extend(known.map(|(name, value)| (name.to_owned(), value)));
+        fields.insert("personal_subject".to_owned(), json!(user));
+        store::record(connection, &event, personal).await?;
+        self.wake();
         Ok(())
     }
 

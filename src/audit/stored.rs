@@ -79,7 +79,7 @@ pub struct Opened {
 /// A readable piece of personal data.
 #[derive(Clone, Debug)]
 pub struct OpenedPart {
-    /// SessionOwner it is.
+    /// Whose it is.
     pub subject: Uuid,
     pub data: Map<String, Value>,
     /// What the leaf's commitment was made from.

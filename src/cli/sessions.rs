@@ -14,7 +14,7 @@ use crate::proto::*;
 pub(super) enum Command {
     /// List sessions: one's own, or with the permission those of others
     List {
-        /// SessionOwner: id, e-mail address or username
+        /// Whose: id, e-mail address or username
         #[arg(long, conflicts_with = "everybody")]
         user: Option<String>,
         /// Everybody's
@@ -37,7 +37,7 @@ pub(super) enum Command {
     },
     /// End all sessions of a user, by default one's own
     RevokeAll {
-        /// SessionOwner: id, e-mail address or username
+        /// Whose: id, e-mail address or username
         #[arg(long)]
         user: Option<String>,
         /// Keep the session that this command runs in

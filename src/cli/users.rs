@@ -40,12 +40,12 @@ pub(super) enum Command {
     },
     /// Create a user
     Create(Create),
-    /// ActiveStatus a user off and end all sessions
+    /// Switch a user off and end all sessions
     Disable {
         /// Id, e-mail address or username
         user: String,
     },
-    /// ActiveStatus a disabled user on again
+    /// Switch a disabled user on again
     Enable {
         /// Id, e-mail address or username
         user: String,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Message, store};
+use super::{Kind, Message, store};
 use crate::access::names::email_key;
 use crate::config::MailConfig;
 use crate::context::Context;
@@ -56,6 +56,16 @@ impl Outbox {
             self.wake();
         }
         Ok(())
+    }
+
+    /// Whether an address, by its key, has had its share of messages of a kind in the last hour, so that none would be
+    /// written to it. Of kinds that anybody can ask for, whoever asks for the same address waits until the transaction
+    /// ends, which must be one of the platform.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_rate_limited(&self, tx: &mut Connection, address_key: &str, kind: Kind) -> Result<bool> {
+        store::is_rate_limited(tx, address_key, kind.as_str(), self.per_address_and_hour).await
     }
 
     /// Makes a message ready for the SQL function `mail_enqueue(jsonb)`, for database functions that write it

@@ -16,6 +16,15 @@ pub(super) async fn enqueue(tx: &mut Connection, mail: &Value) -> Result<()> {
     Ok(())
 }
 
+/// Whether an address has had its share of messages of a kind. For transactions of the platform.
+pub(super) async fn is_rate_limited(tx: &mut Connection, key: &str, kind: &str, most: u32) -> Result<bool> {
+    let most = i32::try_from(most).unwrap_or(i32::MAX);
+    let limited = sqlx::query_scalar!(r#"SELECT mail_rate_limited($1, $2, $3) AS "limited!""#, key, kind, most)
+        .fetch_one(tx)
+        .await?;
+    Ok(limited)
+}
+
 /// A message whose turn it is.
 pub(super) struct Due {
     pub mail_id: Uuid,

@@ -41,7 +41,7 @@ pub(super) async fn acceptor(config: &ServerConfig) -> Result<Option<TlsAcceptor
     Ok(Some(TlsAcceptor::from(Arc::new(tls))))
 }
 
-/// SessionOwner certificates are asked for; none when no authority is configured.
+/// Whose certificates are asked for; none when no authority is configured.
 async fn authorities(config: &ServerConfig) -> Result<Option<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     let mut files: Vec<(&str, PathBuf)> = Vec::new();

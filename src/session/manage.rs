@@ -14,7 +14,7 @@ use crate::fault::{Fault, Result};
 
 const METHOD: &str = "ListSessions";
 
-/// SessionOwner sessions are meant.
+/// Whose sessions are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionOwner {
     /// The caller's.

@@ -22,14 +22,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-<<<<<<< HEAD
-pub use self::manage::{Listing, SessionView, Status, Whose};
-=======
 pub use self::manage::{Listing, SessionOwner, SessionView, Status};
->>>>>>> rpc
 pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens, hex};
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
-pub use self::renewal::{Renewal, Renewed};
+pub use self::renewal::Renewal;
 pub use self::rpc::Service;
 pub use self::settings::Settings;
 pub use self::store::types::{NewSession, UserRights};

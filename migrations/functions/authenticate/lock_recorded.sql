@@ -1,5 +1,5 @@
 -- An attempt is reserved before the secret is compared, and the last one locks: its event is written with the refusal.
--- Whatever comes between, such as the end of the process, leaves a lock behind whose event locks_unrecorded sees to.
+-- Whatever comes between, such as the end of the process, leaves a lock behind whose event the housekeeping sees to.
 CREATE OR REPLACE FUNCTION lock_recorded(p_lock_event jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public, pg_temp

@@ -20,3 +20,4 @@ END
 $$;
 COMMENT ON FUNCTION mail_rate_limited(text, text, integer) IS 'Whether an address has had its share of messages of a kind in the last hour. Those that anybody can ask for share one limit; notices of each kind have their own, so that nobody keeps a warning away by causing something else first.';
 REVOKE ALL ON FUNCTION mail_rate_limited(text, text, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mail_rate_limited(text, text, integer) TO sidle_app;

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::Account;
 use super::step_up::person;
-use super::store::account;
+use super::store::{account, users};
 use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::authenticate::invalid_credentials;
@@ -47,27 +47,32 @@ impl Account {
         }
         let hash = self.own_password(&charge, user, "new_password", &new).await?;
 
-        let mut tx = self.db.begin(Scope::Platform).await?;
+        let mut change = self.changes.begin(Scope::Platform).await?;
         // Of two changes with the same old password one comes too late.
-        if store::lock(&mut tx, user).await?.is_none_or(|kept| kept != shown.password_version) {
+        if store::lock(&mut change.tx, user).await?.is_none_or(|kept| kept != shown.password_version) {
             return Err(invalid_credentials());
         }
-        let (renewal, now) = (self.sessions.session_factory.renewal(), self.context.now());
-        let event = self.recorder.prepare(Event::new(EventType::UserPasswordChanged, call).target("user", user));
-        let change = store::Change { user, session, hash: &hash, renewal: &renewal, now, event };
-        let Some((renewed, ended)) = store::change(&mut tx, &change).await? else {
+        let (now, tx) = (self.context.now(), &mut change.tx);
+        // The session goes on with tokens that nobody has seen yet: whoever has a copy of the old ones is out.
+        let Some(renewal) = self.sessions.session_factory.renew(tx, user, session, now).await? else {
             return Err(Fault::new(Reason::Unauthenticated, "The session has ended."));
         };
-        self.outbox.enqueue(&mut tx, Message::to_user(Kind::PasswordChanged, user)).await?;
-        tx.commit().await?;
-        self.recorder.wake();
-        self.sessions.revocations.end_tokens(user, renewed.rights.epoch);
-        for ended in &ended {
-            self.sessions.revocations.end_session(*ended);
-        }
-        let tokens = self.sessions.session_factory.renewed_tokens(renewal, renewed)?;
-        tracing::info!(event = "password_changed", user_id = %user, sessions_revoked = ended.len());
-        Ok(Changed { tokens, sessions_revoked: ended.len() })
+        store::change(tx, user, &hash, now).await?;
+        let epoch = users::revoke_tokens(tx, user).await?;
+        let ended = users::end_sessions(tx, user, Some(session), now).await?;
+        let event = Event::new(EventType::UserPasswordChanged, call)
+            .target("user", user)
+            .detail("sessions", &ended)
+            .detail("tokens_valid_from", epoch.micros());
+        change.record(event).await?;
+        change.notify(Message::to_user(Kind::PasswordChanged, user)).await?;
+        let sessions_revoked = ended.len();
+        change.revoke_tokens(user, epoch);
+        change.revoke_sessions(ended);
+        change.commit().await?;
+        let tokens = self.sessions.session_factory.renewed_tokens(renewal, epoch)?;
+        tracing::info!(event = "password_changed", user_id = %user, sessions_revoked);
+        Ok(Changed { tokens, sessions_revoked })
     }
 
     /// The hash of a password that a user may set.

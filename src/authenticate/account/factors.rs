@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::Account;
 use super::step_up::person;
+use super::store::users;
 use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::authenticate::login::Login;
@@ -145,7 +146,7 @@ impl Account {
         standing: &Standing,
         (user, session): (Uuid, Uuid),
     ) -> Result<usize> {
-        let ended = store::end_other_sessions(&mut tx, user, session, self.context.now()).await?;
+        let ended = users::end_sessions(&mut tx, user, Some(session), self.context.now()).await?;
         self.record(&mut tx, call, event, standing, user, |event| event.detail("sessions", &ended)).await?;
         self.outbox.enqueue(&mut tx, Message::to_user(notice, user)).await?;
         tx.commit().await?;

@@ -18,6 +18,7 @@ use super::kanidm::KanidmLogin;
 use super::login::Login;
 use super::settings::Settings;
 use crate::audit::Recorder;
+use crate::change::Changes;
 use crate::context::Context;
 use crate::credential::{Hasher, Policy};
 use crate::db::Db;
@@ -32,6 +33,7 @@ pub(super) struct Account {
     config: Arc<Settings>,
     context: Context,
     db: Db,
+    changes: Changes,
     keyring: Keyring,
     recorder: Recorder,
     outbox: Outbox,
@@ -47,12 +49,14 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn new(core: Core, policy: Policy, step_ups: StepUps, login: Login, kanidm: KanidmLogin) -> Self {
+        let changes = Changes::new(&core, login.sessions.revocations.clone());
         let Core { db, context, keyring, recorder, outbox, .. } = core;
         let (config, sessions, hasher) = (Arc::clone(&login.config), login.sessions.clone(), login.hasher.clone());
         Self {
             config,
             context,
             db,
+            changes,
             keyring,
             recorder,
             outbox,

@@ -117,7 +117,7 @@ impl Enrolment {
         offer.filter(|_| route == Some("login")).map(|offer| offer.hint)
     }
 
-    /// SessionOwner invitation a token is, if it can be redeemed.
+    /// Whose invitation a token is, if it can be redeemed.
     pub(super) async fn find(&self, token: &str) -> Result<Option<Invited>> {
         if !opaque::is_plausible(PREFIX, token) {
             return Ok(None);

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::audit::Prepared;
 use crate::fault::{Fault, Result};
 
-/// SessionOwner invitation a token is.
+/// Whose invitation a token is.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::authenticate) struct Invited {
     pub invitation_id: Uuid,
@@ -52,7 +52,7 @@ pub(in crate::authenticate) struct CarryOver {
     pub password_changed_at: Option<DateTime<Utc>>,
 }
 
-/// SessionOwner invitation this is, if it can be redeemed.
+/// Whose invitation this is, if it can be redeemed.
 pub(in crate::authenticate) async fn find(db: &Db, token_hash: &[u8], now: DateTime<Utc>) -> Result<Option<Invited>> {
     let row =
         sqlx::query!("SELECT invitation_id, user_id, second_factor FROM invitation_find($1, $2)", token_hash, now)

@@ -26,7 +26,7 @@ pub(in crate::authenticate) enum Typed {
     RecoveryCode(Zeroizing<String>),
 }
 
-/// SessionOwner code is guessed at.
+/// Whose code is guessed at.
 pub(in crate::authenticate) enum Guess {
     /// That of somebody known: of the application that they have or, `pending`, of the one that they are enrolling.
     Own { user: Uuid, pending: bool },

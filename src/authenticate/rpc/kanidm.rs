@@ -106,7 +106,7 @@ pub(super) fn claims(verified: KanidmVerified, audience: &str) -> proto::TokenCl
     }
 }
 
-/// SessionOwner token comes with the call. Both RPCs let anybody in, so that the edge has not looked at it.
+/// Whose token comes with the call. Both RPCs let anybody in, so that the edge has not looked at it.
 fn principal<T>(service: &Service, request: &Request<T>) -> Result<Arc<Principal>> {
     let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
     let mut values = request.metadata().get_all("authorization").iter();

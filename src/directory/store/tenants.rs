@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{ActiveStatus, taken};
 use crate::fault::Result;
 
-/// SessionOwner users are kept apart from one another.
+/// Whose users are kept apart from one another.
 #[derive(Clone, Debug)]
 pub struct Tenant {
     pub tenant_id: Uuid,

@@ -62,7 +62,7 @@ pub struct SessionView {
 /// Which sessions a list shows, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::session) struct Wanted {
-    /// SessionOwner; everybody's when none.
+    /// Whose; everybody's when none.
     pub user_id: Option<Uuid>,
     /// In these states.
     pub statuses: Vec<Status>,

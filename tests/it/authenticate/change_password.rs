@@ -53,6 +53,15 @@ async fn a_new_password_ends_every_other_session_and_every_token_of_this_one() {
     assert_eq!(why, [Some("credential_changed".to_owned())]);
     let recorded = event(&server, "user.password_changed").await;
     assert_eq!((recorded.actor_id, recorded.target_id.clone()), (Some(user), Some(user.to_string())));
+    let (ended, revoked): (String, i64) = sqlx::query_as(
+        "SELECT session_id::text, (extract(epoch FROM tokens_valid_from) * 1000000)::bigint
+         FROM sessions JOIN users USING (user_id) WHERE sessions.status = 'revoked'",
+    )
+    .fetch_one(server.sql())
+    .await
+    .unwrap();
+    let told = serde_json::json!({ "sessions": [ended], "tokens_valid_from": revoked });
+    assert_eq!(serde_json::Value::Object(recorded.details.clone()), told);
 
     assert_eq!(reason(&attempt(&server, ANN, ADMIN_PASSWORD).await.unwrap_err()), "INVALID_CREDENTIALS");
     attempt(&server, ANN, NEW).await.unwrap();
@@ -131,6 +140,34 @@ async fn of_two_changes_at_once_one_wins() {
     assert_eq!([&first, &second].iter().filter(|answer| answer.is_ok()).count(), 1);
     let kept = if first.is_ok() { NEW } else { "ten green bottles by the well" };
     attempt(&server, ANN, kept).await.unwrap();
+}
+
+/// The token is good for a moment longer than the session, as when another replica has ended that.
+#[tokio::test]
+async fn a_session_that_has_ended_changes_no_password() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, ANN, "user").await;
+    let (here, elsewhere) = (server.sign_in(ANN).await, server.sign_in(ANN).await);
+    let session = who_am_i(&server, &here.access_token).await.unwrap().claims.unwrap().session_id;
+    let end = "UPDATE sessions SET status = 'revoked', revoked_at = now(), revoke_reason = 'user' WHERE session_id = $1::uuid";
+    sqlx::query(end).bind(session).execute(server.sql()).await.unwrap();
+    let before = kept(&server, user).await;
+    let refused = change(&server.client(&here.access_token), ADMIN_PASSWORD, NEW).await.unwrap_err();
+    assert_eq!(reason(&refused), "UNAUTHENTICATED");
+    assert_eq!(kept(&server, user).await, before, "neither password nor revocation");
+    refresh(&server, &elsewhere.refresh_token).await.expect("no other session ended");
+    attempt(&server, ANN, ADMIN_PASSWORD).await.unwrap();
+    assert!(reasons(&server, "user.password_changed", "success").await.is_empty());
+}
+
+/// What a change of the password writes to a user.
+async fn kept(server: &TestServer, user: uuid::Uuid) -> (String, Option<chrono::DateTime<chrono::Utc>>) {
+    sqlx::query_as("SELECT password_hash, tokens_valid_from FROM users WHERE user_id = $1")
+        .bind(user)
+        .fetch_one(server.sql())
+        .await
+        .unwrap()
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use sidle::proto::*;
 use tonic::Code;
 
 use super::factors::*;
-use super::{attempt, set};
+use super::{attempt, set, tidy};
 use crate::look::{event, reason, reasons};
 use crate::support::server::with_proof;
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash};
@@ -388,7 +388,7 @@ async fn an_enrolment_counts_for_nothing_until_its_first_code_and_then_lapses() 
     let totp_code = Authenticator::new(&second.secret).code(server.context.now(), 0);
     let late = client.authenticate.clone().confirm_totp(ConfirmTotpRequest { totp_code }).await.unwrap_err();
     assert_eq!(reason(&late), "INVALID_FACTOR_STATE");
-    sqlx::query("SELECT purge_challenges($1)").bind(server.context.now()).execute(&server.app().db).await.unwrap();
+    tidy(&server).await;
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM user_totp").fetch_one(server.sql()).await.unwrap();
     assert_eq!(left, 0);
 }

@@ -49,6 +49,13 @@ pub async fn ask(server: &TestServer, request: proto::AuthenticatePasswordReques
     }
 }
 
+/// Has what has lapsed removed, once and now.
+pub async fn tidy(server: &TestServer) {
+    let stop = server.app().stop.child_token();
+    stop.cancel();
+    server.app().authenticate.clone().purge_expired(stop).await;
+}
+
 /// Changes a column of a user behind the server's back.
 pub async fn set(server: &TestServer, user: Uuid, assignment: &str) {
     let update = format!("UPDATE users SET {assignment} WHERE user_id = $1");

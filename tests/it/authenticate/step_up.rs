@@ -11,7 +11,7 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use super::factors::*;
-use super::{api_key, attempt, exchange, set, set_hash};
+use super::{api_key, attempt, exchange, set, set_hash, tidy};
 use crate::look::{event, reason, reasons};
 use crate::support::server::with_proof;
 use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer, cheap_hash};
@@ -560,7 +560,7 @@ async fn a_proof_dies_with_what_it_stands_on() {
             }
         }
     }
-    sqlx::query("SELECT purge_challenges($1)").bind(server.context.now()).execute(&server.app().db).await.unwrap();
+    tidy(&server).await;
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM step_up_tokens WHERE expires_at <= $1")
         .bind(server.context.now())
         .fetch_one(server.sql())

@@ -11,6 +11,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::{refused, server, smtp, until, with_mail};
 use crate::database::waiting_for_locks;
+use crate::look::{event, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
 
 const OTHER_PASSWORD: &str = "purple tractor orbit lemonade";
@@ -156,6 +157,21 @@ async fn the_first_confirmation_drops_passwords_and_sessions_from_before() {
     let token = next_token(&mut smtp).await;
     let verified = verify(&server, &token, "").await.unwrap();
     assert_eq!((verified.user_id.as_str(), verified.password_kept), (user.to_string().as_str(), false));
+    let told = event(&server, "user.email_verified").await;
+    let (ended, revoked): (String, i64) = sqlx::query_as(
+        "SELECT session_id::text, (extract(epoch FROM tokens_valid_from) * 1000000)::bigint
+         FROM sessions JOIN users USING (user_id)",
+    )
+    .fetch_one(server.sql())
+    .await
+    .unwrap();
+    let details = serde_json::json!({ "first": true, "password_kept": false, "sessions": [ended],
+        "principals": [user], "tokens_valid_from": revoked });
+    assert_eq!(serde_json::Value::Object(told.details.clone()), details);
+    assert_eq!(
+        (told.actor_id, told.target_id.clone(), told.tenant_id),
+        (Some(user), Some(user.to_string()), Some(tenant))
+    );
     for password in [ADMIN_PASSWORD, OTHER_PASSWORD] {
         assert!(!signs_in(&server, "victim@open.example", password).await);
     }
@@ -406,7 +422,9 @@ async fn a_user_whom_an_administrator_makes_is_asked_to_confirm_the_address() {
 /// holds what the other one waits for.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_registrations_of_one_address_are_confirmed_at_once_without_a_deadlock() {
-    let (server, mut smtp) = server().await;
+    let mut smtp = smtp().await;
+    // So that both may wait at the same time.
+    let server = with_mail(Setup::new().await, smtp.port).with("DATABASE__POOL_SIZE", "16").start().await;
     let mut tokens = Vec::new();
     let mut tenants = Vec::new();
     for slug in ["one", "two"] {
@@ -433,4 +451,102 @@ async fn two_registrations_of_one_address_are_confirmed_at_once_without_a_deadlo
         .await
         .unwrap();
     assert_eq!(users, 1);
+}
+
+/// Between the message and its answer somebody else gets the address, or the name.
+#[tokio::test]
+async fn what_was_taken_meanwhile_stays_with_whoever_has_it() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    let named = |email: &str| RegisterRequest { username: "Ann".to_owned(), ..request(tenant, email, OTHER_PASSWORD) };
+    let first = register(&server, named("ann@open.example")).await;
+    let ann = next_token(&mut smtp).await;
+    let second = register(&server, named("bob@open.example")).await;
+    let bob = next_token(&mut smtp).await;
+    let somebody = server.user(tenant, "ann@open.example", "user").await;
+    crate::authenticate::set(&server, somebody, "username = 'ANN', username_key = 'ann'").await;
+
+    let status = verify(&server, &ann, &first.registration_secret).await.unwrap_err();
+    assert_eq!(refused(&status), "INVALID_CREDENTIALS", "the address has an account by now");
+    assert!(reasons(&server, "user.registered", "success").await.is_empty());
+    let verified = verify(&server, &bob, &second.registration_secret).await.unwrap();
+    let (username, key): (Option<String>, Option<String>) =
+        sqlx::query_as("SELECT username, username_key FROM users WHERE user_id = $1::uuid")
+            .bind(&verified.user_id)
+            .fetch_one(server.sql())
+            .await
+            .unwrap();
+    assert_eq!((username, key), (None, None), "the name is somebody's");
+    assert!(signs_in(&server, "bob@open.example", OTHER_PASSWORD).await);
+    let registered = event(&server, "user.registered").await;
+    assert_eq!(
+        (registered.tenant_id, registered.target_id.as_deref()),
+        (Some(tenant), Some(verified.user_id.as_str()))
+    );
+    assert_eq!(registered.actor_id.map(|id| id.to_string()), Some(verified.user_id));
+    assert_eq!(serde_json::Value::Object(registered.details.clone()), serde_json::json!({ "password_kept": true }));
+}
+
+/// A tenant that is confined to domains is open to their addresses only, when somebody asks and when they confirm.
+#[tokio::test]
+async fn a_confined_tenant_registers_addresses_of_its_domains_only() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    let confine = async |domain: &str| {
+        let settings = serde_json::json!({ "allow_registration": true, "sidle": { "domains": [domain] } });
+        let update = "UPDATE tenants SET settings = $2 WHERE tenant_id = $1";
+        sqlx::query(update).bind(tenant).bind(settings).execute(server.sql()).await.unwrap();
+    };
+    confine("open.example").await;
+    let foreign = request(tenant, "ceo@elsewhere.example", OTHER_PASSWORD);
+    let status = server.client("").authenticate.register(foreign).await.unwrap_err();
+    assert_eq!(refused(&status), "REGISTRATION_CLOSED");
+    let registered = register(&server, request(tenant, "Ann@Open.example", OTHER_PASSWORD)).await;
+    let token = next_token(&mut smtp).await;
+    confine("other.example").await;
+    let status = verify(&server, &token, &registered.registration_secret).await.unwrap_err();
+    assert_eq!(refused(&status), "INVALID_CREDENTIALS");
+    confine("open.example").await;
+    verify(&server, &token, &registered.registration_secret).await.unwrap();
+}
+
+/// Whoever holds the user is waited for before the token is taken: others lock in that order as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_not_held_while_its_user_is_waited_for() {
+    let (server, mut smtp) = server().await;
+    let tenant = open(&server, "open").await;
+    let user = server.user(tenant, "ann@open.example", "user").await;
+    crate::authenticate::set(&server, user, "status = 'pending_verification', verified_at = NULL").await;
+    register(&server, request(tenant, "ann@open.example", OTHER_PASSWORD)).await;
+    let token = next_token(&mut smtp).await;
+    let mut holder = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut holder).await.unwrap();
+    sqlx::query("SELECT FROM users WHERE user_id = $1 FOR UPDATE").bind(user).execute(&mut holder).await.unwrap();
+    let (verified, ()) = tokio::join!(verify(&server, &token, ""), async {
+        eventually("the call waits", async || (waiting_for_locks(&server).await >= 1).then_some(())).await;
+        let take = "SELECT FROM one_time_tokens WHERE user_id = $1 FOR UPDATE NOWAIT";
+        let taken = sqlx::query(take).bind(user).execute(&mut holder).await;
+        assert_eq!(taken.expect("nobody holds the token").rows_affected(), 1);
+        sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
+    });
+    verified.unwrap();
+}
+
+/// What has lapsed is removed with whoever asked for it.
+#[tokio::test]
+async fn registrations_and_tokens_that_have_lapsed_are_removed() {
+    let (context, mut smtp) = (Context::system(), smtp().await);
+    let server = with_mail(Setup::new().await, smtp.port).start_with(context.clone()).await;
+    let tenant = open(&server, "open").await;
+    let user = server.user(tenant, "ann@open.example", "user").await;
+    crate::authenticate::set(&server, user, "status = 'pending_verification', verified_at = NULL").await;
+    for email in ["ann@open.example", "bob@open.example"] {
+        register(&server, request(tenant, email, OTHER_PASSWORD)).await;
+        next_token(&mut smtp).await;
+    }
+    let left = "SELECT (SELECT count(*) FROM registrations) + (SELECT count(*) FROM one_time_tokens)";
+    let left = async || sqlx::query_scalar::<_, i64>(left).fetch_one(server.sql()).await.unwrap();
+    assert_eq!(left().await, 3);
+    context.clock.advance(Duration::from_secs(365 * 24 * 3600));
+    crate::support::until("everything is removed", async || left().await == 0).await;
 }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use sidle::context::Context;
 use sidle::proto::*;
 use sidle_dev::smtp::Smtp;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::{ann, refused, server, smtp, with_mail};
 use crate::authenticate::factors::{counted, enrol};
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer, within};
+use crate::database::waiting_for_locks;
+use crate::look::{event, reasons};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually, within};
 
 const NEW_PASSWORD: &str = "seven otters juggle walnuts";
 
@@ -163,6 +166,10 @@ async fn nobody_but_an_active_user_with_a_confirmed_address_gets_a_token() {
     let sent = smtp.message().await.unwrap();
     assert!(sent.to == ["last@letters.example"] && sent.token().is_some(), "nothing came in between");
     assert_eq!(smtp.taken().unwrap().len(), 2);
+    let refusals = reasons(&server, "user.password_reset_sent", "refused").await;
+    assert_eq!(refusals, ["unverified", "unverified", "disabled", "kanidm_only"], "and nothing of nobody");
+    assert_eq!(reasons(&server, "user.password_reset_sent", "success").await, [""]);
+    assert_eq!(reasons(&server, "user.password_reset_requested", "success").await.len(), 5);
 }
 
 #[tokio::test]
@@ -230,6 +237,106 @@ async fn a_password_that_breaks_the_rules_spends_nothing() {
         assert_eq!(refused(&reset(&server, &token, weak).await.unwrap_err()), "INVALID_FIELD", "{weak}");
     }
     reset(&server, &token, NEW_PASSWORD).await.unwrap();
+}
+
+/// The event that was kept with the request is about whom the worker found.
+#[tokio::test]
+async fn a_request_and_its_answer_are_recorded_about_the_user() {
+    let (server, mut smtp) = server().await;
+    let user = ann(&server).await;
+    token_for(&server, &mut smtp, "ann@letters.example").await;
+    let requested = event(&server, "user.password_reset_requested").await;
+    let sent = event(&server, "user.password_reset_sent").await;
+    let home: Uuid = sqlx::query_scalar("SELECT tenant_id FROM users WHERE user_id = $1")
+        .bind(user)
+        .fetch_one(server.sql())
+        .await
+        .unwrap();
+    for event in [&requested, &sent] {
+        assert_eq!((event.target_kind.as_deref(), event.target_id.clone()), (Some("user"), Some(user.to_string())));
+        assert_eq!((event.tenant_id, event.actor_id), (Some(home), None));
+    }
+    assert_eq!(requested.correlation_id, sent.correlation_id, "the call that asked");
+    let subject: Option<Uuid> = sqlx::query_scalar(
+        "SELECT personal_subject FROM audit_events WHERE event_type = 'user.password_reset_requested'",
+    )
+    .fetch_one(server.sql())
+    .await
+    .unwrap();
+    assert_eq!(subject, Some(user), "what was typed goes with the user");
+}
+
+/// What a token was refused for tells nobody but the log.
+#[tokio::test]
+async fn a_refused_token_is_recorded_with_its_reason_unless_nobody_ever_had_it() {
+    let (context, mut smtp) = (Context::system(), smtp().await);
+    // Nobody removes what has lapsed before it is shown.
+    let setup = with_mail(Setup::new().await, smtp.port).with("MAIL__POLL", "1h");
+    let server = setup.start_with(context.clone()).await;
+    let user = ann(&server).await;
+    // What happens to a user voids the token besides, and would come before every other reason.
+    let quietly = "ALTER TABLE users DISABLE TRIGGER users_pending_void";
+    sqlx::query(quietly).execute(server.sql()).await.unwrap();
+    let token = token_for(&server, &mut smtp, "ann@letters.example").await;
+    let nobodys = format!("sidle_pr_{}", "A".repeat(43));
+    let refusal = async |token: &str| refused(&reset(&server, token, NEW_PASSWORD).await.unwrap_err());
+    assert_eq!(refusal(&nobodys).await, "INVALID_CREDENTIALS");
+    for (before, after) in [
+        ("status = 'disabled'", "status = 'active'"),
+        ("status = 'pending_verification'", "status = 'active'"),
+        ("email_key = 'other@letters.example'", "email_key = 'ann@letters.example'"),
+        ("auth_method = 'kanidm', kanidm_user_id = user_id", "auth_method = 'password', kanidm_user_id = NULL"),
+        ("password_changed_at = now() + interval '1 minute'", "password_changed_at = NULL"),
+    ] {
+        set(&server, user, before).await;
+        assert_eq!(refusal(&token).await, "INVALID_CREDENTIALS", "{before}");
+        set(&server, user, after).await;
+    }
+    reset(&server, &token, NEW_PASSWORD).await.unwrap();
+    assert_eq!(refusal(&token).await, "INVALID_CREDENTIALS", "it was used");
+    let another = token_for(&server, &mut smtp, "ann@letters.example").await;
+    context.clock.advance(Duration::from_secs(3601));
+    assert_eq!(refusal(&another).await, "INVALID_CREDENTIALS");
+    let recorded = reasons(&server, "user.password_reset", "refused").await;
+    let expected = ["disabled", "unverified", "other_address", "kanidm_only", "superseded", "used", "expired"];
+    assert_eq!(recorded, expected);
+}
+
+/// What a newer release has written is nothing to refuse somebody for, let alone to let them in.
+#[tokio::test]
+async fn a_status_that_this_release_does_not_know_is_an_error() {
+    let (server, mut smtp) = server().await;
+    let user = ann(&server).await;
+    let token = token_for(&server, &mut smtp, "ann@letters.example").await;
+    for change in
+        ["ALTER TABLE users DISABLE TRIGGER users_pending_void", "ALTER TABLE users DROP CONSTRAINT users_status_check"]
+    {
+        sqlx::query(change).execute(server.sql()).await.unwrap();
+    }
+    set(&server, user, "status = 'on_probation'").await;
+    assert_eq!(refused(&reset(&server, &token, NEW_PASSWORD).await.unwrap_err()), "INTERNAL");
+    assert!(reasons(&server, "user.password_reset", "refused").await.is_empty());
+    set(&server, user, "status = 'active'").await;
+    reset(&server, &token, NEW_PASSWORD).await.unwrap();
+}
+
+/// Whoever holds the user is waited for before the token is taken: others lock in that order as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_not_held_while_its_user_is_waited_for() {
+    let (server, mut smtp) = server().await;
+    let user = ann(&server).await;
+    let token = token_for(&server, &mut smtp, "ann@letters.example").await;
+    let mut holder = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut holder).await.unwrap();
+    sqlx::query("SELECT FROM users WHERE user_id = $1 FOR UPDATE").bind(user).execute(&mut holder).await.unwrap();
+    let (done, ()) = tokio::join!(reset(&server, &token, NEW_PASSWORD), async {
+        eventually("the reset waits", async || (waiting_for_locks(&server).await >= 1).then_some(())).await;
+        let take = "SELECT FROM one_time_tokens WHERE user_id = $1 FOR UPDATE NOWAIT";
+        let taken = sqlx::query(take).bind(user).execute(&mut holder).await;
+        assert_eq!(taken.expect("nobody holds the token").rows_affected(), 1);
+        sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
+    });
+    done.unwrap();
 }
 
 /// Two use one token at the same time.

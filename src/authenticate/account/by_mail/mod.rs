@@ -12,20 +12,19 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::db::Connection;
-use serde_json::{Value, json};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 pub(in crate::authenticate) use self::registration::NewAccount;
-use super::store::by_mail as store;
+use super::store::one_time::{self, NewToken};
 use crate::access::Call;
 use crate::authenticate::account::Account;
 use crate::config::MailConfig;
 use crate::context::Context;
 use crate::credential::{Charge, RateLimitBucket};
+use crate::db::Connection;
 use crate::fault::{Fault, Reason, Result};
 use crate::mail::{Kind, Message, Outbox};
-use crate::session::hex;
 use crate::token::opaque;
 
 /// Prefix of tokens that confirm an address.
@@ -55,8 +54,9 @@ impl Verifications {
     /// # Errors
     /// When the database fails; the transaction must then not be committed.
     pub async fn ask(&self, tx: &mut Connection, user: Uuid) -> Result<()> {
-        let letter = Letter::new(&self.context, &self.outbox, Kind::VerifyEmail, VERIFY_PREFIX, self.lifetime);
-        store::ask_verification(tx, user, &letter.token, self.context.now(), letter.mail.as_ref()).await?;
+        let letter = Letter::new(&self.context, Kind::VerifyEmail, VERIFY_PREFIX, self.lifetime);
+        let mail = self.outbox.prepare(letter.to_user(user));
+        one_time::ask_verification(tx, user, &letter.token, self.context.now(), mail.as_ref()).await?;
         self.outbox.wake();
         Ok(())
     }
@@ -65,24 +65,31 @@ impl Verifications {
 /// A fresh token and the message that brings it.
 struct Letter {
     /// What the database keeps of the token.
-    token: Value,
-    /// The message; none without a mail server.
-    mail: Option<Value>,
+    token: NewToken,
+    secret: Zeroizing<String>,
+    kind: Kind,
+    lifetime: Duration,
 }
 
 impl Letter {
-    fn new(context: &Context, outbox: &Outbox, kind: Kind, prefix: &str, lifetime: Duration) -> Self {
+    fn new(context: &Context, kind: Kind, prefix: &str, lifetime: Duration) -> Self {
         let (secret, expires_at) = (opaque::mint(prefix, &context.entropy), context.now() + lifetime);
-        let message = Message::to_address(kind, None, "")
-            .lifetime(lifetime)
-            .with("token", secret.as_str())
-            .with("expires_at", expires_at);
-        let token = json!({
-            "token_id": context.new_id(),
-            "token_hash": hex(&opaque::digest(&*secret)),
-            "expires_at": expires_at,
-        });
-        Self { token, mail: outbox.prepare(message) }
+        let token = NewToken { token_id: context.new_id(), token_hash: opaque::digest(&*secret), expires_at };
+        Self { token, secret, kind, lifetime }
+    }
+
+    /// The message to a user, at the address that they have now.
+    fn to_user(&self, user: Uuid) -> Message {
+        self.with_token(Message::to_user(self.kind, user))
+    }
+
+    /// The message to an address of nobody yet.
+    fn to_address(&self, address: &str) -> Message {
+        self.with_token(Message::to_address(self.kind, None, address))
+    }
+
+    fn with_token(&self, message: Message) -> Message {
+        message.lifetime(self.lifetime).with("token", self.secret.as_str()).with("expires_at", self.token.expires_at)
     }
 }
 

@@ -1,19 +1,25 @@
 //! Registering. There is no user before the address was confirmed, so that nobody takes an address or a name by asking.
+//!
+//! Only who registered here and has not confirmed yet is sent the way to do so again. An account that is in use under an
+//! address that nobody has confirmed is somebody's; whoever has the mailbox must not confirm it for them unknowingly.
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, Mac as _};
-use serde_json::json;
 use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::REGISTRATION_PREFIX;
-use super::store::{self, Asked};
+use super::{Letter, REGISTRATION_PREFIX, VERIFY_PREFIX};
 use crate::access::{Call, names};
 use crate::audit::{Event, EventType};
 use crate::authenticate::account::Account;
+use crate::authenticate::account::store::registrations::{self as store, NewRegistration, State, Unanswered};
+use crate::authenticate::account::store::users::UserStatus;
+use crate::authenticate::account::store::{one_time, users};
+use crate::change::Change;
+use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
-use crate::session::hex;
+use crate::mail::{Kind, Message};
 use crate::token::opaque;
 
 /// An account that somebody asks for.
@@ -42,46 +48,104 @@ impl Account {
     pub(in crate::authenticate) async fn register(&self, call: &Call, new: NewAccount) -> Result<Registered> {
         let charge = self.may_send(call).await?;
         // Which tenants are open is no secret; for a closed one nothing is computed.
-        if !store::registration_is_open(&self.db, new.tenant_id).await? {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let is_open = store::is_open(&mut tx, new.tenant_id, None).await?;
+        tx.commit().await?;
+        if !is_open {
             return Err(closed());
         }
         let about = [new.email.as_str(), &new.full_name, new.username.as_deref().unwrap_or_default()];
         // Before anything is looked up about the address, and for a repeat as well: the work says nothing.
         let hash = self.hasher.new_password(&charge, &self.policy, "password", &new.password, &about).await?;
         let (digest, secret) = self.registration_secret(&new);
-        let now = self.context.now();
-        let registration = json!({
-            "registration_id": self.context.new_id(),
-            "request_id": new.request_id,
-            "request_hash": hex(&digest),
-            "tenant_id": new.tenant_id,
-            "email": new.email,
-            "email_key": names::email_key(&new.email),
-            "username": new.username,
-            "username_key": new.username.as_deref().and_then(names::username_key),
-            "full_name": new.full_name,
-            "password_hash": hash.hash,
-            "password_cost": hash.cost,
-            "password_pepper_id": hash.pepper_id,
-            "secret_hash": hex(&opaque::digest(&*secret)),
-            "expires_at": now + self.config.mail.verification_lifetime,
-        });
-        let event = Event::new(EventType::UserRegistrationRequested, call)
-            .tenant(new.tenant_id)
-            .request(new.request_id)
-            .personal("email", &new.email)
-            .personal("full_name", &new.full_name);
-        let event = self.recorder.prepare(event);
-        let asked = store::ask_registration(&self.db, &registration, now, &event).await?;
-        self.recorder.wake();
-        self.asked.notify_one();
-        match asked {
-            Asked::Until(expires_at) => Ok(Registered { secret, expires_at }),
-            Asked::Closed => Err(closed()),
-            Asked::Reused => {
-                Err(Fault::new(Reason::RequestIdReused, "This request_id was used before for a different request."))
-            }
+
+        let mut change = self.changes.begin(Scope::Platform).await?;
+        let email_key = names::email_key(&new.email);
+        let username_key = new.username.as_deref().and_then(names::username_key);
+        // Once more: much may have changed while the password was hashed.
+        if !store::is_open(&mut change.tx, new.tenant_id, Some(&email_key)).await? {
+            return Err(closed());
         }
+        let expires_at = change.now + self.config.mail.verification_lifetime;
+        let registration = NewRegistration {
+            registration_id: self.context.new_id(),
+            request_id: new.request_id,
+            request_hash: &digest,
+            tenant_id: new.tenant_id,
+            email: &new.email,
+            email_key: &email_key,
+            username: new.username.as_deref(),
+            username_key: username_key.as_deref(),
+            full_name: &new.full_name,
+            password: &hash,
+            secret_hash: &opaque::digest(&*secret),
+            now: change.now,
+            expires_at,
+        };
+        // Without a look whether the address has an account.
+        if store::insert(&mut change.tx, &registration).await? {
+            let event = Event::new(EventType::UserRegistrationRequested, call)
+                .tenant(new.tenant_id)
+                .request(new.request_id)
+                .personal("email", &new.email)
+                .personal("full_name", &new.full_name);
+            change.record(event).await?;
+            change.commit().await?;
+            self.asked.notify_one();
+            return Ok(Registered { secret, expires_at });
+        }
+        match store::of_request(&mut change.tx, new.request_id).await? {
+            Some(earlier) if earlier.request_hash == digest => {
+                Ok(Registered { secret, expires_at: earlier.expires_at })
+            }
+            _ => Err(Fault::new(Reason::RequestIdReused, "This request_id was used before for a different request.")),
+        }
+    }
+
+    /// Sends what the oldest registration without an answer leads to, and says what; none when there is none.
+    pub(super) async fn answer_registration(&self) -> Result<Option<&'static str>> {
+        let mut change = self.changes.begin(Scope::Platform).await?;
+        let Some(asked) = store::lock_oldest(&mut change.tx).await? else { return Ok(None) };
+        let answer = self.answer_asked(&mut change, &asked).await?;
+        change.commit().await?;
+        Ok(Some(answer))
+    }
+
+    async fn answer_asked(&self, change: &mut Change, asked: &Unanswered) -> Result<&'static str> {
+        let (id, key) = (asked.registration_id, asked.email_key.as_str());
+        let is_open = store::is_open(&mut change.tx, asked.tenant_id, Some(key)).await?;
+        if asked.expires_at <= change.now || !is_open {
+            store::close(&mut change.tx, &[id], State::Dropped).await?;
+            return Ok("lapsed");
+        }
+        // The user before the count of the address, as a change of the user does.
+        let user = users::lock_by_email(&mut change.tx, key).await?;
+        let is_capped = self.outbox.is_rate_limited(&mut change.tx, key, Kind::VerifyEmail).await?;
+        let lifetime = self.config.mail.verification_lifetime;
+        let letter = Letter::new(&self.context, Kind::VerifyEmail, VERIFY_PREFIX, lifetime);
+        let answer = match user {
+            _ if is_capped => "capped",
+            None => {
+                let older = store::lock_sent(&mut change.tx, key, asked.tenant_id).await?;
+                store::close(&mut change.tx, &older, State::Superseded).await?;
+                store::send(&mut change.tx, id, &letter.token.token_hash).await?;
+                change.notify(letter.to_address(&asked.email)).await?;
+                return Ok("verification_sent");
+            }
+            // Somebody whose address nobody has confirmed yet gets the way to do so.
+            Some(user) if user.status == UserStatus::PendingVerification => {
+                let mail = self.outbox.prepare(letter.to_user(user.user_id));
+                let (token, now) = (&letter.token, change.now);
+                one_time::ask_verification(&mut change.tx, user.user_id, token, now, mail.as_ref()).await?;
+                "verification_repeated"
+            }
+            Some(user) => {
+                change.notify(Message::to_user(Kind::RegistrationAttempt, user.user_id)).await?;
+                "owner_told"
+            }
+        };
+        store::close(&mut change.tx, &[id], State::Dropped).await?;
+        Ok(answer)
     }
 
     /// What recognises the request, and the secret that goes with it: derived, so that a repeat yields the same one

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::db::{Connection, Db};
+use crate::db::{Connection, Db, Scope};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
@@ -391,26 +391,30 @@ pub(in crate::authenticate) async fn replace_codes(
     Ok(())
 }
 
-/// Ends the sessions of a user except one, and tells which ended.
-pub(in crate::authenticate) async fn end_other_sessions(
-    tx: &mut Connection,
-    user: Uuid,
-    except: Uuid,
-    now: DateTime<Utc>,
-) -> Result<Vec<Uuid>> {
-    let ended = sqlx::query_scalar!(
-        r#"SELECT session_end_all($1, $2, 'credential_changed', $3) AS "ended!""#,
-        user,
-        except,
-        now
-    )
-    .fetch_one(tx)
-    .await?;
-    Ok(ended)
-}
-
-/// Removes what has lapsed of proofs, unfinished logins and unfinished enrolments.
+/// Removes what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.
 pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("SELECT purge_challenges($1)", now).fetch_one(db).await?;
-    Ok(())
+    let mut tx = db.begin(Scope::Platform).await?;
+    sqlx::query!(
+        "DELETE FROM step_up_tokens WHERE step_up_token_id IN (
+             SELECT t.step_up_token_id FROM step_up_tokens t WHERE t.expires_at <= $1 LIMIT 10000 FOR UPDATE SKIP LOCKED)",
+        now,
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM mfa_challenges WHERE challenge_id IN (
+             SELECT c.challenge_id FROM mfa_challenges c WHERE c.expires_at <= $1 LIMIT 10000 FOR UPDATE SKIP LOCKED)",
+        now,
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM user_totp WHERE user_id IN (
+             SELECT t.user_id FROM user_totp t WHERE t.confirmed_at IS NULL AND t.expires_at <= $1
+             LIMIT 10000 FOR UPDATE SKIP LOCKED)",
+        now,
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
 }

@@ -184,18 +184,35 @@ pub(in crate::authenticate) struct Unrecorded {
     pub known_device: bool,
 }
 
-/// Takes the locks from before a time that have no event, to be recorded in this transaction.
+/// Takes the locks from before a time that have no event, at most 1,000 of users and of devices, to be recorded in this
+/// transaction.
 pub(in crate::authenticate) async fn take_unrecorded(
     tx: &mut Connection,
     before: DateTime<Utc>,
 ) -> Result<Vec<Unrecorded>> {
-    let taken = sqlx::query_as!(
+    let mut taken = sqlx::query_as!(
         Unrecorded,
-        r#"SELECT user_id AS "user_id!", tenant_id, known_device AS "known_device!" FROM locks_unrecorded($1)"#,
+        r#"WITH due AS MATERIALIZED (
+               SELECT x.user_id FROM users x WHERE x.lock_unrecorded_at <= $1 LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED)
+           UPDATE users u SET lock_unrecorded_at = NULL FROM due WHERE u.user_id = due.user_id
+           RETURNING u.user_id, u.tenant_id AS "tenant_id?", false AS "known_device!""#,
+        before,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let of_devices = sqlx::query_as!(
+        Unrecorded,
+        r#"WITH due AS MATERIALIZED (
+               SELECT x.known_device_id FROM known_devices x WHERE x.lock_unrecorded_at <= $1
+               LIMIT 1000 FOR UPDATE SKIP LOCKED)
+           UPDATE known_devices d SET lock_unrecorded_at = NULL FROM due, users u
+           WHERE d.known_device_id = due.known_device_id AND u.user_id = d.user_id
+           RETURNING d.user_id, u.tenant_id AS "tenant_id?", true AS "known_device!""#,
         before,
     )
     .fetch_all(tx)
     .await?;
+    taken.extend(of_devices);
     Ok(taken)
 }
 

@@ -2,17 +2,13 @@
 
 use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
-use serde_json::json;
-use sidle_token::Epoch;
 use uuid::Uuid;
 
 use super::login::{Reserved, refusal};
-use crate::audit::Prepared;
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::PasswordConfig;
 use crate::credential::hashing::StoredHash;
-use crate::fault::{Fault, Result};
-use crate::session::{Renewal, Renewed, Rights};
+use crate::fault::Result;
 
 /// Reserves an attempt of somebody known to show their password once more.
 pub(in crate::authenticate) async fn proof_begin(
@@ -75,59 +71,27 @@ pub(in crate::authenticate) async fn lock(connection: &mut Connection, user: Uui
     Ok(version)
 }
 
-/// What the function `password_change` takes.
-pub(in crate::authenticate) struct Change<'a> {
-    pub user: Uuid,
-    pub session: Uuid,
-    pub hash: &'a StoredHash,
-    pub renewal: &'a Renewal,
-    pub now: DateTime<Utc>,
-    pub event: Prepared,
-}
-
-/// Sets a password from within a session, and tells how that goes on and which others ended; none when it has ended
-/// itself. For a transaction that has locked the user.
+/// Sets another password in the place of one that was shown, so that it need not be changed again. For a transaction of the
+/// platform that has locked the user.
 pub(in crate::authenticate) async fn change(
     connection: &mut Connection,
-    change: &Change<'_>,
-) -> Result<Option<(Renewed, Vec<Uuid>)>> {
-    let hash = change.hash;
-    let row = sqlx::query!(
-        r#"SELECT outcome AS "outcome!", tenant_id, audience, roles, permissions, platform_permissions, expires_at,
-               refresh_expires_at, ended_sessions, tokens_valid_from
-           FROM password_change($1, $2, $3, $4, $5, make_interval(secs => $6), make_interval(secs => $7), $8, $9)"#,
-        change.user,
-        change.session,
-        json!({ "hash": hash.hash, "cost": hash.cost, "pepper_id": hash.pepper_id }),
-        change.renewal.record,
-        change.now,
-        change.renewal.idle.as_seconds_f64(),
-        change.renewal.persistent_idle.as_seconds_f64(),
-        change.event.event,
-        change.event.personal.as_deref(),
+    user: Uuid,
+    password: &StoredHash,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "UPDATE users SET password_hash = $2, password_cost = $3, password_pepper_id = $4, password_changed_at = $5,
+             must_change_password = false
+         WHERE user_id = $1",
+        user,
+        password.hash,
+        password.cost,
+        password.pepper_id,
+        now,
     )
-    .fetch_one(connection)
+    .execute(connection)
     .await?;
-    if row.outcome != "changed" {
-        return Ok(None);
-    }
-    let missing = || Fault::internal("password_change left out what its outcome needs");
-    let renewed = Renewed {
-        user_id: change.user,
-        session_id: change.session,
-        audience: row.audience.ok_or_else(missing)?,
-        rights: Rights {
-            tenant_id: row.tenant_id,
-            roles: row.roles.unwrap_or_default(),
-            permissions: row.permissions.unwrap_or_default(),
-            platform_permissions: row.platform_permissions.unwrap_or_default(),
-            epoch: Epoch::of(Some(row.tokens_valid_from.ok_or_else(missing)?)),
-            must_change_password: false,
-        },
-        expires_at: row.expires_at.ok_or_else(missing)?,
-        refresh_expires_at: row.refresh_expires_at.ok_or_else(missing)?,
-    };
-    Ok(Some((renewed, row.ended_sessions.unwrap_or_default())))
+    Ok(())
 }
 
 /// Gives a user a new password, which they need not change again, and takes the failures at the old one away with an

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::db::Db;
+use crate::db::{Db, Scope};
 use chrono::{DateTime, Utc};
 
 use crate::config::RateLimit;
@@ -31,10 +31,24 @@ pub(in crate::authenticate) async fn take(
     Ok(wait.map(seconds))
 }
 
-/// Removes what has lapsed.
+/// Removes what has lapsed of counts of addresses and of known devices, at most 10,000 of each.
 pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("SELECT purge_login_attempts($1)", now).fetch_one(db).await?;
-    Ok(())
+    let mut tx = db.begin(Scope::Platform).await?;
+    sqlx::query!(
+        "DELETE FROM address_attempts a WHERE (a.network, a.lane) IN (
+             SELECT x.network, x.lane FROM address_attempts x WHERE x.free_at <= $1 LIMIT 10000 FOR UPDATE SKIP LOCKED)",
+        now,
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM known_devices d WHERE d.known_device_id IN (
+             SELECT x.known_device_id FROM known_devices x WHERE x.expires_at <= $1 LIMIT 10000)",
+        now,
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
 }
 
 /// Seconds as the database tells them.
