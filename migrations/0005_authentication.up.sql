@@ -319,5 +319,6 @@ COMMENT ON COLUMN invitations.expires_at IS 'When it stops being accepted.';
 ALTER TABLE invitations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE invitations FORCE ROW LEVEL SECURITY;
 CREATE POLICY invitations_scope ON invitations USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
-GRANT SELECT ON invitations TO sidle_app;
+-- Made and voided through functions and in no other way; the service removes those that lapsed, for which it locks them, and
+-- whoever may change no column may lock no row.
+GRANT SELECT, DELETE, UPDATE (expires_at) ON invitations TO sidle_app;

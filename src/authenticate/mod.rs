@@ -32,6 +32,7 @@ pub(in crate::authenticate) use self::model::{invalid_credentials, tenant_requir
 pub use self::rpc::Service;
 pub use self::settings::Settings;
 use crate::access::Call;
+use crate::change::Changes;
 use crate::credential::{Hasher, Policy};
 use crate::fault::Result;
 use crate::kanidm::{Kanidm, Oidc};
@@ -66,7 +67,8 @@ impl Authenticate {
     ) -> Self {
         let (config, sampled) = (Arc::new(config), Arc::default());
         let step_ups = StepUps::new(core.context.clone(), &core.keyring, oidc.clone());
-        let enrolment = Enrolment::new(core.clone(), Arc::clone(&config), kanidm);
+        let changes = Changes::new(&core, sessions.revocations.clone());
+        let enrolment = Enrolment::new(core.clone(), Arc::clone(&config), changes, kanidm);
         let login = Login::new(
             core.clone(),
             Arc::clone(&config),
