@@ -26,6 +26,7 @@ pub use self::account::step_up::StepUps;
 use self::enrolment::redeem::Redemptions;
 pub use self::enrolment::{Enrolment, Hint};
 use self::kanidm::KanidmLogin;
+pub(crate) use self::kanidm::{PersonRefusal, person_refusal};
 use self::login::Login;
 pub use self::model::{Challenge, Factor, Outcome, SignedIn, UserView};
 pub(in crate::authenticate) use self::model::{invalid_credentials, tenant_required};
@@ -68,7 +69,7 @@ impl Authenticate {
         let (config, sampled) = (Arc::new(config), Arc::default());
         let step_ups = StepUps::new(core.context.clone(), &core.keyring, oidc.clone());
         let changes = Changes::new(&core, sessions.revocations.clone());
-        let enrolment = Enrolment::new(core.clone(), Arc::clone(&config), changes, kanidm);
+        let enrolment = Enrolment::new(core.clone(), Arc::clone(&config), changes.clone(), kanidm);
         let login = Login::new(
             core.clone(),
             Arc::clone(&config),
@@ -77,7 +78,7 @@ impl Authenticate {
             enrolment.clone(),
             Arc::clone(&sampled),
         );
-        let kanidm = KanidmLogin::new(core.clone(), config, sessions, oidc, step_ups.clone(), sampled);
+        let kanidm = KanidmLogin::new(core.clone(), config, changes, sessions, oidc, step_ups.clone(), sampled);
         let account = Account::new(core, policy, step_ups, login.clone(), kanidm.clone());
         Self { enrolment: Redemptions { login: login.clone(), enrolment }, login, kanidm, account }
     }

@@ -180,7 +180,7 @@ impl SessionFactory {
     }
 
     /// Kanidm's refresh token as it is kept with a session.
-    pub(super) fn seal_kanidm(&self, session_id: Uuid, token: &str) -> Vec<u8> {
+    pub fn seal_kanidm(&self, session_id: Uuid, token: &str) -> Vec<u8> {
         self.keyring.seal(&self.context.entropy, kanidm_place(session_id), token.as_bytes())
     }
 
@@ -192,15 +192,9 @@ impl SessionFactory {
 
     /// Notes on a session about to begin that Kanidm vouches for it.
     pub fn with_kanidm(&self, opening: &mut Opening, kanidm_session: Option<Uuid>, refresh_token: &str) {
-        if let Value::Object(record) = self.kanidm_record(opening.session_id, kanidm_session, refresh_token) {
-            opening.record.extend(record);
-        }
-    }
-
-    /// What is kept of Kanidm with a session that it vouches for.
-    pub fn kanidm_record(&self, session_id: Uuid, kanidm_session: Option<Uuid>, refresh_token: &str) -> Value {
-        let sealed = self.seal_kanidm(session_id, refresh_token);
-        json!({ "kanidm_session_id": kanidm_session, "kanidm_refresh_token": hex(&sealed) })
+        let sealed = self.seal_kanidm(opening.session_id, refresh_token);
+        opening.record.insert("kanidm_session_id".to_owned(), json!(kanidm_session));
+        opening.record.insert("kanidm_refresh_token".to_owned(), json!(hex(&sealed)));
     }
 }
 
