@@ -320,8 +320,9 @@ COMMENT ON COLUMN invitations.expires_at IS 'When it stops being accepted.';
 ALTER TABLE invitations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE invitations FORCE ROW LEVEL SECURITY;
 CREATE POLICY invitations_scope ON invitations USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
-GRANT SELECT ON invitations TO sidle_app;
+-- Made and voided through functions and in no other way; the service removes those that lapsed, for which it locks them, and
+-- whoever may change no column may lock no row.
+GRANT SELECT, DELETE, UPDATE (expires_at) ON invitations TO sidle_app;
 
 -- What the functions of logins take and give.
 CREATE TYPE new_device AS (
@@ -346,7 +347,7 @@ CREATE TYPE login_account AS (
     auth_method text
 );
 COMMENT ON TYPE login_account IS 'Who has signed in, as the answer shows them.';
-CREATE TYPE login_outcome AS ENUM ('signed_in', 'mfa_required', 'tenant_required', 'no_tenant', 'refused', 'not_linked');
+CREATE TYPE login_outcome AS ENUM ('signed_in', 'mfa_required', 'tenant_required', 'no_tenant', 'refused');
 COMMENT ON TYPE login_outcome IS 'What became of a login once somebody was found to be who they say.';
 CREATE TYPE login_result AS (
     outcome        login_outcome,

@@ -127,5 +127,7 @@ COMMENT ON COLUMN kanidm_enrolments.mailed_at IS 'When an invitation was mailed 
 ALTER TABLE kanidm_enrolments ENABLE ROW LEVEL SECURITY;
 ALTER TABLE kanidm_enrolments FORCE ROW LEVEL SECURITY;
 CREATE POLICY kanidm_enrolments_scope ON kanidm_enrolments USING ((SELECT sidle_platform()));
--- Changes through functions and in no other way.
-GRANT SELECT ON kanidm_enrolments TO sidle_app;
+-- That an invitation was mailed is written by the function that completes a login, and in no other way.
+GRANT SELECT, INSERT (person_id, lease_id, lease_until),
+    UPDATE (credential_seen_at, link_id, link, link_until, lease_id, lease_until, carry_over_at, carry_over_outcome)
+    ON kanidm_enrolments TO sidle_app;

@@ -77,6 +77,8 @@ pub struct Event {
     pub(super) actor_kind: ActorKind,
     pub(super) actor_id: Option<Uuid>,
     pub(super) target: Option<(&'static str, String)>,
+    /// Whether the personal data is the target's, where that is a user.
+    pub(super) is_about_target: bool,
     pub(super) session_id: Option<Uuid>,
     pub(super) correlation_id: Uuid,
     pub(super) request_id: Option<Uuid>,
@@ -111,6 +113,7 @@ impl Event {
             actor_kind,
             actor_id: principal.map(|principal| principal.id),
             target: None,
+            is_about_target: true,
             session_id: principal.and_then(|principal| principal.session_id),
             correlation_id: call.correlation_id,
             request_id: None,
@@ -149,6 +152,12 @@ impl Event {
     /// What it was done on. A target of kind `user` is also whose the personal data is.
     pub fn target(mut self, kind: &'static str, id: impl ToString) -> Self {
         self.target = Some((kind, id.to_string()));
+        self
+    }
+
+    /// Leaves the personal data the actor's, or that of nobody who is known, though the target is a user.
+    pub fn not_about_target(mut self) -> Self {
+        self.is_about_target = false;
         self
     }
 
@@ -201,7 +210,7 @@ impl Event {
 
     /// Whose the personal data is, as far as the event tells.
     pub(super) fn known_subject(&self) -> Option<Uuid> {
-        let target = self.target.as_ref().filter(|(kind, _)| *kind == "user");
+        let target = self.target.as_ref().filter(|(kind, _)| *kind == "user" && self.is_about_target);
         self.subject.or_else(|| target.and_then(|(_, id)| Uuid::try_parse(id).ok())).or(self.actor_id)
     }
 }
@@ -224,6 +233,7 @@ mod tests {
         assert_eq!(event.known_subject(), Some(admin));
         let event = event.target("user", user);
         assert_eq!(event.known_subject(), Some(user));
+        assert_eq!(event.clone().not_about_target().known_subject(), Some(admin));
         assert_eq!(event.subject(other).known_subject(), Some(other));
     }
 

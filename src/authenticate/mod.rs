@@ -26,12 +26,14 @@ pub use self::account::step_up::StepUps;
 use self::enrolment::redeem::Redemptions;
 pub use self::enrolment::{Enrolment, Hint};
 use self::kanidm::KanidmLogin;
+pub(crate) use self::kanidm::{PersonRefusal, person_refusal};
 use self::login::Login;
 pub use self::model::{Challenge, Factor, Outcome, SignedIn, UserView};
 pub(in crate::authenticate) use self::model::{invalid_credentials, tenant_required};
 pub use self::rpc::Service;
 pub use self::settings::Settings;
 use crate::access::Call;
+use crate::change::Changes;
 use crate::credential::{Hasher, Policy};
 use crate::fault::Result;
 use crate::kanidm::{Kanidm, Oidc};
@@ -66,7 +68,8 @@ impl Authenticate {
     ) -> Self {
         let (config, sampled) = (Arc::new(config), Arc::default());
         let step_ups = StepUps::new(core.context.clone(), &core.keyring, oidc.clone());
-        let enrolment = Enrolment::new(core.clone(), Arc::clone(&config), kanidm);
+        let changes = Changes::new(&core, sessions.revocations.clone());
+        let enrolment = Enrolment::new(core.clone(), Arc::clone(&config), changes.clone(), kanidm);
         let login = Login::new(
             core.clone(),
             Arc::clone(&config),
@@ -75,7 +78,7 @@ impl Authenticate {
             enrolment.clone(),
             Arc::clone(&sampled),
         );
-        let kanidm = KanidmLogin::new(core.clone(), config, sessions, oidc, step_ups.clone(), sampled);
+        let kanidm = KanidmLogin::new(core.clone(), config, changes, sessions, oidc, step_ups.clone(), sampled);
         let account = Account::new(core, policy, step_ups, login.clone(), kanidm.clone());
         Self { enrolment: Redemptions { login: login.clone(), enrolment }, login, kanidm, account }
     }

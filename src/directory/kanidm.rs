@@ -7,6 +7,7 @@ use super::{Change, Directory, admins, store, users};
 use crate::access::Call;
 use crate::access::delegation::{self, Effect};
 use crate::audit::EventType;
+use crate::authenticate::{self, PersonRefusal};
 use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::KanidmError;
@@ -71,7 +72,7 @@ pub(super) async fn link(
     change.step_up(METHOD, Some(id)).await?;
     // Whether there is such a person is for those who have proved who they are.
     let candidate = candidate?;
-    let user_person = store::kanidm::refusal(&mut change.tx, id, candidate.person).await?;
+    let user_person = authenticate::person_refusal(&mut change.tx, id, candidate.person).await?;
     let (aimed, user) = users::for_change(change, id, Some(version), Effect::Control).await?;
     if user.is_master_admin {
         return Err(admins::master());
@@ -84,8 +85,8 @@ pub(super) async fn link(
     if let Scope::Tenant(own) = change.scope {
         within_tenant(own, given.iter().map(|(tenant, _)| *tenant))?;
     }
-    match user_person.as_deref() {
-        Some("migrating") => {
+    match user_person {
+        Some(PersonRefusal::Migrating) => {
             return Err(Fault::new(Reason::MigrationOverlap, "A migration is at work on the user."));
         }
         _ if user.kanidm_user_id.is_some()

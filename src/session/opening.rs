@@ -7,7 +7,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use data_encoding::HEXLOWER;
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use sha2::Sha256;
 use sidle_token::Epoch;
 use uuid::Uuid;
@@ -181,7 +180,7 @@ impl SessionFactory {
     }
 
     /// Kanidm's refresh token as it is kept with a session.
-    pub(super) fn seal_kanidm(&self, session_id: Uuid, token: &str) -> Vec<u8> {
+    pub fn seal_kanidm(&self, session_id: Uuid, token: &str) -> Vec<u8> {
         self.keyring.seal(&self.context.entropy, kanidm_place(session_id), token.as_bytes())
     }
 
@@ -195,12 +194,6 @@ impl SessionFactory {
     pub fn with_kanidm(&self, session: &mut PendingSession, kanidm_session: Option<Uuid>, refresh_token: &str) {
         session.record.kanidm_session_id = kanidm_session;
         session.record.kanidm_refresh_token = Some(self.seal_kanidm(session.session_id, refresh_token));
-    }
-
-    /// What is kept of Kanidm with a session that it vouches for.
-    pub fn kanidm_record(&self, session_id: Uuid, kanidm_session: Option<Uuid>, refresh_token: &str) -> Value {
-        let sealed = self.seal_kanidm(session_id, refresh_token);
-        json!({ "kanidm_session_id": kanidm_session, "kanidm_refresh_token": hex(&sealed) })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use crate::support::{TestServer, within};
+use crate::support::{TestServer, until, within};
 
 /// The reason of a refusal, such as `NOT_FOUND`.
 pub fn reason(status: &Status) -> String {
@@ -27,6 +27,14 @@ pub async fn reasons(server: &TestServer, event_type: &str, outcome: &str) -> Ve
     .fetch_all(server.sql())
     .await
     .unwrap()
+}
+
+/// Waits until a statement of the service waits for what somebody else holds.
+pub async fn a_statement_waits(server: &TestServer) {
+    let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND usename = 'sidle_app' AND wait_event_type = 'Lock')";
+    until("a statement waits for a lock", async || sqlx::query_scalar(waiting).fetch_one(server.sql()).await.unwrap())
+        .await;
 }
 
 /// The first event of this type, waited for if it has not happened yet.

@@ -7,5 +7,6 @@ CREATE OR REPLACE FUNCTION enrolment_pending(u users) RETURNS boolean
         AND NOT EXISTS (SELECT FROM kanidm_enrolments e
             WHERE e.person_id = u.kanidm_user_id AND e.credential_seen_at IS NOT NULL)
 $$;
-COMMENT ON FUNCTION enrolment_pending(users) IS 'Whether a user is linked to a person in Kanidm who is not known to have a credential. For functions that have entered the platform scope.';
+COMMENT ON FUNCTION enrolment_pending(users) IS 'Whether a user is linked to a person in Kanidm who is not known to have a credential. For functions and transactions in the platform''s scope.';
 REVOKE ALL ON FUNCTION enrolment_pending(users) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION enrolment_pending(users) TO sidle_app;

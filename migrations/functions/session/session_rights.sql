@@ -22,3 +22,4 @@ END
 $$;
 COMMENT ON FUNCTION session_rights(uuid, uuid) IS 'What a user is and may do in a tenant and on the platform, as it is now.';
 REVOKE ALL ON FUNCTION session_rights(uuid, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session_rights(uuid, uuid) TO sidle_app;

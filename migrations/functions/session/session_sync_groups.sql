@@ -41,3 +41,4 @@ END
 $$;
 COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are known by recorded uuid, but for those that Sidle took the user out of; when one went, ends access tokens and says so.';
 REVOKE ALL ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) TO sidle_app;

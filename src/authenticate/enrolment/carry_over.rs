@@ -5,16 +5,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Enrolment;
-use super::store::{self as store, CarryOver, Lease};
+use super::store::{self as store, Enrollee, Lease};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome};
 use crate::authenticate::Outcome as Login;
 use crate::correlation;
+use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Kanidm, KanidmError, Update};
 use crate::mail::{Kind, Message};
@@ -44,9 +46,7 @@ impl Enrolment {
             return;
         };
         let lease = Lease { id: self.context.new_id(), time: config.carry_over_timeout + Duration::from_secs(5) };
-        let (db, now) = (&self.db, self.context.now());
-        let again_after = config.carry_over_again_after;
-        let begun = store::carry_over_begin(db, user, password_version, &config.tenants, now, again_after, lease).await;
+        let begun = self.lease_to_carry_over(user, password_version, lease).await;
         let Some(what) = begun.inspect_err(|fault| left(user, fault)).ok().flatten() else { return };
         let (room, correlation, password) = (self.clone(), call.correlation_id, password.clone());
         correlation::spawn(async move {
@@ -56,6 +56,43 @@ impl Enrolment {
                 left(user, &fault);
             }
         });
+    }
+
+    /// Takes the lease on the person of a user whose password may be carried over: one of this version.
+    async fn lease_to_carry_over(&self, user: Uuid, version: i64, lease: Lease) -> Result<Option<CarryOver>> {
+        let config = &self.config.enrolment;
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let now = self.context.now();
+        store::lock_user(&mut tx, user).await?;
+        let enrollee = store::enrollee(&mut tx, user).await?.filter(|enrollee| {
+            may_be_carried_over(enrollee, now)
+                && enrollee.password_version == version
+                && (config.tenants.is_empty() || config.tenants.contains(&enrollee.tenant))
+        });
+        let Some((person, enrollee)) = enrollee.and_then(|enrollee| Some((enrollee.person?, enrollee))) else {
+            return Ok(None);
+        };
+        let (tenant_id, password_changed_at) = (enrollee.tenant_id, enrollee.password_changed_at);
+        let again_after = config.carry_over_again_after;
+        let leased = store::lease_to_carry_over(&mut tx, person, password_changed_at, now, again_after, lease).await?;
+        tx.commit().await?;
+        Ok(leased.then_some(CarryOver { person, tenant_id, password_changed_at }))
+    }
+
+    /// Whether the password may still be carried over.
+    async fn still_may(&self, task: &Task) -> Result<bool> {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let what = &task.what;
+        store::lock_user(&mut tx, task.user).await?;
+        let enrollee = store::enrollee(&mut tx, task.user).await?.filter(|enrollee| {
+            enrollee.person == Some(what.person)
+                && may_be_carried_over(enrollee, self.context.now())
+                && enrollee.password_changed_at == what.password_changed_at
+        });
+        let may = enrollee.is_some() && store::is_leased(&mut tx, what.person, task.lease).await?;
+        // Before Kanidm is asked again: nobody waits for it with a row of ours locked.
+        tx.commit().await?;
+        Ok(may)
     }
 
     /// Carries over until the time is up; the password goes with the time.
@@ -96,8 +133,7 @@ impl Enrolment {
             (true, false) => None,
         };
         // While Kanidm was asked the user may have got a second factor, another password, or be locked.
-        let may = refusal.is_none()
-            && store::carry_over_check(&self.db, task.user, &task.what, task.lease, self.context.now()).await?;
+        let may = refusal.is_none() && self.still_may(task).await?;
         if !may {
             kanidm.cancel_update(&update).await?;
             return Ok(refusal.unwrap_or(CarriedOver::Dropped));
@@ -127,16 +163,40 @@ impl Enrolment {
             // No news about the user; the metric has them.
             _ => None,
         };
-        let event = event.map(|event| self.recorder.prepare(event));
-        let (db, now) = (&self.db, self.context.now());
-        let mail = self.outbox.prepare(Message::to_user(Kind::PasswordCarriedOver, task.user));
-        let (person, outcome) = (task.what.person, outcome.as_str());
-        store::carry_over_end(db, person, task.lease, outcome, now, event.as_ref(), mail.as_ref()).await?;
-        self.recorder.wake();
-        self.outbox.wake();
+        let mut change = self.changes.begin(Scope::Platform).await?;
+        let (person, now) = (task.what.person, change.now);
+        store::lock_user_of(&mut change.tx, person).await?;
+        if matches!(outcome, CarriedOver::Done | CarriedOver::Credential) {
+            store::credential_seen(&mut change.tx, person, now).await?;
+        }
+        store::carried_over(&mut change.tx, person, task.lease, outcome.as_str(), now).await?;
+        if let Some(event) = event {
+            change.record(event).await?;
+        }
+        if outcome == CarriedOver::Done {
+            change.notify(Message::to_user(Kind::PasswordCarriedOver, task.user)).await?;
+        }
+        change.commit().await?;
+        let outcome = outcome.as_str();
         tracing::info!(event = "password_carry_over_ended", outcome, user_id = %task.user);
         Ok(())
     }
+}
+
+/// Whose password may be carried over, as the user is now, before anything is known of the person.
+fn may_be_carried_over(enrollee: &Enrollee, now: DateTime<Utc>) -> bool {
+    enrollee.is_pending
+        && !enrollee.must_change_password
+        && enrollee.locked_until.is_none_or(|until| until <= now)
+        && !enrollee.has_second_factor
+}
+
+/// A password that may be carried over.
+#[derive(Clone, Copy, Debug)]
+struct CarryOver {
+    person: Uuid,
+    tenant_id: Uuid,
+    password_changed_at: Option<DateTime<Utc>>,
 }
 
 /// A password that is being carried over, but for the password.

@@ -9,11 +9,12 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Enrolment;
-use super::store::{self as store, Begun, Invited, Lease, LiveLink, Minted};
+use super::store::{self as store, Invited, Lease, LiveLink, Minted};
 use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::authenticate::invalid_credentials;
 use crate::correlation;
+use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Kanidm, KanidmError, SHORTEST_LINK};
 use crate::seal::Place;
@@ -47,6 +48,16 @@ impl EnrolmentLink {
     }
 }
 
+/// How taking the lease on a person ended.
+enum Begun {
+    /// The invitation has died meanwhile.
+    Gone,
+    /// Somebody else holds it.
+    Busy,
+    /// It is ours now.
+    Leased { person: Uuid, link: Option<LiveLink> },
+}
+
 /// How making a link ended.
 enum Ended {
     Handed(EnrolmentLink),
@@ -73,15 +84,15 @@ impl Enrolment {
             match room.with_lease(&call, &kanidm, &invited, person, link, lease).await {
                 Ok(Ended::Handed(link)) => Ok(link),
                 Ok(Ended::Enrolled) => {
-                    store::has_credential(&room.db, person, lease, room.context.now()).await?;
+                    room.has_credential(person, lease).await?;
                     Err(invalid_credentials())
                 }
                 Ok(Ended::Gone) => {
-                    store::release(&room.db, person, lease, None).await?;
+                    room.release(person, lease, None).await?;
                     Err(invalid_credentials())
                 }
                 Err(fault) => {
-                    store::release(&room.db, person, lease, None).await?;
+                    room.release(person, lease, None).await?;
                     Err(fault)
                 }
             }
@@ -93,7 +104,7 @@ impl Enrolment {
     async fn take(&self, invited: &Invited, lease: Lease) -> Result<(Uuid, Option<LiveLink>)> {
         let since = self.context.clock.instant();
         loop {
-            match store::begin(&self.db, invited, self.context.now(), lease).await? {
+            match self.begin(invited, lease).await? {
                 Begun::Leased { person, link } => return Ok((person, link)),
                 Begun::Gone => return Err(invalid_credentials()),
                 Begun::Busy if self.context.clock.instant() - since >= self.config.kanidm.timeout => {
@@ -102,6 +113,50 @@ impl Enrolment {
                 Begun::Busy => tokio::time::sleep(LOOK).await,
             }
         }
+    }
+
+    /// Takes the lease on the person of somebody who has shown all that redeeming an invitation takes.
+    async fn begin(&self, invited: &Invited, lease: Lease) -> Result<Begun> {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let now = self.context.now();
+        store::lock_user(&mut tx, invited.user_id).await?;
+        let enrollee = store::enrollee(&mut tx, invited.user_id).await?;
+        // While the password was compared the invitation may have died, or a second factor been added.
+        let is_invited = store::is_invited(&mut tx, invited, now).await?;
+        let enrollee = enrollee.filter(|enrollee| {
+            is_invited
+                && enrollee.is_pending
+                && enrollee.locked_until.is_none_or(|until| until <= now)
+                && (invited.second_factor || !enrollee.has_second_factor)
+        });
+        let begun = match enrollee.and_then(|enrollee| enrollee.person) {
+            None => Begun::Gone,
+            Some(person) => match store::lease(&mut tx, person, lease).await? {
+                None => Begun::Busy,
+                Some(leased) => Begun::Leased { person, link: leased.live },
+            },
+        };
+        tx.commit().await?;
+        Ok(begun)
+    }
+
+    /// Gives a lease back, and forgets the link that was not made.
+    async fn release(&self, person: Uuid, lease: Lease, unmade: Option<Uuid>) -> Result<()> {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        store::release(&mut tx, person, lease).await?;
+        if let Some(unmade) = unmade {
+            store::forget_link(&mut tx, person, unmade).await?;
+        }
+        tx.commit().await
+    }
+
+    /// Writes down that a person has a credential, and gives the lease back.
+    async fn has_credential(&self, person: Uuid, lease: Lease) -> Result<()> {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        store::lock_user_of(&mut tx, person).await?;
+        store::credential_seen(&mut tx, person, self.context.now()).await?;
+        store::release(&mut tx, person, lease).await?;
+        tx.commit().await
     }
 
     async fn with_lease(
@@ -120,18 +175,36 @@ impl Enrolment {
         let Some(live) = link else { return self.mint(call, kanidm, invited, person, lease).await };
         let Some(sealed) = live.sealed else { return Err(link_out(live.wait)) };
         let link = EnrolmentLink::unpack(&self.keyring.open(place(person), &sealed)?)?;
-        let event = self.recorder.prepare(redeemed(call, invited).detail("repeated", true));
-        let now = self.context.now();
-        let may = store::repeat(&self.db, invited, person, lease, live.link_id, now, &event).await?;
-        self.recorder.wake();
+        let may = self.repeat(call, invited, person, lease, live.link_id).await?;
         Ok(if may { Ended::Handed(link) } else { Ended::Gone })
+    }
+
+    /// Hands a link out once more that still works. False when the invitation died meanwhile.
+    async fn repeat(&self, call: &Call, invited: &Invited, person: Uuid, lease: Lease, link_id: Uuid) -> Result<bool> {
+        let mut change = self.changes.begin(Scope::Platform).await?;
+        let now = change.now;
+        store::lock_user(&mut change.tx, invited.user_id).await?;
+        let enrollee = store::enrollee(&mut change.tx, invited.user_id).await?;
+        let mut may = false;
+        if let Some(enrollee) = enrollee.filter(|enrollee| enrollee.person == Some(person))
+            && store::is_invited(&mut change.tx, invited, now).await?
+            && store::release_with_link(&mut change.tx, person, lease, link_id).await?
+        {
+            change.record(redeemed(call, invited).tenant(enrollee.tenant_id).detail("repeated", true)).await?;
+            may = true;
+        }
+        change.commit().await?;
+        Ok(may)
     }
 
     async fn mint(&self, call: &Call, kanidm: &Kanidm, invited: &Invited, person: Uuid, lease: Lease) -> Result<Ended> {
         let link_id = self.context.new_id();
         // Kanidm may act on the request as long as we wait for it, and the link lives from then on.
         let at_most = SHORTEST_LINK + self.config.kanidm.timeout + Duration::from_secs(5);
-        if !store::intend(&self.db, person, lease, link_id, at_most).await? {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let may = store::intend(&mut tx, person, lease, link_id, at_most).await?;
+        tx.commit().await?;
+        if !may {
             return Err(link_out(Duration::from_secs(1)));
         }
         let made = match kanidm.reset_link(person).await {
@@ -139,7 +212,7 @@ impl Enrolment {
             Err(error) => {
                 // Only a refusal says that there is no link.
                 let unmade = is_unmade(&error).then_some(link_id);
-                store::release(&self.db, person, lease, unmade).await?;
+                self.release(person, lease, unmade).await?;
                 return Err(error.into());
             }
         };
@@ -147,12 +220,30 @@ impl Enrolment {
         let link = EnrolmentLink { url: made.url, expires_at: made.expires_at };
         let sealed = self.keyring.seal(&self.context.entropy, place(person), &link.pack());
         let minted = Minted { link_id, sealed, lifetime };
-        let event = self.recorder.prepare(redeemed(call, invited).detail("repeated", false));
-        let now = self.context.now();
-        let may = store::minted(&self.db, invited, person, lease, &minted, now, &event).await?;
-        self.recorder.wake();
+        let may = self.keep(call, invited, person, lease, &minted).await?;
         tracing::info!(event = "invitation_redeemed", user_id = %invited.user_id, handed_out = may);
         Ok(if may { Ended::Handed(link) } else { Ended::Gone })
+    }
+
+    /// Keeps a link that was made. False when it must not be handed out, because the invitation died meanwhile.
+    async fn keep(&self, call: &Call, invited: &Invited, person: Uuid, lease: Lease, minted: &Minted) -> Result<bool> {
+        let mut change = self.changes.begin(Scope::Platform).await?;
+        let now = change.now;
+        store::lock_user(&mut change.tx, invited.user_id).await?;
+        // Also when nobody is handed it: a link that was made works.
+        store::extend_link(&mut change.tx, person, minted).await?;
+        let enrollee = store::enrollee(&mut change.tx, invited.user_id).await?;
+        let enrollee = enrollee.filter(|enrollee| enrollee.person == Some(person) && enrollee.is_pending);
+        let mut may = false;
+        if let Some(enrollee) = enrollee
+            && store::is_invited(&mut change.tx, invited, now).await?
+            && store::keep_link(&mut change.tx, person, lease, minted).await?
+        {
+            change.record(redeemed(call, invited).tenant(enrollee.tenant_id).detail("repeated", false)).await?;
+            may = true;
+        }
+        change.commit().await?;
+        Ok(may)
     }
 }
 

@@ -21,8 +21,9 @@ use self::store::{Invited, Lease};
 use super::settings::Settings;
 use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
+use crate::change::Changes;
 use crate::context::Context;
-use crate::db::Db;
+use crate::db::{Db, Scope};
 use crate::fault::Result;
 use crate::kanidm::Kanidm;
 use crate::mail::{Kind, Message, Outbox};
@@ -41,6 +42,7 @@ pub struct Enrolment {
     config: Arc<Settings>,
     context: Context,
     db: Db,
+    changes: Changes,
     keyring: Keyring,
     recorder: Recorder,
     metrics: Metrics,
@@ -76,10 +78,10 @@ impl std::fmt::Debug for Enrolment {
 
 impl Enrolment {
     /// Into this Kanidm, where there is one.
-    pub(super) fn new(core: Core, config: Arc<Settings>, kanidm: Option<Kanidm>) -> Self {
+    pub(super) fn new(core: Core, config: Arc<Settings>, changes: Changes, kanidm: Option<Kanidm>) -> Self {
         let Core { db, context, keyring, recorder, outbox, metrics, .. } = core;
         let room = Arc::new(Semaphore::new(config.enrolment.carry_over_at_once));
-        Self { config, context, db, keyring, recorder, metrics, outbox, kanidm, room }
+        Self { config, context, db, changes, keyring, recorder, metrics, outbox, kanidm, room }
     }
 
     /// An invitation for the database to hand out should this login be complete and the user be one to invite; none
@@ -122,7 +124,10 @@ impl Enrolment {
         if !opaque::is_plausible(PREFIX, token) {
             return Ok(None);
         }
-        store::find(&self.db, &opaque::digest(token), self.context.now()).await
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let invited = store::find(&mut tx, &opaque::digest(token), self.context.now()).await?;
+        tx.commit().await?;
+        Ok(invited)
     }
 
     /// Removes what has lapsed.
@@ -130,7 +135,10 @@ impl Enrolment {
     /// # Errors
     /// When the database fails.
     pub(super) async fn purge_expired(&self) -> Result<()> {
-        store::purge_expired(&self.db, self.context.now()).await
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        store::purge_invitations(&mut tx, self.context.now()).await?;
+        store::purge_links(&mut tx).await?;
+        tx.commit().await
     }
 
     /// A lease that outlasts so many calls to Kanidm, each as long as it may take.

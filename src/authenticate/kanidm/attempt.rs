@@ -2,13 +2,14 @@
 //! What a completed one is good for is said in `login`, `link` and `proof`.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::KanidmLogin;
-use super::store::{self as store, Taken, Taker};
+use super::link_refusal;
+pub(in crate::authenticate) use super::store::Purpose;
+use super::store::{self as store, Going, Taken, Taker};
 use crate::access::{Call, Principal, PrincipalKind};
 use crate::audit::{Event, EventType, Outcome};
 use crate::authenticate::login::store::login;
@@ -16,34 +17,13 @@ use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Authorization, Oidc, SignedIn};
 use crate::seal::Place;
-use crate::session::{SessionRequest, hex};
+use crate::session::SessionRequest;
 use crate::token::opaque;
 
 /// Prefix of the secret that the client keeps which began a login.
 const SECRET_PREFIX: &str = "sidle_ls_";
 /// Name of the RPC, as proofs are made for it.
 const START: &str = "sidle.v1.AuthenticateService/StartKanidmLogin";
-
-/// What somebody goes to Kanidm for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::authenticate) enum Purpose {
-    /// To begin a session.
-    Login,
-    /// To prove that the user of a session is there.
-    StepUp,
-    /// To link the person to the user of a session.
-    Link,
-}
-
-impl Purpose {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Login => "login",
-            Self::StepUp => "step_up",
-            Self::Link => "link",
-        }
-    }
-}
 
 /// What a client asks for.
 pub(in crate::authenticate) struct Start {
@@ -121,30 +101,21 @@ impl KanidmLogin {
         let secret = opaque::mint(SECRET_PREFIX, entropy);
         let (login_id, now) = (self.context.new_id(), self.context.now());
         let expires_at = now + TimeDelta::from_std(self.config.kanidm.login_lifetime).unwrap_or_default();
-        let record = json!({
-            "login_id": login_id,
-            "state_hash": hex(&opaque::digest(state.as_bytes())),
-            "secret_hash": hex(&opaque::digest(secret.as_bytes())),
-            "nonce_hash": hex(&opaque::digest(nonce.as_bytes())),
-            "redirect_uri": start.redirect_uri,
-            "request": start.session_request,
-            "created_at": now,
-            "expires_at": expires_at,
-            "purpose": start.purpose.as_str(),
-            "user_id": holder.map(|holder| holder.user_id),
-            "session_id": holder.map(|holder| holder.session_id),
-        });
-        let sealed = self.keyring.seal(entropy, place(login_id), verifier.as_bytes());
-        let begun = match start.purpose {
-            Purpose::Link => self.begin_link(call, &record, &sealed).await?,
-            _ => store::begin_kanidm(&self.db, &record, &sealed).await?,
+        let going = Going {
+            login_id,
+            purpose: start.purpose,
+            holder: holder.map(|holder| (holder.user_id, holder.session_id)),
+            state: opaque::digest(state.as_bytes()),
+            secret: opaque::digest(secret.as_bytes()),
+            nonce: opaque::digest(nonce.as_bytes()),
+            pkce_verifier: self.keyring.seal(entropy, place(login_id), verifier.as_bytes()),
+            redirect_uri: &start.redirect_uri,
+            session_request: &start.session_request,
+            created_at: now,
+            expires_at,
         };
-        match begun.outcome.as_str() {
-            "begun" => {}
-            "not_linked" => return Err(unavailable()),
-            refusal => return Err(link_refusal(refusal)),
-        }
-        let (anew, about_person) = (start.purpose == Purpose::StepUp, begun.about_person);
+        let about_person = self.go(call, &going, holder).await?;
+        let anew = start.purpose == Purpose::StepUp;
         let redirect_uri = &start.redirect_uri;
         let login =
             Authorization { redirect_uri, state: &state, nonce: &nonce, verifier: &verifier, anew, about_person };
@@ -152,17 +123,31 @@ impl KanidmLogin {
         Ok(Begun { authorization_url, state, secret, expires_at })
     }
 
-    /// Begins a link with a fresh proof by a factor that the account has: a session alone may be a stolen one, however
-    /// young, and the link would outlast it.
-    async fn begin_link(&self, call: &Call, record: &Value, sealed: &[u8]) -> Result<store::Begun> {
+    /// Remembers a login that goes to Kanidm, unless its purpose is not open to the user; tells whether a person may become
+    /// a user by it.
+    async fn go(&self, call: &Call, going: &Going<'_>, holder: Option<Holder>) -> Result<bool> {
         let mut tx = self.db.begin(Scope::Platform).await?;
-        // First what locks the user: whoever changes the user's credentials voids their proofs in this order.
-        let begun = store::begin_kanidm(&mut *tx, record, sealed).await?;
-        if begun.outcome == "begun" {
-            self.step_ups.require(&mut tx, call, START, None).await?;
-            tx.commit().await?;
+        let mut about_person = false;
+        match holder {
+            None => about_person = store::makes_users(&mut tx, going.session_request.tenant_id).await?,
+            Some(holder) if going.purpose == Purpose::Link => {
+                // First what locks the user: whoever changes the user's credentials voids their proofs in this order.
+                if let (_, Some(refusal)) = link_refusal::hold(&mut tx, holder.user_id, holder.session_id).await? {
+                    return Err(refusal.into());
+                }
+            }
+            Some(holder) => {
+                store::linked_person(&mut tx, holder.user_id).await?.ok_or_else(unavailable)?;
+            }
         }
-        Ok(begun)
+        store::insert(&mut tx, going).await?;
+        if going.purpose == Purpose::Link {
+            // With a fresh proof by a factor that the account has: a session alone may be a stolen one, however young, and
+            // the link would outlast it.
+            self.step_ups.require(&mut tx, call, START, None).await?;
+        }
+        tx.commit().await?;
+        Ok(about_person)
     }
 
     /// Takes the attempt that somebody comes back from, for one of `purposes`, and has Kanidm say who it is. Whatever
@@ -184,7 +169,10 @@ impl KanidmLogin {
             session_id: holder.map(|holder| holder.session_id),
             now: self.context.now(),
         };
-        let taken = store::take_kanidm(&self.db, taker).await?;
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let taken = store::take(&mut tx, taker).await?;
+        // Before Kanidm is asked: whatever it says, the attempt is spent.
+        tx.commit().await?;
         let Some(taken) = taken.filter(|taken| taken.live) else {
             // Anybody can make up attempts, so these are counted and only a sample is written down.
             if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
@@ -211,14 +199,8 @@ impl KanidmLogin {
             self.refuse_kanidm(call, "nonce_mismatch").await?;
             return Err(invalid_attempt());
         }
-        let purpose = match taken.purpose.as_str() {
-            "link" => Purpose::Link,
-            "step_up" => Purpose::StepUp,
-            "login" => Purpose::Login,
-            _ => return Err(Fault::unknown_word("kanidm_logins.purpose")),
-        };
         let begun_at = begun_at(taken.login_id)?;
-        Ok(Arrived { purpose, session_request: taken.session_request, person, begun_at })
+        Ok(Arrived { purpose: taken.purpose, session_request: taken.session_request, person, begun_at })
     }
 
     async fn exchange_code(&self, kanidm: &Oidc, taken: &Taken, code: &str) -> Result<SignedIn> {
@@ -261,24 +243,6 @@ fn begun_at(login_id: Uuid) -> Result<DateTime<Utc>> {
 
 fn place(login_id: Uuid) -> Place {
     Place { table: "kanidm_logins", column: "pkce_verifier", row: login_id }
-}
-
-/// What a refusal of the database's is to the caller.
-pub(in crate::authenticate) fn link_refusal(outcome: &str) -> Fault {
-    match outcome {
-        // One text for both: whose person it is is nobody else's business.
-        "already_linked" | "person_taken" => {
-            Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")
-                .with("field", "kanidm_user_id")
-        }
-        // Whoever set that password may still know it, and would stay by the link when it has gone.
-        "password_change_required" => crate::authenticate::login::second_factor::factor_state(
-            "password_change_required",
-            "The password must be changed first.",
-        ),
-        "migrating" => Fault::new(Reason::MigrationOverlap, "A migration is at work on the user."),
-        _ => Fault::new(Reason::Unauthenticated, "The session is not accepted any more."),
-    }
 }
 
 /// The refusal where Kanidm cannot prove that somebody is there now.

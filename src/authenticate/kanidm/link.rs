@@ -4,10 +4,13 @@
 use sidle_token::Epoch;
 
 use super::KanidmLogin;
-use super::attempt::{Holder, link_refusal, refused};
-use super::store::{self as store, Link};
+use super::attempt::{Holder, refused};
+use super::link_refusal::{LinkRefusal, hold};
+use super::store;
 use crate::access::Call;
 use crate::audit::{Event, EventType};
+use crate::change::Change;
+use crate::db::Scope;
 use crate::fault::Result;
 use crate::kanidm::SignedIn;
 use crate::mail::{Kind, Message};
@@ -27,40 +30,54 @@ impl KanidmLogin {
         person: &SignedIn,
     ) -> Result<usize> {
         let Holder { user_id, session_id } = holder;
-        let prepare = |event: Event| self.recorder.prepare(event);
-        let by_system = |event_type| Event::by_system(event_type, call.correlation_id);
-        let kanidm = self.sessions.session_factory.kanidm_record(session_id, person.session, &person.refresh_token);
-        let link = Link {
-            user_id,
-            session_id,
-            person: person.person,
-            groups: &person.groups,
-            kanidm,
-            now: self.context.now(),
-            linked: prepare(
-                Event::new(EventType::UserKanidmLinked, call)
-                    .by_user(user_id)
-                    .target("user", user_id)
-                    .detail("person", person.person)
-                    .detail("by", "user"),
-            ),
-            refused: prepare(refused(call).by_user(user_id).detail("person", person.person).detail("purpose", "link")),
-            groups_changed: prepare(by_system(EventType::MembershipSynced)),
-            migrated: prepare(by_system(EventType::UserMigrated)),
-            notice: self.outbox.prepare(Message::to_user(Kind::KanidmLinked, user_id)),
+        let mut change = self.changes.begin(Scope::Platform).await?;
+        // Items of migrations before users, as the engine locks them.
+        let taken = store::person_refusal(&mut change.tx, user_id, person.person).await?;
+        let (user, refusal) = hold(&mut change.tx, user_id, session_id).await?;
+        let refusal = refusal.or(taken.map(LinkRefusal::from));
+        let about = |event: Event| {
+            let event = event.target("user", user_id).session(session_id);
+            if let Some(user) = &user { event.tenant(user.tenant_id) } else { event }
         };
-        let linked = store::link_kanidm(&self.db, &link).await?;
-        self.recorder.wake();
-        self.outbox.wake();
-        if linked.outcome != "linked" {
-            return Err(link_refusal(&linked.outcome));
+        let refused = |refusal: LinkRefusal| {
+            let event = refused(call).by_user(user_id).detail("person", person.person).detail("purpose", "link");
+            about(event).reason(refusal.as_str())
+        };
+        if let Some(refusal) = refusal {
+            return self.refuse(change, refused(refusal), refusal).await;
         }
-        let ended = linked.ended.unwrap_or_default();
-        ended.iter().for_each(|session| self.sessions.revocations.end_session(*session));
-        if linked.tokens_valid_from.is_some() {
-            self.sessions.revocations.end_tokens(user_id, Epoch::of(linked.tokens_valid_from));
+        let now = change.now;
+        if !store::link(&mut change.tx, user_id, person.person, now).await? {
+            // The statement took its transaction along, in which nothing was to be kept.
+            drop(change);
+            let change = self.changes.begin(Scope::Platform).await?;
+            return self.refuse(change, refused(LinkRefusal::PersonTaken), LinkRefusal::PersonTaken).await;
         }
+        let sealed = self.sessions.session_factory.seal_kanidm(session_id, &person.refresh_token);
+        store::link_session(&mut change.tx, session_id, person.session, &sealed).await?;
+        let ended = store::end_other_sessions(&mut change.tx, user_id, session_id, now).await?;
+        let linked = Event::new(EventType::UserKanidmLinked, call).by_user(user_id);
+        let linked = about(linked).detail("person", person.person).detail("by", "user").detail("sessions", &ended);
+        change.record(linked).await?;
+        let by_system = |event| about(Event::by_system(event, call.correlation_id)).not_about_target();
+        let groups_changed = self.recorder.prepare(by_system(EventType::MembershipSynced));
+        store::sync_groups(&mut change.tx, user_id, &person.groups, now, &groups_changed).await?;
+        change.record(by_system(EventType::UserMigrated)).await?;
+        change.notify(Message::to_user(Kind::KanidmLinked, user_id)).await?;
+        if let Some(epoch) = store::epoch(&mut change.tx, user_id).await? {
+            change.revoke_tokens(user_id, Epoch::of(Some(epoch)));
+        }
+        let count = ended.len();
+        change.revoke_sessions(ended);
+        change.commit().await?;
         tracing::info!(event = "user_kanidm_linked", %user_id, %session_id);
-        Ok(ended.len())
+        Ok(count)
+    }
+
+    /// Writes down that a person was not linked.
+    async fn refuse(&self, mut change: Change, event: Event, refusal: LinkRefusal) -> Result<usize> {
+        change.record(event).await?;
+        change.commit().await?;
+        Err(refusal.into())
     }
 }

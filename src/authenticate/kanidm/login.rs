@@ -1,21 +1,24 @@
 //! Completing a login through Kanidm: a session for whoever is linked to the person, or a link to the caller's account,
 //! as the attempt was begun for.
 
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use sidle_token::Epoch;
 use uuid::Uuid;
 
 use super::KanidmLogin;
 use super::attempt::{Holder, Purpose, Return, refused};
-use super::store::{self as store, KanidmFinish};
-use crate::access::{Call, input, names};
+use super::first_login::not_linked;
+use super::store::{self as store, Acting, AuthMethod, LockReason, Standing, User, UserStatus};
+use crate::access::Call;
 use crate::audit::{Event, EventType};
-use crate::authenticate::login::store::login::Finished;
-use crate::authenticate::{SignedIn, invalid_credentials, tenant_required};
+use crate::authenticate::{SignedIn, UserView, invalid_credentials, tenant_required};
+use crate::change::Change;
 use crate::correlation;
+use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm;
 use crate::metrics::{LoginMethod, LoginOutcome};
-use crate::session::{SessionRequest, no_tenant};
+use crate::session::{PendingSession, Rights, SessionRequest, no_tenant};
 
 /// What a completed login led to.
 #[derive(Debug)]
@@ -39,13 +42,15 @@ impl KanidmLogin {
         holder: Option<Holder>,
     ) -> Result<Completed> {
         self.configured_kanidm()?;
-        let (room, call) = (self.clone(), call.clone());
+        let (login, call) = (self.clone(), call.clone());
         // To its end, also if the caller goes away: what happened is written down.
-        let made = correlation::spawn(async move { room.complete(&call, &back, holder).await });
+        let made = correlation::spawn(async move { login.complete(&call, &back, holder).await });
         let answer = made.await.map_err(Fault::internal)?;
         let outcome = match answer.as_ref().map_err(Fault::reason) {
             Ok(_) => LoginOutcome::Success,
-            Err(Reason::KanidmUnavailable | Reason::DatabaseUnavailable | Reason::Internal) => LoginOutcome::Failed,
+            Err(
+                Reason::KanidmUnavailable | Reason::DatabaseUnavailable | Reason::ValueContended | Reason::Internal,
+            ) => LoginOutcome::Failed,
             Err(_) => LoginOutcome::Refused,
         };
         self.metrics.login(LoginMethod::Kanidm, outcome);
@@ -77,39 +82,7 @@ impl KanidmLogin {
         let mut pending = self.sessions.session_factory.open(call, session_request);
         self.sessions.session_factory.with_kanidm(&mut pending, person.session, &person.refresh_token);
         let session_id = pending.session_id;
-        let prepare = |event: Event| self.recorder.prepare(event);
-        let by_system = |event_type| Event::by_system(event_type, call.correlation_id).session(session_id);
-        let (about, created) = self.first_login(call, person);
-        let finish = KanidmFinish {
-            person: person.person,
-            groups: &person.groups,
-            about,
-            tenant_id: session_request.tenant_id,
-            now: self.context.now(),
-            session: &pending.record,
-            event: prepare(Event::new(EventType::UserAuthenticated, call).detail("method", "kanidm")),
-            refused: prepare(refused(call).detail("person", person.person)),
-            groups_changed: prepare(by_system(EventType::MembershipSynced)),
-            migrated: prepare(by_system(EventType::UserMigrated)),
-            created: prepare(created.session(session_id)),
-        };
-        let finished = store::finish_kanidm(&self.db, &finish).await?;
-        self.recorder.wake();
-        let (rights, user) = match finished {
-            Finished::SignedIn { rights, user, .. } => (rights, user),
-            Finished::Refused | Finished::MfaRequired { .. } => return Err(invalid_credentials()),
-            Finished::NoTenant => {
-                // What the lost groups gave has ended here already.
-                if let Some((user, epoch)) = store::voided(&self.db, person.person).await? {
-                    self.sessions.revocations.end_tokens(user, epoch);
-                }
-                return Err(no_tenant());
-            }
-            Finished::TenantRequired(choices) => return Err(tenant_required(&choices)),
-            Finished::NotLinked => {
-                return Err(Fault::new(Reason::PersonNotLinked, "No user is linked to this Kanidm person."));
-            }
-        };
+        let (rights, user) = self.open_session(call, session_request.tenant_id, person, &pending).await?;
         self.sessions.note(user.user_id, &rights);
         let tokens = self.sessions.session_factory.tokens(pending, user.user_id, &rights)?;
         tracing::info!(event = "user_authenticated", method = "kanidm", user_id = %user.user_id, %session_id);
@@ -125,18 +98,125 @@ impl KanidmLogin {
         })
     }
 
-    /// What the person would be as a user, should this be a first login that makes one. The user's id is the person's.
-    fn first_login(&self, call: &Call, person: &kanidm::SignedIn) -> (Value, Event) {
-        // Kanidm's word on the address is taken for what it is: an address that nobody has shown to be theirs.
-        let email = person.email.as_deref().and_then(|email| input::email("email", email).ok());
-        let name = person.name.as_deref().and_then(|name| input::text("name", name, 200).ok()).unwrap_or_default();
-        let about = json!({ "email": email, "email_key": email.as_deref().map(names::email_key), "full_name": name });
-        let created = Event::by_system(EventType::UserCreated, call.correlation_id)
-            .target("user", person.person)
-            .detail("source", "kanidm_first_login")
-            .detail("with_password", false)
-            .personal("email", email)
-            .personal("full_name", name);
-        (about, created)
+    /// Begins a session of the user that is linked to the person, or of one that is made at this first login.
+    async fn open_session(
+        &self,
+        call: &Call,
+        asked: Option<Uuid>,
+        person: &kanidm::SignedIn,
+        pending: &PendingSession,
+    ) -> Result<(Rights, UserView)> {
+        let session_id = pending.session_id;
+        let refused = |reason| refused(call).detail("person", person.person).reason(reason);
+        let mut change = self.changes.begin(Scope::Platform).await?;
+        let user = match store::lock_linked(&mut change.tx, person.person).await? {
+            Some(user) => user,
+            None => {
+                let (goes_on, made) = self.first_login(call, change, person, asked, session_id).await?;
+                change = goes_on;
+                match made {
+                    Ok(user) => user,
+                    Err(why) => return refuse(change, refused(why.as_str()), why).await,
+                }
+            }
+        };
+        let (user_id, now) = (user.user_id, change.now);
+        // Whoever calls is not known to be the user before there is a session.
+        let about = |event: Event| event.target("user", user_id).not_about_target().tenant(user.tenant_id);
+        let by_system = |event| about(Event::by_system(event, call.correlation_id).session(session_id));
+        if let Some(why) = shut_out(&user, now) {
+            return refuse(change, about(refused(why.as_str())), why).await;
+        }
+        let groups_changed = self.recorder.prepare(by_system(EventType::MembershipSynced));
+        if store::sync_groups(&mut change.tx, user_id, &person.groups, now, &groups_changed).await? {
+            let epoch = store::epoch(&mut change.tx, user_id).await?;
+            change.revoke_tokens(user_id, Epoch::of(epoch));
+        }
+        let tenant_id = match store::tenant(&mut change.tx, user_id, user.tenant_id, asked).await? {
+            Acting::In(tenant) => tenant,
+            Acting::Nowhere => return refuse(change, about(refused("no_tenant")), no_tenant()).await,
+            Acting::OneOf(choices) => {
+                return refuse(change, about(refused("tenant_required")), tenant_required(&choices)).await;
+            }
+        };
+        let is_first = user.migration_completed_at.is_none();
+        store::signed_in(&mut change.tx, user_id, now).await?;
+        store::open_session(&mut change.tx, user_id, tenant_id, now, &pending.record).await?;
+        let authenticated = Event::new(EventType::UserAuthenticated, call)
+            .by_user(user_id)
+            .target("user", user_id)
+            .tenant(tenant_id)
+            .session(session_id)
+            .detail("method", "kanidm")
+            .detail("first_kanidm_login", is_first);
+        change.record(authenticated).await?;
+        if is_first {
+            change.record(by_system(EventType::UserMigrated)).await?;
+        }
+        let Standing { roles, permissions, platform_permissions } =
+            store::standing(&mut change.tx, user_id, tenant_id).await?;
+        let epoch = Epoch::of(store::epoch(&mut change.tx, user_id).await?);
+        change.commit().await?;
+        let rights = Rights {
+            tenant_id,
+            roles,
+            permissions,
+            platform_permissions,
+            epoch,
+            // A seeded password that must change is no matter to somebody who came without it.
+            must_change_password: false,
+        };
+        let User { email, username, full_name, auth_method, .. } = user;
+        Ok((rights, UserView { user_id, email, username, full_name, auth_method: auth_method.as_str().to_owned() }))
     }
+}
+
+/// Why somebody who is linked does not come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShutOut {
+    NotLinked,
+    Disabled,
+    Locked,
+}
+
+impl ShutOut {
+    /// Its name in events.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NotLinked => "not_linked",
+            Self::Disabled => "disabled",
+            Self::Locked => "locked",
+        }
+    }
+}
+
+impl From<ShutOut> for Fault {
+    fn from(why: ShutOut) -> Self {
+        match why {
+            ShutOut::NotLinked => not_linked(),
+            ShutOut::Disabled | ShutOut::Locked => invalid_credentials(),
+        }
+    }
+}
+
+fn shut_out(user: &User, now: DateTime<Utc>) -> Option<ShutOut> {
+    if user.auth_method == AuthMethod::Password {
+        // A user who was rolled back to the password keeps the link for the next attempt, but does not come in by it.
+        Some(ShutOut::NotLinked)
+    } else if user.status != UserStatus::Active {
+        Some(ShutOut::Disabled)
+    } else if user.lock_reason == Some(LockReason::Administrator) && user.locked_until.is_some_and(|until| until > now)
+    {
+        // A lock after failures is for those who guess; an administrator's shuts every door.
+        Some(ShutOut::Locked)
+    } else {
+        None
+    }
+}
+
+/// Writes down why nobody was signed in, with whatever else has changed.
+async fn refuse<T>(mut change: Change, event: Event, fault: impl Into<Fault>) -> Result<T> {
+    change.record(event).await?;
+    change.commit().await?;
+    Err(fault.into())
 }

@@ -2,21 +2,24 @@
 //! proof).
 
 pub(super) mod attempt;
+mod first_login;
 pub(super) mod link;
+mod link_refusal;
 pub(super) mod login;
 pub(super) mod proof;
 pub(super) mod store;
 
 use std::sync::Arc;
 
+pub(crate) use self::store::{PersonRefusal, person_refusal};
 use super::account::step_up::StepUps;
 use super::sampler::Sampler;
 use super::settings::Settings;
 use crate::audit::Recorder;
+use crate::change::Changes;
 use crate::context::Context;
 use crate::db::Db;
 use crate::kanidm::Oidc;
-use crate::mail::Outbox;
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
 use crate::session::Sessions;
@@ -31,7 +34,7 @@ pub(super) struct KanidmLogin {
     keyring: Keyring,
     recorder: Recorder,
     metrics: Metrics,
-    outbox: Outbox,
+    changes: Changes,
     sessions: Sessions,
     kanidm: Option<Oidc>,
     step_ups: StepUps,
@@ -42,12 +45,13 @@ impl KanidmLogin {
     pub(super) fn new(
         core: Core,
         config: Arc<Settings>,
+        changes: Changes,
         sessions: Sessions,
         kanidm: Option<Oidc>,
         step_ups: StepUps,
         sampled: Arc<Sampler>,
     ) -> Self {
-        let Core { db, context, keyring, recorder, outbox, metrics, .. } = core;
-        Self { config, context, db, keyring, recorder, metrics, outbox, sessions, kanidm, step_ups, sampled }
+        let Core { db, context, keyring, recorder, metrics, .. } = core;
+        Self { config, context, db, keyring, recorder, metrics, changes, sessions, kanidm, step_ups, sampled }
     }
 }

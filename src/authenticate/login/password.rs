@@ -187,7 +187,7 @@ impl Login {
     ) -> Result<SignedIn> {
         let (rights, user, known_device) = match finished {
             Finished::SignedIn { rights, user, known_device } => (rights, user, known_device),
-            Finished::Refused | Finished::NotLinked | Finished::MfaRequired { .. } => return Err(invalid_credentials()),
+            Finished::Refused | Finished::MfaRequired { .. } => return Err(invalid_credentials()),
             Finished::NoTenant => return Err(no_tenant()),
             Finished::TenantRequired(choices) => return Err(tenant_required(&choices)),
         };

@@ -8,11 +8,6 @@ use super::taken;
 use crate::access::delegation::Aimed;
 use crate::fault::Result;
 
-/// Why a person may not be linked to a user; none when it may, which then no migration changes until the transaction ends.
-pub async fn refusal(tx: &mut Connection, user: Uuid, person: Uuid) -> Result<Option<String>> {
-    Ok(sqlx::query_scalar!("SELECT kanidm_person_refusal($1, $2)", user, person).fetch_one(tx).await?)
-}
-
 /// What membership in these groups permits, with the tenant in which it does.
 pub async fn group_rights(tx: &mut Connection, groups: &[Uuid]) -> Result<Vec<(Uuid, Vec<String>)>> {
     let rows = sqlx::query!(

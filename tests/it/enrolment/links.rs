@@ -6,7 +6,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::{World, assert_refused, intent, redeem};
-use crate::look::reason;
+use crate::look::{a_statement_waits, reason, reasons};
 use crate::support::{ADMIN_PASSWORD, until};
 
 const MINTED: &str = "GET /v1/person/{id}/_credential/_update_intent/{ttl}";
@@ -110,6 +110,52 @@ async fn a_link_made_while_the_invitation_died_is_handed_to_nobody() {
     assert_eq!(world.count(kept, ann.person).await, 0);
 }
 
+/// Whoever voids an invitation has the user's row: what comes of the link is decided after they are done, not by what was
+/// there before.
+#[tokio::test]
+async fn a_link_made_while_the_invitation_is_dying_is_handed_to_nobody() {
+    let world = World::new().await;
+    let ann = world.person("ann").await;
+    let invitation = world.invited(&ann).await;
+    let path = format!("/v1/person/{}/_credential/_update_intent", ann.person);
+    world.kanidm.fault(Fault::Stall, &path, 0, Some(1)).await.unwrap();
+    let reset = async {
+        until("Kanidm is asked for a link", async || world.kanidm.requests(MINTED).await.unwrap() != 0).await;
+        let mut reset = world.server.sql().begin().await.unwrap();
+        let update = "UPDATE users SET password_changed_at = now() WHERE user_id = $1";
+        sqlx::query(update).bind(ann.user).execute(&mut *reset).await.unwrap();
+        world.kanidm.heal().await.unwrap();
+        a_statement_waits(&world.server).await;
+        reset.commit().await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(world.redeem(&invitation, ADMIN_PASSWORD, ""), reset);
+    assert_refused("the password was reset meanwhile", refused);
+    let kept = "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link IS NOT NULL";
+    assert_eq!(world.count(kept, ann.person).await, 0);
+    let known =
+        "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link_until > now() AND lease_id IS NULL";
+    assert_eq!(world.count(known, ann.person).await, 1, "the link works, so that no other is made, and nobody waits");
+}
+
+#[tokio::test]
+async fn an_invitation_that_dies_while_the_password_is_compared_leads_to_no_link() {
+    let world = World::new().await;
+    let ann = world.person("ann").await;
+    let invitation = world.invited(&ann).await;
+    let mut void = world.server.sql().begin().await.unwrap();
+    let lock = "SELECT FROM users WHERE user_id = $1 FOR UPDATE";
+    sqlx::query(lock).bind(ann.user).execute(&mut *void).await.unwrap();
+    let voided = async {
+        a_statement_waits(&world.server).await;
+        sqlx::query("DELETE FROM invitations").execute(&mut *void).await.unwrap();
+        void.commit().await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(world.redeem(&invitation, ADMIN_PASSWORD, ""), voided);
+    assert_refused("voided", refused);
+    assert_eq!(world.count("SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1", ann.person).await, 0);
+    assert_eq!(reasons(&world.server, "migration.invitation_refused", "refused").await, ["void"]);
+}
+
 #[tokio::test]
 async fn the_link_lies_sealed_and_not_longer_than_it_lives() {
     let world = World::new().await;
@@ -121,9 +167,25 @@ async fn the_link_lies_sealed_and_not_longer_than_it_lives() {
     let token = intent(&link);
     assert!(!sealed.windows(token.len()).any(|window| window == token.as_bytes()));
     world.set_enrolment(ann.person, "link_until = now() - interval '1 second'").await;
-    sqlx::query("SELECT purge_invitations(now())").execute(world.server.sql()).await.unwrap();
+    // Every replica removes what has lapsed as soon as it starts.
+    let _replica = world.server.setup.start().await;
     let kept = "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link IS NOT NULL";
-    assert_eq!(world.count(kept, ann.person).await, 0);
+    until("the link is gone", async || world.count(kept, ann.person).await == 0).await;
+    assert!(world.has_invitation(ann.user).await, "which outlives the link");
+}
+
+#[tokio::test]
+async fn an_invitation_that_has_lapsed_is_removed_and_no_other() {
+    let world = World::new().await;
+    let (ann, bob) = (world.person("ann").await, world.person("bob").await);
+    let invitation = world.invited(&ann).await;
+    world.invited(&bob).await;
+    let lapse = "UPDATE invitations SET expires_at = now() - interval '1 second' WHERE user_id = $1";
+    sqlx::query(lapse).bind(ann.user).execute(world.server.sql()).await.unwrap();
+    assert_refused("lapsed", world.redeem(&invitation, ADMIN_PASSWORD, "").await);
+    let _replica = world.server.setup.start().await;
+    until("it is gone", async || !world.has_invitation(ann.user).await).await;
+    assert!(world.has_invitation(bob.user).await);
 }
 
 /// S14: whoever can write to the table gets a way into nobody's account by that.

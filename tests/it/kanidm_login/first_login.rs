@@ -1,5 +1,7 @@
 //! People who come from Kanidm and are nobody here yet.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use serde_json::json;
 use sidle::proto;
@@ -91,6 +93,23 @@ async fn nobody_becomes_a_user_over_somebody_elses_address_or_id() {
         .await
         .unwrap();
     assert_eq!(linked, 0);
+}
+
+/// An import holds the addresses of its rows until it ends, which may take minutes: nobody waits for that.
+#[tokio::test]
+async fn a_first_login_waits_only_for_a_moment_for_somebody_who_writes_the_address() {
+    let world = World::with(|setup| setup.with("DATABASE__LOCK_TIMEOUT", "25s")).await;
+    world.open_to_new_people(world.tenant).await;
+    let (id, bearer) = world.newcomer("patient").await;
+    let mail = world.kanidm.person(&id.to_string()).await.unwrap().unwrap()["mail"][0].as_str().unwrap().to_owned();
+    let mut import = world.server.sql().begin().await.unwrap();
+    let insert = "INSERT INTO users (user_id, tenant_id, email, email_key) VALUES (gen_random_uuid(), $1, $2, $2)";
+    sqlx::query(insert).bind(world.tenant).bind(&mail).execute(&mut *import).await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(10), world.login_as(&bearer)).await;
+    assert_eq!(reason(&refused.expect("at once").unwrap_err()), "DATABASE_UNAVAILABLE");
+    import.rollback().await.unwrap();
+    let signed_in = world.login_as(&bearer).await.expect("nobody has it");
+    assert_eq!(signed_in.user.unwrap().user_id, id.to_string());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{START, World, complete, complete_as, is_good, person, with_mail};
 use crate::authenticate::factors::guarded;
 use crate::authenticate::set;
-use crate::look::{event, reason, reasons};
+use crate::look::{a_statement_waits, event, reason, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup};
 
 /// A user with a password who is not linked, and somebody's person who is nobody's here.
@@ -217,6 +217,47 @@ async fn a_person_who_is_somebodys_is_nobody_elses() {
     let refused = complete_as(&two.world.server, &two.token, &back, &secret).await.unwrap_err();
     assert_eq!(reason(&refused), "ALREADY_EXISTS");
     assert_eq!(reasons(&two.world.server, "user.login_refused", "refused").await, ["person_taken"; 2]);
+    assert_eq!(two.linked().await, None);
+}
+
+/// Two who prove the same person at the same moment: the second finds out by the index alone, and is refused on record.
+#[tokio::test]
+async fn a_person_who_becomes_somebodys_at_the_same_moment_is_nobody_elses() {
+    let two = Two::new().await;
+    let server = &two.world.server;
+    let other = server.user(two.world.tenant, "eve@example.com", "user").await;
+    let (back, secret) = two.at_kanidm(&two.token, &two.bearer).await.unwrap();
+    let mut first = server.sql().begin().await.unwrap();
+    let link = "UPDATE users SET kanidm_user_id = $2, auth_method = 'dual' WHERE user_id = $1";
+    sqlx::query(link).bind(other).bind(two.person).execute(&mut *first).await.unwrap();
+    let commit = async {
+        a_statement_waits(server).await;
+        first.commit().await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(complete_as(server, &two.token, &back, &secret), commit);
+    assert_eq!(reason(&refused.unwrap_err()), "ALREADY_EXISTS");
+    let told = event(server, "user.login_refused").await;
+    assert_eq!((told.reason.as_deref(), told.actor_id), (Some("person_taken"), Some(two.user)));
+    assert_eq!((told.target_id.clone(), told.tenant_id), (Some(two.user.to_string()), Some(two.world.tenant)));
+    assert_eq!(two.linked().await, None);
+    assert!(is_good(server, &two.token).await, "nothing of the link was done");
+}
+
+#[tokio::test]
+async fn a_session_that_ends_meanwhile_links_nobody() {
+    let two = Two::new().await;
+    let server = &two.world.server;
+    let (back, secret) = two.at_kanidm(&two.token, &two.bearer).await.unwrap();
+    let mut logout = server.sql().begin().await.unwrap();
+    let end = "UPDATE sessions SET status = 'revoked', revoked_at = now(), revoke_reason = 'logout' WHERE user_id = $1";
+    sqlx::query(end).bind(two.user).execute(&mut *logout).await.unwrap();
+    let commit = async {
+        a_statement_waits(server).await;
+        logout.commit().await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(complete_as(server, &two.token, &back, &secret), commit);
+    assert_eq!(reason(&refused.unwrap_err()), "UNAUTHENTICATED");
+    assert_eq!(reasons(server, "user.login_refused", "refused").await, ["refused"]);
     assert_eq!(two.linked().await, None);
 }
 

@@ -71,6 +71,14 @@ async fn an_administrators_lock_shuts_this_door_too_and_a_lock_after_failures_do
     set(&world.server, world.user, &format!("{until}, lock_reason = 'administrator'")).await;
     assert_eq!(reason(&world.login().await.unwrap_err()), "INVALID_CREDENTIALS");
     assert_eq!(reasons(&world.server, "user.login_refused", "refused").await, ["locked"]);
+    let told = event(&world.server, "user.login_refused").await;
+    assert_eq!((told.target_id.clone(), told.tenant_id), (Some(world.user.to_string()), Some(world.tenant)));
+    let came_from = "SELECT count(*) FROM audit_events WHERE event_type = 'user.login_refused' AND origin_subject = $1";
+    assert_eq!(world.column::<i64>(came_from).await, 0, "whoever came has not shown to be the user");
+    let signed_in = event(&world.server, "user.authenticated").await;
+    assert_eq!((signed_in.actor_id, signed_in.tenant_id), (Some(world.user), Some(world.tenant)));
+    assert_eq!(signed_in.target_id.clone(), Some(world.user.to_string()));
+    assert_eq!(signed_in.details["first_kanidm_login"], true);
 }
 
 #[tokio::test]

@@ -69,8 +69,6 @@ pub(in crate::authenticate) enum Finished {
         recovery_codes: bool,
     },
     Refused,
-    /// Nobody is linked to the person.
-    NotLinked,
     NoTenant,
     TenantRequired(Vec<Uuid>),
 }

@@ -59,7 +59,6 @@ pub(in crate::authenticate) enum LoginOutcome {
     TenantRequired,
     NoTenant,
     Refused,
-    NotLinked,
 }
 
 /// The columns of `login_result`.
@@ -89,7 +88,6 @@ impl LoginResult {
             LoginOutcome::TenantRequired => Finished::TenantRequired(self.choices.ok_or_else(missing)?),
             LoginOutcome::NoTenant => Finished::NoTenant,
             LoginOutcome::Refused => Finished::Refused,
-            LoginOutcome::NotLinked => Finished::NotLinked,
         })
     }
 }

@@ -1,0 +1,145 @@
+//! First logins: a user is made of a person whom no user is linked to, where a tenant of the person's groups wants that.
+//! Nobody is found by address or name.
+
+use uuid::Uuid;
+
+use super::KanidmLogin;
+use super::store::{self as store, Newcomer, User};
+use crate::access::{Call, input, names};
+use crate::audit::{Event, EventType};
+use crate::authenticate::tenant_required;
+use crate::change::Change;
+use crate::db::Scope;
+use crate::fault::{Fault, Reason, Result};
+use crate::kanidm::SignedIn;
+
+/// Why no user was made of a person.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotMade {
+    /// No tenant wants it.
+    NotLinked,
+    /// Several do.
+    TenantRequired(Vec<Uuid>),
+    /// Kanidm tells no address.
+    NoMail,
+    /// The tenant takes no such addresses.
+    ForeignDomain,
+    /// The address is somebody else's.
+    MailTaken,
+    /// The person's id is somebody else's.
+    IdTaken,
+}
+
+impl NotMade {
+    /// Its name in events.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotLinked => "not_linked",
+            Self::TenantRequired(_) => "tenant_required",
+            Self::NoMail => "no_mail",
+            Self::ForeignDomain => "foreign_domain",
+            Self::MailTaken => "mail_taken",
+            Self::IdTaken => "id_taken",
+        }
+    }
+}
+
+impl From<NotMade> for Fault {
+    fn from(why: NotMade) -> Self {
+        match why {
+            NotMade::TenantRequired(choices) => tenant_required(&choices),
+            _ => not_linked(),
+        }
+    }
+}
+
+/// The refusal of a person whom nobody is linked to, whatever the reason.
+pub(super) fn not_linked() -> Fault {
+    Fault::new(Reason::PersonNotLinked, "No user is linked to this Kanidm person.")
+}
+
+/// The tenant that a person becomes a user of: the one asked for or the only one, of those that want it.
+fn home(choices: Vec<Uuid>, asked: Option<Uuid>) -> Result<Uuid, NotMade> {
+    match (asked, choices.as_slice()) {
+        (_, []) => Err(NotMade::NotLinked),
+        (Some(asked), choices) => choices.contains(&asked).then_some(asked).ok_or(NotMade::NotLinked),
+        (None, [only]) => Ok(*only),
+        (None, _) => Err(NotMade::TenantRequired(choices)),
+    }
+}
+
+impl KanidmLogin {
+    /// Makes a user of the person, with the person's id, unless another login of the person comes first; gives the
+    /// change that the login goes on with, and the user, whose row is locked.
+    pub(super) async fn first_login(
+        &self,
+        call: &Call,
+        mut change: Change,
+        person: &SignedIn,
+        asked: Option<Uuid>,
+        session_id: Uuid,
+    ) -> Result<(Change, Result<User, NotMade>)> {
+        let newcomer = match newcomer(&mut change, person, asked).await? {
+            Ok(newcomer) => newcomer,
+            Err(why) => return Ok((change, Err(why))),
+        };
+        // Nothing is held so far. An import in progress may be writing the same address; it may take minutes.
+        drop(change);
+        let mut change = self.changes.begin_contended(Scope::Platform).await?;
+        let now = change.now;
+        if store::make_user(&mut change.tx, person.person, &newcomer, now).await? {
+            let created = Event::by_system(EventType::UserCreated, call.correlation_id)
+                .target("user", person.person)
+                .tenant(newcomer.tenant_id)
+                .session(session_id)
+                .detail("source", "kanidm_first_login")
+                .detail("with_password", false)
+                .personal("email", &newcomer.email)
+                .personal("full_name", &newcomer.full_name);
+            change.record(created).await?;
+        }
+        // Not made, and linked all the same: another login of this person came first. Otherwise the id or the address is
+        // somebody else's, which gives the person nothing: an administrator decides whether the two are one.
+        let user = match store::lock_linked(&mut change.tx, person.person).await? {
+            Some(user) => Ok(user),
+            None if store::is_id_taken(&mut change.tx, person.person).await? => Err(NotMade::IdTaken),
+            None if store::is_mail_taken(&mut change.tx, &newcomer.email_key).await? => Err(NotMade::MailTaken),
+            None => Err(NotMade::IdTaken),
+        };
+        Ok((change, user))
+    }
+}
+
+/// What the person would be as a user, and of which tenant.
+async fn newcomer(change: &mut Change, person: &SignedIn, asked: Option<Uuid>) -> Result<Result<Newcomer, NotMade>> {
+    let tenant_id = match home(store::tenants_that_make_users(&mut change.tx, &person.groups).await?, asked) {
+        Ok(tenant) => tenant,
+        Err(why) => return Ok(Err(why)),
+    };
+    // Kanidm's word on the address is taken for what it is: an address that nobody has shown to be theirs.
+    let email = person.email.as_deref().and_then(|email| input::email("email", email).ok());
+    let Some(email) = email else { return Ok(Err(NotMade::NoMail)) };
+    let email_key = names::email_key(&email);
+    if !store::accepts_address(&mut change.tx, tenant_id, &email_key).await? {
+        return Ok(Err(NotMade::ForeignDomain));
+    }
+    let name = person.name.as_deref().and_then(|name| input::text("name", name, 200).ok());
+    Ok(Ok(Newcomer { tenant_id, email, email_key, full_name: name.unwrap_or_default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_gets_a_home_that_wants_them_and_chooses_among_several() {
+        let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
+        assert_eq!(home(vec![], None), Err(NotMade::NotLinked));
+        assert_eq!(home(vec![], Some(a)), Err(NotMade::NotLinked));
+        assert_eq!(home(vec![a], None), Ok(a));
+        assert_eq!(home(vec![a], Some(b)), Err(NotMade::NotLinked));
+        assert_eq!(home(vec![a, b], Some(b)), Ok(b));
+        assert_eq!(home(vec![a, b], Some(c)), Err(NotMade::NotLinked));
+        assert_eq!(home(vec![a, b], None), Err(NotMade::TenantRequired(vec![a, b])));
+    }
+}
