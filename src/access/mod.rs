@@ -15,6 +15,7 @@ pub mod replay;
 pub(crate) mod rpcs;
 pub mod status;
 mod store;
+pub mod words;
 
 pub(crate) use self::policy::aside;
 pub use self::policy::{Policy, all as policies, all_sensitive, max_request_bytes, of as policy_of, sensitive};

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub(in crate::authenticate) use crate::access::words::{AuthMethod, LockReason, UserStatus};
 use crate::audit::Prepared;
 use crate::db::{Connection, constraint};
 use crate::fault::{Fault, Result};
@@ -29,43 +30,6 @@ impl Purpose {
             Self::Link => "link",
         }
     }
-}
-
-/// Whether a user may sign in at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub(in crate::authenticate) enum UserStatus {
-    Active,
-    PendingVerification,
-    Disabled,
-}
-
-/// How a user may sign in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub(in crate::authenticate) enum AuthMethod {
-    Password,
-    Kanidm,
-    Dual,
-}
-
-impl AuthMethod {
-    /// The word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Password => "password",
-            Self::Kanidm => "kanidm",
-            Self::Dual => "dual",
-        }
-    }
-}
-
-/// Why a user is locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub(in crate::authenticate) enum LockReason {
-    TooManyFailures,
-    Administrator,
 }
 
 /// Why a person may not be linked to a user.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sidle_token::Epoch;
 use uuid::Uuid;
 
-pub(in crate::authenticate) use super::words::{AuthMethod, UserStatus};
+pub(in crate::authenticate) use crate::access::words::{AuthMethod, UserStatus};
 use crate::credential::StoredHash;
 use crate::db::Connection;
 use crate::fault::Result;

@@ -1,29 +1,5 @@
 //! The words that columns hold.
 
-/// Whether a user may sign in at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub(in crate::authenticate) enum UserStatus {
-    /// May.
-    Active,
-    /// Has not yet shown that the address is theirs.
-    PendingVerification,
-    /// Switched off.
-    Disabled,
-}
-
-/// How a user may sign in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub(in crate::authenticate) enum AuthMethod {
-    /// With the legacy password.
-    Password,
-    /// Through Kanidm.
-    Kanidm,
-    /// With either.
-    Dual,
-}
-
 /// What has become of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
