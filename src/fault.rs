@@ -100,9 +100,10 @@ impl Fault {
             .because(cause)
     }
 
-    /// The failure to read what a column of the database says, as when a newer release has written it.
-    pub fn unknown_word(column: &'static str) -> Self {
-        Self::internal(format!("{column} holds a word that this release does not know"))
+    /// The failure to read what `column`, of the form `table.column`, of the row with this id says, as when a newer release has
+    /// written it.
+    pub fn unknown_word(column: &'static str, row: impl std::fmt::Display) -> Self {
+        Self::internal(format!("{column} of the row {row} holds a word that this release does not know"))
     }
 
     /// An RPC of the contract that this release does not implement.

@@ -152,7 +152,7 @@ pub(super) async fn lock(tx: &mut Connection, lease: &Lease) -> Result<Option<Jo
     .fetch_optional(tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for");
+    let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for", lease.migration_id);
     Ok(Some(Job {
         migration_id: row.migration_id,
         kind: MigrationKind::parse(&row.kind).ok_or_else(unknown)?,
@@ -275,16 +275,17 @@ pub(super) async fn open_items(
                     display_name: row.display_name,
                     mail: row.mail,
                 },
-                state: ItemState::parse(&row.state).ok_or_else(|| Fault::unknown_word("migration_items.state"))?,
+                state: ItemState::parse(&row.state)
+                    .ok_or_else(|| Fault::unknown_word("migration_items.state", row.item_id))?,
                 had_intent: row.had_intent,
-                change: row.change.as_deref().map(item_reason).transpose()?,
+                change: row.change.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?,
             })
         })
         .collect()
 }
 
-fn item_reason(word: &str) -> Result<ItemReason> {
-    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason"))
+fn item_reason(word: &str, row: Uuid) -> Result<ItemReason> {
+    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason", row))
 }
 
 /// How an item's user stands at the moment.
@@ -323,7 +324,7 @@ pub(super) async fn hold_rights(tx: &mut Connection, items: &[&Item]) -> Result<
     .await?;
     rows.into_iter()
         .map(|row| {
-            let change = row.change.as_deref().map(item_reason).transpose()?;
+            let change = row.change.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?;
             Ok((row.item_id, Standing { change, is_member: row.is_member, is_admin: row.is_admin }))
         })
         .collect()

@@ -270,8 +270,8 @@ impl Import {
             with_remarks: kept.with_remarks,
             already_there: kept.already_there,
             refused: kept.refused,
-            reasons: reasons_from_json(&kept.reasons)?,
-            hashes: hashes_from_json(&kept.hashes)?,
+            reasons: reasons_from_json(&kept.reasons, kept.import_id)?,
+            hashes: hashes_from_json(&kept.hashes, "user_imports.hashes", kept.import_id)?,
             digest: kept.digest,
             repeated: true,
         })

@@ -47,10 +47,10 @@ pub(super) fn reasons_to_json(reasons: &ReasonCounts) -> Value {
 ///
 /// # Errors
 /// When they hold a word that this release does not know.
-pub(super) fn reasons_from_json(reasons: &Value) -> Result<ReasonCounts> {
+pub(super) fn reasons_from_json(reasons: &Value, import: Uuid) -> Result<ReasonCounts> {
     let entries = reasons.as_object().into_iter().flatten();
     let read = |(word, rows): (&String, &Value)| Some((ImportReason::parse(word)?, rows.as_i64()?));
-    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word("user_imports.reasons"))).collect()
+    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word("user_imports.reasons", import))).collect()
 }
 
 /// Counts of hashes as they are kept.
@@ -62,11 +62,11 @@ pub(in crate::migration) fn hashes_to_json(hashes: &HashCounts) -> Value {
 ///
 /// # Errors
 /// When they are not of the shape that this release knows.
-pub(in crate::migration) fn hashes_from_json(hashes: &Value) -> Result<HashCounts> {
+pub(in crate::migration) fn hashes_from_json(hashes: &Value, column: &'static str, row: Uuid) -> Result<HashCounts> {
     let entries = hashes.as_array().into_iter().flatten();
     let read = |entry: &Value| {
         let cost = i32::try_from(entry["cost"].as_i64()?).ok()?;
         Some(((entry["kind"].as_str()?.to_owned(), cost), entry["users"].as_i64()?))
     };
-    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word("hashes"))).collect()
+    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word(column, row))).collect()
 }

@@ -97,6 +97,6 @@ impl Step {
     /// When it is told in words that this release does not know: whoever passed it by might wait for ever for the last one.
     pub(super) fn read(event: &StoredEvent) -> Result<Self> {
         serde_json::from_value(serde_json::Value::Object(event.details.clone()))
-            .map_err(|_| Fault::unknown_word("audit_events.details"))
+            .map_err(|_| Fault::unknown_word("audit_events.details", event.event_id))
     }
 }

@@ -133,7 +133,8 @@ struct Row {
 
 impl Row {
     fn job(self) -> Result<Job> {
-        let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for");
+        let id = self.migration_id;
+        let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for", id);
         Ok(Job {
             migration_id: self.migration_id,
             kind: MigrationKind::parse(&self.kind).ok_or_else(unknown)?,
@@ -333,8 +334,9 @@ pub(super) async fn items(
                 ordinal: row.ordinal,
                 user_id: row.user_id,
                 tenant_id: row.tenant_id,
-                state: ItemState::parse(&row.state).ok_or_else(|| Fault::unknown_word("migration_items.state"))?,
-                reason: row.reason.as_deref().map(item_reason).transpose()?,
+                state: ItemState::parse(&row.state)
+                    .ok_or_else(|| Fault::unknown_word("migration_items.state", row.item_id))?,
+                reason: row.reason.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?,
                 kanidm_name: row.kanidm_name,
                 display_name: row.display_name,
                 mail: row.mail,
@@ -356,9 +358,9 @@ pub(super) async fn reasons(tx: &mut Connection, migration_id: Uuid) -> Result<B
     )
     .fetch_all(tx)
     .await?;
-    rows.into_iter().map(|row| Ok((item_reason(&row.reason)?, row.items))).collect()
+    rows.into_iter().map(|row| Ok((item_reason(&row.reason, migration_id)?, row.items))).collect()
 }
 
-fn item_reason(word: &str) -> Result<ItemReason> {
-    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason"))
+fn item_reason(word: &str, row: Uuid) -> Result<ItemReason> {
+    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason", row))
 }
