@@ -23,7 +23,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use self::manage::{Listing, SessionOwner, SessionView, Status};
-pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens, hex};
+pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens};
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::Renewal;
 pub use self::rpc::Service;

@@ -176,7 +176,7 @@ impl SessionFactory {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
-        hex(&mac.finalize().into_bytes())
+        HEXLOWER.encode(&mac.finalize().into_bytes())
     }
 
     /// Kanidm's refresh token as it is kept with a session.
@@ -219,11 +219,6 @@ impl Rights {
     }
 }
 
-/// Binary values inside JSON, as Postgres' `decode(..., 'hex')` reads them.
-pub fn hex(bytes: &[u8]) -> String {
-    HEXLOWER.encode(bytes)
-}
-
 fn kanidm_place(session: Uuid) -> Place {
     Place { table: "sessions", column: "kanidm_refresh_token", row: session }
 }
@@ -247,10 +242,5 @@ mod tests {
         let limited = grant(&rights);
         assert!(limited.permissions.is_empty() && limited.platform_permissions.is_empty());
         assert_eq!(limited.roles, RoleNames::default());
-    }
-
-    #[test]
-    fn bytes_are_written_as_postgres_reads_them() {
-        assert_eq!(hex(&[0, 0xab, 0xff]), "00abff");
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -29,7 +30,6 @@ use crate::kanidm::Kanidm;
 use crate::mail::{Kind, Message, Outbox};
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
-use crate::session::hex;
 use crate::shared::Core;
 use crate::token::opaque;
 
@@ -101,7 +101,7 @@ impl Enrolment {
         let event = self.recorder.prepare(event);
         let record = json!({
             "invitation_id": self.context.new_id(),
-            "token_hash": hex(&opaque::digest(token.as_bytes())),
+            "token_hash": HEXLOWER.encode(&opaque::digest(token.as_bytes())),
             "expires_at": expires_at,
             "tenants": config.tenants,
             "mail": self.outbox.prepare(mail),

@@ -1,13 +1,13 @@
 //! SQL of tokens that were sent to users by mail, and of requests for a new password.
 
 use chrono::{DateTime, Utc};
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::audit::Prepared;
 use crate::db::{Connection, Db, Scope};
 use crate::fault::Result;
-use crate::session::hex;
 
 /// What a token is for.
 #[derive(Clone, Copy)]
@@ -130,7 +130,7 @@ pub(in crate::authenticate) async fn ask_verification(
 ) -> Result<()> {
     let token = json!({
         "token_id": token.token_id,
-        "token_hash": hex(&token.token_hash),
+        "token_hash": HEXLOWER.encode(&token.token_hash),
         "expires_at": token.expires_at,
     });
     sqlx::query!("SELECT email_verification_request($1, $2, $3, $4)", user, token, now, mail).execute(tx).await?;
