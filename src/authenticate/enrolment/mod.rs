@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use data_encoding::HEXLOWER;
-use serde_json::{Value, json};
+use serde_json::Value;
+use sqlx::postgres::types::PgInterval;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -21,10 +21,10 @@ pub(super) use self::link::EnrolmentLink;
 use self::store::{Invited, Lease};
 use super::settings::Settings;
 use crate::access::Call;
-use crate::audit::{Event, EventType, Recorder};
+use crate::audit::{Event, EventType, Prepared, Recorder};
 use crate::change::Changes;
 use crate::context::Context;
-use crate::db::{Db, Scope};
+use crate::db::{Db, Scope, interval};
 use crate::fault::Result;
 use crate::kanidm::Kanidm;
 use crate::mail::{Kind, Message, Outbox};
@@ -56,9 +56,23 @@ pub struct Enrolment {
 pub(super) struct Offer {
     hint: Hint,
     /// What the database function `invitation_offer` takes.
-    pub record: Value,
-    /// The personal part of its event.
-    pub personal: Option<Vec<u8>>,
+    pub record: NewInvitation,
+}
+
+/// An invitation for a user who is to be invited. A shipped type is never changed: see `session::store::types`.
+#[derive(sqlx::Type)]
+#[sqlx(type_name = "new_invitation")]
+pub(in crate::authenticate) struct NewInvitation {
+    pub invitation_id: Uuid,
+    pub token_hash: Vec<u8>,
+    pub expires_at: DateTime<Utc>,
+    /// Tenants to whose users it may go; all where none is named.
+    pub tenant_slugs: Vec<String>,
+    /// The message that brings it, where there is mail.
+    pub mail: Option<Value>,
+    /// How often a user is sent one at most.
+    pub mail_every: PgInterval,
+    pub issued: Prepared,
 }
 
 /// An invitation in the answer to a login.
@@ -97,18 +111,17 @@ impl Enrolment {
             .lifetime(config.invitation_lifetime)
             .with("token", token.as_str())
             .with("expires_at", expires_at);
-        let event = Event::new(EventType::MigrationInvitationIssued, call).by_user(user).target("user", user);
-        let event = self.recorder.prepare(event);
-        let record = json!({
-            "invitation_id": self.context.new_id(),
-            "token_hash": HEXLOWER.encode(&opaque::digest(token.as_bytes())),
-            "expires_at": expires_at,
-            "tenants": config.tenants,
-            "mail": self.outbox.prepare(mail),
-            "mail_every": config.mail_every.as_secs_f64(),
-            "event": event.event,
-        });
-        Some(Offer { hint: Hint { token, expires_at }, record, personal: event.personal })
+        let issued = Event::new(EventType::MigrationInvitationIssued, call).by_user(user).target("user", user);
+        let record = NewInvitation {
+            invitation_id: self.context.new_id(),
+            token_hash: opaque::digest(token.as_bytes()).to_vec(),
+            expires_at,
+            tenant_slugs: config.tenants.clone(),
+            mail: self.outbox.prepare(mail),
+            mail_every: interval(config.mail_every),
+            issued: self.recorder.prepare(issued),
+        };
+        Some(Offer { hint: Hint { token, expires_at }, record })
     }
 
     /// What of an offer goes into the answer, by what `invitation_offer` said.

@@ -156,12 +156,11 @@ pub(in crate::session) async fn end(
     event: &Prepared,
 ) -> Result<bool> {
     let ended = sqlx::query_scalar!(
-        r#"SELECT session_end($1, $2, $3, $4, $5) AS "ended!""#,
+        r#"SELECT session_end($1, $2, $3, $4) AS "ended!""#,
         session,
         reason,
         now,
-        event.event,
-        event.personal.as_deref(),
+        event as &Prepared,
     )
     .fetch_one(tx)
     .await?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::login::{Finished, Reserved};
 use super::types::{LoginAccount, LoginOutcome, LoginResult, NewKnownDevice};
 use crate::audit::Prepared;
-use crate::authenticate::enrolment::Offer;
+use crate::authenticate::enrolment::{NewInvitation, Offer};
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::PasswordConfig;
 use crate::fault::Result;
@@ -97,11 +97,10 @@ pub(in crate::authenticate) async fn refuse(
     tell_again: Duration,
 ) -> Result<()> {
     sqlx::query!(
-        "SELECT second_factor_refuse($1, $2, $3, $4, $5, $6, make_interval(secs => $7))",
+        "SELECT second_factor_refuse($1, $2, $3, $4, $5, make_interval(secs => $6))",
         user,
-        event.event,
-        event.personal.as_deref(),
-        lock.map(|lock| &lock.event),
+        event as &Prepared,
+        lock as Option<&Prepared>,
         mail,
         now,
         tell_again.as_secs_f64(),
@@ -198,7 +197,7 @@ pub(in crate::authenticate) async fn mfa_finish(
     let (totp_id, step, digests) = finish.spend.parts();
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
-               choices, known_device, refusal, invitation_offer(outcome::text, known_device, $13, $6, $14, $15) AS invited
+               choices, known_device, refusal, invitation_offer(outcome, known_device, $13, $6, $14) AS invited
            FROM mfa_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         finish.challenge,
         totp_id,
@@ -213,8 +212,7 @@ pub(in crate::authenticate) async fn mfa_finish(
         finish.code_event as Prepared,
         finish.mail,
         finish.user,
-        finish.offer.map(|offer| &offer.record),
-        finish.offer.and_then(|offer| offer.personal.as_deref()),
+        finish.offer.map(|offer| &offer.record) as Option<&NewInvitation>,
     )
     .fetch_one(db)
     .await?;

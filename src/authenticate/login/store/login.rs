@@ -9,7 +9,7 @@ use super::throttle::seconds;
 use super::types::{LoginAccount, LoginOutcome, LoginResult, NewChallenge, NewKnownDevice};
 use crate::audit::{Event, Prepared, Recorder};
 use crate::authenticate::UserView;
-use crate::authenticate::enrolment::Offer;
+use crate::authenticate::enrolment::{NewInvitation, Offer};
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::{PasswordConfig, RateLimit};
 use crate::credential::hashing::StoredHash;
@@ -121,14 +121,7 @@ pub(in crate::authenticate) fn refusal(reason: &str) -> Result<&'static str> {
 
 /// Records a refused login, and the lock that it led to.
 pub(in crate::authenticate) async fn login_refuse(db: &Db, event: &Prepared, lock: Option<&Prepared>) -> Result<()> {
-    sqlx::query!(
-        "SELECT login_refuse($1, $2, $3)",
-        event.event,
-        event.personal.as_deref(),
-        lock.map(|lock| &lock.event),
-    )
-    .fetch_one(db)
-    .await?;
+    sqlx::query!("SELECT login_refuse($1, $2)", event as &Prepared, lock as Option<&Prepared>,).fetch_one(db).await?;
     Ok(())
 }
 
@@ -142,12 +135,11 @@ pub(in crate::authenticate) async fn refuse_unknown(
     event: &Prepared,
 ) -> Result<()> {
     sqlx::query!(
-        "SELECT login_refuse_unknown($1, $2, make_interval(secs => $3), $4, $5)",
+        "SELECT login_refuse_unknown($1, $2, make_interval(secs => $3), $4)",
         network,
         now,
         interval.as_secs_f64(),
-        event.event,
-        event.personal.as_deref(),
+        event as &Prepared,
     )
     .fetch_one(db)
     .await?;
@@ -240,7 +232,7 @@ pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
                choices, known_device, recovery_codes,
-               invitation_offer(outcome::text, known_device, $1, $4, $13, $14) AS invited
+               invitation_offer(outcome, known_device, $1, $4, $13) AS invited
            FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         finish.user,
         finish.password_version,
@@ -254,8 +246,7 @@ pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -
         finish.overlong,
         finish.challenge as NewChallenge,
         finish.challenged as Prepared,
-        finish.offer.map(|offer| &offer.record),
-        finish.offer.and_then(|offer| offer.personal.as_deref()),
+        finish.offer.map(|offer| &offer.record) as Option<&NewInvitation>,
     )
     .fetch_one(db)
     .await?;
