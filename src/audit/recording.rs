@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::json::canonical;
+use super::store::Prepared;
 use super::{Event, store};
 use crate::context::Context;
 use crate::fault::{Fault, Result};
@@ -22,24 +23,6 @@ pub struct Recorder {
     context: Context,
     keyring: Keyring,
     wake: Arc<Notify>,
-}
-
-/// An event that is ready for the SQL functions `audit_record` and `audit_record_with`.
-#[derive(Clone, Debug, sqlx::Type)]
-#[sqlx(type_name = "prepared_event")]
-pub struct Prepared {
-    /// Keyed by the column names of `audit_inbox`.
-    pub event: Value,
-    /// Sealed.
-    pub personal: Option<Vec<u8>>,
-}
-
-impl Prepared {
-    /// Id of the event.
-    pub fn event_id(&self) -> Uuid {
-        let id = self.event.get("event_id").and_then(Value::as_str);
-        id.and_then(|id| id.parse().ok()).unwrap_or_default()
-    }
 }
 
 impl Recorder {

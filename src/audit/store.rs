@@ -14,6 +14,24 @@ use super::stored::SealedPart;
 use super::{ActorKind, Outcome, StoredEvent};
 use crate::fault::{Fault, Result};
 
+/// An event that is ready for the SQL functions `audit_record` and `audit_record_with`.
+#[derive(Clone, Debug, sqlx::Type)]
+#[sqlx(type_name = "prepared_event")]
+pub struct Prepared {
+    /// Keyed by the column names of `audit_inbox`.
+    pub event: Value,
+    /// Sealed.
+    pub personal: Option<Vec<u8>>,
+}
+
+impl Prepared {
+    /// Id of the event.
+    pub fn event_id(&self) -> Uuid {
+        let id = self.event.get("event_id").and_then(Value::as_str);
+        id.and_then(|id| id.parse().ok()).unwrap_or_default()
+    }
+}
+
 /// Writes one event into the inbox.
 pub(super) async fn record(connection: &mut Connection, event: &Value, personal: Option<&[u8]>) -> Result<()> {
     sqlx::query!("SELECT audit_record($1, $2)", event, personal).execute(connection).await?;

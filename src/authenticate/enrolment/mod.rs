@@ -11,17 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
-use sqlx::postgres::types::PgInterval;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub(super) use self::link::EnrolmentLink;
+pub(in crate::authenticate) use self::store::NewInvitation;
 use self::store::{Invited, Lease};
 use super::settings::Settings;
 use crate::access::Call;
-use crate::audit::{Event, EventType, Prepared, Recorder};
+use crate::audit::{Event, EventType, Recorder};
 use crate::change::Changes;
 use crate::context::Context;
 use crate::db::{Db, Scope, interval};
@@ -57,22 +56,6 @@ pub(super) struct Offer {
     hint: Hint,
     /// What the database function `invitation_offer` takes.
     pub record: NewInvitation,
-}
-
-/// An invitation for a user who is to be invited. A shipped type is never changed: see `session::store::types`.
-#[derive(sqlx::Type)]
-#[sqlx(type_name = "new_invitation")]
-pub(in crate::authenticate) struct NewInvitation {
-    pub invitation_id: Uuid,
-    pub token_hash: Vec<u8>,
-    pub expires_at: DateTime<Utc>,
-    /// Tenants to whose users it may go; all where none is named.
-    pub tenant_slugs: Vec<String>,
-    /// The message that brings it, where there is mail.
-    pub mail: Option<Value>,
-    /// How often a user is sent one at most.
-    pub mail_every: PgInterval,
-    pub issued: Prepared,
 }
 
 /// An invitation in the answer to a login.

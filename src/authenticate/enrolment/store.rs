@@ -3,10 +3,29 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
+use crate::audit::Prepared;
 use crate::db::Connection;
 use crate::fault::Result;
+
+/// An invitation for a user who is to be invited. A shipped type is never changed: see `session::store::types`.
+#[derive(sqlx::Type)]
+#[sqlx(type_name = "new_invitation")]
+pub(in crate::authenticate) struct NewInvitation {
+    pub invitation_id: Uuid,
+    pub token_hash: Vec<u8>,
+    pub expires_at: DateTime<Utc>,
+    /// Tenants to whose users it may go; all where none is named.
+    pub tenant_slugs: Vec<String>,
+    /// The message that brings it, where there is mail.
+    pub mail: Option<Value>,
+    /// How often a user is sent one at most.
+    pub mail_every: PgInterval,
+    pub issued: Prepared,
+}
 
 /// Whose invitation a token is.
 #[derive(Clone, Copy, Debug)]
