@@ -55,7 +55,7 @@ impl Login {
     /// Signs a user in, or asks for the second factor.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS` for every reason that would help somebody who guesses; after the right password also
+    /// `INVALID_CREDENTIALS` for every reason that would help an attacker who guesses; after the right password also
     /// `NO_TENANT` and `TENANT_REQUIRED`; `OVERLOADED` and `THROTTLED` before anything is done.
     pub(in crate::authenticate) async fn password(&self, call: &Call, attempt: Attempt) -> Result<Outcome> {
         let came_in = self.context.clock.instant();
@@ -72,13 +72,13 @@ impl Login {
         self.pad_failure_latency(came_in, answer).await
     }
 
-    /// Waits for a turn, which the caller may leave; from then on the attempt is made to its end in any case, so that
-    /// nobody guesses without its being counted and recorded.
+    /// Waits for a permit, which the client may cancel; from then on the attempt is made to its end in any case, so
+    /// that every guess is counted and recorded.
     async fn run_with_permit(&self, call: &Call, attempt: Attempt) -> Result<Outcome> {
         // In memory, before the call holds anything that others wait for; the exact count is taken with the attempt.
         let charge = self.hasher.charges().address(call, RateLimitBucket::Password)?;
         let key = names::identifier_key(&attempt.identifier);
-        // A known device has a line of its own: whoever guesses at its user must not keep it waiting.
+        // A known device has a queue of its own: an attacker who guesses at its user must not keep it waiting.
         let device = attempt.known_device.map(|device| hex(&device)).unwrap_or_default();
         let identifier_permit = self.identifiers.acquire(&format!("{key} {device}")).await?;
         let permit = self.hasher.admit_comparison(&charge)?;
@@ -125,7 +125,7 @@ impl Login {
             reserved => {
                 let reason = compared.refusal.unwrap_or("wrong_password");
                 let mut event = refused(call).reason(reason);
-                // What somebody typed who is nobody here may be anything, a password too, and is kept by nobody's key.
+                // What was typed for an unknown user may be anything, a password too, and has no user's key to be kept under.
                 if reserved.user_id.is_some() {
                     event = event.personal("identifier", &attempt.identifier);
                 }
@@ -261,7 +261,7 @@ impl Login {
         }
     }
 
-    /// Holds a refusal of credentials back until the next multiple of the grid since the call came in.
+    /// Delays a refusal of credentials until the next multiple of the failure latency quantum since the call came in.
     pub(in crate::authenticate) async fn pad_failure_latency<T>(
         &self,
         came_in: Instant,
