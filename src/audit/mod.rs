@@ -1,6 +1,6 @@
-//! The audit log: what happened, in one order that is the same for everybody. Writers record into an inbox in the
-//! transaction of their change, the sequencer gives positions to what is committed, the feed hands it out live.
-//! Knows no other service's tables; the other services know [`Recorder`], [`Event`], [`Log`] and [`Feed`].
+//! The audit log: what happened, in one order that is the same for every reader. Writers record into an inbox in the
+//! transaction of their change, the sequencer gives positions to what is committed, the feed hands it out live. Knows
+//! no other service's tables; the other services know [`Recorder`], [`Event`], [`Log`] and [`Feed`].
 
 mod event;
 mod event_type;

@@ -26,7 +26,6 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder that seals personal data under `keyring`.
     pub fn new(context: Context, keyring: Keyring) -> Self {
         Self { context, keyring, wake: Arc::default() }
     }
@@ -109,8 +108,8 @@ impl Recorder {
         Prepared { event: fields, personal }
     }
 
-    /// Tells this replica's sequencer that there is, or is about to be, something to do. Not needed for correctness:
-    /// it looks by itself many times a second.
+    /// Wakes this replica's sequencer: there is, or is about to be, something to do. Not needed for correctness: it
+    /// looks by itself many times a second.
     pub fn wake(&self) {
         self.wake.notify_one();
     }
@@ -127,8 +126,8 @@ impl Recorder {
         self.keyring.seal(&self.context.entropy, waiting_place(event_id), &canonical(&parts))
     }
 
-    /// Stands for everybody of whom no account is known. One for each day, so that what strangers did takes a key a day
-    /// however many there were, and can be forgotten by the day; keys of their own have those who have an account.
+    /// Stands for every caller without a known account. One for each day, so that anonymous callers take one key a day
+    /// however many there were, and can be forgotten by the day; those who have an account have keys of their own.
     fn nobody(&self, event_id: Uuid) -> Uuid {
         let key = self.keyring.derive("audit pseudonyms");
         // HMAC takes keys of any length, so this cannot fail.

@@ -38,16 +38,16 @@ pub struct SessionRequest {
     pub device: Device,
 }
 
-/// A device, as the application tells.
+/// A device, as the application reports it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Device {
     /// The application's id of it.
     pub id: Option<String>,
-    /// Kind, in the database's words.
+    /// Kind, as the database spells it.
     pub kind: Option<String>,
     /// Operating system or platform.
     pub platform: Option<String>,
-    /// User agent of the person's client.
+    /// User agent of the user's client.
     pub user_agent: Option<String>,
     /// Where it is.
     pub location: Option<String>,
@@ -160,7 +160,7 @@ impl SessionFactory {
         idle.min(self.config.tokens.refresh_lifetime)
     }
 
-    /// A digest by which a person can tell two devices apart: of what the application recognises the device by or, when
+    /// A digest by which a user can tell two devices apart: of what the application recognises the device by or, when
     /// it says nothing, of what the device says of itself. Keyed, so that it cannot be computed for a guess. Shown,
     /// never trusted.
     fn fingerprint(&self, device: &Device, user_agent: Option<&String>) -> String {
@@ -190,7 +190,7 @@ impl SessionFactory {
         Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Notes on a session about to begin that Kanidm vouches for it.
+    /// Notes on a session about to begin that it depends on Kanidm.
     pub fn with_kanidm(&self, session: &mut PendingSession, kanidm_session: Option<Uuid>, refresh_token: &str) {
         session.record.kanidm_session_id = kanidm_session;
         session.record.kanidm_refresh_token = Some(self.seal_kanidm(session.session_id, refresh_token));

@@ -47,7 +47,7 @@ pub struct Enrolment {
     metrics: Metrics,
     outbox: Outbox,
     kanidm: Option<Kanidm>,
-    /// Room for passwords that are being carried over.
+    /// Permits for passwords that are being carried over.
     room: Arc<Semaphore>,
 }
 
@@ -82,7 +82,7 @@ impl Enrolment {
     }
 
     /// An invitation for the database to hand out should this login be complete and the user be one to invite; none
-    /// while logins invite nobody.
+    /// while logins invite no user.
     pub(super) fn offer(&self, call: &Call, user: Uuid) -> Option<Offer> {
         let config = &self.config.enrolment;
         if !config.hints || self.kanidm.is_none() {
@@ -126,7 +126,7 @@ impl Enrolment {
         Ok(invited)
     }
 
-    /// Removes what has lapsed.
+    /// Purges what has lapsed.
     ///
     /// # Errors
     /// When the database fails.

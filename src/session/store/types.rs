@@ -34,11 +34,11 @@ pub struct NewSession {
     pub expires_at: DateTime<Utc>,
     /// How many a user may have; 0 for any number.
     pub session_limit: i32,
-    /// Tells of the sessions that end for that.
+    /// The event of the sessions that end for that.
     pub limit_event: Value,
 }
 
-/// What a user is and may do, as the database tells.
+/// What a user is and may do, as the database returns it.
 #[derive(Debug, sqlx::Type)]
 #[sqlx(type_name = "user_rights")]
 pub struct UserRights {

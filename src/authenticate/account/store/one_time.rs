@@ -82,7 +82,7 @@ pub(in crate::authenticate) async fn spend(tx: &mut Connection, token: Uuid, now
     Ok(())
 }
 
-/// Makes every token of a user worthless.
+/// Voids every token of a user.
 pub(in crate::authenticate) async fn void(tx: &mut Connection, user: Uuid, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!("UPDATE one_time_tokens SET used_at = $2 WHERE user_id = $1 AND used_at IS NULL", user, now)
         .execute(tx)
@@ -90,8 +90,8 @@ pub(in crate::authenticate) async fn void(tx: &mut Connection, user: Uuid, now: 
     Ok(())
 }
 
-/// Keeps a token that sets a password, for the address that its user has now; older ones are worth nothing. For a
-/// transaction that has locked the user.
+/// Keeps a token that sets a password, for the address that its user has now; older ones are void. For a transaction
+/// that has locked the user.
 pub(in crate::authenticate) async fn issue_reset(
     tx: &mut Connection,
     user: Uuid,
@@ -142,12 +142,12 @@ pub(in crate::authenticate) struct ResetRequest {
     /// The address or username.
     pub identifier_key: String,
     pub correlation_id: Uuid,
-    /// The event of the request, should the name be somebody's.
+    /// The event of the request, should a user have the name.
     pub event: Value,
     pub personal: Option<Vec<u8>>,
 }
 
-/// Writes down that somebody asks for a new password; nothing when that is written down for the name already.
+/// Records a request for a new password; nothing when one is recorded for the name already.
 pub(in crate::authenticate) async fn insert_reset_request(
     tx: &mut Connection,
     request: Uuid,
@@ -171,7 +171,7 @@ pub(in crate::authenticate) async fn insert_reset_request(
     Ok(())
 }
 
-/// Takes the oldest request for a new password that nobody else has taken.
+/// Takes the oldest request for a new password that no other worker has taken.
 pub(in crate::authenticate) async fn take_reset_request(tx: &mut Connection) -> Result<Option<ResetRequest>> {
     let row = sqlx::query_as!(
         ResetRequest,
@@ -184,7 +184,7 @@ pub(in crate::authenticate) async fn take_reset_request(tx: &mut Connection) -> 
     Ok(row)
 }
 
-/// Removes what has lapsed of tokens and registrations, at most 1,000 of each.
+/// Purges what has lapsed of tokens and registrations, at most 1,000 of each.
 pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
     let mut tx = db.begin(Scope::Platform).await?;
     sqlx::query!(

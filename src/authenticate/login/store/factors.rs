@@ -1,4 +1,4 @@
-//! SQL of second factors: showing one, enrolling one, taking it away, and the logins that wait for one.
+//! SQL of second factors: showing one, enrolling one, removing it, and the logins that wait for one.
 
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ pub(in crate::authenticate) async fn refuse(
     Ok(())
 }
 
-/// Reserves an attempt of somebody known to show a code: of the application they have or, `pending`, of the one that they
+/// Reserves an attempt of a known user to show a code: of the application they have or, `pending`, of the one that they
 /// are enrolling.
 pub(in crate::authenticate) async fn begin(
     db: &Db,
@@ -230,7 +230,7 @@ pub(in crate::authenticate) async fn mfa_finish(
     Ok(Ok((result.finished()?, row.invited)))
 }
 
-/// A user's factors as they stand, kept from every other change until the transaction ends.
+/// A user's factors as they stand, locked until the transaction ends.
 pub(in crate::authenticate) struct Standing {
     pub tenant_id: Uuid,
     pub email: String,
@@ -355,7 +355,7 @@ pub(in crate::authenticate) async fn confirm(
     Ok(done.rows_affected() == 1)
 }
 
-/// Takes the application away, with everything that is worth something through it only.
+/// Removes the application, with everything that is worth something through it only.
 pub(in crate::authenticate) async fn remove(tx: &mut Connection, user: Uuid) -> Result<()> {
     sqlx::query!("SELECT directory_remove_second_factor($1)", user).execute(tx).await?;
     Ok(())
@@ -389,7 +389,7 @@ pub(in crate::authenticate) async fn replace_codes(
     Ok(())
 }
 
-/// Removes what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.
+/// Purges what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.
 pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
     let mut tx = db.begin(Scope::Platform).await?;
     sqlx::query!(

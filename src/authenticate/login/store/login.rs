@@ -56,7 +56,7 @@ pub(in crate::authenticate) struct Reserved {
     pub highest_cost: u32,
 }
 
-/// How a login ended once somebody was found to be who they say.
+/// How a login ended once the credentials were found right.
 pub(in crate::authenticate) enum Finished {
     SignedIn {
         rights: Rights,
@@ -109,10 +109,10 @@ pub(in crate::authenticate) async fn login_begin(db: &Db, _: &ToItsEnd, begin: B
     }))
 }
 
-/// Why the database reserved nothing, as a word that lasts.
+/// Why the database reserved nothing, as a static value.
 ///
 /// # Errors
-/// `INTERNAL` for a word that the database does not know.
+/// `INTERNAL` for an unknown one.
 pub(in crate::authenticate) fn refusal(reason: &str) -> Result<&'static str> {
     let known = ["unknown", "locked", "disabled", "unverified", "kanidm_only", "no_password"];
     let found = known.into_iter().find(|known| *known == reason);
@@ -125,7 +125,7 @@ pub(in crate::authenticate) async fn login_refuse(db: &Db, event: &Prepared, loc
     Ok(())
 }
 
-/// Counts a refusal of an identifier of nobody, and records the first of an interval with the number that the one before
+/// Counts a refusal of an unknown identifier, and records the first of an interval with the number that the one before
 /// had. What is counted is durable like what is recorded.
 pub(in crate::authenticate) async fn refuse_unknown(
     db: &Db,
@@ -146,7 +146,7 @@ pub(in crate::authenticate) async fn refuse_unknown(
     Ok(())
 }
 
-/// Refusals of identifiers of nobody that were counted in an interval which is over, and are not recorded yet.
+/// Refusals of unknown identifiers that were counted in an interval which is over, and are not recorded yet.
 pub(in crate::authenticate) struct Uncounted {
     pub network: String,
     pub event_type: String,
@@ -226,8 +226,8 @@ pub(in crate::authenticate) struct Finish<'a> {
     pub offer: Option<&'a Offer>,
 }
 
-/// After the right password: begins the session, or asks for the second factor. Tells besides by which way the user was
-/// invited to enrol in Kanidm, if they were.
+/// After the right password: begins the session, or asks for the second factor. Returns besides by which way the user
+/// was invited to enrol in Kanidm, if they were.
 pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -> Result<(Finished, Option<String>)> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
@@ -261,8 +261,8 @@ pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -
     Ok((result.finished()?, row.invited))
 }
 
-/// Puts a new hash of the same password in the place of the old one, if that is still there. Logins and proofs under way
-/// go on: what they compare is the version of the password, which stays.
+/// Replaces the old hash by a new one of the same password, if it is still there. Logins and proofs under way go on:
+/// what they compare is the version of the password, which stays.
 pub(in crate::authenticate) async fn replace_hash(
     db: &Db,
     recorder: &Recorder,

@@ -50,7 +50,7 @@ impl From<LoginAccount> for UserView {
     }
 }
 
-/// What became of a login once somebody was found to be who they say.
+/// What became of a login once the credentials were found right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "login_outcome", rename_all = "snake_case")]
 pub(in crate::authenticate) enum LoginOutcome {
