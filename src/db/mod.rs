@@ -12,6 +12,7 @@ mod operation;
 mod pool;
 mod role;
 mod target;
+mod types;
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};

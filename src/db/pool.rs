@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use super::connection::{Connection, Generation};
 use super::target::Target;
+use super::types;
 
 /// How long an abandoned statement may go on by itself before it is cancelled.
 const GRACE: Duration = Duration::from_millis(20);
@@ -70,6 +71,9 @@ impl Manager for Maker {
             }
         };
         let pid = if self.pooler { None } else { Some(prepare(&mut connection, self.limits).await?) };
+        if !self.prepared {
+            types::learn(&mut connection).await?;
+        }
         Ok(Connection::new(connection, self.limits.statement, pid, self.prepared, Generation::clone(&self.generation)))
     }
 
