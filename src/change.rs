@@ -1,4 +1,4 @@
-//! A change that is being made: one transaction with the events that tell of it, the messages it sends, and what this
+//! A change that is being made: one transaction with its events, the messages it sends, and what this
 //! replica must refuse as soon as it is committed.
 
 use chrono::{DateTime, Utc};

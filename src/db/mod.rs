@@ -2,7 +2,7 @@
 //! service.
 //!
 //! Statements reach the server in two ways only: alone, on [`Db`] itself, or within a [`Tx`]. Both lend a connection
-//! from the pool and give it back when it is known to be idle; a caller who goes away half-way has what it left behind
+//! from the pool and give it back when it is known to be idle; what a call that is dropped half-way left behind is
 //! cancelled and rolled back first.
 
 mod connection;
@@ -36,9 +36,9 @@ pub(crate) use self::target::Target;
 use crate::config::DatabaseConfig;
 use crate::fault::{Fault, Reason, Result};
 
-/// How often the pool is looked after.
+/// How often the pool is maintained.
 const UPKEEP: Duration = Duration::from_millis(100);
-/// A statement that has waited for a lock for so long gives way when calls wait for a connection.
+/// A statement that has waited for a lock for so long is cancelled when calls wait for a connection.
 const CONTENDED: Duration = Duration::from_millis(100);
 
 /// Longest time of a statement in a reserved pool.
@@ -101,7 +101,7 @@ impl DerefMut for Tx {
     }
 }
 
-/// The way to Postgres. As an executor it runs single statements, each on a connection of the pool.
+/// Connections to Postgres. As an executor it runs single statements, each on a connection of the pool.
 #[derive(Clone)]
 pub struct Db {
     pool: Arc<Pool>,
@@ -185,7 +185,7 @@ impl Db {
     }
 
     /// The same database through a pool of its own, which calls cannot exhaust: for what must go on whatever they do. Its
-    /// statements are short, so that a server that is gone without a word is noticed before anybody misses what they do.
+    /// statements are short, so that a server that vanished is noticed before their work is overdue.
     ///
     /// # Errors
     /// As [`Db::new`].
@@ -216,9 +216,9 @@ impl Db {
     }
 
     /// Begins a transaction in `scope` that writes values which must be unique over all tenants. An import holds those of
-    /// its rows until it ends, which may take minutes, and whoever wants one of them meanwhile has to wait for that: for
+    /// its rows until it ends, which may take minutes, and calls that want one of them meanwhile have to wait for that: for
     /// a short time only, and with a quarter of the pool at most and half of that within one tenant, so that it holds up
-    /// nobody else.
+    /// no others.
     ///
     /// # Errors
     /// `VALUE_CONTENDED` when too many wait already; `DATABASE_UNAVAILABLE`.
@@ -253,7 +253,7 @@ impl Db {
         let mut lease = self.pool.lease().await?;
         let maker = self.pool.maker();
         if maker.pooler {
-            // The session is somebody else's afterwards, so that nothing may be set for longer than the transaction.
+            // The session is another client's afterwards, so that nothing may be set for longer than the transaction.
             let limits = maker.limits.sql(true);
             let begin = format!("BEGIN; {limits}; SELECT pg_backend_pid(), {first}");
             let row = lease.get_mut().begin(begin).await?;
@@ -290,7 +290,7 @@ impl Db {
         // Found anew each time: after a fail-over another server is the one that is written to.
         let (connection, server) = self.direct.named("sidle-listen").connect().await?;
         sqlx::Connection::close(connection).await?;
-        // The driver's listener takes its connection from a pool; a pool of one gives it nobody else's.
+        // The driver's listener takes its connection from a pool; a pool of one gives it no other.
         let own = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(self.config.acquire_timeout)
@@ -307,8 +307,8 @@ impl Db {
         self.config.idle_in_transaction_timeout
     }
 
-    /// Looks after the pool until `stop`: closes what lies idle, and has statements that wait for locks give way to calls
-    /// that wait for a connection, so that one locked row delays those who want it and nobody else.
+    /// Maintains the pool until `stop`: closes idle connections, and cancels statements that wait for locks when calls wait
+    /// for a connection, so that one locked row delays only the calls that want it.
     pub async fn upkeep(self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -418,7 +418,7 @@ impl<'p> Executor<'p> for &'p Db {
         'p: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        // Read to the end at once: a slow reader must not hold the connection.
+        // Read to the end immediately: a slow reader must not hold the connection.
         let rows = async move {
             let mut lease = self.single().await?;
             let rows: Vec<_> = lease.get_mut().fetch_many(query).try_collect().await?;

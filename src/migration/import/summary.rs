@@ -20,7 +20,7 @@ pub struct Summary {
     pub import_id: Option<Uuid>,
     /// Rows that arrived.
     pub rows: i64,
-    /// Rows that came in.
+    /// Rows that were imported.
     pub accepted: i64,
     /// Those of them with remarks.
     pub with_remarks: i64,
@@ -30,7 +30,7 @@ pub struct Summary {
     pub refused: i64,
     /// Rows by finding.
     pub reasons: ReasonCounts,
-    /// Hashes that came in.
+    /// Hashes that were imported.
     pub hashes: HashCounts,
     /// Digest over mapping and rows.
     pub digest: Vec<u8>,
@@ -46,7 +46,7 @@ pub(super) fn reasons_to_json(reasons: &ReasonCounts) -> Value {
 /// Counts of findings as they were kept.
 ///
 /// # Errors
-/// When they hold a word that this release does not know.
+/// When they hold a reason that this release does not know.
 pub(super) fn reasons_from_json(reasons: &Value, import: Uuid) -> Result<ReasonCounts> {
     let entries = reasons.as_object().into_iter().flatten();
     let read = |(word, rows): (&String, &Value)| Some((ImportReason::parse(word)?, rows.as_i64()?));

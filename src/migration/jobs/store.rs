@@ -172,7 +172,7 @@ pub(super) struct PlanRow {
     pub migration_id: Option<Uuid>,
 }
 
-/// A plan that is to be started. Of two starts at the same time the second waits here, and then finds the first.
+/// A plan that is to be started. Of two concurrent starts the second waits here, and then finds the first.
 pub(super) async fn lock_plan(tx: &mut Connection, plan_id: Uuid) -> Result<Option<PlanRow>> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('sidle plan ' || $1::text, 0))", plan_id.to_string())
         .execute(&mut *tx)
@@ -253,7 +253,7 @@ fn names_taken(names: Option<i64>) -> Fault {
     }
 }
 
-/// Refuses a plan that is overtaken: names in it are somebody else's by now, or none of its users is as planned.
+/// Refuses a plan that is overtaken: names in it are another's by now, or none of its users is as planned.
 pub(super) async fn refuse_overtaken(tx: &mut Connection, plan_id: Uuid, will_be_created: i64) -> Result<()> {
     let standing = sqlx::query!(r#"SELECT fit AS "fit!", taken AS "taken!" FROM migration_plan_standing($1)"#, plan_id)
         .fetch_one(tx)

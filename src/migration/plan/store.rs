@@ -113,7 +113,7 @@ pub(super) async fn users(tx: &mut Connection, scope: Scope, cohort: &Cohort, li
 }
 
 /// Which of these names a plan for the users `own` must leave alone, whatever Kanidm says of them at the moment: a
-/// migration means to give them to somebody else, or gave them. Persons may rename themselves; a name is not given twice
+/// migration means to give them to another user, or gave them. Persons may rename themselves; a name is not given twice
 /// for that.
 pub(super) async fn names_of_others(tx: &mut Connection, names: &[String], own: &HashSet<Uuid>) -> Result<Vec<String>> {
     let rows = sqlx::query!(

@@ -37,7 +37,7 @@ const START: &str = "StartMigration";
 /// What the service is made of.
 #[derive(Clone)]
 pub struct Parts {
-    /// The way to Postgres.
+    /// Connections to Postgres.
     pub db: Db,
     /// Time and randomness.
     pub context: Context,
@@ -47,7 +47,7 @@ pub struct Parts {
     pub log: Log,
     /// Page tokens and cursors.
     pub paging: Paging,
-    /// Says whether the caller of an open stream is still welcome.
+    /// Checks whether the caller of an open stream is still authorised.
     pub admission: Admission,
     /// The Kanidm to move to, where one is configured.
     pub kanidm: Option<Kanidm>,
@@ -115,7 +115,7 @@ impl Service {
         let mut cohort = convert::cohort(request.cohort.clone().unwrap_or_default())?;
         let (scope, tenants) = Self::reach(call, RUN, std::mem::take(&mut cohort.tenant_ids))?;
         cohort.tenant_ids = tenants;
-        // A repeat is answered before Kanidm is asked again, and once more when two came at the same time.
+        // A repeat is answered before Kanidm is asked again, and once more when two were concurrent.
         let mut tx = self.db.begin(scope).await?;
         let (_, earlier) = Replay::begin(&mut tx, call, PLAN, &request.request_id, &request).await?;
         if let Some(answer) = earlier {
