@@ -63,6 +63,14 @@ impl Changes {
         Ok(self.over(self.db.begin_contended(scope).await?))
     }
 
+    /// Begins one for the platform on behalf of users of `tenant`: see [`Db::begin_contended_for`].
+    ///
+    /// # Errors
+    /// `VALUE_CONTENDED`, `DATABASE_UNAVAILABLE`.
+    pub async fn begin_contended_for(&self, tenant: Uuid) -> Result<Change> {
+        Ok(self.over(self.db.begin_contended_for(Scope::Platform, Some(tenant)).await?))
+    }
+
     fn over(&self, tx: Tx) -> Change {
         Change { changes: self.clone(), tx, now: self.context.now(), revoked: Vec::new() }
     }

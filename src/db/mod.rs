@@ -117,7 +117,8 @@ pub struct Db {
 struct Contended {
     all: Arc<Semaphore>,
     each: usize,
-    by_scope: Mutex<HashMap<Option<Uuid>, Weak<Semaphore>>>,
+    /// By tenant; one for what is nobody's tenant's.
+    shares: Mutex<HashMap<Option<Uuid>, Weak<Semaphore>>>,
 }
 
 /// What a transaction holds that may wait for others' keys.
@@ -128,24 +129,24 @@ struct ContendedPermit {
 
 impl Contended {
     fn new(all: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), each: (all / 2).max(1), by_scope: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(all)), each: (all / 2).max(1), shares: Mutex::default() }
     }
 
-    /// Waits its turn: within the scope first, so that few of one tenant's stand before others'.
-    async fn acquire(&self, scope: Scope) -> Result<ContendedPermit> {
-        let own = self.of(scope).acquire_owned().await.map_err(Fault::internal)?;
+    /// Waits its turn: within its share first, so that few of one tenant's stand before others'.
+    async fn acquire(&self, share: Option<Uuid>) -> Result<ContendedPermit> {
+        let own = self.of(share).acquire_owned().await.map_err(Fault::internal)?;
         let all = Arc::clone(&self.all).acquire_owned().await.map_err(Fault::internal)?;
         Ok(ContendedPermit { _own: own, _all: all })
     }
 
-    fn of(&self, scope: Scope) -> Arc<Semaphore> {
-        let mut by_scope = self.by_scope.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = by_scope.get(&scope.tenant()).and_then(Weak::upgrade) {
+    fn of(&self, share: Option<Uuid>) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = shares.get(&share).and_then(Weak::upgrade) {
             return known;
         }
-        by_scope.retain(|_, semaphore| semaphore.strong_count() > 0);
+        shares.retain(|_, semaphore| semaphore.strong_count() > 0);
         let own = Arc::new(Semaphore::new(self.each));
-        by_scope.insert(scope.tenant(), Arc::downgrade(&own));
+        shares.insert(share, Arc::downgrade(&own));
         own
     }
 }
@@ -223,8 +224,17 @@ impl Db {
     /// # Errors
     /// `VALUE_CONTENDED` when too many wait already; `DATABASE_UNAVAILABLE`.
     pub async fn begin_contended(&self, scope: Scope) -> Result<Tx> {
+        self.begin_contended_for(scope, scope.tenant()).await
+    }
+
+    /// As [`Db::begin_contended`], within the share of `tenant`: for calls that act for the platform on behalf of a tenant's
+    /// users before those have signed in.
+    ///
+    /// # Errors
+    /// As [`Db::begin_contended`].
+    pub async fn begin_contended_for(&self, scope: Scope, tenant: Option<Uuid>) -> Result<Tx> {
         let permit =
-            tokio::time::timeout(CONTENDED_WAIT, self.contended.acquire(scope)).await.map_err(|_| contended())??;
+            tokio::time::timeout(CONTENDED_WAIT, self.contended.acquire(tenant)).await.map_err(|_| contended())??;
         let mut tx = self.begin(scope).await?;
         let wait = format!("SET LOCAL lock_timeout = {}", CONTENDED_WAIT.as_millis());
         tx.lease.get_mut().simple(wait).await?;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::settings::Settings;
-use super::store::types::NewSession;
+use super::store::types::{NewSession, UserRights};
 use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Recorder};
 use crate::context::Context;
@@ -194,6 +194,19 @@ impl SessionFactory {
     pub fn with_kanidm(&self, session: &mut PendingSession, kanidm_session: Option<Uuid>, refresh_token: &str) {
         session.record.kanidm_session_id = kanidm_session;
         session.record.kanidm_refresh_token = Some(self.seal_kanidm(session.session_id, refresh_token));
+    }
+}
+
+impl From<UserRights> for Rights {
+    fn from(row: UserRights) -> Self {
+        Self {
+            tenant_id: row.tenant_id,
+            roles: row.roles,
+            permissions: row.permissions,
+            platform_permissions: row.platform_permissions,
+            epoch: Epoch::of(row.tokens_valid_from),
+            must_change_password: row.must_change_password,
+        }
     }
 }
 

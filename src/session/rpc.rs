@@ -2,6 +2,7 @@
 
 mod watch;
 
+use futures_util::stream::Stream;
 use uuid::Uuid;
 
 use super::{Listing, SessionOwner, SessionView, Sessions, Status};
@@ -38,7 +39,7 @@ rpcs! { SessionService for Service {
         revoke_all_sessions(RevokeAllSessionsRequest) -> RevokeAllSessionsResponse = Service::revoke_all;
     }
     streams {
-        watch_revocations(WatchRevocationsRequest) -> WatchRevocationsStream of WatchRevocationsResponse = watch::open;
+        watch_revocations(WatchRevocationsRequest) -> WatchRevocationsStream of WatchRevocationsResponse = Service::watch;
     }
 }}
 
@@ -65,6 +66,14 @@ impl Service {
         let user = input::optional_uuid("user_id", &request.user_id)?;
         let ended = self.sessions.revoke_all(call, user, request.keep_current).await?;
         Ok(RevokeAllSessionsResponse { sessions_revoked: i32::try_from(ended).unwrap_or(i32::MAX) })
+    }
+
+    async fn watch(
+        &self,
+        call: Call,
+        request: WatchRevocationsRequest,
+    ) -> Result<impl Stream<Item = Result<WatchRevocationsResponse>> + use<>> {
+        watch::open(&self.sessions, &self.log, call, &request.cursor).await
     }
 }
 

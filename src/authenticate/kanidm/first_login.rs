@@ -9,7 +9,6 @@ use crate::access::{Call, input, names};
 use crate::audit::{Event, EventType};
 use crate::authenticate::tenant_required;
 use crate::change::Change;
-use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::SignedIn;
 
@@ -79,13 +78,18 @@ impl KanidmLogin {
         asked: Option<Uuid>,
         session_id: Uuid,
     ) -> Result<(Change, Result<User, NotMade>)> {
-        let newcomer = match newcomer(&mut change, person, asked).await? {
+        let newcomer = match self::newcomer(&mut change, person, asked).await? {
             Ok(newcomer) => newcomer,
             Err(why) => return Ok((change, Err(why))),
         };
         // Nothing is held so far. An import in progress may be writing the same address; it may take minutes.
         drop(change);
-        let mut change = self.changes.begin_contended(Scope::Platform).await?;
+        let mut change = self.changes.begin_contended_for(newcomer.tenant_id).await?;
+        // Decided again: while this waited, the tenant may have stopped making users, or taking such addresses.
+        let newcomer = match self::newcomer(&mut change, person, asked).await? {
+            Ok(newcomer) => newcomer,
+            Err(why) => return Ok((change, Err(why))),
+        };
         let now = change.now;
         if store::make_user(&mut change.tx, person.person, &newcomer, now).await? {
             let created = Event::by_system(EventType::UserCreated, call.correlation_id)

@@ -126,10 +126,12 @@ impl Account {
         let answer = match user {
             _ if is_capped => "capped",
             None => {
+                // The rows of registrations last: a call with the same request_id waits for the end of their change, and how
+                // long that takes must not tell it anything.
+                change.notify(letter.to_address(&asked.email)).await?;
                 let older = store::lock_sent(&mut change.tx, key, asked.tenant_id).await?;
                 store::close(&mut change.tx, &older, State::Superseded).await?;
                 store::send(&mut change.tx, id, &letter.token.token_hash).await?;
-                change.notify(letter.to_address(&asked.email)).await?;
                 return Ok("verification_sent");
             }
             // A user whose address is not confirmed yet is sent the token to do so.

@@ -59,7 +59,7 @@ impl Account {
     pub(super) async fn answer_reset(&self) -> Result<Option<&'static str>> {
         let mut change = self.changes.begin(Scope::Platform).await?;
         let tx = &mut change.tx;
-        let Some(request) = one_time::take_reset_request(tx).await? else { return Ok(None) };
+        let Some(request) = one_time::lock_reset_request(tx).await? else { return Ok(None) };
         let user = if request.identifier_key.contains('@') {
             users::lock_by_email(tx, &request.identifier_key).await?
         } else {
@@ -67,6 +67,7 @@ impl Account {
         };
         let Some(user) = user else {
             // Requests for unknown names fill no log.
+            one_time::delete_reset_request(&mut change.tx, request.request_id).await?;
             change.commit().await?;
             return Ok(Some("unknown"));
         };
@@ -77,6 +78,8 @@ impl Account {
             .tenant(user.tenant_id)
             .target("user", user.user_id);
         change.record(if answer == "sent" { event } else { event.outcome(Outcome::Refused).reason(answer) }).await?;
+        // Last: a call for the same name waits for the end of a deletion, and how long that takes must not tell it anything.
+        one_time::delete_reset_request(&mut change.tx, request.request_id).await?;
         change.commit().await?;
         Ok(Some(answer))
     }

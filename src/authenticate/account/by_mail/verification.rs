@@ -37,8 +37,8 @@ impl Account {
     /// Confirms an address.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS` for every reason; `VALUE_CONTENDED` while an import in progress may be writing the same
-    /// address; `THROTTLED`.
+    /// `INVALID_CREDENTIALS` for every reason; `VALUE_CONTENDED` when too many wait for an import that may be writing their
+    /// addresses, `DATABASE_UNAVAILABLE` for one that has waited; `THROTTLED`.
     pub(in crate::authenticate) async fn verify_email(
         &self,
         call: &Call,
@@ -58,14 +58,16 @@ impl Account {
         let secret = opaque::is_plausible(REGISTRATION_PREFIX, secret).then(|| opaque::digest(secret));
         let digest = opaque::digest(token);
         let mut change = self.changes.begin(Scope::Platform).await?;
-        if registrations::has_token(&mut change.tx, &digest).await? {
-            // Nothing was done in it. Only here, so that none of the few permits for those who may have to wait goes to
-            // a caller who made a token up.
-            change.commit().await?;
-            let change = self.changes.begin_contended(Scope::Platform).await?;
-            return self.confirm_registration(change, call, &digest, secret).await;
+        match registrations::of_token(&mut change.tx, &digest).await? {
+            None => self.confirm_user(change, call, &digest).await,
+            // The few permits to wait are for those who may have to: not for a made-up token or one that has been used.
+            Some((State::Sent, tenant)) => {
+                change.commit().await?;
+                let change = self.changes.begin_contended_for(tenant).await?;
+                self.confirm_registration(change, call, &digest, secret).await
+            }
+            Some(_) => self.confirm_registration(change, call, &digest, secret).await,
         }
-        self.confirm_user(change, call, &digest).await
     }
 
     /// Makes a registration a user.

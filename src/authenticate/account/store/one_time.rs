@@ -139,6 +139,7 @@ pub(in crate::authenticate) async fn ask_verification(
 
 /// A request for a new password.
 pub(in crate::authenticate) struct ResetRequest {
+    pub request_id: Uuid,
     /// The address or username.
     pub identifier_key: String,
     pub correlation_id: Uuid,
@@ -171,17 +172,22 @@ pub(in crate::authenticate) async fn insert_reset_request(
     Ok(())
 }
 
-/// Takes the oldest request for a new password that no other worker has taken.
-pub(in crate::authenticate) async fn take_reset_request(tx: &mut Connection) -> Result<Option<ResetRequest>> {
+/// The oldest request for a new password that no other worker has, kept from them until the transaction ends.
+pub(in crate::authenticate) async fn lock_reset_request(tx: &mut Connection) -> Result<Option<ResetRequest>> {
     let row = sqlx::query_as!(
         ResetRequest,
-        "DELETE FROM password_reset_requests WHERE request_id = (
-             SELECT x.request_id FROM password_reset_requests x ORDER BY x.created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-         RETURNING identifier_key, correlation_id, event, personal",
+        "SELECT request_id, identifier_key, correlation_id, event, personal FROM password_reset_requests
+         ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED",
     )
     .fetch_optional(tx)
     .await?;
     Ok(row)
+}
+
+/// Removes a request for a new password that has its answer.
+pub(in crate::authenticate) async fn delete_reset_request(tx: &mut Connection, request: Uuid) -> Result<()> {
+    sqlx::query!("DELETE FROM password_reset_requests WHERE request_id = $1", request).execute(tx).await?;
+    Ok(())
 }
 
 /// Purges what has lapsed of tokens and registrations, at most 1,000 of each.

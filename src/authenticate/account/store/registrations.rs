@@ -184,13 +184,15 @@ pub(in crate::authenticate) async fn become_user(
     Ok(())
 }
 
-/// Whether a token is that of a registration.
-pub(in crate::authenticate) async fn has_token(tx: &mut Connection, token: &[u8; 32]) -> Result<bool> {
-    let found =
-        sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM registrations WHERE token_hash = $1) AS "found!""#, token,)
-            .fetch_one(tx)
-            .await?;
-    Ok(found)
+/// How the registration of a token stands, and of which tenant it is.
+pub(in crate::authenticate) async fn of_token(tx: &mut Connection, token: &[u8; 32]) -> Result<Option<(State, Uuid)>> {
+    let row = sqlx::query!(
+        r#"SELECT state AS "state: State", tenant_id FROM registrations WHERE token_hash = $1"#,
+        token.as_slice(),
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(row.map(|row| (row.state, row.tenant_id)))
 }
 
 /// A registration that was answered; who asked for one that has ended is not kept.

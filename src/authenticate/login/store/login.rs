@@ -73,6 +73,27 @@ pub(in crate::authenticate) enum Finished {
     TenantRequired(Vec<Uuid>),
 }
 
+impl LoginResult {
+    /// # Errors
+    /// `INTERNAL` when the database left out what its outcome needs.
+    pub fn finished(self) -> Result<Finished> {
+        let missing = || Fault::internal("login_result lacks what its outcome needs");
+        Ok(match self.outcome {
+            LoginOutcome::SignedIn => Finished::SignedIn {
+                rights: self.rights.ok_or_else(missing)?.into(),
+                user: self.account.ok_or_else(missing)?.into(),
+                known_device: self.known_device.unwrap_or_default(),
+            },
+            LoginOutcome::MfaRequired => {
+                Finished::MfaRequired { recovery_codes: self.recovery_codes.ok_or_else(missing)? }
+            }
+            LoginOutcome::TenantRequired => Finished::TenantRequired(self.choices.ok_or_else(missing)?),
+            LoginOutcome::NoTenant => Finished::NoTenant,
+            LoginOutcome::Refused => Finished::Refused,
+        })
+    }
+}
+
 /// Finds the user and reserves the attempt.
 pub(in crate::authenticate) async fn login_begin(db: &Db, _: &ToItsEnd, begin: Begin<'_>) -> Result<Begun> {
     let limit = begin.limit.as_ref();
