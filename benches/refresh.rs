@@ -83,7 +83,8 @@ fn script(server: &TestServer) -> tempfile::NamedTempFile {
     };
     let recorder = &server.app().recorder;
     let event = |prepared: Prepared| {
-        let personal = prepared.personal.map(|sealed| format!("'\\x{}'::bytea", sidle::session::hex(&sealed)));
+        let personal =
+            prepared.personal.map(|sealed| format!("'\\x{}'::bytea", data_encoding::HEXLOWER.encode(&sealed)));
         // Otherwise pgbench takes what follows a colon for one of its variables.
         let event = prepared.event.to_string().replace("\":", "\": ").replace('\'', "''");
         let event = format!("'{event}'::jsonb || jsonb_build_object('event_id', gen_random_uuid())");

@@ -361,3 +361,13 @@ CREATE TYPE login_result AS (
 COMMENT ON TYPE login_result IS 'What became of a login: account and rights with signed_in, the tenants to choose from with tenant_required, whether there are recovery codes left with mfa_required; a refusal where the caller is to record it.';
 CREATE TYPE key_outcome AS ENUM ('accepted', 'unknown', 'revoked', 'expired', 'disabled', 'tenant_disabled');
 COMMENT ON TYPE key_outcome IS 'What became of an API key or a client secret.';
+CREATE TYPE new_invitation AS (
+    invitation_id uuid,
+    token_hash    bytea,
+    expires_at    timestamptz,
+    tenant_slugs  text[],
+    mail          jsonb,
+    mail_every    interval,
+    issued        prepared_event
+);
+COMMENT ON TYPE new_invitation IS 'An invitation for a user who is to be invited: the tenants to whose users it may go, all where none is named, and the message that brings it, where there is mail, with how often at most.';

@@ -1,4 +1,4 @@
-//! A change that is being made: one transaction with the events that tell of it, the messages it sends, and what this
+//! A change that is being made: one transaction with its events, the messages it sends, and what this
 //! replica must refuse as soon as it is committed.
 
 use chrono::{DateTime, Utc};
@@ -61,6 +61,14 @@ impl Changes {
     /// `VALUE_CONTENDED`, `DATABASE_UNAVAILABLE`.
     pub async fn begin_contended(&self, scope: Scope) -> Result<Change> {
         Ok(self.over(self.db.begin_contended(scope).await?))
+    }
+
+    /// Begins one for the platform on behalf of users of `tenant`: see [`Db::begin_contended_for`].
+    ///
+    /// # Errors
+    /// `VALUE_CONTENDED`, `DATABASE_UNAVAILABLE`.
+    pub async fn begin_contended_for(&self, tenant: Uuid) -> Result<Change> {
+        Ok(self.over(self.db.begin_contended_for(Scope::Platform, Some(tenant)).await?))
     }
 
     fn over(&self, tx: Tx) -> Change {

@@ -61,7 +61,7 @@ impl<T: Message + Default> Decoder for Reader<T> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
         match T::decode(buffer) {
             Ok(message) => Ok(Some(message)),
-            // The decoder's own words name fields, never contents.
+            // The decoder's message names fields, never contents.
             Err(error) => {
                 Err(Fault::new(Reason::MalformedRequest, format!("The message cannot be decoded: {error}.")).into())
             }

@@ -57,7 +57,6 @@ impl Clock {
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {
-    /// Since it was started.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed()

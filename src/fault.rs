@@ -41,7 +41,7 @@ pub fn answer(reason: Reason) -> &'static Answer {
     let number = reason as i32;
     match generated::ANSWERS.binary_search_by_key(&number, |answer| answer.reason) {
         Ok(at) => &generated::ANSWERS[at],
-        // REASON_UNSPECIFIED is never sent; whoever manages to build it answers the first reason, INTERNAL.
+        // REASON_UNSPECIFIED is never sent; a fault built with it is answered with the first reason, INTERNAL.
         Err(_) => &generated::ANSWERS[0],
     }
 }
@@ -94,15 +94,16 @@ impl Fault {
         self
     }
 
-    /// A failure whose cause is not the caller's business.
+    /// A failure whose cause is not shown to the caller.
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::new(Reason::Internal, "The service failed; its log has the cause under this correlation id.")
             .because(cause)
     }
 
-    /// The failure to read what a column of the database says, as when a newer release has written it.
-    pub fn unknown_word(column: &'static str) -> Self {
-        Self::internal(format!("{column} holds a word that this release does not know"))
+    /// The failure to read what `column`, of the form `table.column`, of the row with this id says, as when a newer release has
+    /// written it.
+    pub fn unknown_word(column: &'static str, row: impl std::fmt::Display) -> Self {
+        Self::internal(format!("{column} of the row {row} holds a word that this release does not know"))
     }
 
     /// An RPC of the contract that this release does not implement.
@@ -123,7 +124,7 @@ impl Fault {
         self
     }
 
-    /// How long to wait before trying again.
+    /// How long to wait before a retry.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.inner.retry_after = Some(delay);
@@ -156,7 +157,7 @@ impl Fault {
         &self.inner.metadata
     }
 
-    /// How long to wait before trying again.
+    /// How long to wait before a retry.
     pub fn retry_delay(&self) -> Option<Duration> {
         self.inner.retry_after
     }

@@ -5,7 +5,7 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | [`authenticate`] | the ways in: passwords, API keys, Kanidm's login |
+//! | [`authenticate`] | authentication methods: passwords, API keys, Kanidm's login |
 //! | [`session`] | sessions and refresh tokens: their beginning, renewal and end |
 //! | [`token`] | access tokens: signing keys, issuing, checking, revocation |
 //! | [`credential`] | password hashes, policy, one-time codes: no I/O |

@@ -19,13 +19,13 @@ use crate::telemetry::code_name;
 /// How a login ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LoginOutcome {
-    /// Let in.
+    /// Signed in.
     Success,
     /// Refused.
     Refused,
-    /// Turned away for lack of room.
+    /// Shed: too much waits already.
     Shed,
-    /// Turned away because its address asked too often.
+    /// Refused by the rate limit of its address.
     Throttled,
     /// The password was right, and a second factor is asked for.
     SecondFactor,
@@ -46,7 +46,7 @@ impl LoginOutcome {
     }
 }
 
-/// Which way in.
+/// Authentication method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LoginMethod {
     /// Legacy password.
@@ -87,7 +87,7 @@ pub enum CarriedOver {
     Unavailable,
     /// It took too long, or the user changed meanwhile.
     Dropped,
-    /// There was no room for it.
+    /// Too many others were under way.
     Shed,
 }
 
@@ -221,7 +221,7 @@ pub enum Circuit {
     Closed,
     /// One call is let through to find out.
     HalfOpen,
-    /// Calls are refused at once.
+    /// Calls are refused immediately.
     Open,
 }
 
@@ -365,7 +365,7 @@ impl Metrics {
         self.inner.calls_active.get_or_create(&MethodLabels { method }).inc();
     }
 
-    /// A call ended: it was answered to its last byte, or its client went away.
+    /// A call ended: it was answered to its last byte, or its client disconnected.
     pub fn call_ended(&self, method: &'static str, code: Code, took: Duration) {
         self.inner.calls_active.get_or_create(&MethodLabels { method }).dec();
         self.inner.calls.get_or_create(&CallLabels { method, code: code_name(code) }).inc();
@@ -382,7 +382,7 @@ impl Metrics {
         self.inner.not_grpc.get_or_create(&StatusLabels { status }).inc();
     }
 
-    /// A call was turned away at the edge.
+    /// A call was refused at the edge.
     pub fn denied(&self, reason: Reason) {
         self.inner.denied.get_or_create(&ReasonLabels { reason: answer(reason).name }).inc();
     }
@@ -421,7 +421,7 @@ impl Metrics {
         self.inner.mail_failures.get_or_create(&ClassLabels { class }).inc();
     }
 
-    /// The sessions that Kanidm vouches for were looked at.
+    /// The sessions that depend on Kanidm were looked at.
     pub fn kanidm_oldest_check(&self, seconds: f64) {
         self.inner.kanidm_oldest_check.set(seconds);
     }

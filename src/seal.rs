@@ -118,7 +118,7 @@ impl Keyring {
     }
 }
 
-/// Encrypts; the only place that does, so that nobody can store something else in place of a ciphertext.
+/// Encrypts; the only place that does, so that nothing else can be stored in place of a ciphertext.
 ///
 /// # Panics
 /// Beyond 256 GiB, which is the cipher's only failure. A call that got so far is answered INTERNAL and stores nothing; going

@@ -11,7 +11,7 @@ use crate::seal::Keyring;
 /// The parts that every service shares.
 #[derive(Clone)]
 pub struct Core {
-    /// The way to Postgres.
+    /// Connections to Postgres.
     pub db: Db,
     /// Time and randomness.
     pub context: Context,
@@ -19,7 +19,7 @@ pub struct Core {
     pub keyring: Keyring,
     /// Writes audit events.
     pub recorder: Recorder,
-    /// Takes messages to people.
+    /// Queues mail.
     pub outbox: Outbox,
     /// What operators watch.
     pub metrics: Metrics,

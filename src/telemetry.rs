@@ -1,4 +1,4 @@
-//! What the service tells about itself while it runs: the log, with stable event names and the correlation id of the call in
+//! What the service reports about itself while it runs: the log, with stable event names and the correlation id of the call in
 //! each line; traces and metrics over OTLP where an endpoint for them is configured.
 
 mod otlp;
@@ -58,7 +58,7 @@ impl Telemetry {
 
 fn log_layer(config: &LogConfig) -> Box<dyn Layer<Registry> + Send + Sync> {
     let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    // Colours are for a terminal; in a file they would only be in the way of whoever searches it.
+    // Colours are for a terminal; in a file they would only hinder searching.
     let colours_wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let layer = fmt::layer().with_ansi(colours_wanted && std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let filter = filter.and(filter_fn(|metadata| metadata.target() != EXPORTED));

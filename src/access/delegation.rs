@@ -1,6 +1,6 @@
-//! Nobody hands out, or reaches past, what they do not hold: otherwise whoever may give roles in one tenant could become
-//! administrator of all. Every change that is aimed at a user comes through [`aim`], whatever service makes it: what
-//! changes users takes the [`Aimed`] that only this gives.
+//! Callers grant only what they hold, and change only users who hold no more: otherwise a caller who may give roles in one
+//! tenant could become administrator of all. Every change that is aimed at a user passes [`aim`], whatever service makes
+//! it: what changes users takes the [`Aimed`] that only this returns.
 
 use uuid::Uuid;
 
@@ -8,18 +8,18 @@ use super::{Permissions, Principal, store};
 use crate::db::{Connection, Scope};
 use crate::fault::{Fault, Reason, Result};
 
-/// What somebody may do at one place by one role: in a tenant or, without one, on the platform. Also by a role that holds
-/// no permission of Sidle's: what it means to other services is theirs to say.
+/// What a user may do by one role: in a tenant or, without one, on the platform. Also by a role that holds no permission of
+/// Sidle's: what it means to other services is theirs to say.
 pub type Rights = (Option<Uuid>, Vec<String>);
 
 /// What a change does to the user whom it is aimed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Whoever makes it could come in as the user: address, name to sign in with, password, factors, links. Within a
+    /// The caller could then sign in as the user: address, name to sign in with, password, factors, links. Within a
     /// tenant it is for users who are members of that tenant only: any role elsewhere, whatever it holds, is above its
     /// administrators.
     Control,
-    /// It ends or begins what the user has everywhere: lock, switch, deletion, and the tokens that a new role voids.
+    /// It ends or begins what the user has everywhere: lock, status, deletion, and the tokens that a new role voids.
     Everywhere,
     /// It ends what the user has in the caller's tenant, a session or a role there; of callers on the platform, anywhere.
     Here,
@@ -125,7 +125,7 @@ fn covers_user(principal: &Principal, scope: Scope, effect: Effect, rights: &[Ri
             continue;
         }
         covers(principal, *place, permissions)?;
-        // A role that holds nothing of ours is a right all the same: on the platform in any case, elsewhere where it
+        // A role without permissions of ours is a right all the same: on the platform in any case, elsewhere where it
         // would be taken over.
         let is_above = place.is_none() || effect == Effect::Control && elsewhere;
         if is_above && scope != Scope::Platform {
@@ -213,7 +213,7 @@ mod tests {
         // A right elsewhere is out of reach of what ends here, and above everything else.
         let elsewhere = [member.clone(), (Some(OTHER), names(&["users.read"]))];
         assert_eq!(EFFECTS.map(|effect| may(&elsewhere, effect)), [false, false, true]);
-        // A role elsewhere that holds nothing of ours is above whoever could take the account over.
+        // A role elsewhere without permissions of ours is above callers who could take the account over.
         assert_eq!(EFFECTS.map(|effect| may(&[(Some(OTHER), Vec::new())], effect)), [false, true, true]);
         // Something else on the platform does not make an administrator of a tenant one of the platform.
         let verifier = caller("users.write users.read", "tokens.verify");

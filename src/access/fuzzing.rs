@@ -1,4 +1,4 @@
-//! Fuzz targets of this room.
+//! Fuzz targets of this module.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ fn call(user: u128) -> Call {
     Call { principal: Some(Arc::new(principal)), ..Call::internal(Uuid::nil()) }
 }
 
-/// Nobody can make a page token; one that Sidle made leads back to its position, and only for whom it was made.
+/// Page tokens cannot be forged; one that Sidle made leads back to its position, and only for its caller.
 pub(crate) fn page_tokens(data: &[u8]) {
     let paging = Paging::new(&Keyring::new([(1, Zeroizing::new([1; 32]))]).expect("one key"));
     let token = String::from_utf8_lossy(data);

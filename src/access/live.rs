@@ -1,5 +1,4 @@
-//! What every stream that stays open has in common: whether its caller may still be told something, and when it must
-//! show that it lives.
+//! What every stream that stays open has in common: whether its caller is still authorised, and when a heartbeat is due.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -9,10 +8,10 @@ use super::{Call, input};
 use crate::context::Clock;
 use crate::fault::{Fault, Result};
 
-/// Longest time between two looks at whether the caller is still authorised, while nothing is sent.
+/// Longest time between two checks whether the caller is still authorised, while nothing is sent.
 pub const RECHECK: Duration = Duration::from_secs(5);
 
-/// Says whether the caller of an open stream may still be told something. Who checks tokens makes it.
+/// Checks whether the caller of an open stream is still authorised. Made by what verifies tokens.
 #[derive(Clone)]
 pub struct Admission(Arc<Check>);
 
@@ -24,7 +23,7 @@ impl Admission {
         Self(Arc::new(check))
     }
 
-    /// Whether the caller is still who they were when the stream began.
+    /// Checks that the caller is still authorised as when the stream began.
     ///
     /// # Errors
     /// `UNAUTHENTICATED`, `REVOCATIONS_STALE`.
@@ -33,7 +32,7 @@ impl Admission {
     }
 }
 
-/// When a stream must show that it lives.
+/// When the next heartbeat of a stream is due.
 pub(crate) struct Heartbeat {
     clock: Clock,
     interval: Duration,
@@ -41,7 +40,7 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Due at once: nothing was sent yet.
+    /// Due immediately: nothing was sent yet.
     pub fn due(clock: Clock, interval: Duration) -> Self {
         Self { clock, interval, last_sent: None }
     }

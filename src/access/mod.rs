@@ -15,7 +15,6 @@ pub mod replay;
 pub(crate) mod rpcs;
 pub mod status;
 mod store;
-pub mod words;
 
 pub(crate) use self::policy::aside;
 pub use self::policy::{Policy, all as policies, all_sensitive, max_request_bytes, of as policy_of, sensitive};
@@ -23,4 +22,5 @@ pub(crate) use self::principal::denied;
 pub use self::principal::{Call, Principal, PrincipalKind};
 pub use self::proven::{of_nothing, request_digest};
 pub(crate) use self::store::certificate_account;
+pub use self::store::words;
 pub use sidle_token::{PLATFORM_RESERVED, Permissions};

@@ -15,7 +15,7 @@ pub fn email_key(email: &str) -> String {
 }
 
 /// The key of a username: compatibility forms and case folded, as RFC 8265 has it (UsernameCaseMapped), of each of the
-/// words that blanks separate. None for what cannot be one: with `@`, with characters that are not seen or turn the
+/// words that blanks separate. None for what cannot be one: with `@`, with characters that are invisible or turn the
 /// direction of text, or in letters that look like those of another script.
 pub fn username_key(username: &str) -> Option<String> {
     let key = folded(username)?;
@@ -23,8 +23,8 @@ pub fn username_key(username: &str) -> Option<String> {
     (folded(&key)? == key && !looks_alike(&key)).then_some(key)
 }
 
-/// The key of what somebody types to sign in: of an address where it has an `@`, otherwise of a username. What can be
-/// neither gets a key that nobody has, so that it is treated like any name of nobody.
+/// The key of an identifier typed to sign in: of an address where it has an `@`, otherwise of a username. What can be
+/// neither gets a key that no user has, so that it is treated like any unknown identifier.
 pub fn identifier_key(identifier: &str) -> String {
     if identifier.contains('@') {
         return email_key(identifier);
@@ -70,7 +70,7 @@ fn folded(username: &str) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// Joiners and variation selectors: allowed between some letters, and seen by nobody.
+/// Joiners and variation selectors: allowed between some letters, and invisible.
 fn is_unseen(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{34f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(identifier_key("Ann@Example.COM"), "ann@example.com");
     }
 
-    /// Postgres makes `irem` of the first and Rust does not: who registered as `irem` was signed in as the other.
+    /// Postgres makes `irem` of the first and Rust does not: a user registered as `irem` was signed in as the other.
     #[test]
     fn a_dotted_capital_i_is_no_plain_one() {
         let dotted = username_key("İrem").unwrap();

@@ -1,5 +1,5 @@
-//! Page tokens and cursors: opaque, and bound by a MAC to who asked, which RPC and which filter, so that nobody reads
-//! on with somebody else's, or with another filter than they began with.
+//! Page tokens and cursors: opaque, and bound by a MAC to caller, RPC and filter, so that no caller reads on with
+//! another's, or with another filter than they began with.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(of("/sidle.v1.SessionService/Nothing"), None);
     }
 
-    /// What anybody may send is small, and what is large is a short list on purpose.
+    /// What callers may send without a login is small, and what is large is a short list on purpose.
     #[test]
     fn every_rpc_bounds_its_messages_and_few_take_large_ones() {
         for (path, policy) in all() {
@@ -155,7 +155,7 @@ mod tests {
         }
     }
 
-    /// Who may come in without credentials is a short list on purpose.
+    /// What may be called without credentials is a short list on purpose.
     #[test]
     fn only_the_ways_in_are_public() {
         let public: Vec<&str> = all()

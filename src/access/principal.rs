@@ -15,7 +15,7 @@ use crate::fault::{Fault, Reason, Result};
 /// What kind of account calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrincipalKind {
-    /// A person.
+    /// The account of a human being.
     User,
     /// A program.
     ServiceAccount,
@@ -34,7 +34,6 @@ impl PrincipalKind {
 /// An authenticated caller.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// User or service account.
     pub kind: PrincipalKind,
     pub id: Uuid,
     /// The session that the access token belongs to; service accounts have none.
@@ -45,7 +44,7 @@ pub struct Principal {
     pub permissions: Permissions,
     /// What it may do in every tenant.
     pub platform_permissions: Permissions,
-    /// The key that signed the access token; none where somebody else vouches for the caller.
+    /// The key that signed the access token; none for callers authenticated without one.
     pub key_id: Option<Uuid>,
     /// When the access token was issued, by the clock of the replica that did.
     pub issued_at: DateTime<Utc>,
@@ -93,7 +92,7 @@ pub struct Call {
     pub address: Option<IpAddr>,
     /// The caller's user agent.
     pub user_agent: Option<String>,
-    /// Who calls; none for a public RPC.
+    /// The caller; none for a public RPC.
     pub principal: Option<Arc<Principal>>,
     /// The account of the client certificate, where one came besides the token of `principal`, whose rights it bounds.
     pub certificate: Option<Arc<Principal>>,
@@ -155,7 +154,7 @@ impl Call {
     /// Who calls.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` when nobody has signed in.
+    /// `UNAUTHENTICATED` when the caller has not signed in.
     pub fn principal(&self) -> Result<&Principal> {
         self.principal.as_deref().ok_or_else(|| Fault::new(Reason::Unauthenticated, "The call needs an access token."))
     }

@@ -20,7 +20,7 @@ pub struct Replay {
 
 impl Replay {
     /// Begins a call, in its transaction: none when it came without a `request_id`, otherwise the handle to finish it
-    /// with and, if it was made before, the first answer. Of two at the same time the second waits for the first.
+    /// with and, if it was made before, the first answer. Of two concurrent ones the second waits for the first.
     ///
     /// # Errors
     /// `REQUEST_ID_REUSED` when the id came before with another body.

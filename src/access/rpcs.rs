@@ -1,5 +1,5 @@
-//! Services of the contract as tables: each RPC with its request, its answer and the function that serves it. What every
-//! RPC does alike, finding out whose call it is and turning a fault into a status, stands here once.
+//! Services of the contract as tables: each RPC with its request, its answer and the function that serves it. What all
+//! RPCs share, identifying the caller and turning a fault into a status, is implemented here once.
 
 /// Implements the tonic trait of a service. A section that a service does not need is left out; sections come in this
 /// order:
@@ -8,7 +8,7 @@
 /// - `with_metadata`: functions of `(&Service, tonic::Request<Request>)`, for what reads headers or has no caller.
 /// - `streams`: functions of `(&Service, Call, Request)` that give a stream of answers.
 /// - `uploads`: functions of `(&Service, Call, Streaming<Request>)` that give a stream of answers.
-/// - `unimplemented` and `unimplemented_streams`: RPCs of the contract that are not there yet, by their names there.
+/// - `unimplemented` and `unimplemented_streams`: RPCs of the contract that are not implemented yet, by their names there.
 macro_rules! rpcs {
     ($trait:ident for $service:ident {
         $(unary { $($name:ident($request:ident) -> $answer:ident = $handler:path;)+ })?

@@ -1,5 +1,7 @@
 //! SQL of stored answers, and of the accounts behind client certificates.
 
+pub mod words;
+
 use crate::db::{Connection, Db};
 use sidle_token::Epoch;
 use uuid::Uuid;

@@ -35,7 +35,7 @@ use crate::shared::Core;
 use crate::token::Verifier;
 use crate::{audit, authenticate, directory, migration, session};
 
-/// Health as `grpc.health.v1` tells it.
+/// Health as `grpc.health.v1` reports it.
 #[derive(Clone)]
 pub struct Health {
     /// The service that answers.
@@ -46,13 +46,12 @@ pub struct Health {
 /// Everything that the services work with, made once.
 #[derive(Clone)]
 pub struct App {
-    /// The configuration.
     pub config: Arc<Config>,
     /// Time and randomness.
     pub context: Context,
-    /// The way to Postgres, for calls and workers.
+    /// Connections to Postgres, for calls and workers.
     pub db: Db,
-    /// Connections that calls cannot take away.
+    /// Connections that calls cannot exhaust.
     pub reserved: Reserved,
     /// The keys that seal.
     pub keyring: Keyring,
@@ -66,21 +65,21 @@ pub struct App {
     pub feed: Feed,
     /// Reads the audit log.
     pub log: Log,
-    /// Takes messages to people.
+    /// Queues mail.
     pub outbox: Outbox,
-    /// The way to Kanidm, where one is configured.
+    /// The client of Kanidm, where one is configured.
     pub kanidm: Option<Kanidm>,
-    /// Kanidm as the place to sign in at.
+    /// Kanidm as an OpenID provider.
     pub oidc: Option<Oidc>,
     /// Hashes passwords.
     pub hasher: Hasher,
     /// Sessions and their tokens.
     pub sessions: Sessions,
-    /// The ways in.
+    /// Authentication methods.
     pub authenticate: Authenticate,
-    /// Asks sensitive calls for their proof.
+    /// Asks sensitive calls for a fresh proof.
     pub step_ups: StepUps,
-    /// Who there is.
+    /// Users, tenants, roles, memberships, service accounts.
     pub directory: Directory,
     /// Checks access tokens.
     pub verifier: Verifier,
@@ -91,7 +90,7 @@ pub struct App {
     pub stop: CancellationToken,
 }
 
-/// Connections of their own for what must go on whatever calls do with theirs.
+/// Reserved connections for what must go on when calls have exhausted theirs.
 #[derive(Clone)]
 pub struct Reserved {
     /// The sequencer's.
@@ -108,7 +107,7 @@ pub struct Running {
     pub grpc_address: SocketAddr,
     /// Address of the HTTP port for operators.
     pub ops_address: SocketAddr,
-    /// Address of the HTTP port for everybody, where there is one.
+    /// Address of the public HTTP port, where there is one.
     pub public_address: Option<SocketAddr>,
     /// What it was made of.
     pub app: App,
@@ -284,7 +283,7 @@ impl App {
             Sequencer::new(db, context, keyring, self.recorder.clone(), self.feed.clone(), self.metrics.clone());
         tasks.spawn(finish(sequencer.run(self.stop.clone())));
         tasks.spawn(finish(self.feed.clone().run(self.stop.clone())));
-        // Calls cannot take these connections away: what is revoked becomes known whatever they do.
+        // Calls cannot exhaust these connections: revocations become known whatever calls do.
         let log = Log::new(self.reserved.feed.clone(), self.feed.clone());
         let kept = self.sessions.start(&log, self.metrics.clone(), self.stop.clone()).await?;
         tasks.spawn(finish(kept));

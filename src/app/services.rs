@@ -13,7 +13,7 @@ use crate::proto::migration_service_server::MigrationServiceServer;
 use crate::proto::session_service_server::SessionServiceServer;
 use crate::{audit, authenticate, directory, migration, session};
 
-/// Full names of the services whose health is told apart.
+/// Full names of the services whose health is reported separately.
 pub const NAMES: [&str; 5] = [
     "sidle.v1.AuthenticateService",
     "sidle.v1.SessionService",
@@ -24,11 +24,9 @@ pub const NAMES: [&str; 5] = [
 
 /// What is registered.
 pub struct Services {
-    /// Authentication.
     pub authenticate: authenticate::Service,
     /// Sessions and their tokens.
     pub session: session::Service,
-    /// The audit log.
     pub audit: audit::Service,
     pub migration: migration::Service,
     /// Users, tenants, roles.

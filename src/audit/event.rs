@@ -42,7 +42,7 @@ pub enum ActorKind {
     ServiceAccount,
     /// Sidle itself.
     System,
-    /// Somebody who has not shown who they are.
+    /// A caller who is not authenticated.
     Anonymous,
 }
 
@@ -155,7 +155,7 @@ impl Event {
         self
     }
 
-    /// Leaves the personal data the actor's, or that of nobody who is known, though the target is a user.
+    /// Leaves the personal data the actor's, or that of no known account, though the target is a user.
     pub fn not_about_target(mut self) -> Self {
         self.is_about_target = false;
         self
@@ -185,7 +185,7 @@ impl Event {
         self
     }
 
-    /// A fact that is not about a person: an id, a count, a digest, an enumerated word. Never free text.
+    /// A fact that is not about a person: an id, a count, a digest, an enumerated value. Never free text.
     pub fn detail(mut self, name: &'static str, value: impl Serialize) -> Self {
         self.details.insert(name.to_owned(), json(value));
         self
@@ -208,7 +208,7 @@ impl Event {
         self.personal("old", old).personal("new", new)
     }
 
-    /// Whose the personal data is, as far as the event tells.
+    /// Whose the personal data is, as far as the event says.
     pub(super) fn known_subject(&self) -> Option<Uuid> {
         let target = self.target.as_ref().filter(|(kind, _)| *kind == "user" && self.is_about_target);
         self.subject.or_else(|| target.and_then(|(_, id)| Uuid::try_parse(id).ok())).or(self.actor_id)

@@ -1,4 +1,4 @@
-//! What can happen. One list, so that whoever reads the log finds every name it can hold.
+//! What can happen. One list, so that a reader of the log finds every name it can hold.
 
 use std::fmt;
 

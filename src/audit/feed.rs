@@ -1,5 +1,5 @@
-//! The live end of the log: one tailer per replica that reads each new event once and hands it to everybody here who
-//! waits for it. Notifications only wake it; what it delivers it has read from the table, in order.
+//! The live end of the log: one tailer per replica that reads each new event once and hands it to every local
+//! subscriber. Notifications only wake it; what it delivers it has read from the table, in order.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,15 +19,15 @@ use crate::db::{Db, Scope};
 use crate::fault::{Fault, Reason, Result};
 use crate::metrics::Metrics;
 
-/// Events read at once.
+/// Events read in one query.
 const PAGE: i64 = 1000;
 /// Pause between looks when no notification comes.
 const POLL: Duration = Duration::from_secs(1);
-/// Longest time a look may take; a connection that hangs must not pass for one with nothing to say.
+/// Longest time a look may take; a connection that hangs must not pass for one with nothing new.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after a look that failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// Batches that may wait for a subscriber. One that falls behind is let go and reads the table.
+/// Batches that may wait for a subscriber. One that falls behind is cut off and reads the table.
 const BACKLOG: usize = 64;
 
 /// Events that became known together.
@@ -85,7 +85,7 @@ impl Looks {
             // An older event that was committed later says nothing about the one that has waited all along.
             Some(known) if inbox_id <= known.0 => known,
             // It may have waited since right after the look before, which is long ago where the database could not be
-            // reached meanwhile. Before the first look, what it tells is read from the tables.
+            // reached meanwhile. Before the first look, what it reports is read from the tables.
             _ => (inbox_id, self.last.unwrap_or(now)),
         });
         self.last = Some(now);
@@ -186,7 +186,7 @@ impl Feed {
         &self.shared.lost
     }
 
-    /// Everything after the returned event, from now on: for one tenant, or for everybody.
+    /// Everything after the returned event, from now on: for one tenant, or for all.
     pub(super) fn subscribe(&self, tenant: Option<Uuid>) -> (Subscription, Origin) {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let mut subscribers = lock(&self.shared.subscribers);
@@ -254,8 +254,8 @@ impl Feed {
         Ok(more)
     }
 
-    /// The log is another one than was read so far: nothing that was learned from it holds. Every follower ends, and nothing
-    /// is vouched for until what must be known has been read anew.
+    /// The log is another one than was read so far: nothing that was learned from it holds. Every follower ends, and
+    /// nothing counts as confirmed until what must be known has been read anew.
     fn begin_anew(&self, lost: Mark) {
         tracing::error!(
             event = "audit_log_forked",
@@ -298,7 +298,7 @@ impl Feed {
     }
 }
 
-/// Hands `events` to everybody who can take them. Who cannot is let go: their channel ends, and they read the table.
+/// Hands `events` to every subscriber that can take them. One that cannot is cut off: its channel ends, and it reads the table.
 fn send(receivers: &mut HashMap<u64, mpsc::Sender<Delivery>>, events: &Delivery) {
     receivers.retain(|_, receiver| receiver.try_send(Arc::clone(events)).is_ok());
 }
@@ -307,7 +307,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A place among the subscribers, given up when dropped.
+/// A subscription, ended when dropped.
 pub(super) struct Subscription {
     receiver: mpsc::Receiver<Delivery>,
     id: u64,
@@ -316,14 +316,14 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// The next events; none when this subscriber fell behind and was let go.
+    /// The next events; none when this subscriber fell behind and was cut off.
     pub(super) async fn next(&mut self) -> Option<Delivery> {
         self.receiver.recv().await
     }
 
     /// The event up to which there is nothing here that was not taken; none when that is not known.
     pub(super) fn idle_at(&self) -> Option<Mark> {
-        // The mark first, since it is set after what leads to it was sent, and after all were let go in a new epoch.
+        // The mark first, since it is set after what leads to it was sent, and after all were cut off in a new epoch.
         let mark = self.feed.mark();
         mark.filter(|_| self.receiver.is_empty() && !self.receiver.is_closed())
     }

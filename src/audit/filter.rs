@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{EventType, Outcome, StoredEvent};
 use crate::db::Scope;
 
-/// Conditions that events must meet, all of them; within the scope of whoever reads.
+/// Conditions that events must meet, all of them; within the scope of the reader.
 #[derive(Clone, Debug)]
 pub struct Filter {
     pub(super) scope: Scope,

@@ -1,4 +1,4 @@
-//! The canonical bytes of an event, which the log commits to. docs/audit-leaf.md describes them for whoever writes a
+//! The canonical bytes of an event, which the log commits to. docs/audit-leaf.md describes them for authors of a
 //! verifier; they must never change for events that exist.
 
 use serde_json::{Map, Value};

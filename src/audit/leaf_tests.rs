@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -20,10 +21,6 @@ fn decode(leaf: &[u8]) -> Option<BTreeMap<u8, Vec<u8>>> {
         rest = after;
     }
     Some(fields)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn fixed(details: &Map<String, Value>) -> Leaf<'_> {
@@ -74,14 +71,14 @@ fn the_bytes_of_a_fixed_event_never_change() {
         "1200000020abababababababababababababababababababababababababababababababab",
         "1500000006657261736564",
     ];
-    assert_eq!(hex(&leaf), expected.concat());
-    assert_eq!(hex(&hash(&leaf)), "c85783fdcbed9c1c63defebdff39df34cb0df461e68592dd58f29bed216ff03f");
+    assert_eq!(HEXLOWER.encode(&leaf), expected.concat());
+    assert_eq!(HEXLOWER.encode(&hash(&leaf)), "c85783fdcbed9c1c63defebdff39df34cb0df461e68592dd58f29bed216ff03f");
 }
 
 #[test]
 fn a_leaf_hash_is_that_of_rfc_6962() {
     // The hash of the empty leaf, as other implementations of RFC 6962 publish it.
-    assert_eq!(hex(&hash(b"")), "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
+    assert_eq!(HEXLOWER.encode(&hash(b"")), "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
 }
 
 /// What an event is made of: position, ids, words, times, which of the optional parts it has, details, commitments.

@@ -11,7 +11,7 @@ use crate::db::Db;
 use crate::fault::{Fault, Reason, Result};
 use crate::metrics::Metrics;
 
-/// The channel on which sequencers tell that there is something new.
+/// The channel on which sequencers announce new events.
 const CHANNEL: &str = "sidle_audit";
 /// Pause before listening again after the connection broke.
 const RECONNECT: Duration = Duration::from_millis(500);

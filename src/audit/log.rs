@@ -16,11 +16,11 @@ use super::store::{self, Range, Standing};
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Reason, Result};
 
-/// Events that a follower reads from the table at once.
+/// Events that a follower reads from the table in one query.
 const PAGE: i64 = 500;
-/// Positions that a follower looks through at once, so that a filter that matches little does not make one long query.
+/// Positions that a follower scans in one query, so that a filter that matches little does not make a long one.
 const WINDOW: i64 = 200_000;
-/// How long a follower that has read further, at another replica, waits for this one before it looks what is the matter.
+/// How long a follower that has read further, at another replica, waits for this one before it checks why.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// Reads the audit log.
@@ -66,7 +66,6 @@ pub enum Start {
 }
 
 impl Log {
-    /// The log in `db`, live through `feed`.
     pub fn new(db: Db, feed: Feed) -> Self {
         Self { db, feed }
     }
@@ -164,7 +163,7 @@ impl Log {
         }
         match found {
             _ if mark == Mark::BEGINNING && oldest <= 1 => Ok(()),
-            // The log ended before it, and nobody was given an event that is not there.
+            // The log ended before it, and no reader was given an event that is not there.
             Some(_) if !mark.is_known() => Err(forked()),
             Some(hash) if mark.agrees(Some(&hash)) => Ok(()),
             Some(_) => Err(forked()),
@@ -213,11 +212,11 @@ pub enum Progress {
     End,
 }
 
-/// Somebody who follows the log. Every method may be dropped while it waits, without losing an event.
+/// A reader that follows the log. Every method may be dropped while it waits, without losing an event.
 pub struct Follow {
     log: Log,
     filter: Filter,
-    /// Which of the logs there have been it follows.
+    /// The epoch of the log that it follows.
     epoch: u64,
     /// The last event that is known by its hash, up to which everything was delivered or not wanted.
     mark: Mark,
@@ -304,7 +303,7 @@ impl Follow {
         self.idle().filter(|idle| idle.position >= self.mark.position).unwrap_or(self.mark)
     }
 
-    /// Where somebody goes on here who knows everything that was delivered.
+    /// Where a reader goes on here that knows everything that was delivered.
     pub fn origin(&self) -> Origin {
         Origin { mark: self.mark(), epoch: self.epoch }
     }

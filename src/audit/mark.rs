@@ -19,7 +19,7 @@ pub struct Mark {
 }
 
 /// Where following begins: a mark that was found in the log, and during which epoch of the feed. Made by
-/// [`super::Log::resolve`], so that nobody follows from a position that was not compared with the log.
+/// [`super::Log::resolve`], so that no reader follows from a position that was not compared with the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     pub(super) mark: Mark,

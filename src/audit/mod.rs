@@ -1,6 +1,6 @@
-//! The audit log: what happened, in one order that is the same for everybody. Writers record into an inbox in the
-//! transaction of their change, the sequencer gives positions to what is committed, the feed hands it out live.
-//! Knows no other service's tables; the other services know [`Recorder`], [`Event`], [`Log`] and [`Feed`].
+//! The audit log: what happened, in one order that is the same for every reader. Writers record into an inbox in the
+//! transaction of their change, the sequencer gives positions to what is committed, the feed hands it out live. Knows
+//! no other service's tables; the other services know [`Recorder`], [`Event`], [`Log`] and [`Feed`].
 
 mod event;
 mod event_type;
@@ -26,7 +26,8 @@ pub use self::feed::Feed;
 pub use self::filter::{Filter, Wanted};
 pub use self::log::{Follow, Key, Log, Page, Progress, Start};
 pub use self::mark::{Mark, Origin};
-pub use self::recording::{Prepared, Recorder};
+pub use self::recording::Recorder;
 pub use self::rpc::Service;
 pub use self::sequencer::{Sequencer, Step};
+pub use self::store::Prepared;
 pub use self::stored::{Opened, OpenedPart, StoredEvent};

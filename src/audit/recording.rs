@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::json::canonical;
+use super::store::Prepared;
 use super::{Event, store};
 use crate::context::Context;
 use crate::fault::{Fault, Result};
@@ -24,26 +25,7 @@ pub struct Recorder {
     wake: Arc<Notify>,
 }
 
-/// An event that is ready for the SQL functions `audit_record` and `audit_record_with`.
-#[derive(Clone, Debug, sqlx::Type)]
-#[sqlx(type_name = "prepared_event")]
-pub struct Prepared {
-    /// Keyed by the column names of `audit_inbox`.
-    pub event: Value,
-    /// Sealed.
-    pub personal: Option<Vec<u8>>,
-}
-
-impl Prepared {
-    /// Id of the event.
-    pub fn event_id(&self) -> Uuid {
-        let id = self.event.get("event_id").and_then(Value::as_str);
-        id.and_then(|id| id.parse().ok()).unwrap_or_default()
-    }
-}
-
 impl Recorder {
-    /// A recorder that seals personal data under `keyring`.
     pub fn new(context: Context, keyring: Keyring) -> Self {
         Self { context, keyring, wake: Arc::default() }
     }
@@ -126,8 +108,8 @@ impl Recorder {
         Prepared { event: fields, personal }
     }
 
-    /// Tells this replica's sequencer that there is, or is about to be, something to do. Not needed for correctness:
-    /// it looks by itself many times a second.
+    /// Wakes this replica's sequencer: there is, or is about to be, something to do. Not needed for correctness: it
+    /// looks by itself many times a second.
     pub fn wake(&self) {
         self.wake.notify_one();
     }
@@ -144,8 +126,8 @@ impl Recorder {
         self.keyring.seal(&self.context.entropy, waiting_place(event_id), &canonical(&parts))
     }
 
-    /// Stands for everybody of whom no account is known. One for each day, so that what strangers did takes a key a day
-    /// however many there were, and can be forgotten by the day; keys of their own have those who have an account.
+    /// Stands for every caller without a known account. One for each day, so that anonymous callers take one key a day
+    /// however many there were, and can be forgotten by the day; those who have an account have keys of their own.
     fn nobody(&self, event_id: Uuid) -> Uuid {
         let key = self.keyring.derive("audit pseudonyms");
         // HMAC takes keys of any length, so this cannot fail.

@@ -1,6 +1,6 @@
-//! Gives committed events their positions. Every replica runs one; whoever gets the lock on the head row moves what
-//! waits, the others look again later. A position is given after the commit of what it stands for, so a reader at N
-//! has seen everything that will ever be at or before N.
+//! Gives committed events their positions. Every replica runs one; the replica that holds the lock on the head row
+//! moves what waits, the others retry later. A position is given after the commit of its event, so a reader at N has
+//! seen everything that will ever be at or before N.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// First and longest pause when nothing waits.
 const SHORT: Duration = Duration::from_millis(2);
 const LONG: Duration = Duration::from_millis(100);
-/// First pause after a batch when nothing more waits: nobody is about to commit as far as is known.
+/// First pause after a batch when nothing more waits: no writer is known to be about to commit.
 const CALM: Duration = Duration::from_millis(8);
 /// Pause while another replica holds the lock.
 const AWAY: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ pub struct Sequencer {
 pub enum Step {
     /// Nothing waits.
     Nothing,
-    /// Another replica is at it.
+    /// Another replica holds the lock.
     Elsewhere,
     /// So many events got their positions.
     Moved(usize),
@@ -220,7 +220,7 @@ fn drained(head: &Head, waiting: &[Waiting]) -> Option<Drained> {
     let last = waiting.last()?;
     // A full batch may have left more behind.
     let is_all = (waiting.len() as i64) < BATCH;
-    // Never beyond what was known before this transaction had its id: whoever drew a later number may have a later id.
+    // Never beyond what was known before this transaction had its id: one that drew a later number may have a later id.
     let inbox_id = if is_all { head.newest_id } else { head.newest_id.min(last.inbox_id) };
     (inbox_id >= head.drained_id).then(|| Drained { inbox_id, snapshot: last.snapshot.clone() })
 }
@@ -272,7 +272,7 @@ impl Batch {
     }
 
     /// An event that was recorded twice, by a writer that repeated a call with an answer lost, happened twice: it keeps
-    /// its place in the log under an id of its own.
+    /// its position in the log under an id of its own.
     fn id_for(&self, row: &Waiting, seen: &mut HashSet<Uuid>) -> Uuid {
         if !row.is_known && seen.insert(row.event_id) {
             return row.event_id;

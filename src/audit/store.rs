@@ -14,6 +14,24 @@ use super::stored::SealedPart;
 use super::{ActorKind, Outcome, StoredEvent};
 use crate::fault::{Fault, Result};
 
+/// An event that is ready for the SQL functions `audit_record` and `audit_record_with`.
+#[derive(Clone, Debug, sqlx::Type)]
+#[sqlx(type_name = "prepared_event")]
+pub struct Prepared {
+    /// Keyed by the column names of `audit_inbox`.
+    pub event: Value,
+    /// Sealed.
+    pub personal: Option<Vec<u8>>,
+}
+
+impl Prepared {
+    /// Id of the event.
+    pub fn event_id(&self) -> Uuid {
+        let id = self.event.get("event_id").and_then(Value::as_str);
+        id.and_then(|id| id.parse().ok()).unwrap_or_default()
+    }
+}
+
 /// Writes one event into the inbox.
 pub(super) async fn record(connection: &mut Connection, event: &Value, personal: Option<&[u8]>) -> Result<()> {
     sqlx::query!("SELECT audit_record($1, $2)", event, personal).execute(connection).await?;
@@ -42,7 +60,7 @@ pub(super) async fn oldest_waiting(db: &Db) -> Result<Option<i64>> {
     Ok(sqlx::query_scalar!("SELECT audit_oldest_waiting()").fetch_one(db).await?)
 }
 
-/// The end of the log, as whoever holds its lock finds it.
+/// The end of the log, as the holder of its lock finds it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     pub position: i64,
@@ -54,8 +72,8 @@ pub(super) struct Head {
     pub drained_id: i64,
 }
 
-/// Locks the end of the log; none when another replica holds the lock. Nobody else may wait long for a replica that is gone
-/// without its server knowing: between statements it has a few milliseconds of work.
+/// Locks the end of the log; none when another replica holds the lock. Others must not wait long for a replica that is
+/// gone without its server knowing: between statements it has a few milliseconds of work.
 pub(super) async fn lock_head(tx: &mut Connection) -> Result<Option<Head>> {
     // For the statements that follow as well: the inbox is empty as a rule and may be full of dead rows, so that plans made
     // from its size read all of them.
@@ -184,7 +202,7 @@ pub(super) struct Drained {
     pub snapshot: String,
 }
 
-/// Moves events from the inbox to the log and tells every replica, all in one statement.
+/// Moves events from the inbox to the log and notifies every replica, all in one statement.
 pub(super) async fn append(
     tx: &mut Connection,
     numbered: &Numbered,
@@ -238,7 +256,7 @@ pub(super) async fn append(
     )
     .fetch_one(tx)
     .await?;
-    // Rows in the inbox are deleted by whoever holds the head's lock only; committing fewer would leave a gap.
+    // Rows in the inbox are deleted by the holder of the head's lock only; committing fewer would leave a gap.
     if usize::try_from(moved) == Ok(numbered.position.len()) {
         Ok(())
     } else {

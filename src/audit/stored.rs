@@ -13,7 +13,7 @@ use crate::seal::Keyring;
 /// An event of the log.
 #[derive(Debug)]
 pub struct StoredEvent {
-    /// Place in the log, from 1, without gaps.
+    /// Position in the log, from 1, without gaps.
     pub position: i64,
     /// UUIDv7 of the event.
     pub event_id: Uuid,

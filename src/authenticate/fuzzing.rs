@@ -1,4 +1,4 @@
-//! Fuzz targets of this room.
+//! Fuzz targets of this module.
 
 use std::sync::OnceLock;
 
@@ -88,9 +88,9 @@ pub(crate) fn new_passwords(data: &[u8]) {
     }
 }
 
-/// A time, a byte that chooses a step near it, a line of secret, then what somebody typed. It is a code of one kind at
-/// most; a code of an application counts for the newest of three steps that has it and for no other, and a recovery code
-/// for itself alone, however it is typed.
+/// A time, a byte that chooses a step near it, a line of secret, then what was typed. It is a code of one kind at most;
+/// a code of an application counts for the newest of three steps that has it and for no other, and a recovery code for
+/// itself alone, however it is typed.
 pub(crate) fn second_factors(data: &[u8]) {
     let mut input = Input::new(data);
     let (seconds, near) = (input.number(), i64::from(input.byte() % 7) - 3);

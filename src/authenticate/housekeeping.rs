@@ -1,4 +1,4 @@
-//! Removing what has lapsed.
+//! Purging what has lapsed.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 use super::Authenticate;
 use super::login::store;
 
-/// How often what has lapsed is removed.
+/// How often what has lapsed is purged.
 const TIDYING: Duration = Duration::from_secs(60);
 
 impl Authenticate {
-    /// Removes what has lapsed, until `stop`.
+    /// Purges what has lapsed, until `stop`.
     pub async fn purge_expired(self, stop: CancellationToken) {
         let login = &self.login;
         loop {

@@ -1,5 +1,5 @@
-//! Authentication methods: password, Kanidm, API key. Each proves who somebody is and then has the session module begin a session
-//! or issue a token. Knows how credentials are checked and what a refusal may tell, which is nothing.
+//! Authentication methods: password, Kanidm, API key. Each proves who the caller is and then has the session module
+//! begin a session or issue a token. Knows how credentials are checked and what a refusal may reveal, which is nothing.
 
 mod account;
 mod enrolment;
@@ -98,7 +98,7 @@ impl Authenticate {
         self.account.answer_mail(stop).await;
     }
 
-    /// Has somebody who is signed in show their password once more.
+    /// Has a signed-in user show their password once more.
     ///
     /// # Errors
     /// As a login.

@@ -1,4 +1,4 @@
-//! What logins lead to, and the refusals that tell nothing.
+//! What logins lead to, and the refusals that reveal nothing.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -64,7 +64,7 @@ pub struct UserView {
     pub username: Option<String>,
     /// Name shown to people.
     pub full_name: String,
-    /// How they may sign in, in the database's words.
+    /// How they may sign in, as the database spells it.
     pub auth_method: String,
 }
 
@@ -78,12 +78,12 @@ impl Factor {
     }
 }
 
-/// The one refusal for every reason that would help somebody who guesses.
+/// The one refusal for every reason that would help an attacker who guesses.
 pub(super) fn invalid_credentials() -> Fault {
     Fault::new(Reason::InvalidCredentials, "The credentials are not accepted.")
 }
 
-/// The refusal of somebody who must say for which tenant.
+/// The refusal of a user who must say for which tenant.
 pub(super) fn tenant_required(choices: &[Uuid]) -> Fault {
     let tenants = choices.iter().map(Uuid::to_string).collect::<Vec<_>>().join(",");
     Fault::new(Reason::TenantRequired, "The user is a member of several tenants: ask for one.").with("tenants", tenants)

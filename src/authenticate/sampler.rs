@@ -1,9 +1,9 @@
-//! Counting what anybody can make happen.
+//! Counting what can be caused without authenticating.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// Lets one through a second, and counts the others: what anybody can make happen without knowing anything must not
-/// fill the audit log.
+/// Lets one through a second, and counts the others: what callers can cause without knowing anything must not fill the
+/// audit log.
 #[derive(Debug, Default)]
 pub(super) struct Sampler {
     second: AtomicI64,

@@ -36,7 +36,7 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
-    /// Follow the log; goes on where it was when the connection breaks
+    /// Follow the log; resumes where it was when the connection breaks
     Tail {
         #[command(flatten)]
         filter: Filter,
@@ -135,7 +135,7 @@ async fn list(caller: &Caller, asked: ListEventsRequest, limit: usize, out: &Out
     Ok(())
 }
 
-/// Prints events as they come. The cursor of the last one is where it goes on after the connection broke, so that none
+/// Prints events as they come. The cursor of the last one is where it resumes after the connection broke, so that none
 /// is lost and none is printed twice.
 async fn tail(caller: &Caller, filter: AuditFilter, start: Start, no_follow: bool, out: &Out) -> Result<()> {
     let mut start = start;

@@ -1,4 +1,4 @@
-//! Calls to a running service, as whoever is signed in.
+//! Calls to a running service, with the caller's credentials.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ enum Source {
     SignedIn,
 }
 
-/// A service, as somebody.
+/// A service, with the credentials to call it.
 pub(super) struct Caller {
     pub server: String,
     pub ca: Option<std::path::PathBuf>,
@@ -66,7 +66,7 @@ fn variable(name: &str) -> Option<Zeroizing<String>> {
 }
 
 impl Caller {
-    /// Whether the caller is whoever `sidle login` signed in.
+    /// Whether the credentials are those of `sidle login`.
     pub fn is_signed_in(&self) -> bool {
         matches!(self.source, Source::SignedIn)
     }
@@ -89,7 +89,7 @@ impl Caller {
         Ok(Self { server, ca, context: Context::system(), channel, source })
     }
 
-    /// The ways in, without credentials.
+    /// Authentication methods, without credentials.
     pub fn anonymous(&self) -> AuthenticateServiceClient<Channel> {
         AuthenticateServiceClient::new(self.channel.clone())
     }
@@ -123,7 +123,7 @@ impl Caller {
         Ok(InterceptedService::new(self.channel.clone(), Bearer(Some(value))))
     }
 
-    /// An access token that is good for a while.
+    /// An access token that does not expire soon.
     pub async fn token(&self) -> Result<Zeroizing<String>> {
         match &self.source {
             Source::Given(token) => Ok(token.clone()),
@@ -195,7 +195,7 @@ impl SignIn {
     }
 }
 
-/// A UUID that nobody can guess.
+/// A UUID that cannot be guessed.
 pub(super) fn random_id(context: &Context) -> String {
     uuid::Builder::from_random_bytes(context.entropy.array()).into_uuid().to_string()
 }

@@ -21,13 +21,13 @@ pub(super) struct Credentials {
     /// By address.
     pub servers: BTreeMap<String, SignIn>,
     /// Secrets by which services know this device, by address and by what was typed to sign in: they outlast sessions, so
-    /// that somebody else's guesses keep nobody out here.
+    /// that guesses of others do not lock the user out here.
     #[serde(default)]
     pub known_devices: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Credentials {
-    /// What the device is known by at a service to whoever is signed in there.
+    /// The secret by which a service knows the device of the user who is signed in there.
     pub fn known_device(&self, server: &str) -> Option<&str> {
         let email = &self.servers.get(server)?.email;
         self.known_devices.get(server)?.get(&names::identifier_key(email)).map(String::as_str)

@@ -21,9 +21,9 @@ pub(super) mod exit {
     pub const FAILED: u8 = 1;
     /// It was done, but not for every row or user.
     pub const PARTLY: u8 = 3;
-    /// Nobody is signed in, or not any more.
+    /// Not signed in, or not any more.
     pub const SIGNED_OUT: u8 = 4;
-    /// The service cannot be reached or is not able to answer now; trying again later may help.
+    /// The service cannot be reached or is not able to answer now; a later retry may help.
     pub const UNAVAILABLE: u8 = 5;
 }
 
@@ -32,7 +32,7 @@ pub(super) mod exit {
 #[serde(transparent)]
 pub(super) struct Failure(Box<Told>);
 
-/// What is told about a failure.
+/// What is reported about a failure.
 #[derive(Debug, Serialize)]
 pub(super) struct Told {
     #[serde(skip)]
@@ -115,7 +115,7 @@ pub(super) fn is_of_another_log(status: &Status) -> bool {
     told.is_some_and(|reason| ["LOG_FORKED", "CURSOR_AHEAD"].contains(&reason.as_str()))
 }
 
-/// Whether a call or stream broke because the service went away or could not answer now, rather than being refused.
+/// Whether a call or stream broke because the service was gone or could not answer now, rather than being refused.
 pub(super) fn is_passing(status: &Status) -> bool {
     let refused = status.get_details_error_info().is_some();
     match status.code() {

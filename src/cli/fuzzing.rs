@@ -46,7 +46,7 @@ pub(crate) fn credentials(data: &[u8]) {
     }
 }
 
-/// A byte for the code, a line for the message, then the details as they come over the wire. Whoever answered: the exit
+/// A byte for the code, a line for the message, then the details as they come over the wire. Whatever answered: the exit
 /// code is one of ours, what to do is said in our words, and no terminal obeys what is printed.
 pub(crate) fn refusals(data: &[u8]) {
     let mut input = Input::new(data);

@@ -67,7 +67,7 @@ pub(super) enum FileFormat {
 /// What the old system meant by an inactive user.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Inactive {
-    /// Somebody switched the user off
+    /// The user was disabled
     Disabled,
     /// The user never confirmed the address
     PendingVerification,
@@ -132,7 +132,7 @@ impl Import {
     }
 }
 
-/// Reads the file into messages. When the service has ended the call nobody listens any more, and why is in its answer.
+/// Reads the file into messages. When the service has ended the call nothing is received any more, and its answer says why.
 fn send(path: &Path, format: Format, header: ImportHeader, to: &mpsc::Sender<ImportUsersRequest>) -> Result<()> {
     let unreadable = |fault: legacy_file::FileFault| {
         Failure::new(format!("{}: {fault}", path.display()))

@@ -11,7 +11,7 @@ use crate::proto::{GetJwksRequest, Jwk};
 pub(super) async fn run(global: &Global, out: &Out) -> Result<()> {
     let answer = Caller::open(global)?.anonymous().get_jwks(GetJwksRequest {}).await?.into_inner();
     let keys: Vec<Value> = answer.keys.into_iter().map(write).collect();
-    // A key set is JSON, whoever reads it.
+    // A key set is JSON, whatever `--output` says.
     out.json(&serde_json::json!({ "keys": keys }))
 }
 

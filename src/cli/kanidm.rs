@@ -103,7 +103,7 @@ fn code(address: &str, state: &str) -> Result<String> {
         return Err(Failure::new(format!("Kanidm did not sign anybody in: {word}")));
     }
     match (parameter("code"), parameter("state")) {
-        // Somebody else's address would sign in somebody else.
+        // The address of another login would sign in another user.
         (Some(code), Some(back)) if back == state => Ok(code),
         (Some(_), Some(_)) => Err(Failure::new("the address belongs to another login")),
         _ => {

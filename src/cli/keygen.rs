@@ -9,7 +9,7 @@ use super::failure::Result;
 use super::output::Out;
 use crate::context::Entropy;
 
-/// Prints a fresh key for `seal.keys`. Keep it outside the database and its backups: whoever loses it loses the signing
+/// Prints a fresh key for `seal.keys`. Keep it outside the database and its backups: losing it loses the signing
 /// keys and the personal data in the audit log.
 #[derive(Args)]
 pub(super) struct Keygen {

@@ -18,7 +18,7 @@ pub(super) enum Command {
         #[arg(long)]
         expired: bool,
     },
-    /// Make a new key, which signs once everybody who verifies has had time to fetch it
+    /// Make a new key, which signs once all verifiers have had time to fetch it
     Rotate {
         /// Algorithm of the new key, where not the configured one
         #[arg(long, value_enum)]
@@ -26,11 +26,11 @@ pub(super) enum Command {
         /// Time until the new key signs, such as 10m, where not the configured one
         #[arg(long, value_name = "TIME", value_parser = humantime_serde::re::humantime::parse_duration)]
         lead: Option<std::time::Duration>,
-        /// Only tell what would happen
+        /// Only report what would happen
         #[arg(long)]
         dry_run: bool,
     },
-    /// Refuse every token that was signed with a key, from now on: for a key that leaked. Everybody must refresh
+    /// Refuse every token that was signed with a key, from now on: for a key that leaked. All clients must refresh
     Retire {
         /// Ids of the keys, as `list` shows them
         #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -41,7 +41,7 @@ pub(super) enum Command {
         /// Algorithm of the key that takes over, where not the configured one
         #[arg(long, value_enum)]
         algorithm: Option<Algorithm>,
-        /// Only tell what would happen
+        /// Only report what would happen
         #[arg(long)]
         dry_run: bool,
     },

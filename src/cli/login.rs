@@ -100,7 +100,7 @@ fn keep(caller: &Caller, typed: Option<&str>, signed_in: SignedIn, out: &Out) ->
     credentials.current = Some(caller.server.clone());
     if let Some(typed) = typed.filter(|_| !signed_in.known_device_token.is_empty()) {
         let devices = credentials.known_devices.entry(caller.server.clone()).or_default();
-        // Also for whoever typed a username: proofs are given by whom the session belongs to.
+        // Also when a username was typed: proofs are given by the user of the session.
         devices.insert(names::identifier_key(&email), signed_in.known_device_token.clone());
         devices.insert(names::identifier_key(typed), signed_in.known_device_token);
     }

@@ -14,13 +14,13 @@ use crate::proto::*;
 /// Commands on one's own second factor.
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Tell which second factors there are
+    /// Show which second factors there are
     Status,
     /// Enrol an authenticator application
     Enrol,
     /// Complete an enrolment with the application's first code
     Confirm,
-    /// Take the authenticator application and the recovery codes away
+    /// Remove the authenticator application and the recovery codes
     Disable,
     /// Replace the recovery codes
     RecoveryCodes,

@@ -53,7 +53,7 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
-    /// Follow a migration to its end; goes on where it was when the connection breaks
+    /// Follow a migration to its end; resumes where it was when the connection breaks
     Watch {
         /// Id of the migration
         migration: String,
@@ -107,7 +107,7 @@ pub(super) enum States {
 }
 
 impl States {
-    /// Everything that is not finished is pending to whoever asks.
+    /// `pending` selects everything that is not finished.
     fn numbers(self) -> Vec<i32> {
         let states: &[ItemState] = match self {
             Self::Pending => &[ItemState::Pending, ItemState::IntentRecorded, ItemState::Created, ItemState::Grouped],

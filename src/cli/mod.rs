@@ -62,7 +62,7 @@ enum Command {
     Login(login::Login),
     /// End the session of `login`
     Logout,
-    /// Tell who is signed in and what they may do
+    /// Show who is signed in and what they may do
     Whoami,
     /// Your second factor: an authenticator application, recovery codes
     #[command(subcommand)]

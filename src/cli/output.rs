@@ -40,7 +40,7 @@ impl Out {
         self.format == Format::Json
     }
 
-    /// Whether a person watches what happens, so that progress may move.
+    /// Whether progress may move: text goes to a terminal.
     pub fn is_watched(self) -> bool {
         !self.is_json() && io::stderr().is_terminal()
     }
@@ -52,7 +52,7 @@ impl Out {
 
     /// A line beside the result, which redirecting the result leaves on the terminal.
     pub fn note(self, text: &str) {
-        // Nobody is left to tell when standard error is closed.
+        // When standard error is closed, this cannot be reported either.
         let _ = writeln!(io::stderr(), "{}", clean(text));
     }
 
@@ -193,7 +193,7 @@ pub(super) fn time(at: Option<&Timestamp>) -> String {
         .map_or_else(|| "-".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
-/// The word for a value of an enum: `USER_STATUS_ACTIVE` is `active`.
+/// The name of an enum value: `USER_STATUS_ACTIVE` is `active`.
 pub(super) fn word<E: TryFrom<i32>>(number: i32, name: impl Fn(&E) -> &'static str, prefix: &str) -> String {
     match E::try_from(number) {
         Ok(value) => name(&value).trim_start_matches(prefix).to_lowercase(),

@@ -11,7 +11,7 @@ pub(super) fn password(question: &str) -> Result<Zeroizing<String>> {
     password_of("SIDLE_PASSWORD", question)
 }
 
-/// As [`password`], of somebody else than whoever calls, from another variable of the environment.
+/// As [`password`], of a user other than the caller, from another variable of the environment.
 pub(super) fn password_of(variable: &str, question: &str) -> Result<Zeroizing<String>> {
     if let Ok(password) = std::env::var(variable) {
         return Ok(Zeroizing::new(password));
@@ -26,7 +26,7 @@ pub(super) fn password_of(variable: &str, question: &str) -> Result<Zeroizing<St
     if password.is_empty() { Err(Failure::new("no password was given")) } else { Ok(password) }
 }
 
-/// Whether somebody typed six digits, which is a code of an authenticator application and no recovery code.
+/// Whether six digits were typed, which is a code of an authenticator application and no recovery code.
 pub(super) fn is_totp(typed: &str) -> bool {
     let typed = typed.replace(' ', "");
     typed.len() == 6 && typed.bytes().all(|byte| byte.is_ascii_digit())

@@ -34,7 +34,7 @@ impl Caller {
         let (method, target, change) = (of("method"), of("target"), of("change"));
         let request = StepUpRequest { method, target, change, proof: Some(proof(&of("ways"), asked)?) };
         let mut request = Request::new(request);
-        // Others who guess at the account meanwhile must not stand in the way.
+        // Concurrent guesses of others must not lock the caller out.
         if self.is_signed_in()
             && let Ok(credentials) = Store::open().and_then(|store| store.read())
             && let Some(device) = credentials.known_device(&self.server)
@@ -54,7 +54,7 @@ fn secret(token: &str) -> Result<MetadataValue<Ascii>> {
     Ok(value)
 }
 
-/// A proof in one of the ways that the service names.
+/// A proof by one of the methods that the service names.
 fn proof(ways: &str, asked: &Failure) -> Result<Proof> {
     let has = |way| ways.split(',').any(|there| there == way);
     if has("totp") {

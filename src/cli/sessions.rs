@@ -17,7 +17,7 @@ pub(super) enum Command {
         /// Whose: id, e-mail address or username
         #[arg(long, conflicts_with = "everybody")]
         user: Option<String>,
-        /// Everybody's
+        /// Those of all users
         #[arg(long)]
         everybody: bool,
         /// Slug or id of the tenant to look in

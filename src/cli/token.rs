@@ -20,7 +20,7 @@ pub(super) enum Command {
         #[arg(long, default_value = "sidle")]
         audience: String,
     },
-    /// Print an access token of whoever is signed in, for use with other tools
+    /// Print an access token of the signed-in caller, for use with other tools
     Print,
 }
 

@@ -40,12 +40,12 @@ pub(super) enum Command {
     },
     /// Create a user
     Create(Create),
-    /// Switch a user off and end all sessions
+    /// Disable a user and end all sessions
     Disable {
         /// Id, e-mail address or username
         user: String,
     },
-    /// Switch a disabled user on again
+    /// Enable a disabled user again
     Enable {
         /// Id, e-mail address or username
         user: String,
@@ -53,7 +53,7 @@ pub(super) enum Command {
         #[arg(long)]
         email_verified: bool,
     },
-    /// Shut a user out and end all of their sessions
+    /// Lock a user and end all of their sessions
     Lock {
         /// Id, e-mail address or username
         user: String,
@@ -61,12 +61,12 @@ pub(super) enum Command {
         #[arg(long)]
         minutes: Option<u32>,
     },
-    /// Take any lock away
+    /// Remove any lock
     Unlock {
         /// Id, e-mail address or username
         user: String,
     },
-    /// Take away the second factor of a user who has lost it; the user's sessions end
+    /// Remove the second factor of a user who has lost it; the user's sessions end
     RemoveMfa {
         /// Id, e-mail address or username
         user: String,

@@ -11,10 +11,10 @@ use super::lookup::pages;
 use super::output::{Out, dash, time, word};
 use crate::proto::*;
 
-/// How long a stream is tried again before giving up.
+/// How long a stream is retried before giving up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What is left of the will to try again.
+/// Bounds how long to retry.
 pub(super) struct Patience {
     waited: Duration,
     pause: Duration,
@@ -26,7 +26,7 @@ impl Patience {
         Self { waited: Duration::ZERO, pause: Duration::from_millis(250), renewed: false }
     }
 
-    /// Something came: all is well again.
+    /// A message came: retries begin anew.
     pub fn restore(&mut self) {
         *self = Self::new();
     }
@@ -36,7 +36,7 @@ impl Patience {
         !std::mem::replace(&mut self.renewed, true)
     }
 
-    /// Waits before another try, longer each time.
+    /// Waits before another retry, longer each time.
     pub async fn pause(&mut self, why: Option<Status>, out: &Out) -> Result<()> {
         if let Some(status) = why {
             if self.waited > PATIENCE {
@@ -84,7 +84,7 @@ pub(super) async fn watch(caller: &Caller, migration_id: &str, out: &Out) -> Res
             Err(status) => Some(status),
         };
         match ended {
-            // A stream that ends by itself has nothing more to tell: the migration is over.
+            // A stream that ends by itself has nothing more to report: the migration is over.
             None if screen.is_over() => break,
             Some(status) if status.code() == tonic::Code::Unauthenticated && patience.may_renew() => {
                 caller.renew().await
@@ -228,7 +228,7 @@ pub(super) async fn items(
     Ok(())
 }
 
-/// The word for why an item is as it is.
+/// The name of an item's reason.
 pub(super) fn item_reason(reason: i32) -> String {
     word(reason, ItemReason::as_str_name, "ITEM_REASON_")
 }

@@ -10,7 +10,6 @@ use super::error::ConfigError;
 /// Longer than this no key is meant to work.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
-/// `[api_keys]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKeyConfig {

@@ -7,7 +7,6 @@ use serde::Deserialize;
 use super::secret::Secret;
 use super::value;
 
-/// `[database]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {

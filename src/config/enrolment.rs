@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// `[enrolment]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentConfig {
@@ -23,9 +22,9 @@ pub struct EnrolmentConfig {
     /// Longest time for which a password is held to be carried over.
     #[serde(with = "humantime_serde")]
     pub carry_over_timeout: Duration,
-    /// Passwords that one replica carries over at once.
+    /// Passwords that one replica carries over concurrently.
     pub carry_over_at_once: usize,
-    /// When a password that Kanidm did not want is offered again.
+    /// When a password that Kanidm refused is offered again.
     #[serde(with = "humantime_serde")]
     pub carry_over_again_after: Duration,
 }

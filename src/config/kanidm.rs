@@ -8,7 +8,6 @@ use serde::Deserialize;
 use super::secret::Secret;
 use super::value;
 
-/// `[kanidm]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KanidmConfig {
@@ -43,14 +42,14 @@ pub struct KanidmConfig {
     /// How often discovery and keys are read again.
     #[serde(with = "humantime_serde")]
     pub metadata_refresh: Duration,
-    /// How often Kanidm is asked in the background whether it still vouches for a session; never for 0.
+    /// How often Kanidm is asked in the background whether a session is still valid there; never for 0.
     #[serde(with = "humantime_serde")]
     pub recheck_interval: Duration,
-    /// Sessions that one replica asks about at once.
+    /// Sessions that one replica asks about concurrently.
     pub recheck_at_once: usize,
     /// Failures in a row after which Kanidm is not asked for a while; 0 for never.
     pub breaker_failures: u32,
-    /// How long it is not asked then, before one call finds out.
+    /// How long it is not asked then, before one call is tried.
     #[serde(with = "humantime_serde")]
     pub breaker_pause: Duration,
     /// Audiences, besides the client's own name, for which `VerifyToken` accepts Kanidm's own access tokens.

@@ -20,7 +20,6 @@ pub enum MailTls {
     None,
 }
 
-/// `[mail]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MailConfig {
@@ -81,12 +80,12 @@ pub struct MailConfig {
     /// How long it stays known that a message was sent or given up.
     #[serde(with = "humantime_serde")]
     pub keep: Duration,
-    /// Messages an hour to one address: of all kinds that anybody can ask for together, and of each kind of notice.
+    /// Messages an hour to one address: of all kinds that anybody can request together, and of each kind of notice.
     pub per_address_and_hour: u32,
-    /// How long the token that verifies an address is good for.
+    /// How long the token that verifies an address is valid.
     #[serde(with = "humantime_serde")]
     pub verification_lifetime: Duration,
-    /// How long the token that sets a new password is good for.
+    /// How long the token that sets a new password is valid.
     #[serde(with = "humantime_serde")]
     pub reset_lifetime: Duration,
 }

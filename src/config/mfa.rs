@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// `[mfa]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MfaConfig {
@@ -19,7 +18,7 @@ pub struct MfaConfig {
     /// Longest lock that guesses at second factors lead to.
     #[serde(with = "humantime_serde")]
     pub longest_lock: Duration,
-    /// How long after a message about such guesses a user is told again, once they have signed in meanwhile.
+    /// How long after a message about such guesses a user is notified again, once they have signed in meanwhile.
     #[serde(with = "humantime_serde")]
     pub tell_again_after: Duration,
 }

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// `[migration]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MigrationConfig {
     /// Persons created in one call to Kanidm.
     pub batch_size: usize,
-    /// How long a replica keeps a job without a sign of life.
+    /// How long a replica keeps a job without a heartbeat.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
     /// Longest time that a call of the engine to Kanidm may take, however slow Kanidm is.

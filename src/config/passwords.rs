@@ -8,7 +8,6 @@ use serde::Deserialize;
 use super::secret::Secret;
 use super::value;
 
-/// `[passwords]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PasswordConfig {
@@ -27,7 +26,7 @@ pub struct PasswordConfig {
     pub min_length: usize,
     /// Least strength of a new password as zxcvbn judges it, 0 to 4.
     pub min_strength: u8,
-    /// File with passwords that are known to others.
+    /// File with breached passwords.
     #[serde(deserialize_with = "value::optional")]
     pub breached_file: Option<PathBuf>,
     /// Peppers as `ID:BASE64`, separated by commas, the current one first.

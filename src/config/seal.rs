@@ -7,7 +7,6 @@ use serde::Deserialize;
 use super::secret::Secret;
 use super::value;
 
-/// `[seal]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SealConfig {

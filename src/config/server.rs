@@ -11,7 +11,6 @@ use serde::Deserialize;
 use super::error::ConfigError;
 use super::value;
 
-/// `[server]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
@@ -32,7 +31,7 @@ pub struct ServerConfig {
     pub tls_client_ca: Option<PathBuf>,
     /// Authorities whose client certificates act as service accounts, each as NAME=FILE with PEM certificates.
     pub client_cas: Vec<String>,
-    /// Address of the HTTP port for everybody: published keys and health.
+    /// Address of the public HTTP port: published keys and health.
     #[serde(deserialize_with = "value::optional_address")]
     pub public_address: Option<SocketAddr>,
     /// Largest message that is read of any RPC, in bytes.
@@ -51,27 +50,27 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// Of these, those of one address that is no trusted proxy.
     pub max_connections_per_address: usize,
-    /// A client that has not begun to speak HTTP/2, after TLS, by then is let go.
+    /// A client that has not begun to speak HTTP/2, after TLS, by then is disconnected.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
-    /// Streams of health and open reflection at once.
+    /// Concurrent streams of health and open reflection.
     pub max_public_streams: usize,
     /// Of these, those of one address.
     pub max_public_streams_per_address: usize,
     /// Such a stream is ended after this time.
     #[serde(with = "humantime_serde")]
     pub public_stream_lifetime: Duration,
-    /// Streams that one connection may have open at once.
+    /// Concurrent streams of one connection.
     pub max_streams_per_connection: u32,
-    /// Calls that may be in work at once; more are shed.
+    /// Concurrent calls; more are shed.
     pub max_concurrent_calls: usize,
     /// Longest time a call that is not a stream may take.
     #[serde(with = "humantime_serde")]
     pub call_timeout: Duration,
-    /// A connection that nothing came from for so long is closed.
+    /// Idle timeout: a connection is closed when nothing came from it for so long.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// How long calls in hand are waited for on shutdown.
+    /// How long running calls are waited for on shutdown.
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
     /// Whether reflection answers callers that have not signed in.
@@ -120,7 +119,7 @@ impl ServerConfig {
         if self.handshake_timeout.is_zero() {
             return refuse("server.handshake_timeout must not be 0");
         }
-        // HTTP/2 lets nobody make the window of a connection smaller than it is at the beginning.
+        // HTTP/2 does not let the window of a connection become smaller than it is at the beginning.
         let windows = self.stream_window_bytes..=(1 << 31) - 1;
         if self.stream_window_bytes < 16_384 || self.connection_window_bytes < 65_535 {
             return refuse("server.stream_window_bytes must be at least 16384, server.connection_window_bytes 65535");

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// `[step_up]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepUpConfig {

@@ -9,7 +9,6 @@ use super::error::ConfigError;
 use super::secret::Secret;
 use super::value;
 
-/// `[telemetry]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {

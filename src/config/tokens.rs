@@ -17,7 +17,6 @@ const SHORTEST_SECRET: usize = 32;
 /// An old client: its audience, and its key.
 pub type OldClient = (String, Zeroizing<Vec<u8>>);
 
-/// `[tokens]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
@@ -41,7 +40,7 @@ pub struct TokenConfig {
     pub refresh_leeway: Duration,
     /// Verified tokens that are remembered.
     pub cache_size: usize,
-    /// Age of the revocation snapshot beyond which nothing is vouched for.
+    /// Age of the revocation snapshot beyond which no token is accepted.
     #[serde(with = "humantime_serde")]
     pub max_revocation_age: Duration,
     /// Longest silence of `WatchRevocations`.
@@ -105,7 +104,7 @@ impl TokenConfig {
         }
         let mut seen = Vec::new();
         for (audience, _) in self.old_client_files()? {
-            // S12: the key of an old client signs for nobody else, least of all for Sidle itself.
+            // S12: the key of an old client signs for no other audience, least of all for Sidle itself.
             if audience == self.audience
                 || self.audiences.iter().any(|other| other == audience)
                 || seen.contains(&audience)

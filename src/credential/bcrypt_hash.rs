@@ -7,7 +7,7 @@ use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// Hashes that would take longer are not computed, whoever brought them.
+/// Hashes that would take longer are not computed, wherever they come from.
 pub const MAX_COST: u32 = 14;
 const MIN_COST: u32 = 4;
 /// bcrypt reads no more of a password.
@@ -86,7 +86,7 @@ impl BcryptHash {
     }
 }
 
-/// Computes a hash that nobody compares with anything, for the time it takes.
+/// Computes a hash that is compared with nothing, for the time it takes.
 pub(super) fn spend(cost: u32) {
     std::hint::black_box(bcrypt::bcrypt(cost, [0x5a; 16], b"nobody\0"));
 }

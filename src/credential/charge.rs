@@ -1,6 +1,6 @@
-//! What a call is charged before anything is done for it whose cost its caller chooses: one address, or one caller who
-//! has signed in, gets so much a minute. Held in memory and thus the first thing that a call meets; the exact count over
-//! all replicas is the database's (`authenticate/login/throttle.rs`). A permit for the hashing threads is given for a charge only.
+//! Rate limits that a call is charged before any work whose cost its caller chooses: so much a minute for one address, or for
+//! one caller who has signed in. Held in memory and thus the first thing that a call meets; the exact count over all replicas
+//! is the database's (`authenticate/login/throttle.rs`). A permit for the hashing threads is given for a charge only.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::context::Clock;
 use crate::fault::{Fault, Reason, Result};
 use crate::metrics::Metrics;
 
-/// Accounts that are remembered. With more at once some are forgotten, and the database alone counts those.
+/// Accounts that are remembered. Beyond these some are forgotten, and the database alone counts those.
 const MOST: usize = 65_536;
 
 /// Who is charged for a call, and shares the hashing threads with others.
@@ -25,11 +25,11 @@ pub(super) enum Account {
     Network(Option<String>),
     /// A user or a service account that has signed in.
     Principal(Uuid),
-    /// Whoever runs a command beside the service.
+    /// An operator who runs a command beside the service.
     Operator,
 }
 
-/// That somebody was charged for the call that this value belongs to.
+/// The receipt for the call that this value belongs to.
 #[derive(Debug)]
 pub struct Charge {
     account: Account,
@@ -51,7 +51,7 @@ impl Charge {
     }
 }
 
-/// Ways in that are counted together.
+/// Authentication methods that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RateLimitBucket {
     /// Passwords. `AuthenticatePassword` takes this one by itself.
@@ -64,9 +64,9 @@ pub enum RateLimitBucket {
     ServiceAccount,
     /// What came by mail: links and invitations.
     MailToken,
-    /// What sends mail, to somebody else perhaps.
+    /// What sends mail, perhaps to another user.
     Mail,
-    /// Refresh tokens, which nobody guesses: counted in memory only, and for each session in the database.
+    /// Refresh tokens, which cannot be guessed: counted in memory only, and for each session in the database.
     Refresh,
 }
 
@@ -115,7 +115,6 @@ struct Accounts {
 }
 
 impl Charges {
-    /// Charges at the configured rates.
     pub fn new(config: &ThrottleConfig, clock: Clock, metrics: Metrics) -> Self {
         Self { inner: Arc::new(Inner { config: config.clone(), clock, metrics, accounts: Mutex::default() }) }
     }
@@ -128,7 +127,7 @@ impl Charges {
         self.take(Account::Network(call.address.map(network)), Some(lane), lane.limit(&self.inner.config))
     }
 
-    /// Charges somebody who has signed in.
+    /// Charges a caller who has signed in.
     ///
     /// # Errors
     /// `THROTTLED`, with the time to wait.
@@ -147,7 +146,7 @@ impl Charges {
         Ok(Arc::new(Charge { account }))
     }
 
-    /// The refusal of somebody who asked too often.
+    /// The refusal of a caller who asked too often.
     pub(crate) fn throttled(&self, wait: Duration) -> Fault {
         self.inner.metrics.denied(Reason::Throttled);
         Fault::new(Reason::Throttled, "Too many attempts from this address.").retry_after(wait)
@@ -155,7 +154,7 @@ impl Charges {
 }
 
 impl Accounts {
-    /// Takes one call out of what an account may ask for, or says how long to wait for the next. What is refused is not
+    /// Takes one call out of an account's rate limit, or says how long to wait for the next. What is refused is not
     /// charged, as in the database.
     fn take(
         &mut self,

@@ -1,6 +1,6 @@
-//! Threads that hash and judge passwords, and nothing else does. There are as many as cores, and a queue before them that
-//! is only as long as can be worked off in the configured time: whoever would have to wait longer is turned away before
-//! anything is done. Work is admitted for a charge only, and those who are charged are served in turn.
+//! Threads that hash and judge passwords, and nothing else does. There are as many as cores, and a queue before them
+//! that is only as long as can be worked off in the configured time: a caller that would have to wait longer is refused
+//! before anything is done. Work is admitted for a charge only, and those who are charged are served in turn.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -52,7 +52,7 @@ struct Shared {
 struct Job {
     work: Work,
     answer: oneshot::Sender<Done>,
-    /// Held until the job is done or nobody waits for it any more.
+    /// Held until the job is done or no caller waits for it any more.
     permit: Permit,
 }
 
@@ -85,7 +85,7 @@ enum Done {
     TooWeak,
 }
 
-/// Leave to have one piece of work done, got for a charge.
+/// Permit for one piece of work, issued for a charge.
 pub struct Permit {
     shared: Arc<Shared>,
     charge: Arc<Charge>,
@@ -157,10 +157,10 @@ impl Hasher {
         Ok(Permit { shared: Arc::clone(shared), charge: Arc::clone(charge), units })
     }
 
-    /// A permit for comparing a password, whose refusal takes as much as the dearest hash in use.
+    /// A permit for comparing a password, whose refusal takes as much as the most expensive hash in use.
     ///
     /// # Errors
-    /// `OVERLOADED` when that would mean waiting too long, or when whoever is charged has their share already.
+    /// `OVERLOADED` when that would mean waiting too long, or when the charged account has its share already.
     pub fn admit_comparison(&self, charge: &Arc<Charge>) -> Result<Permit> {
         let cost = self.cost().max(self.inner.shared.dearest.load(Ordering::Relaxed));
         self.admit(charge, units(cost.min(MAX_COST)))
@@ -234,7 +234,7 @@ impl Drop for Inner {
 
 impl Permit {
     /// Whether `password` belongs to `hash`. A refusal does as much work as a hash of the cost `fill_to` takes, also
-    /// without any hash; a success answers at once.
+    /// without any hash; a success answers immediately.
     ///
     /// # Errors
     /// When the threads are gone.
@@ -268,7 +268,7 @@ impl Shared {
 
     /// How long a new job would wait for its turn.
     fn wait(&self, queue: &Queue<Job>, charge: &Charge, units: u64) -> Duration {
-        // What is at work already does not make anybody wait as long as a free thread is there.
+        // Work in progress delays no job as long as a thread is free.
         if queue.admitted() < self.threads {
             return Duration::ZERO;
         }
@@ -279,14 +279,14 @@ impl Shared {
     fn work(&self) {
         while let Some(Job { work, answer, permit }) = self.next() {
             self.metrics.hash_queue.dec();
-            // Whoever asked may have gone while the job waited.
+            // The caller may have cancelled while the job waited.
             if answer.is_closed() {
                 continue;
             }
             let done = self.compute(work);
-            // Given back first: whoever has the answer finds the place free.
+            // Given back first: a caller that has the answer finds the permit free.
             drop(permit);
-            // Nobody waits any more when this fails.
+            // Fails only when no caller waits any more.
             let _ = answer.send(done);
         }
     }
@@ -324,7 +324,7 @@ impl Shared {
         self.measured(|| (bcrypt_hash::hash(mixed.as_bytes(), *cost, *salt), units(*cost)))
     }
 
-    /// Counts the units that `work` tells beside its result, and measures what one takes.
+    /// Counts the units that `work` reports beside its result, and measures what one takes.
     fn measured<T>(&self, work: impl FnOnce() -> (T, u64)) -> T {
         let began = self.context.clock.stopwatch();
         let (done, units) = work();
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(hasher.admit(&charge("a"), 1 << 14).err().unwrap().reason(), Reason::Overloaded);
     }
 
-    /// Whoever came first with much makes others wait for one job of theirs, not for all.
+    /// An account that came first with much makes others wait for one job of its own, not for all.
     #[tokio::test]
     async fn what_one_owner_waits_for_turns_no_other_away() {
         let (hasher, _) =

@@ -29,8 +29,8 @@ impl Peppers {
         self.keys.first().filter(|_| self.is_for_new).map(|(id, _)| *id)
     }
 
-    /// What bcrypt is to get for a password; none when this pepper is not configured (any more), which the log tells
-    /// once for each.
+    /// What bcrypt is to get for a password; none when this pepper is not configured (any more), which is logged once
+    /// for each.
     pub fn mix(&self, id: Option<i16>, password: &Zeroizing<String>) -> Option<Zeroizing<String>> {
         let Some(id) = id else { return Some(password.clone()) };
         let Some((_, key)) = self.keys.iter().find(|(known, _)| *known == id) else {

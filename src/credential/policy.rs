@@ -1,5 +1,5 @@
-//! What a new password must be: long enough, hard to guess for somebody who knows the user, on no list of breached ones,
-//! and such that bcrypt reads all of it.
+//! What a new password must be: long enough, hard to guess for an attacker who knows the user, on no list of breached
+//! ones, and such that bcrypt reads all of it.
 
 use std::io::BufReader;
 use std::sync::Arc;
@@ -41,8 +41,8 @@ impl Policy {
         Ok(Self { rules: Arc::new(Rules { min_length, min_strength, peppered, breached }) })
     }
 
-    /// Whether `password` may be set as far as that can be told at once: length, characters, list of breached ones. Judging
-    /// how hard it is to guess takes long, and is the hashing threads' work.
+    /// Whether `password` may be set as far as that can be decided immediately: length, characters, list of breached
+    /// ones. Judging how hard it is to guess takes long, and is the hashing threads' work.
     ///
     /// # Errors
     /// `INVALID_FIELD` for `field`, with what to do.

@@ -1,5 +1,5 @@
-//! The queue before the hashing threads. Whoever is charged for work has a queue of their own and a bounded share of the
-//! whole; the queues are served in turn, so that a long one makes its owner wait and nobody else.
+//! The queue before the hashing threads. Each account that is charged for work has a queue of its own and a bounded
+//! share of the whole; the queues are served in turn, so that a long one makes only its owner wait.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -22,14 +22,14 @@ struct Owner<J> {
 /// What is admitted at most.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Of everybody's.
+    /// Of all owners together.
     pub total: usize,
     /// Of one owner's.
     pub share: usize,
 }
 
 impl Limits {
-    /// Limits for so many threads and places to wait, of which one owner gets at most `share` and never more than half.
+    /// Limits for so many threads and waiting jobs, of which one owner gets at most `share` and never more than half.
     pub fn new(threads: usize, queue: usize, share: usize) -> Self {
         let total = threads + queue;
         Self { total, share: share.min(total / 2).max(1) }
@@ -48,8 +48,8 @@ impl<J> Queue<J> {
         self.admitted
     }
 
-    /// Whether one more of `account`'s fits. Who has nothing here yet is let in beyond the total, up to twice that: whoever
-    /// came first with much does not keep others out.
+    /// Whether one more of `account`'s fits. An account that has nothing here yet is admitted beyond the total, up to
+    /// twice that: one that came first with much does not keep others out.
     pub fn has_place(&self, account: &Account, limits: Limits) -> bool {
         let held = self.owners.get(account).map_or(0, |owner| owner.admitted);
         let total = if held == 0 { limits.total * 2 } else { limits.total };
@@ -93,7 +93,7 @@ impl<J> Queue<J> {
         owner.jobs.push_back(job);
     }
 
-    /// The next job: the oldest of whoever's turn it is.
+    /// The next job: the oldest of the account whose turn it is.
     pub fn pop(&mut self) -> Option<J> {
         let account = self.turns.pop_front()?;
         let owner = self.owners.get_mut(&account)?;

@@ -1,5 +1,5 @@
 //! Codes that stand in for a lost authenticator application: made, written so that they can be read aloud, read as
-//! people type them. Only a keyed digest of each is kept, so that the database alone lets nobody try them out.
+//! people type them. Only a keyed digest of each is kept, so that the database alone does not allow trying them out.
 
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::context::Entropy;
 use crate::seal::Keyring;
 
-/// How many somebody gets.
+/// How many a user gets.
 pub(crate) const COUNT: usize = 10;
 /// Characters of a code: five random bits each, 80 together.
 const LENGTH: usize = 16;
@@ -32,8 +32,8 @@ pub(crate) fn generate(entropy: &Entropy) -> Zeroizing<String> {
     code
 }
 
-/// A code as it is digested, from what somebody typed: any case, any grouping, and `o`, `i`, `l` for the digits that
-/// they look like. None for what cannot be a code.
+/// A code as it is digested, from what was typed: any case, any grouping, and `o`, `i`, `l` for the digits that they
+/// look like. None for what cannot be a code.
 fn normalise(typed: &str) -> Option<Zeroizing<String>> {
     let mut code = Zeroizing::new(String::with_capacity(LENGTH));
     for c in typed.chars().filter(|c| *c != '-' && !c.is_whitespace()) {
@@ -55,8 +55,8 @@ pub(crate) fn digest(keyring: &Keyring, user: Uuid, code: &str) -> Option<Vec<u8
     keyed(&keyring.derive(PURPOSE), user, &normalise(code)?)
 }
 
-/// What may be kept of a code that somebody typed: one digest for every key that was ever in use. None when it cannot be
-/// a code.
+/// What may be kept of a code that was typed: one digest for every key that was ever in use. None when it cannot be a
+/// code.
 pub(crate) fn candidates(keyring: &Keyring, user: Uuid, typed: &str) -> Option<Vec<Vec<u8>>> {
     let code = normalise(typed)?;
     keyring.derive_all(PURPOSE).iter().map(|key| keyed(key, user, &code)).collect()

@@ -35,7 +35,7 @@ pub(crate) fn score(password: &str, about: &[Zeroizing<String>]) -> u8 {
     zxcvbn::zxcvbn(&judged, &words).score().into()
 }
 
-/// The texts about a user and the words in them: whoever is ann.smith@example.com might choose any of these.
+/// The texts about a user and the words in them: ann.smith@example.com might choose any of these.
 pub(crate) fn words(about: &[&str]) -> Vec<Zeroizing<String>> {
     let parts = about.iter().flat_map(|text| text.split(|letter: char| !letter.is_alphanumeric()));
     let words = about.iter().copied().chain(parts).filter(|word| word.chars().count() >= SHORTEST_WORD);
@@ -78,7 +78,7 @@ mod tests {
         figures.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// The dearest passwords that are known, and words that make them dearer.
+    /// The most expensive passwords that are known, and words that make them more expensive.
     fn dearest() -> Vec<String> {
         let every_symbol = "@4({[<369!1|0$57+2%8";
         let mut passwords: Vec<String> = [every_symbol, "1|7", "aaaa", "ab", "password", "1", "qwerty", "({[<@4"]

@@ -86,7 +86,7 @@ impl Totp {
     }
 }
 
-/// Six digits as somebody typed them.
+/// Six digits as they were typed.
 #[derive(Clone, Copy)]
 pub(crate) struct Code(u32);
 

@@ -26,7 +26,7 @@ const LATENESS: Duration = Duration::from_secs(2);
 pub struct Connection {
     inner: PgConnection,
     /// Longest silence while an answer is awaited. The server ends statements by itself well before; when it says nothing,
-    /// it or the way to it is gone, which no packet may ever tell.
+    /// it or the network is gone, which no packet may ever report.
     patience: Duration,
     /// Process id of the server's side, for cancelling what it does. Behind a transaction pooler it is known only while a
     /// transaction is open.
@@ -55,12 +55,12 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Whether the connection can serve somebody else as it is.
+    /// Whether the connection can be lent again as it is.
     pub(super) fn is_idle(&self) -> bool {
         !(self.in_flight || self.in_transaction || self.failed || self.broken)
     }
 
-    /// Whether the connection is of no use to anybody.
+    /// Whether the connection is of no use any more.
     pub(super) fn is_lost(&self) -> bool {
         self.broken || self.born != self.generation.load(Ordering::Acquire)
     }
@@ -95,7 +95,7 @@ impl Progress {
         }
     }
 
-    /// Whoever failed over left a standby behind: no connection from before leads to where writing is possible.
+    /// A fail-over left a standby behind: no connection from before leads to a server that takes writes.
     fn retire(&self) {
         // Only the first of a generation to find that out begins the next one.
         let _ = self.generation.compare_exchange(self.born, self.born + 1, Ordering::AcqRel, Ordering::Acquire);
@@ -202,7 +202,7 @@ impl Connection {
     /// Ends the connection in order.
     pub(super) async fn close(self) {
         use sqlx::Connection as _;
-        // Whoever closes a connection has no use for what goes wrong with that.
+        // An error while closing a connection changes nothing.
         let _ = self.inner.close().await;
     }
 }
@@ -244,7 +244,7 @@ impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Sent<E> {
 struct Answer<'e> {
     rows: BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>,
     patience: Duration,
-    /// Ends the silence since the server said something last; none while nobody waits.
+    /// Ends the silence since the server said something last; none while no answer is awaited.
     silence: Option<Pin<Box<Sleep>>>,
     progress: &'e mut Progress,
     operation: Operation,

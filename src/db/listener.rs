@@ -18,7 +18,7 @@ pub struct Notifications {
 
 impl Notifications {
     pub(super) fn new(mut inner: PgListener) -> Self {
-        // Whoever listens must know of a gap before anything else is announced.
+        // The listener must know of a gap before anything else is announced.
         inner.eager_reconnect(false);
         Self { inner }
     }

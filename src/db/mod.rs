@@ -2,7 +2,7 @@
 //! service.
 //!
 //! Statements reach the server in two ways only: alone, on [`Db`] itself, or within a [`Tx`]. Both lend a connection
-//! from the pool and give it back when it is known to be idle; a caller who goes away half-way has what it left behind
+//! from the pool and give it back when it is known to be idle; what a call that is dropped half-way left behind is
 //! cancelled and rolled back first.
 
 mod connection;
@@ -12,6 +12,7 @@ mod operation;
 mod pool;
 mod role;
 mod target;
+mod types;
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -35,9 +36,9 @@ pub(crate) use self::target::Target;
 use crate::config::DatabaseConfig;
 use crate::fault::{Fault, Reason, Result};
 
-/// How often the pool is looked after.
+/// How often the pool is maintained.
 const UPKEEP: Duration = Duration::from_millis(100);
-/// A statement that has waited for a lock for so long gives way when calls wait for a connection.
+/// A statement that has waited for a lock for so long is cancelled when calls wait for a connection.
 const CONTENDED: Duration = Duration::from_millis(100);
 
 /// Longest time of a statement in a reserved pool.
@@ -100,7 +101,7 @@ impl DerefMut for Tx {
     }
 }
 
-/// The way to Postgres. As an executor it runs single statements, each on a connection of the pool.
+/// Connections to Postgres. As an executor it runs single statements, each on a connection of the pool.
 #[derive(Clone)]
 pub struct Db {
     pool: Arc<Pool>,
@@ -116,7 +117,8 @@ pub struct Db {
 struct Contended {
     all: Arc<Semaphore>,
     each: usize,
-    by_scope: Mutex<HashMap<Option<Uuid>, Weak<Semaphore>>>,
+    /// By tenant; one for what is nobody's tenant's.
+    shares: Mutex<HashMap<Option<Uuid>, Weak<Semaphore>>>,
 }
 
 /// What a transaction holds that may wait for others' keys.
@@ -127,24 +129,24 @@ struct ContendedPermit {
 
 impl Contended {
     fn new(all: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), each: (all / 2).max(1), by_scope: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(all)), each: (all / 2).max(1), shares: Mutex::default() }
     }
 
-    /// Waits its turn: within the scope first, so that few of one tenant's stand before others'.
-    async fn acquire(&self, scope: Scope) -> Result<ContendedPermit> {
-        let own = self.of(scope).acquire_owned().await.map_err(Fault::internal)?;
+    /// Waits its turn: within its share first, so that few of one tenant's stand before others'.
+    async fn acquire(&self, share: Option<Uuid>) -> Result<ContendedPermit> {
+        let own = self.of(share).acquire_owned().await.map_err(Fault::internal)?;
         let all = Arc::clone(&self.all).acquire_owned().await.map_err(Fault::internal)?;
         Ok(ContendedPermit { _own: own, _all: all })
     }
 
-    fn of(&self, scope: Scope) -> Arc<Semaphore> {
-        let mut by_scope = self.by_scope.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = by_scope.get(&scope.tenant()).and_then(Weak::upgrade) {
+    fn of(&self, share: Option<Uuid>) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = shares.get(&share).and_then(Weak::upgrade) {
             return known;
         }
-        by_scope.retain(|_, semaphore| semaphore.strong_count() > 0);
+        shares.retain(|_, semaphore| semaphore.strong_count() > 0);
         let own = Arc::new(Semaphore::new(self.each));
-        by_scope.insert(scope.tenant(), Arc::downgrade(&own));
+        shares.insert(share, Arc::downgrade(&own));
         own
     }
 }
@@ -184,7 +186,7 @@ impl Db {
     }
 
     /// The same database through a pool of its own, which calls cannot exhaust: for what must go on whatever they do. Its
-    /// statements are short, so that a server that is gone without a word is noticed before anybody misses what they do.
+    /// statements are short, so that a server that vanished is noticed before their work is overdue.
     ///
     /// # Errors
     /// As [`Db::new`].
@@ -215,15 +217,24 @@ impl Db {
     }
 
     /// Begins a transaction in `scope` that writes values which must be unique over all tenants. An import holds those of
-    /// its rows until it ends, which may take minutes, and whoever wants one of them meanwhile has to wait for that: for
+    /// its rows until it ends, which may take minutes, and calls that want one of them meanwhile have to wait for that: for
     /// a short time only, and with a quarter of the pool at most and half of that within one tenant, so that it holds up
-    /// nobody else.
+    /// no others.
     ///
     /// # Errors
     /// `VALUE_CONTENDED` when too many wait already; `DATABASE_UNAVAILABLE`.
     pub async fn begin_contended(&self, scope: Scope) -> Result<Tx> {
+        self.begin_contended_for(scope, scope.tenant()).await
+    }
+
+    /// As [`Db::begin_contended`], within the share of `tenant`: for calls that act for the platform on behalf of a tenant's
+    /// users before those have signed in.
+    ///
+    /// # Errors
+    /// As [`Db::begin_contended`].
+    pub async fn begin_contended_for(&self, scope: Scope, tenant: Option<Uuid>) -> Result<Tx> {
         let permit =
-            tokio::time::timeout(CONTENDED_WAIT, self.contended.acquire(scope)).await.map_err(|_| contended())??;
+            tokio::time::timeout(CONTENDED_WAIT, self.contended.acquire(tenant)).await.map_err(|_| contended())??;
         let mut tx = self.begin(scope).await?;
         let wait = format!("SET LOCAL lock_timeout = {}", CONTENDED_WAIT.as_millis());
         tx.lease.get_mut().simple(wait).await?;
@@ -252,7 +263,7 @@ impl Db {
         let mut lease = self.pool.lease().await?;
         let maker = self.pool.maker();
         if maker.pooler {
-            // The session is somebody else's afterwards, so that nothing may be set for longer than the transaction.
+            // The session is another client's afterwards, so that nothing may be set for longer than the transaction.
             let limits = maker.limits.sql(true);
             let begin = format!("BEGIN; {limits}; SELECT pg_backend_pid(), {first}");
             let row = lease.get_mut().begin(begin).await?;
@@ -289,7 +300,7 @@ impl Db {
         // Found anew each time: after a fail-over another server is the one that is written to.
         let (connection, server) = self.direct.named("sidle-listen").connect().await?;
         sqlx::Connection::close(connection).await?;
-        // The driver's listener takes its connection from a pool; a pool of one gives it nobody else's.
+        // The driver's listener takes its connection from a pool; a pool of one gives it no other.
         let own = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(self.config.acquire_timeout)
@@ -306,8 +317,8 @@ impl Db {
         self.config.idle_in_transaction_timeout
     }
 
-    /// Looks after the pool until `stop`: closes what lies idle, and has statements that wait for locks give way to calls
-    /// that wait for a connection, so that one locked row delays those who want it and nobody else.
+    /// Maintains the pool until `stop`: closes idle connections, and cancels statements that wait for locks when calls wait
+    /// for a connection, so that one locked row delays only the calls that want it.
     pub async fn upkeep(self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -417,7 +428,7 @@ impl<'p> Executor<'p> for &'p Db {
         'p: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        // Read to the end at once: a slow reader must not hold the connection.
+        // Read to the end immediately: a slow reader must not hold the connection.
         let rows = async move {
             let mut lease = self.single().await?;
             let rows: Vec<_> = lease.get_mut().fetch_many(query).try_collect().await?;

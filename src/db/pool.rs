@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use super::connection::{Connection, Generation};
 use super::target::Target;
+use super::types;
 
 /// How long an abandoned statement may go on by itself before it is cancelled.
 const GRACE: Duration = Duration::from_millis(20);
@@ -61,7 +62,7 @@ impl Manager for Maker {
         let (mut connection, _) = loop {
             match self.target.connect().await {
                 Ok(connected) => break connected,
-                // A server that is starting. Whoever waits for the connection bounds this.
+                // A server that is starting. The caller that waits for the connection bounds this.
                 Err(error) if super::errors::is_starting(&error) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
@@ -70,6 +71,9 @@ impl Manager for Maker {
             }
         };
         let pid = if self.pooler { None } else { Some(prepare(&mut connection, self.limits).await?) };
+        if !self.prepared {
+            types::learn(&mut connection).await?;
+        }
         Ok(Connection::new(connection, self.limits.statement, pid, self.prepared, Generation::clone(&self.generation)))
     }
 
@@ -93,7 +97,7 @@ async fn prepare(connection: &mut PgConnection, limits: Limits) -> sqlx::Result<
 pub(super) struct Pool {
     objects: deadpool::managed::Pool<Maker>,
     pub(super) canceller: Canceller,
-    /// Server processes that work for somebody at the moment.
+    /// Server processes of the leases there are at the moment.
     lent: Mutex<HashSet<i32>>,
     pub(super) size: usize,
     told: AtomicBool,
@@ -168,7 +172,7 @@ impl Pool {
         }
     }
 
-    /// The server processes that work for somebody.
+    /// The server processes of the leases there are.
     pub(super) fn working(&self) -> Vec<i32> {
         self.lent().iter().copied().collect()
     }
@@ -281,7 +285,7 @@ impl Canceller {
         .await
     }
 
-    /// Asks for one number. Whoever is dropped meanwhile takes the connection along.
+    /// Asks for one number. When dropped meanwhile, it drops the connection too.
     async fn ask(&self, sql: String) -> sqlx::Result<i64> {
         let mut kept = self.connection.lock().await;
         let mut connection = match kept.take() {

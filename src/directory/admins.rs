@@ -1,12 +1,12 @@
-//! Somebody can always administer the platform. Every change that could take the last administrator away happens under
-//! one lock, so that two that each leave one do not together leave none.
+//! The platform always has an administrator. Every change that could remove the last one happens under one lock, so
+//! that two that each leave one do not together leave none.
 
 use super::change::Change;
 use super::store::tokens;
 use super::store::users::User;
 use crate::fault::{Fault, Reason, Result};
 
-/// Proof that the lock is held, and whether there was anybody to begin with.
+/// Proof that the lock is held, and whether there was an administrator to begin with.
 pub(super) struct Guard {
     had_one: bool,
 }
@@ -20,7 +20,7 @@ pub(super) async fn guard(change: &mut Change<'_>) -> Result<Guard> {
 }
 
 impl Guard {
-    /// Refuses the change if nobody who can sign in would be left.
+    /// Refuses the change if no administrator who can sign in would be left.
     pub async fn still_has_one(self, change: &mut Change<'_>) -> Result<()> {
         let now = change.now;
         if self.had_one && !tokens::has_platform_admin(&mut change.tx, now).await? {

@@ -13,7 +13,7 @@ use crate::fault::{Fault, Reason, Result};
 use crate::token::opaque;
 
 const CREATE: &str = "sidle.v1.DirectoryService/CreateApiKey";
-/// Client secrets that an account may have at once: one in use and one to replace it.
+/// Client secrets that an account may have at the same time: one in use and one to replace it.
 const MOST_SECRETS: i64 = 2;
 
 /// Characters of the secret part that are kept to recognise a key by: too few to help a guess at 256 bits.
@@ -47,7 +47,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
     }
     change.step_up_of_people(CREATE, Some(account.service_account_id)).await?;
     if new.kind == KeyKind::ClientSecret {
-        // The account's row is locked, so the count is right whoever else makes one.
+        // The account's row is locked, so the count is right under concurrent calls.
         let now = change.now;
         let live = store::api_keys::live_secrets(&mut change.tx, account.service_account_id, now).await?;
         if live >= MOST_SECRETS {
@@ -78,7 +78,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
     Ok((key, secret))
 }
 
-/// Revokes a key, and the tokens of its service account: they do not say which key bought them.
+/// Revokes a key, and the tokens of its service account: they do not say which key they were exchanged for.
 pub(super) async fn revoke(change: &mut Change<'_>, id: Uuid) -> Result<()> {
     let key = store::api_keys::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("API key"))?;
     let account = key.service_account_id;

@@ -105,15 +105,15 @@ impl<'a> Change<'a> {
     /// As [`Change::step_up`], of people only: for what makes lasting rights over every tenant out of a session.
     pub async fn step_up_of_people(&mut self, method: &'static str, target: Option<Uuid>) -> Result<()> {
         let principal = self.call.principal()?;
-        // The row before the proof: whoever changes the caller's credentials voids the proofs in this order.
+        // The row before the proof: a change of the caller's credentials voids the proofs in this order.
         if principal.kind == PrincipalKind::User {
             store::tokens::lock_users(&mut self.tx, &[principal.id]).await?;
         }
         self.directory.step_ups.require_of_people(&mut self.change.tx, self.call, method, target).await
     }
 
-    /// Keeps the caller from being ended until the change is made, and refuses one who has been: what lets somebody in must
-    /// not come after the end of whoever makes it. Before any other row is locked; `account` is the service account that is
+    /// Locks the caller's account until the change is made, and refuses one that has been ended: what gives access must
+    /// not come after the end of its maker. Before any other row is locked; `account` is the service account that is
     /// about to change.
     pub async fn hold_caller(&mut self, account: Option<Uuid>) -> Result<()> {
         let principal = self.call.principal()?;
@@ -134,13 +134,13 @@ impl<'a> Change<'a> {
         aim(&mut self.change.tx, self.call.principal()?, self.scope, user, effect).await
     }
 
-    /// Refuses the access tokens that a user has now; `event` is to tell of it.
+    /// Refuses the access tokens that a user has now; `event` is to record it.
     pub async fn end_tokens(&mut self, aimed: &Aimed, event: Event) -> Result<Event> {
         self.end_tokens_of(&[aimed.user()], event).await
     }
 
-    /// Revokes the access tokens that the holders of what changes have now; `event` is to tell of it. Their rows are locked
-    /// first, so that no login or refresh that read the old rights comes after it.
+    /// Revokes the access tokens that the holders of what changes have now; `event` is to record it. Their rows are
+    /// locked first, so that no login or refresh that read the old rights comes after it.
     pub async fn end_tokens_of(&mut self, users: &[Uuid], event: Event) -> Result<Event> {
         store::tokens::lock_users(&mut self.tx, users).await?;
         let epoch = store::tokens::end_users(&mut self.tx, users).await?;
@@ -161,7 +161,7 @@ impl<'a> Change<'a> {
         event.detail("tokens_valid_from", epoch.micros()).detail("principals", ids(principals))
     }
 
-    /// Ends the sessions of a user and refuses their tokens; says how many there were, and `event` is to tell of it.
+    /// Ends the sessions of a user and refuses their tokens; says how many there were, and `event` is to record it.
     pub async fn end_sessions(&mut self, aimed: &Aimed, reason: &'static str, event: Event) -> Result<(i32, Event)> {
         let sessions = store::tokens::end_sessions(&mut self.change.tx, aimed, reason, self.change.now).await?;
         let event = self.end_tokens(aimed, event).await?.detail("sessions", ids(&sessions));

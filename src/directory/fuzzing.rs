@@ -1,4 +1,4 @@
-//! Fuzz targets of this room.
+//! Fuzz targets of this module.
 
 use super::names;
 pub(crate) use super::rpc::fuzzing::settings;

@@ -63,7 +63,7 @@ pub(super) async fn link(
 ) -> Result<users::User> {
     let caller = change.principal()?;
     if caller.id == id {
-        // With a stolen token anybody could be the administrator who decides that they are the administrator.
+        // With a stolen token an attacker could be the administrator who decides that they are the administrator.
         return Err(Fault::new(
             Reason::PermissionDenied,
             "One's own account is linked by proving both sides: see StartKanidmLogin.",
@@ -77,7 +77,7 @@ pub(super) async fn link(
     if user.is_master_admin {
         return Err(admins::master());
     }
-    // Whoever knows the user's password would act with what the person's groups give, from the person's next login on.
+    // A caller who knows the user's password would act with what the person's groups give, from the next login on.
     let given = store::kanidm::group_rights(&mut change.tx, &candidate.groups).await?;
     for (tenant, permissions) in &given {
         delegation::covers(caller, Some(*tenant), permissions)?;

@@ -1,4 +1,4 @@
-//! What somebody made that lets programs in: it ends with its maker, unless it is to be kept.
+//! Credentials for programs end with their maker, unless they are to be kept.
 
 use uuid::Uuid;
 
@@ -9,7 +9,7 @@ use crate::access::delegation::{self, Aimed};
 use crate::audit::{Event, EventType};
 use crate::fault::Result;
 
-/// What somebody made that lets programs in.
+/// Credentials for programs, by their maker.
 #[derive(Debug, Default)]
 pub(super) struct Made {
     /// Keys and client secrets that work, or worked until now.
@@ -22,8 +22,8 @@ pub(super) struct Made {
     pub kept: bool,
 }
 
-/// Ends the keys and certificates that a user made, unless they are to be kept: all of them or, where the user only lost
-/// rights, those that permit what the user may not do any more. Otherwise whoever sees the end coming makes a key.
+/// Ends the keys and certificates that a user made, unless they are to be kept: all of them or, where the user only
+/// lost rights, those that permit what the user may not do any more. Otherwise a user about to lose access makes a key.
 pub(super) async fn end_made_by(change: &mut Change<'_>, aimed: &Aimed, keep: bool, only_beyond: bool) -> Result<Made> {
     let user = aimed.user();
     let rights = match only_beyond {

@@ -32,8 +32,8 @@ pub(super) async fn roles_for_new_user(change: &mut Change<'_>, tenant: Uuid, na
     Ok(roles)
 }
 
-/// Refuses a caller who neither has the role at the place nor the permission to give others than their own: what a role
-/// means to other services its permissions here do not say. The plain member's role comes with being a member.
+/// Refuses a caller who neither has the role there nor the permission to give others than their own: what a role means
+/// to other services its permissions here do not say. The plain member's role comes with being a member.
 async fn may_assign(change: &mut Change<'_>, principal: &Principal, role: &Role, place: Option<Uuid>) -> Result<()> {
     let is_plain = role.is_built_in && role.name == MEMBER;
     if is_plain || delegation::covers(principal, place, &[ASSIGN.to_owned()]).is_ok() {
@@ -47,7 +47,7 @@ async fn may_assign(change: &mut Change<'_>, principal: &Principal, role: &Role,
     Err(Fault::new(Reason::PermissionDenied, message).with("permission", ASSIGN))
 }
 
-/// The role, if it fits the place, holds nothing that the caller lacks there, and is the caller's to assign.
+/// The role, if it fits the tenant or platform, holds nothing that the caller lacks there, and is the caller's to assign.
 async fn grantable(change: &mut Change<'_>, role_id: Uuid, place: Option<Uuid>) -> Result<Role> {
     let role = store::roles::by_id(&mut change.tx, role_id).await?.ok_or_else(|| Fault::not_found("role"))?;
     match place {
@@ -81,7 +81,7 @@ pub(super) async fn create(
     }
     let user = store::users::by_id(&mut change.tx, user_id, false).await?.ok_or_else(|| Fault::not_found("user"))?;
     let role = grantable(change, role_id, place).await?;
-    // The rows before the proof: whoever changes the caller's credentials voids their proofs in this order.
+    // The rows before the proof: a change of the caller's credentials voids their proofs in this order.
     let caller = change.principal()?.id;
     store::tokens::lock_users(&mut change.tx, &[user.user_id, caller]).await?;
     // The user may have been deleted while the row was waited for; what is given then would be there when they come back.
@@ -120,7 +120,7 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, keep: bool) -> Res
     let event = about(change, kind, place, membership.user_id, membership.role_id)
         .detail("role", &membership.role_name)
         .detail("source", membership.source.as_str());
-    // Before the row goes: it is what lets a tenant end the tokens of a member who is at home elsewhere.
+    // Before the row is deleted: it is what lets a tenant end the tokens of a member who is at home elsewhere.
     let event = change.end_tokens(&aimed, event).await?;
     if !store::memberships::delete(&mut change.tx, &aimed, &membership).await? {
         return Err(Fault::not_found("membership"));

@@ -1,6 +1,6 @@
-//! Who there is: users, tenants, memberships, roles, service accounts and their keys. Owns the rules of administering
-//! them: nobody hands out what they do not hold, somebody can always administer, a change of rights ends tokens. Knows
-//! nothing of how anybody signs in.
+//! Users, tenants, memberships, roles, service accounts and their keys. Owns the rules of administering them: no caller
+//! gives what they do not hold, the platform always has an administrator, a change of rights ends tokens. Knows nothing
+//! of how users authenticate.
 
 mod admins;
 mod api_keys;
@@ -52,7 +52,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The directory; credentials and proofs are those of `authenticate`, what ends is told to `sessions`.
+    /// The directory; credentials and proofs are those of `authenticate`, what ends is reported to `sessions`.
     pub fn new(
         core: Core,
         sessions: &Sessions,

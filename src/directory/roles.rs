@@ -36,7 +36,7 @@ pub(super) struct Edit {
 /// The shared role that the group of a tenant's administrators in Kanidm gives.
 const OF_ADMINS: &str = "admin";
 
-/// What somebody may come to do by a role: what it permits and, where it makes an administrator, what the tenant's group
+/// What a user may come to do by a role: what it permits and, where it makes an administrator, what the tenant's group
 /// of administrators gives in the end.
 pub(super) async fn effective_permissions(
     change: &mut Change<'_>,
@@ -101,7 +101,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewRole) -> Result<Role
     Ok(role)
 }
 
-/// Changes a role. With its permissions the tokens of everybody who has it end.
+/// Changes a role. With its permissions the tokens of every holder end.
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<Role> {
     let guard = admins::guard(change).await?;
     let before = for_change(change, id, Some(version)).await?;
@@ -116,7 +116,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     delegation::covers(change.principal()?, after.tenant_id, &given)?;
     let renamed = before.name != after.name;
     if renamed {
-        // Another name is another role to the services that read it, so that whoever renames one gives that role.
+        // Another name is another role to the services that read it, so that renaming one gives that role.
         delegation::covers(change.principal()?, after.tenant_id, &[ASSIGN.to_owned()])?;
         unmistakable(change, &after.name, after.tenant_id, Some(id)).await?;
     }
@@ -130,14 +130,14 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     let event =
         about(change, EventType::RoleUpdated, &after).detail("old", facts(&before)).detail("new", facts(&after));
     change.record(event).await?;
-    // Who ceases to be an administrator also loses what the group of administrators gave.
+    // A user who ceases to be an administrator also loses what the group of administrators gave.
     if rights_changed || before.is_admin != after.is_admin {
         end_tokens_of_holders(change, &after).await?;
     }
     store::roles::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("role"))
 }
 
-/// Deletes a role that nobody has.
+/// Deletes a role that is assigned to no user.
 pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<()> {
     let role = for_change(change, id, version).await?;
     store::roles::delete(&mut change.tx, id).await?;
@@ -145,7 +145,7 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
     change.record(event).await
 }
 
-/// The role as the caller may change it: not one that Sidle came with, nor one with permissions that the caller lacks.
+/// The role as the caller may change it: neither a built-in one, nor one with permissions that the caller lacks.
 async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<Role> {
     let seen = store::roles::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("role"))?;
     if seen.is_built_in {

@@ -118,7 +118,7 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
     Ok(i32::try_from(keys).unwrap_or(i32::MAX))
 }
 
-/// The service account as the caller may change it, kept from other writers.
+/// The service account as the caller may change it, locked.
 pub(super) async fn for_change(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<ServiceAccount> {
     let account =
         store::service_accounts::lock(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("service account"))?;

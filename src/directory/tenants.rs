@@ -59,7 +59,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewTenant) -> Result<Te
     Ok(tenant)
 }
 
-/// Changes a tenant. One that is switched off loses every token for it at once.
+/// Changes a tenant. Disabling it revokes every token for it immediately.
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<Tenant> {
     if edit.status.is_some() || edit.external_id.is_some() {
         change.platform_only()?;
@@ -117,7 +117,7 @@ fn check_settings(settings: &Value) -> Result<()> {
     }
 }
 
-/// Whether these settings let in whom those before did not: who registers, who is made a user at their first login
+/// Whether these settings admit users whom those before did not: who registers, who is made a user at their first login
 /// through Kanidm, and of which domains.
 fn lets_in_more(before: &Value, after: &Value) -> bool {
     let is_on = |settings: &Value, path: &str| settings.pointer(path) == Some(&Value::Bool(true));
@@ -126,10 +126,10 @@ fn lets_in_more(before: &Value, after: &Value) -> bool {
     opened("/allow_registration") || opened("/sidle/kanidm_first_login") || widened
 }
 
-/// Deletes a tenant that nobody calls home.
+/// Deletes a tenant that is no user's home tenant.
 pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<()> {
     change.platform_only()?;
-    // Whoever creates a user holds the tenant's row, so nobody moves in between the question and the end.
+    // Creating a user locks the tenant's row, so no user is added between this check and the deletion.
     let tenant = for_change(change, id, version).await?;
     if store::tenants::has_users(&mut change.tx, id).await? {
         let fault = Fault::new(Reason::InUse, "There are still users that call the tenant home.");

@@ -1,4 +1,4 @@
-//! Users: creating, editing, locking, switching off and on.
+//! Users: creating, editing, locking, disabling and enabling.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -51,7 +51,7 @@ pub(super) async fn permit(change: &mut Change<'_>, new: &NewUser) -> Result<(Uu
     let tenant_id = change.tenant(new.tenant_id)?;
     store::tenants::hold(&mut change.tx, tenant_id).await?.ok_or_else(|| Fault::not_found("tenant"))?;
     let roles = memberships::roles_for_new_user(change, tenant_id, &new.role_ids).await?;
-    // Whoever chooses address or password of an account has a way in that outlasts the session, and its roles with it.
+    // Who sets address or password of an account can sign in as it after the session has ended, with all its roles.
     change.step_up_of_people(CREATE, None).await?;
     Ok((tenant_id, roles))
 }
@@ -101,7 +101,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Opti
 
 /// Edits a user.
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<User> {
-    // With the address goes the way to set a new password; until a demanded one is set, nothing is permitted.
+    // With the address goes the right to reset the password; until a demanded one is set, nothing is permitted.
     let takes_over = edit.email.is_some()
         || edit.username.is_some()
         || edit.must_change_password.is_some()
@@ -120,7 +120,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     if moves || takes_second_factor {
         change.step_up(UPDATE, Some(id)).await?;
     } else if before.must_change_password && edit.must_change_password == Some(false) {
-        // Whoever set that password may act with the user's rights from then on.
+        // The administrator who set that password may act with the user's rights from then on.
         change.step_up_of_people(UPDATE, Some(id)).await?;
     }
     if let Some(email) = edit.email.filter(|_| moves) {
@@ -147,7 +147,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     read(change, id).await
 }
 
-/// Takes the second factor of somebody who has lost it, and what came in by it.
+/// Removes the second factor of a user who has lost it, and ends the user's sessions.
 async fn take_second_factor(change: &mut Change<'_>, aimed: &Aimed, user: &User) -> Result<()> {
     store::users::remove_second_factor(&mut change.tx, aimed.for_control()?).await?;
     let event = about(change, EventType::UserTotpDisabled, user).reason("administrator");
@@ -156,7 +156,7 @@ async fn take_second_factor(change: &mut Change<'_>, aimed: &Aimed, user: &User)
     change.notify(Message::to_user(Kind::TotpDisabled, user.user_id)).await
 }
 
-/// Tells both addresses, and asks the new one to be confirmed: until it is, no password is reset through it.
+/// Notifies both addresses, and asks the new one to be confirmed: until it is, no password is reset through it.
 async fn tell_of_new_address(change: &mut Change<'_>, before: &User) -> Result<()> {
     let id = before.user_id;
     let old = Message::to_address(Kind::EmailChanged, Some(id), &before.email);
@@ -189,7 +189,7 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
     Ok((sessions, made::end_made_by(change, &aimed, keep, false).await?))
 }
 
-/// Shuts a user out until `duration` is over or, without one, until further notice; what lives ends at once.
+/// Locks a user until `duration` is over or, without one, until further notice; sessions and tokens end immediately.
 pub(super) async fn lock(change: &mut Change<'_>, id: Uuid, duration: Option<TimeDelta>) -> Result<(User, i32)> {
     let guard = admins::guard(change).await?;
     let (aimed, user) = for_change(change, id, None, Effect::Everywhere).await?;
@@ -203,14 +203,14 @@ pub(super) async fn lock(change: &mut Change<'_>, id: Uuid, duration: Option<Tim
     Ok((read(change, id).await?, sessions))
 }
 
-/// Takes any lock away.
+/// Removes any lock.
 pub(super) async fn unlock(change: &mut Change<'_>, id: Uuid) -> Result<User> {
     lock_both(change, id).await?;
     let (aimed, user) = for_change(change, id, None, Effect::Everywhere).await?;
     if user.locked_until.is_none() && user.failed_login_attempts == 0 {
         return Ok(user);
     }
-    // Also after failures: who unlocks again and again makes room for endless guesses.
+    // Also after failures: unlocking again and again allows endless guesses.
     change.step_up_of_people(UNLOCK, Some(id)).await?;
     store::users::clear_lock(&mut change.tx, &aimed).await?;
     let event = about(change, EventType::UserUnlocked, &user).detail("failed_attempts", user.failed_login_attempts);
@@ -218,7 +218,7 @@ pub(super) async fn unlock(change: &mut Change<'_>, id: Uuid) -> Result<User> {
     read(change, id).await
 }
 
-/// Switches a user off and ends all access.
+/// Disables a user and ends all access.
 pub(super) async fn disable(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<(User, i32)> {
     let guard = admins::guard(change).await?;
     let (aimed, user) = for_change(change, id, version, Effect::Everywhere).await?;
@@ -234,7 +234,7 @@ pub(super) async fn disable(change: &mut Change<'_>, id: Uuid, version: Option<i
     Ok((read(change, id).await?, sessions))
 }
 
-/// Switches a disabled user on.
+/// Enables a disabled user.
 pub(super) async fn enable(
     change: &mut Change<'_>,
     id: Uuid,
@@ -242,7 +242,7 @@ pub(super) async fn enable(
     email_verified: bool,
 ) -> Result<User> {
     lock_both(change, id).await?;
-    // Who vouches for the address says who may set a new password through it.
+    // Verifying the address decides who may set a new password through it.
     let effect = if email_verified { Effect::Control } else { Effect::Everywhere };
     let (aimed, user) = for_change(change, id, version, effect).await?;
     if user.status != UserStatus::Disabled {
@@ -250,12 +250,12 @@ pub(super) async fn enable(
     }
     change.step_up_of_people(ENABLE, Some(id)).await?;
     let verified = match verified(&user) {
-        // The platform's word stands by itself, also where a tenant has given its own.
+        // The platform's verification stands by itself, also where a tenant has given its own.
         (at, _) if email_verified && change.scope == Scope::Platform => (at.or(Some(change.now)), false),
         (None, _) if email_verified => (Some(change.now), true),
         as_before => as_before,
     };
-    // Who was born in Kanidm never has to show the address here.
+    // A user who was created in Kanidm never has to verify the address here.
     let counts = verified.0.is_some() || user.auth_method == store::AuthMethod::Kanidm;
     let status = if counts { UserStatus::Active } else { UserStatus::PendingVerification };
     store::users::set_status(&mut change.tx, &aimed, status, verified).await?;
@@ -275,8 +275,8 @@ async fn lock_both(change: &mut Change<'_>, id: Uuid) -> Result<()> {
     store::tokens::lock_users(&mut change.tx, &[id, caller]).await
 }
 
-/// The user as the caller may change it, kept from other writers: found in the caller's scope, unchanged since
-/// `version`, and without rights that the caller lacks.
+/// The user as the caller may change it, locked: found in the caller's scope, unchanged since `version`, and without
+/// rights that the caller lacks.
 pub(super) async fn for_change(
     change: &mut Change<'_>,
     id: Uuid,

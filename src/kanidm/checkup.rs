@@ -1,4 +1,4 @@
-//! What can be told about a Kanidm before it is worked with.
+//! What can be checked about a Kanidm before it is used.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub enum MailIndex {
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct Checkup {
-    /// Release; none where it does not tell.
+    /// Release; none where Kanidm does not say.
     pub version: Option<String>,
     /// Whether addresses are found by an index.
     pub mail_index: MailIndex,
@@ -40,7 +40,7 @@ impl Kanidm {
         let answer = self.send(Method::GET, url, Credential::ServiceAccount, Body::None).await?;
         answer.json::<Value>()?;
         let since = self.clock().stopwatch();
-        // For the address alone, as Kanidm itself asks when it makes sure that an address is nobody else's.
+        // For the address alone, as Kanidm itself asks when it makes sure that an address is unique.
         let found = self.search_for(json!({"eq": ["mail", "nobody@sidle.invalid"]})).await;
         let took = since.elapsed();
         let mail_index = match found {

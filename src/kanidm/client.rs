@@ -24,11 +24,11 @@ use crate::telemetry;
 const LARGEST_ANSWER: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The way to Kanidm.
+/// The client of Kanidm.
 #[derive(Clone)]
 pub struct Kanidm {
     inner: Arc<Inner>,
-    /// None for one who waits by itself when Kanidm does not answer.
+    /// None for a caller that waits by itself when Kanidm does not answer.
     breaker: Option<Arc<Breaker>>,
     /// The longest time a call may take.
     limit: Duration,
@@ -51,7 +51,7 @@ impl fmt::Debug for Kanidm {
 /// As whom a call is made.
 #[derive(Clone, Copy)]
 pub enum Credential<'a> {
-    /// As nobody.
+    /// Without credentials.
     None,
     /// As Sidle's service account.
     ServiceAccount,
@@ -76,11 +76,10 @@ pub enum Body<'a> {
 
 /// What came back, whatever its status.
 pub struct Answer {
-    /// HTTP status.
     pub status: u16,
     /// Body, of bounded size.
     pub body: Vec<u8>,
-    /// Kanidm's release, where it tells.
+    /// Kanidm's release, where it is given.
     pub version: Option<String>,
 }
 
@@ -93,7 +92,7 @@ impl Answer {
         if !(200..300).contains(&self.status) {
             return Err(KanidmError::read(self.status, &self.body));
         }
-        // The parser's own words may quote the body.
+        // The parser's message may quote the body.
         serde_json::from_slice(&self.body).map_err(|e| {
             KanidmError::Nonsense(format!("status {}, unexpected JSON at byte {}", self.status, e.column()))
         })
@@ -101,7 +100,7 @@ impl Answer {
 }
 
 impl Kanidm {
-    /// The way to the configured Kanidm; none when none is configured.
+    /// The client of the configured Kanidm; none when none is configured.
     ///
     /// # Errors
     /// When a setting cannot be used; the message names it.
@@ -137,13 +136,13 @@ impl Kanidm {
         Ok(Some(Self { inner, breaker, limit: config.timeout }))
     }
 
-    /// The same way for somebody who can wait: past the breaker, and without an effect on it.
+    /// The same client for a caller that can wait: past the breaker, and without an effect on it.
     #[must_use]
     pub fn patient(&self) -> Self {
         Self { breaker: None, ..self.clone() }
     }
 
-    /// The same way with another time limit for each call.
+    /// The same client with another time limit for each call.
     #[must_use]
     pub fn within(&self, limit: Duration) -> Self {
         Self { limit, ..self.clone() }
@@ -284,7 +283,7 @@ fn unavailable(error: &reqwest::Error) -> KanidmError {
     KanidmError::Unavailable(what.to_owned())
 }
 
-/// A token over plain HTTP would be anybody's, except on the machine itself.
+/// Plain HTTP would reveal the token, except on the machine itself.
 fn base(url: &str) -> FaultResult<Url> {
     let problem = "must be the https URL of Kanidm, such as https://idm.example.com (http on this machine only)";
     let base = Url::parse(url).map_err(|_| Fault::field("kanidm.url", problem))?;

@@ -15,7 +15,7 @@ use super::error::{KanidmError, Result};
 /// The shortest time that Kanidm lets a reset link live.
 pub const SHORTEST_LINK: Duration = Duration::from_secs(300);
 
-/// A link at which a person sets a credential. Whoever holds it owns the account.
+/// A link at which a person sets a credential. Its holder owns the account.
 pub struct ResetLink {
     /// Address of the page.
     pub url: Zeroizing<String>,
@@ -79,7 +79,7 @@ impl From<Status> for UpdateStatus {
 }
 
 impl Kanidm {
-    /// Makes a reset link that lives as briefly as Kanidm allows. Another one that is out stays good beside it.
+    /// Makes a reset link that lives as briefly as Kanidm allows. Another one that was made stays valid beside it.
     ///
     /// # Errors
     /// As [`KanidmError`] says. After one whose outcome is unknown there may be a link that nobody has.
@@ -119,7 +119,7 @@ impl Kanidm {
         Ok(status.into())
     }
 
-    /// Makes the change.
+    /// Commits the change.
     ///
     /// # Errors
     /// As [`KanidmError`] says. After one whose outcome is unknown the change may have been made.

@@ -38,20 +38,20 @@ pub enum KanidmError {
     Duplicate(Vec<String>),
     /// An entry has the uuid already, perhaps a deleted one.
     UuidTaken,
-    /// A value does not obey the schema; the attribute, where it is told.
+    /// A value does not obey the schema; the attribute, where it is named.
     Invalid(Option<String>),
     /// An entry that is referred to does not exist.
     ReferenceMissing,
     /// The entry does not exist.
     NotFound,
-    /// The query asks for too much at once.
+    /// The query asks for too much in one call.
     TooMuch,
     /// Any other refusal: status and code.
     Refused(u16, String),
 }
 
 impl KanidmError {
-    /// What kept a request from an answer, as metrics tell it.
+    /// What kept a request from an answer, as metrics name it.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
@@ -70,13 +70,13 @@ pub enum Concern {
     Access,
     /// Kanidm's reachability at the moment.
     Reach,
-    /// Kanidm's own state: it works for nobody.
+    /// Kanidm's own state: it serves no call.
     State,
     /// The time limit.
     Time,
-    /// How much was asked for at once.
+    /// How much was asked for in one call.
     Size,
-    /// Nobody knows: perhaps one of the entries, perhaps everything. Trying entries apart tells.
+    /// Unknown: perhaps one of the entries, perhaps everything. Trying entries apart shows which.
     Unclear,
 }
 
@@ -108,7 +108,7 @@ impl KanidmError {
             return match status {
                 403 => Self::AccessDenied,
                 // Also a 404: something in Kanidm's place may know nothing of its paths. That an entry is not there only
-                // Kanidm's own word says.
+                // Kanidm's own code says.
                 _ => Self::Unexplained(status),
             };
         };
@@ -185,7 +185,7 @@ impl KanidmError {
         }
     }
 
-    /// Whether what was asked may have been done, as far as anybody can tell: also after a refusal that is not known.
+    /// Whether what was asked may have been done, as far as is known: also after a refusal that is not known.
     pub fn may_have_been_done(&self) -> bool {
         self.is_outcome_unknown() || self.concern() == Concern::Unclear
     }

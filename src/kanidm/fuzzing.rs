@@ -1,4 +1,4 @@
-//! Fuzz targets of this room.
+//! Fuzz targets of this module.
 
 use std::sync::OnceLock;
 
@@ -38,7 +38,7 @@ fn provider() -> &'static Provider {
     })
 }
 
-/// A failure of Kanidm is answered as such, in few words, whatever Kanidm said.
+/// A failure of Kanidm is answered as such, briefly, whatever Kanidm said.
 fn check(error: KanidmError) {
     assert!(error.to_string().len() < 1024, "an error repeats what Kanidm sent");
     check_refusal(&Fault::from(error));
@@ -58,7 +58,7 @@ pub(crate) fn id_token(data: &[u8]) {
         Ok(_) => panic!("a forged access token was accepted"),
         Err(error) => check(error),
     }
-    // What decides where a token is asked about, before anybody knows whether it is good.
+    // What decides where a token is verified, before it is known to be good.
     let _ = id_token::issuer(&text);
     id_token::key_id(&text).err().into_iter().for_each(check);
 

@@ -1,4 +1,4 @@
-//! Groups: made with a uuid that was written down beforehand, and known by nothing else.
+//! Groups: made with a uuid that was recorded beforehand, and recognised by nothing else.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use super::persons::{Entry, TERMS};
 pub struct Group {
     pub uuid: Uuid,
     pub name: String,
-    /// Names with domain of the members; Kanidm does not tell their uuids.
+    /// Names with domain of the members; Kanidm does not return their uuids.
     pub members: Vec<String>,
 }
 

@@ -28,13 +28,12 @@ pub struct Expected<'a> {
     pub issuer: &'a str,
     /// Whom it is for.
     pub client: &'a str,
-    /// The time.
     pub now: DateTime<Utc>,
     /// Difference between the clocks that is tolerated.
     pub leeway: TimeDelta,
 }
 
-/// What an ID token says, as far as anybody here asks.
+/// What an ID token says, as far as it is used here.
 #[derive(Debug, Deserialize)]
 pub struct Claims {
     iss: String,
@@ -68,7 +67,7 @@ enum Audience {
     Many(Vec<String>),
 }
 
-/// What an access token says, as far as anybody here asks.
+/// What an access token says, as far as it is used here.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AccessClaims {
     iss: String,
@@ -175,7 +174,7 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Cla
 /// # Errors
 /// `Nonsense` with what is wrong, never with what it says.
 pub fn verify_access(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<AccessClaims> {
-    // An ID token is signed with the same key; it says who somebody is to our client only, and opens nothing.
+    // An ID token is signed with the same key; it identifies a person to our client only, and authorises nothing.
     let claims: AccessClaims = signed(token, keys, |typ| typ == Some("at+jwt"))?;
     let (now, leeway) = (expected.now.timestamp(), expected.leeway.num_seconds());
     let others = [&claims.client_id, &claims.azp].into_iter().flatten().any(|client| client != expected.client);
@@ -200,7 +199,7 @@ fn signed<T: DeserializeOwned>(token: &str, keys: &KeySet, is_type: impl Fn(Opti
         return Err(nonsense("a token of another type"));
     }
     let key = keys.find(&kid).ok_or_else(|| nonsense("a token signed with an unknown key"))?;
-    // The claims are checked by whoever called, by the clock that was passed in.
+    // The claims are checked by the caller, by the clock that was passed in.
     let mut validation = Validation::new(Algorithm::ES256);
     validation.required_spec_claims.clear();
     validation.validate_exp = false;

@@ -23,7 +23,7 @@ use crate::fault::{Fault, Result as FaultResult};
 
 pub use super::id_token::AccessClaims;
 
-/// What Sidle asks for: who it is, and which groups. Names and addresses decide nothing here, so they stay away ...
+/// What Sidle asks for: who it is, and which groups. Names and addresses decide nothing here, so they are left out ...
 const SCOPE: &str = "openid groups";
 /// ... unless the person may have to become a user.
 const SCOPE_OF_NEW: &str = "openid email profile groups";
@@ -66,7 +66,7 @@ pub struct SignedIn {
     pub groups: Vec<Uuid>,
     /// The nonce of the ID token.
     pub nonce: Option<String>,
-    /// When the person authenticated, where Kanidm tells.
+    /// When the person authenticated, where Kanidm says.
     pub authenticated_at: Option<DateTime<Utc>>,
     /// Address, where it was asked for. Proves nothing.
     pub email: Option<String>,
@@ -128,7 +128,7 @@ impl Oidc {
         self.inner.provider.keep(stop).await;
     }
 
-    /// Whether Kanidm says when a person authenticated, so that a login there can prove that somebody is there now.
+    /// Whether Kanidm says when a person authenticated, so that a login there can serve as a fresh proof.
     pub fn tells_auth_time(&self) -> bool {
         self.inner.provider.tells_auth_time()
     }
@@ -146,7 +146,7 @@ impl Oidc {
     /// Where to send the browser.
     ///
     /// # Errors
-    /// When Kanidm does not say where that is, or says a place that is not its own.
+    /// When Kanidm does not say where that is, or names an address that is not its own.
     pub async fn authorization_url(&self, login: Authorization<'_>) -> Result<Url> {
         let mut url = self.inner.provider.authorization_endpoint().await?;
         url.query_pairs_mut()
@@ -193,7 +193,7 @@ impl Oidc {
         })
     }
 
-    /// Exchanges a refresh token; none when Kanidm does not vouch for the person any more.
+    /// Exchanges a refresh token; none when Kanidm does not confirm the person any more.
     ///
     /// # Errors
     /// When Kanidm does not answer, or does not accept us as its client, which says nothing about the person.

@@ -200,7 +200,7 @@ impl Kanidm {
     pub async fn recycled(&self) -> Result<HashSet<Uuid>> {
         match self.call::<Vec<Entry>>(Method::GET, &["v1", "recycle_bin"], Body::None).await {
             Ok(entries) => entries.iter().map(Entry::uuid).collect(),
-            // Also one that is too full to be read at once: then each is found when its time comes.
+            // Also one that is too full to be read in one answer: then each is found when its time comes.
             Err(error)
                 if matches!(error.concern(), Concern::Access | Concern::Entry | Concern::Size | Concern::Unclear) =>
             {

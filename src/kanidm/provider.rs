@@ -16,11 +16,11 @@ use super::id_token::KeySet;
 use crate::context::Context;
 use crate::metrics::Circuit;
 
-/// Keys are asked for again not more often than this, whatever key ids come along.
+/// Keys are not fetched again more often than this, whatever key ids are presented.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Pause before trying again what failed in the background.
+/// Pause before the retry of what failed in the background.
 const RETRY: Duration = Duration::from_secs(5);
-/// Keys that could not be confirmed for so many refreshes vouch for no token that others present.
+/// Keys that could not be confirmed for so many refreshes verify no token that callers present.
 const TRUSTED: u32 = 6;
 
 const UNKNOWN: u8 = 0;
@@ -46,7 +46,7 @@ struct Cached {
     endpoint: Option<Url>,
     announces_auth_time: bool,
     read_at: Option<Instant>,
-    /// When a key was asked for that somebody's token named.
+    /// When a key was asked for that a presented token named.
     asked_at: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ impl Provider {
 
     /// The page to send a browser to.
     pub async fn authorization_endpoint(&self) -> Result<Url> {
-        // Nobody is sent to a page that will not answer.
+        // No browser is sent to a page that will not answer.
         if let (Circuit::Open, delay) = self.kanidm.circuit() {
             return Err(KanidmError::Resting(delay));
         }
@@ -111,14 +111,14 @@ impl Provider {
             return Ok(before);
         }
         let _one_at_a_time = self.reading.lock().await;
-        // Whoever held it may have read them.
+        // The task that held the lock may have read them.
         if Arc::ptr_eq(&before, &self.keys()) {
             self.read().await?;
         }
         Ok(self.keys())
     }
 
-    /// The same for a token that somebody presents, who may have made its key id up.
+    /// The same for a token that a caller presents, whose key id may be made up.
     pub async fn keys_for_presented(&self, kid: &str) -> Result<Arc<KeySet>> {
         if self.keys().has(kid) {
             return Ok(self.keys());
@@ -136,7 +136,7 @@ impl Provider {
         self.keys().has(kid)
     }
 
-    /// Whether the keys were confirmed recently enough to vouch for what others present.
+    /// Whether the keys were confirmed recently enough to verify what callers present.
     pub fn is_current(&self) -> bool {
         self.since(|cached| cached.read_at).is_some_and(|since| since <= self.refresh * TRUSTED)
     }

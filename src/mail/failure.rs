@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Why a message was not taken, for metrics, the log and the outbox: a fixed word, never what the server said, since that
+/// Why a message was not taken, for metrics, the log and the outbox: a fixed name, never what the server said, since that
 /// tends to quote addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -16,7 +16,7 @@ pub enum Failure {
     Login,
     /// The server does not take messages from this sender.
     Sender,
-    /// The server put it off (4xx).
+    /// The server deferred it (4xx).
     Deferred,
     /// The server refuses the recipient or the message for good (5xx).
     Refused,

@@ -1,4 +1,4 @@
-//! Fuzz targets of this room.
+//! Fuzz targets of this module.
 
 use std::sync::OnceLock;
 

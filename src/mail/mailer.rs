@@ -1,5 +1,5 @@
 //! From a row of the outbox to the bytes that the mail server gets: the template filled, links to the configured origin
-//! only, headers that nobody's name or address can add to.
+//! only, headers that no name or address can add to.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +27,7 @@ pub struct Letter {
     pub recipient: String,
     /// The recipient's name; empty when there is none or it is not to be trusted.
     pub name: String,
-    /// When the change was that it tells of.
+    /// When its cause happened.
     pub created_at: DateTime<Utc>,
     /// What else its template is filled with.
     pub parameters: Map<String, Value>,
@@ -95,7 +95,7 @@ impl Mailer {
     /// Connects to the mail server.
     ///
     /// # Errors
-    /// What is wrong with the server, or with what it thinks of us.
+    /// What is wrong with the server, or why it refuses us.
     pub async fn connect(&self) -> Result<Connection, Failure> {
         self.smtp.connect().await
     }
@@ -136,7 +136,7 @@ impl Mailer {
             .to(Mailbox::new(None, to.clone()))
             .subject(rendered.subject)
             .date(SystemTime::from(letter.created_at))
-            // The same at every attempt, so that whoever gets a message twice can tell.
+            // The same at every attempt, so that a message that arrives twice can be recognised.
             .message_id(Some(format!("<{}@{}>", letter.mail_id, self.from.email.domain())))
             .header(AutoSubmitted);
         if let Some(reply_to) = self.reply_to.clone() {

@@ -1,4 +1,4 @@
-//! A message as the one who causes it describes it: what kind, to whom, filled with what.
+//! A message as its caller describes it: its kind, its recipient, its parameters.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ kinds! {
     RecoveryCodesRegenerated => "recovery_codes_regenerated",
     /// A recovery code was used.
     RecoveryCodeUsed => "recovery_code_used",
-    /// Somebody got past the first step of a login or a proof and guesses at the second factor.
+    /// An attacker has passed the first step of a login or a proof and guesses at the second factor.
     SecondFactorGuessed => "second_factor_guessed",
     /// The e-mail address was changed; to the old and to the new one.
     EmailChanged => "email_changed",
@@ -49,19 +49,19 @@ kinds! {
     KanidmLinked => "kanidm_linked",
     /// The password was set in Kanidm too.
     PasswordCarriedOver => "password_carried_over",
-    /// The account's link to a person in Kanidm was taken away.
+    /// The account's link to a person in Kanidm was removed.
     KanidmUnlinked => "kanidm_unlinked",
-    /// Asks to show that the address belongs to whoever registered it. Parameters: `token`, `expires_at`.
+    /// Asks to confirm that the address belongs to the user who registered it. Parameters: `token`, `expires_at`.
     VerifyEmail => "verify_email",
-    /// The way to a new password. Parameters: `token`, `expires_at`.
+    /// A link to set a new password. Parameters: `token`, `expires_at`.
     PasswordReset => "password_reset",
-    /// Instead of a way to a new password, for somebody who signs in through Kanidm.
+    /// Instead of a link to set a new password, for a user who signs in through Kanidm.
     KanidmSignIn => "kanidm_sign_in",
-    /// Somebody tried to register an address that has an account.
+    /// A caller tried to register an address that has an account.
     RegistrationAttempt => "registration_attempt",
-    /// The way to a passkey in Kanidm, after a login from an unknown device. Parameters: `token`, `expires_at`.
+    /// An invitation to set a passkey in Kanidm, after a login from an unknown device. Parameters: `token`, `expires_at`.
     EnrolmentHint => "enrolment_hint",
-    /// An administrator's trial of the mail set-up.
+    /// A test of the mail set-up.
     Test => "test",
 }
 
@@ -89,7 +89,7 @@ impl Message {
         Self { kind, user: Some(user), address: None, lifetime: None, parameters: Map::new() }
     }
 
-    /// A message about a user, if there is one, to an address of its own: an old one, or one of nobody yet.
+    /// A message about a user, if there is one, to an address of its own: an old one, or one without a user yet.
     pub fn to_address(kind: Kind, user: Option<Uuid>, address: impl Into<String>) -> Self {
         Self { kind, user, address: Some(address.into()), lifetime: None, parameters: Map::new() }
     }

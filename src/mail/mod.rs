@@ -1,5 +1,5 @@
-//! Mail: messages to people, written in the transaction of the change they tell of and sent by a worker of every
-//! replica. Owns the outbox, the templates and the only way to the mail server. Knows nothing of why a message is sent.
+//! Mail: messages to people, written in the transaction of their cause and sent by a worker of every
+//! replica. Owns the outbox, the templates and the connections to the mail server. Knows nothing of why a message is sent.
 
 mod failure;
 #[cfg(any(test, fuzzing))]

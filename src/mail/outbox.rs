@@ -16,7 +16,7 @@ use crate::db::Connection;
 use crate::fault::Result;
 use crate::seal::{Keyring, Place};
 
-/// Takes messages. Without a mail server it takes none, and nobody waits for any.
+/// Takes messages. Without a mail server it takes none, and none is waited for.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     context: Context,
@@ -28,7 +28,6 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// The outbox.
     pub fn new(context: Context, keyring: Keyring, config: &MailConfig) -> Self {
         Self {
             context,
@@ -59,7 +58,7 @@ impl Outbox {
     }
 
     /// Whether an address, by its key, has had its share of messages of a kind in the last hour, so that none would be
-    /// written to it. Of kinds that anybody can ask for, whoever asks for the same address waits until the transaction
+    /// written to it. Of kinds that anybody can request, concurrent calls for the same address wait until the transaction
     /// ends, which must be one of the platform.
     ///
     /// # Errors
@@ -91,7 +90,7 @@ impl Outbox {
         }))
     }
 
-    /// Tells this replica's worker that there is, or is about to be, something to send. Not needed for correctness.
+    /// Wakes this replica's worker, since there is, or is about to be, something to send. Not needed for correctness.
     pub fn wake(&self) {
         self.wake.notify_one();
     }

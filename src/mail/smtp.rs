@@ -1,4 +1,4 @@
-//! The way to the mail server: one connection, one message after the other.
+//! The client of the mail server: one connection, one message after the other.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ impl fmt::Debug for Smtp {
 }
 
 impl Smtp {
-    /// The way to the configured server.
+    /// The client of the configured server.
     ///
     /// # Errors
     /// Names the setting that is not usable.
@@ -74,7 +74,7 @@ impl Smtp {
     /// Connects and signs in.
     ///
     /// # Errors
-    /// What is wrong with the server, or with what it thinks of us.
+    /// What is wrong with the server, or why it refuses us.
     pub async fn connect(&self) -> Result<Connection, Failure> {
         let stream = self.answer(self.stream()).await??;
         let greeting = AsyncSmtpConnection::connect_with_transport(stream, &self.hello);

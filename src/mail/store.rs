@@ -25,7 +25,7 @@ pub(super) async fn is_rate_limited(tx: &mut Connection, key: &str, kind: &str, 
     Ok(limited)
 }
 
-/// A message whose turn it is.
+/// A message that is due.
 pub(super) struct Due {
     pub mail_id: Uuid,
     pub kind: String,
@@ -35,7 +35,7 @@ pub(super) struct Due {
     pub created_at: DateTime<Utc>,
 }
 
-/// Takes messages whose turn it is, under a lease.
+/// Claims messages that are due, under a lease.
 pub(super) async fn claim(db: &Db, lease_id: Uuid, lease: Duration, limit: i64) -> Result<Vec<Due>> {
     let mut tx = db.begin(Scope::Platform).await?;
     let due = sqlx::query_as!(
@@ -60,7 +60,7 @@ pub(super) async fn claim(db: &Db, lease_id: Uuid, lease: Duration, limit: i64) 
     Ok(due)
 }
 
-/// Writes down that an attempt begins, before the mail server hears of it; false when the lease has been lost.
+/// Records that an attempt begins, before the mail server hears of it; false when the lease has been lost.
 pub(super) async fn begin(db: &Db, lease_id: Uuid, mail_id: Uuid, lease: Duration) -> Result<bool> {
     let mut tx = db.begin(Scope::Platform).await?;
     let begun = sqlx::query!(
@@ -76,7 +76,7 @@ pub(super) async fn begin(db: &Db, lease_id: Uuid, mail_id: Uuid, lease: Duratio
     Ok(begun.rows_affected() == 1)
 }
 
-/// Writes down that nothing more is to be done, and forgets what the message said and to whom.
+/// Records that nothing more is to be done, and deletes what the message said and to whom.
 pub(super) async fn finish(db: &Db, lease_id: Uuid, mail_id: Uuid, state: &str, failure: Option<&str>) -> Result<()> {
     let mut tx = db.begin(Scope::Platform).await?;
     sqlx::query!(
@@ -93,7 +93,7 @@ pub(super) async fn finish(db: &Db, lease_id: Uuid, mail_id: Uuid, state: &str, 
     tx.commit().await
 }
 
-/// Puts a message off: each time for twice as long as the time before.
+/// Defers a message: each time for twice as long as the time before.
 pub(super) async fn put_off(
     db: &Db,
     lease_id: Uuid,
@@ -143,7 +143,7 @@ pub(super) struct Figures {
     pub expired: i64,
 }
 
-/// Gives up what is of no use any more, forgets what was finished long ago, and counts the rest.
+/// Gives up what is of no use any more, purges what was finished long ago, and counts the rest.
 pub(super) async fn purge_expired(db: &Db, keep: Duration) -> Result<Figures> {
     let mut tx = db.begin(Scope::Platform).await?;
     let expired = sqlx::query!(

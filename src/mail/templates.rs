@@ -2,7 +2,7 @@
 //! tried when the service starts, so that a broken one stops the start instead of a message.
 //!
 //! The first line of a text template is `Subject: ...`. Values are escaped in HTML, and lose line breaks and other
-//! control characters everywhere, so that nobody's name begins a line of its own.
+//! control characters everywhere, so that no name begins a line of its own.
 
 use std::path::Path;
 

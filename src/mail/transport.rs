@@ -1,6 +1,6 @@
 //! The stream to the mail server up to where the SMTP library takes over: TCP, STARTTLS and TLS. STARTTLS is spoken here
 //! because nothing that was read in the clear may be taken for an answer inside TLS (RFC 3207, section 6): the library
-//! keeps what it has read ahead, and somebody in between could have it send the password where it should not.
+//! keeps what it has read ahead, and an attacker in between could have it send the password where it should not.
 
 use std::fmt;
 use std::io;
@@ -92,7 +92,7 @@ pub(super) async fn starttls(
     clear.answer(220, Failure::Connection).await?;
     clear.say(&format!("EHLO {hello}\r\n")).await?;
     let offers = clear.answer(250, Failure::Connection).await?;
-    // Somebody in between can take the offer out of the answer; then nothing more is said.
+    // An attacker in between can remove the offer from the answer; then nothing more is said.
     if !offers.iter().skip(1).any(|offer| offer.trim().eq_ignore_ascii_case("STARTTLS")) {
         return Err(Failure::Tls);
     }

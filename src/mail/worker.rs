@@ -1,8 +1,8 @@
 //! Sends what lies in the outbox. Every replica has one worker; a lease in the database keeps two from sending the same
 //! message.
 //!
-//! Each message arrives at least once. An attempt is written down before the server hears of the message, and its end
-//! as soon as the server has answered; whoever dies between the server's answer and our note leaves a message that
+//! Each message arrives at least once. An attempt is recorded before the server hears of the message, and its end
+//! as soon as the server has answered; a worker that dies between the server's answer and our note leaves a message that
 //! is sent again when the lease has run out, with the same Message-ID. Nothing else makes a message arrive twice.
 
 use std::sync::Arc;
@@ -27,14 +27,13 @@ use crate::fault::Result;
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
 
-/// Messages that are taken at once.
+/// Messages that are taken together.
 const BATCH: i64 = 20;
 /// Longest wait for a server that does not answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How often the end of a message is tried to be written down, before it is left to be sent again.
+/// How often recording the end of a message is tried, before it is left to be sent again.
 const NOTES: u32 = 5;
 
-/// Sends messages.
 pub struct Worker {
     db: Db,
     context: Context,
@@ -56,7 +55,6 @@ enum Round {
 }
 
 impl Worker {
-    /// A worker.
     pub fn new(
         db: Db,
         context: Context,
@@ -151,14 +149,14 @@ impl Worker {
         let composed = self.compose(mail);
         match store::begin(&self.db, lease_id, mail.mail_id, self.config.lease).await {
             Ok(true) => {}
-            // Somebody else has it, or the database does not answer: then nothing is sent.
+            // Another replica has it, or the database does not answer: then nothing is sent.
             Ok(false) => return Ok(()),
             Err(fault) => {
                 tracing::warn!(event = "mail_worker_failed", cause = %fault, "an attempt could not be noted");
                 return Ok(());
             }
         }
-        // Well within the lease, so that nobody else begins while this goes on.
+        // Well within the lease, so that no other replica begins while this goes on.
         let sent = match &composed {
             Ok(composed) => {
                 let sending = self.mailer.send(connection, composed);
@@ -177,7 +175,7 @@ impl Worker {
             None => Zeroizing::new(b"{}".to_vec()),
         };
         let parameters: Map<_, _> = serde_json::from_slice(&opened).map_err(|_| Failure::Unusable)?;
-        // Whoever asked for an account may have given any name, and this goes to whoever has the address.
+        // An attacker may have registered with any name, and this goes to the owner of the address.
         let name = if kind == Kind::VerifyEmail { String::new() } else { mail.name.clone() };
         let letter = Letter {
             mail_id: mail.mail_id,
@@ -190,7 +188,7 @@ impl Worker {
         self.mailer.compose(&letter)
     }
 
-    /// Writes down how an attempt ended. After a success this is tried hard: without the note the message goes out again.
+    /// Records how an attempt ended. After a success this is tried hard: without the note the message goes out again.
     async fn note(&self, lease_id: Uuid, mail: &Due, sent: Result<(), Failure>) {
         let (id, kind) = (mail.mail_id, mail.kind.as_str());
         for attempt in 0..NOTES {

@@ -29,11 +29,11 @@ const RESERVED_PREFIXES: [&str; 6] = ["builtin_", "domain_", "ext_idm_", "idm_",
 /// Put before what may not stand alone.
 const PREFIX: &str = "user-";
 
-/// The name that a user should get if nobody has it: from the username, else from the address, else from the name shown
+/// The name that a user should get if it is free: from the username, else from the address, else from the name shown
 /// to people, else from the id.
 pub fn first_choice(user_id: Uuid, username: Option<&str>, email: &str, full_name: &str) -> String {
     let local_part = email.split('@').next().unwrap_or_default();
-    // What follows a plus sorts mail and is no part of who somebody is.
+    // What follows a plus sorts mail and is no part of the name.
     let local_part = local_part.split('+').next().unwrap_or_default();
     [username.unwrap_or_default(), local_part, full_name]
         .into_iter()

@@ -1,4 +1,4 @@
-//! The module's words as the database holds them: states and reasons. The contract has the same words in capitals.
+//! The module's enums as the database holds them: states and reasons. The contract has the same names in capitals.
 
 use std::fmt;
 
@@ -14,15 +14,15 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every word there is.
+            /// Every value there is.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// The word.
+            /// The value in the database.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
 
-            /// The meaning of a word.
+            /// The enum value of one in the database.
             pub fn parse(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|known| known.as_str() == word)
             }
@@ -50,7 +50,7 @@ macro_rules! words {
 }
 
 words! {
-    /// Whether an imported row comes in.
+    /// What becomes of an imported row.
     ImportOutcome {
         /// As the row says.
         Accepted => "accepted",
@@ -120,7 +120,7 @@ words! {
     Forecast {
         /// A person will be created and linked.
         WillBeCreated => "will_be_created",
-        /// Somebody will have to decide.
+        /// An administrator will have to decide.
         NeedsReview => "needs_review",
         /// It is bound to fail.
         WillBeRefused => "will_be_refused",
@@ -204,7 +204,7 @@ words! {
     ItemReason {
         /// Another person has the address.
         MailTaken => "mail_taken",
-        /// Somebody took the name.
+        /// Another entry has the name.
         NameTaken => "name_taken",
         /// Kanidm does not accept the name.
         NameRefused => "name_refused",
@@ -216,7 +216,7 @@ words! {
         GroupNotOurs => "group_not_ours",
         /// The person is in the recycle bin.
         PersonDeleted => "person_deleted",
-        /// Nobody has shown that the address is the user's.
+        /// The address is not verified.
         MailUnverified => "mail_unverified",
         /// The tenant is for addresses of other domains.
         MailForeignDomain => "mail_foreign_domain",

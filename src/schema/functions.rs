@@ -108,7 +108,7 @@ impl Changes {
     }
 
     /// The one function of a file. Another signature would make a second function beside the one that the release before
-    /// calls, and whoever calls with fewer arguments would get either.
+    /// calls, and a call with fewer arguments would get either.
     fn signature(&self, file: &FunctionFile, mut found: Vec<String>) -> Result<String, Fault> {
         if found.is_empty() {
             return Err(Fault::internal(format!("{} does not make a function {}", file.path, file.name)));

@@ -267,7 +267,7 @@ impl Schema {
         done
     }
 
-    /// Runs a step in one transaction, again when a table is held by somebody else for too long.
+    /// Runs a step in one transaction, again when another session locks a table for too long.
     async fn step(&mut self, step: Step<'_>, version: i64) -> Result<()> {
         let mut attempts = Attempts::new(step.name, self.lock_wait);
         loop {
@@ -292,7 +292,7 @@ impl Schema {
         }
     }
 
-    /// Whoever was seen in the way; when nobody was looked at in time, whoever has a transaction open.
+    /// The blocking sessions that were seen; when none was seen in time, those with an open transaction.
     async fn named(&mut self, blocking: Vec<String>) -> Result<Vec<String>> {
         if !blocking.is_empty() {
             return Ok(blocking);

@@ -1,4 +1,4 @@
-//! One step of a run: bounded waits for locks, repeated when somebody holds a table for too long, and who that was.
+//! One step of a run: bounded waits for locks, repeated when a session locks a table for too long, and which one that was.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const OTHER_COLUMNS: &str = "42P13";
 /// SQLSTATE of a statement that waited for a lock for too long.
 const LOCK_TIMEOUT: &str = "55P03";
 
-/// How a step waits for tables that others hold. Everybody who comes after it waits behind it meanwhile, so that it waits
+/// How a step waits for tables that others lock. Whatever comes after it waits behind it meanwhile, so that it waits
 /// for a short while and then lets them pass.
 #[derive(Clone, Copy, Debug)]
 pub struct LockWait {
@@ -60,7 +60,7 @@ impl Failure {
         }
     }
 
-    /// Whether a statement gave up because somebody else holds what it wants.
+    /// Whether a statement gave up because another session locks what it wants.
     pub fn is_lock_timeout(&self) -> bool {
         self.code().as_deref() == Some(LOCK_TIMEOUT)
     }
@@ -79,7 +79,7 @@ impl From<Failure> for Fault {
             _ => "",
         };
         match failure {
-            // The files are ours and hold no data, so the database's own words may be told.
+            // The files are ours and hold no data, so the database's message may be shown.
             Failure::Sql(file, error) => Self::internal(format!("{file} failed and was rolled back: {error}{remedy}")),
             Failure::Fault(fault) => fault,
         }
@@ -98,7 +98,7 @@ impl<'a> Attempts<'a> {
         Self { step, wait, attempt: 1 }
     }
 
-    /// After a wait that was too long: pauses, so that whoever came after passes, or gives up for good.
+    /// After a wait that was too long: pauses, so that what came after passes, or gives up for good.
     pub async fn again(&mut self, blocking: &[String]) -> Result<(), Fault> {
         let (step, attempt) = (self.step, self.attempt);
         let holders = blocking.join("; ");
@@ -115,8 +115,8 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// Does `work` on the connection of `process`, and tells whom it waited for last. Only while it waits does the database
-/// know that, so that `watch`, another connection, looks again and again.
+/// Does `work` on the connection of `process`, and reports which sessions it waited for last. The database knows that only
+/// while it waits, so that `watch`, another connection, looks again and again.
 pub(super) async fn watched<T>(
     watch: &mut PgConnection,
     process: i32,

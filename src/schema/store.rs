@@ -35,7 +35,7 @@ pub(super) struct Recorded {
     pub is_there: bool,
 }
 
-/// Whether the lock of schema runs was free and is held now. Does not wait: who waits for a lock holds a snapshot
+/// Whether the lock of schema runs was free and is held now. Does not wait: a waiting session holds a snapshot
 /// meanwhile, and an index that is made without a transaction waits for every snapshot.
 pub(super) async fn try_lock(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(connection).await
@@ -169,7 +169,7 @@ pub(super) async fn process(connection: &mut PgConnection) -> sqlx::Result<i32> 
     sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await
 }
 
-/// How a session is named to whoever is to end it. What the schema's owner may not see of others' sessions is left out.
+/// How a session is named to who is to end it. What the schema's owner may not see of others' sessions is left out.
 const DESCRIBED: &str = "format('pid %s (%s%s%s)', s.pid, coalesce(nullif(a.application_name, ''), 'no name'),
     ', ' || a.state, ', transaction open for ' || extract(epoch FROM clock_timestamp() - a.xact_start)::bigint || ' s')";
 
@@ -182,7 +182,7 @@ pub(super) async fn blocking(connection: &mut PgConnection, process: i32) -> sql
     sqlx::query_scalar(AssertSqlSafe(blocking)).bind(process).fetch_all(connection).await
 }
 
-/// The transactions that are open in this database, the oldest first: whoever is in the way is among them.
+/// The transactions that are open in this database, the oldest first: the blocking ones are among them.
 pub(super) async fn open_transactions(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     let open = format!(
         "SELECT {DESCRIBED} FROM pg_stat_activity s JOIN pg_stat_activity a USING (pid)
@@ -192,7 +192,7 @@ pub(super) async fn open_transactions(connection: &mut PgConnection) -> sqlx::Re
     sqlx::query_scalar(AssertSqlSafe(open)).fetch_all(connection).await
 }
 
-/// Writes down that a file without a transaction has begun. One that was interrupted begins again.
+/// Records that a file without a transaction has begun. One that was interrupted begins again.
 pub(super) async fn begin(connection: &mut PgConnection, file: &MigrationFile) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO schema_migrations (version, filename, checksum) VALUES ($1, $2, $3)
@@ -230,7 +230,7 @@ pub(super) async fn forget(connection: &mut PgConnection, version: i64) -> sqlx:
     Ok(())
 }
 
-/// The indexes that an interrupted run left behind, which are kept up to date and used by nobody.
+/// The indexes that an interrupted run left behind, which are kept up to date and never used.
 pub(super) async fn invalid_indexes(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
         "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid

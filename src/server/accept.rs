@@ -1,4 +1,4 @@
-//! Takes connections in: a bounded number, together and for each client, and without spinning when the system has no more
+//! Accepts connections: a bounded number, together and for each client, and without spinning when the system has no more
 //! files to give.
 
 use std::io;
@@ -55,7 +55,7 @@ impl Bounds {
         let grpc = config.max_connections.min(files / 8 * 5).max(1);
         let grpc_each = config.max_connections_per_address.min(grpc / 2).max(1);
         let pages = 128.min(files / 16).max(1);
-        // Few addresses must not be enough to hold all of them; whoever watches needs some.
+        // Few addresses must not be enough to hold all of them; monitoring needs some.
         Self { grpc, grpc_each, pages, pages_each: (pages / 8).max(4).min(pages) }
     }
 }
@@ -70,7 +70,7 @@ fn open_files(limits: &str) -> Option<usize> {
 pub(super) struct Acceptor {
     listener: TcpListener,
     quota: Quota,
-    /// Who stands for many clients: for them only the total counts.
+    /// Proxies, which stand for many clients: for them only the total counts.
     proxies: Vec<Network>,
     idle_timeout: Duration,
     clock: Clock,
@@ -100,7 +100,7 @@ impl Acceptor {
         }
     }
 
-    /// The next connection. What comes over the bounds is closed at once.
+    /// The next connection. What comes over the bounds is closed immediately.
     pub(super) async fn next(&mut self) -> (IdleTimeoutStream, SocketAddr) {
         loop {
             match self.listener.accept().await {

@@ -1,4 +1,4 @@
-//! The step at the edge that decides whether a call comes in: its policy, its token, its permission. Default deny.
+//! The step at the edge that decides whether a call is admitted: its policy, its token, its permission. Default deny.
 
 use http::{Request, header};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub struct Gate {
     pub open_reflection: bool,
 }
 
-/// Lets `request` in, with its principal noted in its [`Call`], or says why not. `holder` is what the client certificate
+/// Admits `request`, with its principal noted in its [`Call`], or says why not. `holder` is what the client certificate
 /// of its connection says, where one came that says anything.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Named authorities of client certificates: which one vouches for a certificate, and the one URI that stands in it. The
+//! Named authorities of client certificates: which one verifies a certificate, and the one URI that stands in it. The
 //! handshake has shown that the client holds the key; under which authority, and whether still, is looked at here.
 
 use std::sync::Arc;
@@ -40,7 +40,7 @@ struct Authority {
 /// What a certificate says.
 #[derive(Clone)]
 enum Said {
-    /// Nothing: no named authority vouches for it.
+    /// Nothing: no named authority verifies it.
     Nothing,
     /// Who holds it.
     Holder(CertificateIdentity),
@@ -49,7 +49,7 @@ enum Said {
 }
 
 impl Default for Authorities {
-    /// None: certificates tell nothing.
+    /// None: certificates say nothing.
     fn default() -> Self {
         Self { inner: Arc::new(Inner { authorities: Vec::new(), seen: Cache::new(1) }) }
     }
@@ -75,7 +75,7 @@ impl Authorities {
         Self { inner: Arc::new(Inner { authorities, seen: Cache::new(REMEMBERED) }) }
     }
 
-    /// What the certificates of a connection say now; nothing when no named authority vouches for them.
+    /// What the certificates of a connection say now; nothing when no named authority verifies them.
     ///
     /// # Errors
     /// `UNAUTHENTICATED` when they are not clearly one holder's: no URI, several, or several authorities.

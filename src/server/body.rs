@@ -19,12 +19,12 @@ use crate::fault::{Fault, Reason, Result};
 
 /// Length of the head of a gRPC message: a flag and the length.
 const HEAD: usize = 5;
-/// The first bytes of each message that count for nobody, so that small calls go on while large ones fill the budgets. The
-/// number of calls in work bounds them.
+/// The first bytes of each message that are not counted, so that small calls go on while large ones fill the budgets. The
+/// number of concurrent calls bounds them.
 const UNCOUNTED: usize = 4 * 1024;
 /// Largest message for what is not an RPC of ours: health and reflection.
 const OTHERS: u32 = 16 * 1024;
-/// Around when a caller who was turned away should come again.
+/// Around when a refused caller should retry.
 const COME_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the bodies of all requests have to keep to.
@@ -40,7 +40,7 @@ pub(super) struct Limits {
 /// Who sent a request, whose share its bytes count in.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Sender {
-    /// Somebody at this address who has not signed in.
+    /// A caller at this address who has not signed in.
     Stranger(Option<IpAddr>),
     /// A user or a service account.
     SignedIn(Uuid),
@@ -82,7 +82,7 @@ struct Messages {
     head: [u8; HEAD],
     /// Bytes of the next head that have come.
     filled: usize,
-    /// Bytes of the message in hand that have come, and that are to come.
+    /// Bytes of the current message that have come, and that are to come.
     come: usize,
     to_come: usize,
 }

@@ -13,13 +13,13 @@ use crate::db::Db;
 use crate::fault::{Fault, Reason, Result};
 use crate::token::Verifier;
 
-/// How long an account's rights are taken from memory. A change of them is noticed at once all the same, as a token's
+/// How long an account's rights are taken from memory. A change of them is noticed immediately all the same, as a token's
 /// revocation is.
 const FRESH: TimeDelta = TimeDelta::seconds(30);
 /// Accounts that are remembered.
 const REMEMBERED: usize = 10_000;
 
-/// What a client certificate says: the authority that vouches for it, and the one URI in it.
+/// What a client certificate says: the authority that verifies it, and the one URI in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CertificateIdentity {
     /// The authority's name in the configuration.
@@ -51,7 +51,7 @@ impl Certificates {
     /// The account that the holder of a certificate acts as.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` when there is none that can be used, `REVOCATIONS_STALE` when nothing can be vouched for.
+    /// `UNAUTHENTICATED` when there is none that can be used, `REVOCATIONS_STALE` when nothing can be verified.
     pub async fn principal(&self, verifier: &Verifier, holder: &CertificateIdentity) -> Result<Arc<Principal>> {
         let inner = &*self.inner;
         let now = inner.context.now();

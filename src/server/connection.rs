@@ -22,7 +22,7 @@ use super::quota::Quota;
 use crate::context::Clock;
 use crate::metrics::Metrics;
 
-/// Who is on the other end, for the layers.
+/// The peer, for the layers.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
@@ -33,7 +33,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Somebody at this address, without a connection.
+    /// A peer at this address, without a connection.
     #[cfg(any(test, fuzzing))]
     pub(super) fn at(address: SocketAddr) -> Self {
         Self { address, certificates: None, bytes: Quota::new(1 << 20, 1 << 20) }

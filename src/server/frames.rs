@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-/// Control frames that a connection may send at once.
+/// Control frames that a connection may send in a burst.
 pub(super) const BURST: u32 = 1000;
 /// Further ones that it may send every second without getting anything done.
 const A_SECOND: u32 = 2;

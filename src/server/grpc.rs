@@ -21,10 +21,10 @@ use crate::context::Clock;
 use crate::fault::{Fault, Result};
 use crate::metrics::Metrics;
 
-/// Connections that are open and not yet served; served at once unless the service stops.
+/// Connections that are open and not yet served; served immediately unless the service stops.
 const OPENED: usize = 16;
 
-/// A port that is ours already: calls queue up from here on.
+/// A bound port: calls queue up from here on.
 #[derive(Debug)]
 pub struct Bound {
     listener: TcpListener,
@@ -38,7 +38,7 @@ impl Bound {
     }
 }
 
-/// Takes the port.
+/// Binds the port.
 ///
 /// # Errors
 /// When it is in use or not allowed.
@@ -78,7 +78,7 @@ impl Port {
         Ok(Self { acceptor: Acceptor::new(bound.into_listener(), limits, config, clock, metrics), opening })
     }
 
-    /// Serves until `stop`; then takes no new calls and waits for those in hand, as long as the configuration says.
+    /// Serves until `stop`; then takes no new calls and waits for running ones, as long as the configuration says.
     ///
     /// # Errors
     /// When the transport fails.

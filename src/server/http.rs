@@ -1,5 +1,5 @@
-//! Serving pages over HTTP/1. A connection asks in time and does not stay: each port has few, and whoever holds some is to
-//! make room for others.
+//! Serving pages over HTTP/1. A connection asks in time and does not stay: each port has few, and a client that holds some
+//! must free them for others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// Pages are small, and whoever watches asks every few seconds.
+    /// Pages are small, and monitoring asks every few seconds.
     pub(super) const PAGES: Self =
         Self { request: Duration::from_secs(10), life: Duration::from_secs(60), last_answer: Duration::from_secs(10) };
 }
@@ -119,7 +119,7 @@ mod tests {
         true
     }
 
-    /// A connection over which a page is answered, as soon as there is room for one.
+    /// A connection over which a page is answered, as soon as the port takes one.
     async fn served(address: SocketAddr) -> TcpStream {
         let served = async {
             loop {
@@ -138,7 +138,7 @@ mod tests {
         for said in [&b""[..], b"GET / HTTP/1.1\r\nhost: si"] {
             let mut held = served(address).await;
             held.write_all(said).await.unwrap();
-            // The one place is taken until that one is let go, while it is still held here.
+            // The one permit is taken until that one is closed, while it is still held here.
             drop(served(address).await);
             drop(held);
         }

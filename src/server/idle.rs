@@ -1,5 +1,4 @@
-//! Connections that nothing comes from any more are let go, also those that never began to speak HTTP/2: whoever lives
-//! answers the pings.
+//! The idle timeout of connections, also of those that never began to speak HTTP/2: a client that lives answers the pings.
 
 use std::io;
 use std::pin::Pin;
@@ -42,7 +41,7 @@ impl AsyncRead for IdleTimeoutStream {
             if !std::mem::take(&mut self.heard) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            // The timer is set anew only here, not with every read: who falls silent is let go the second time at most.
+            // The timer is set anew only here, not with every read: a silent client is disconnected the second time at most.
             let limit = self.limit;
             self.silence.set(tokio::time::sleep(limit));
         }

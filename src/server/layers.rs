@@ -41,18 +41,18 @@ const STEP_UP_HEADER: &str = "sidle-step-up";
 /// Name of the header that carries the secret by which the device is known that a call comes from.
 const KNOWN_DEVICE_HEADER: &str = "sidle-known-device";
 
-/// Health checks that may be in work at once, and those of one address.
+/// Concurrent health checks, and those of one address.
 const HEALTH_CHECKS: (usize, usize) = (512, 8);
-/// Longest time until a health check is answered, its request included: who sends none is not to keep the place of one who
-/// does.
+/// Longest time until a health check is answered, its request included: a client that sends none must not keep the permit
+/// of one that does.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A step that every call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Turns away what is no gRPC at all.
+    /// Refuses what is no gRPC at all.
     Protocol,
-    /// Accepts or makes the correlation id, and notes who is on the other end.
+    /// Accepts or makes the correlation id, and notes the peer.
     RequestId,
     /// One span, one line in the log, and the metrics, for the whole of the call.
     Trace,
@@ -60,11 +60,11 @@ pub enum Step {
     PanicGuard,
     /// Turns unreadable requests from our failure into the caller's.
     Malformed,
-    /// Turns calls away when too many are in work.
+    /// Sheds calls beyond the limit of concurrent ones.
     LoadShed,
     /// Gives up when the caller has, or when it takes too long.
     Deadline,
-    /// Who is calling, and may they.
+    /// Authenticates the caller and checks their permission.
     Authentication,
     /// Bounds the messages of the request.
     MessageSize,
@@ -94,13 +94,13 @@ struct Inner {
     metrics: Metrics,
     gate: Gate,
     authorities: Authorities,
-    /// Calls in work, by address.
+    /// Concurrent calls, by address.
     places: Quota,
     /// Of these, those that need no login.
     anonymous_permits: Quota,
     /// Of these, those of callers who have signed in, by caller: an account with many addresses is one all the same.
     caller_permits: Quota,
-    /// Besides these, for health checks: nobody's calls are to make a healthy replica look dead.
+    /// Besides these, for health checks: calls must not make a healthy replica look dead.
     health_permits: Quota,
     streams: Streams,
     limits: Limits,
@@ -163,7 +163,7 @@ fn refuse(fault: Fault) -> Response {
 }
 
 impl Edge {
-    /// The refusal of a call for which there is no place.
+    /// The refusal of a call for which there is no permit.
     fn shed(&self, full: Full) -> Response {
         let message = match full {
             Full::Total => "Too many calls are in work.",
@@ -271,8 +271,8 @@ async fn malformed(State(_): State<Edge>, request: Request, next: Next) -> Respo
 }
 
 async fn load_shed(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    // A call that never sends its message holds its place until the deadline: anybody can make those, so whoever need not
-    // sign in gets half of the places, and what verifies tokens goes on; and one address gets a part of either.
+    // A call that never sends its message holds its permit until the deadline: anybody can make those, so calls without a
+    // login get half of the permits, and what verifies tokens goes on; and one address gets a part of either.
     let inner = &edge.inner;
     let address = request.extensions().get::<Call>().and_then(|call| call.address);
     let places: &[&Quota] = match request.uri().path() {

@@ -1,5 +1,5 @@
 //! A call from its beginning to its end: its span, its log line and its metrics. The end of a stream is where its last byte
-//! is, not where its response begins, and a client that goes away ends its call as well.
+//! is, not where its response begins, and a client that disconnects ends its call as well.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -105,7 +105,7 @@ impl HttpBody for ObservedBody {
         let Some(polled) = body.as_mut() else { return Poll::Ready(None) };
         let poll = || catch_unwind(AssertUnwindSafe(|| Pin::new(polled).poll_frame(cx)));
         let Ok(poll) = call.within(poll) else {
-            // A panic ends its own stream, not the connection with everybody else's.
+            // A panic ends its own stream, not the connection with all others.
             *body = None;
             if let Some(running) = &call.running {
                 running.metrics.panics.inc();

@@ -1,4 +1,4 @@
-//! The HTTP port for operators: `/metrics`, `/healthz`, `/readyz`, and the published keys; and the one for everybody,
+//! The HTTP port for operators: `/metrics`, `/healthz`, `/readyz`, and the published keys; and the public one,
 //! which has the keys and whether the service lives, and nothing else. Neither holds anything personal.
 
 use std::sync::Arc;
@@ -30,17 +30,16 @@ pub struct Ops {
     pub server: Arc<ServerConfig>,
     /// Up to which age the snapshot of revocations counts as current.
     pub max_revocation_age: Duration,
-    /// Time.
     pub clock: Clock,
     /// What `/metrics` shows.
     pub metrics: Metrics,
-    /// The pool whose figures are told.
+    /// The pool whose figures are reported.
     pub db: Db,
-    /// What readiness asks with, which calls cannot take away.
+    /// The connections of readiness, which calls cannot exhaust.
     pub health: Db,
     /// The published keys, and how old the snapshot of revocations is.
     pub verifier: Verifier,
-    /// The way to Kanidm, where one is configured.
+    /// The client of Kanidm, where one is configured.
     pub kanidm: Option<Kanidm>,
     /// Cancelled when the service is to stop.
     pub stop: CancellationToken,
@@ -75,7 +74,7 @@ pub async fn serve(bound: Bound, bounds: Bounds, ops: Ops, stop: CancellationTok
     Ok(())
 }
 
-/// Serves what is for everybody until `stop`.
+/// Serves the public pages until `stop`.
 ///
 /// # Errors
 /// None: as a part of the service it could have some.
@@ -119,7 +118,7 @@ async fn readyz(State(ops): State<Ops>) -> Response {
         "status": if ready { "ready" } else { "not ready" },
         "database": database,
         "revocations": { "status": if revocations_ready { "current" } else { "stale" }, "age_seconds": age.map(|age| age.as_secs_f64()) },
-        // Told, and no reason to send calls elsewhere: whoever has a password signs in with it.
+        // Reported, and no reason to send calls elsewhere: users with a password sign in with it.
         "kanidm": ops.kanidm.as_ref().map(|kanidm| json!({ "circuit": kanidm.circuit().0.as_str() })),
     });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

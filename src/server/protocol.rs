@@ -1,5 +1,5 @@
-//! What is no gRPC at all is turned away as HTTP says, before it counts as a call: browsers can send forms and plain text
-//! to any address without asking anybody, and gRPC they cannot.
+//! What is no gRPC at all is refused as HTTP says, before it counts as a call: browsers can send forms and plain text
+//! to any address without a preflight request (CORS), and gRPC they cannot.
 
 use axum::body::Body;
 use axum::extract::Request;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-/// Whoever is counted as one client: an IPv4 address, the /64 network that one IPv6 subscriber has at least, or who has
-/// signed in, from wherever they call.
+/// What is counted as one client: an IPv4 address, the /64 network that one IPv6 subscriber has at least, or a caller who
+/// has signed in, from wherever they call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Client {
     V4([u8; 4]),
@@ -28,7 +28,7 @@ impl From<IpAddr> for Client {
     }
 }
 
-/// What there is too much of.
+/// Which bound is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
     /// Together.
@@ -84,7 +84,7 @@ impl Quota {
         Ok(permit)
     }
 
-    /// `total` for all together, a quarter of it for one client: nobody alone, and no three, take everything.
+    /// `total` for all together, a quarter of it for one client: no one client, and no three, take everything.
     pub(super) fn quartered(total: usize) -> Self {
         Self::new(total, (total / 4).max(1))
     }

@@ -16,7 +16,7 @@ use crate::correlation;
 use crate::fault::{Fault, answer};
 
 tokio::task_local! {
-    /// Where lines about calls that were turned away are counted, while the current task works for a call.
+    /// Where lines about calls that were shed are counted, while the current task works for a call.
     pub(super) static LINES: Lines;
 }
 
@@ -33,7 +33,7 @@ impl Lines {
         Self { clock, told: Arc::default() }
     }
 
-    /// How many calls the line for one that was turned away for `reason` stands for; none when it is left out.
+    /// How many calls the line for one that was shed for `reason` stands for; none when it is left out.
     fn tell(&self, reason: &'static str) -> Option<u64> {
         // Nothing panics while it is held, and counts are never half written.
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

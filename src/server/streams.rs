@@ -1,5 +1,5 @@
 //! Streams that need no login, such as `grpc.health.v1.Health/Watch`: so many for each client and together, and none for
-//! good. Nobody has to sign in to open one, and each takes memory until it ends.
+//! good. They can be opened without a login, and each takes memory until it ends.
 
 use std::net::IpAddr;
 use std::pin::Pin;

@@ -65,7 +65,7 @@ fn client_verifier(
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    // A named authority tells who calls; that every caller must have a certificate is said by the other setting.
+    // A named authority identifies the caller; the other setting requires a certificate of every caller.
     let builder = if config.tls_client_ca.is_some() { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|error| Fault::internal(format!("server.tls_client_ca or server.client_cas: {error}")))
 }

@@ -1,6 +1,6 @@
-//! Looking after sessions that Kanidm vouches for, also while nobody refreshes them: Kanidm is asked about each at
-//! intervals, by renewing it there. Who was logged out, expired or deleted in Kanidm loses the session here, and groups
-//! are read again. Replicas share the work by leases in the database and by its clock.
+//! Rechecks sessions that depend on Kanidm, also while no client refreshes them: Kanidm is asked about each at
+//! intervals, by renewing it there. Persons who were logged out, expired or deleted in Kanidm lose the session here,
+//! and groups are read again. Replicas share the work by leases in the database and by its clock.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Sessions {
         let pause = (every / 10).min(LONGEST_PAUSE);
         loop {
             let asked = self.recheck(every, at_once).await;
-            // Also when nothing could be asked: then it grows, which is what somebody wants to know.
+            // Also when nothing could be asked: then it grows, which is what an operator wants to know.
             if let Ok(seconds) = store::oldest_check(&self.db).await {
                 metrics.kanidm_oldest_check(seconds);
             }
@@ -50,7 +50,7 @@ impl Sessions {
         }
     }
 
-    /// Asks about the sessions that are due, as many as may be asked about at once, and tells how many those were.
+    /// Asks about the sessions that are due, as many as may be asked about concurrently, and returns how many those were.
     async fn recheck(&self, every: Duration, at_once: usize) -> Result<usize> {
         let (id, limit) = (self.context.new_id(), i32::try_from(at_once).unwrap_or(i32::MAX));
         let lease_time = self.config.kanidm.timeout + LEASE_MARGIN;
@@ -69,7 +69,7 @@ impl Sessions {
             // that always fails does not keep the others from being asked about.
             Err(fault) => Err(fault),
         };
-        // Whoever refreshes the session meanwhile waits for this.
+        // A client that refreshes the session meanwhile waits for this.
         store::release(&self.db, lease.session_id, id).await?;
         done
     }

@@ -1,4 +1,4 @@
-//! Showing and ending sessions. Everybody may for their own; for others' it takes the permission, and reaches as far
+//! Showing and ending sessions. Every user may for their own; for others' it takes the permission, and reaches as far
 //! as that.
 
 use uuid::Uuid;
@@ -21,7 +21,7 @@ pub enum SessionOwner {
     Own,
     /// One user's.
     User(Uuid),
-    /// Everybody's.
+    /// All users'.
     Everybody,
 }
 
@@ -136,7 +136,7 @@ impl Sessions {
         Ok(ended.len())
     }
 
-    /// Ends a session with its event, here at once and elsewhere through the log; says whether it still lived.
+    /// Ends a session with its event, here immediately and elsewhere through the log; says whether it still lived.
     pub(super) async fn end(
         &self,
         by: By<'_>,
@@ -159,8 +159,8 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// A session that is the caller's, or within reach of the permission; and the scope to act on it in. Whoever may
-    /// not learns no more than about one that does not exist.
+    /// A session that is the caller's, or within reach of the permission; and the scope to act on it in. A caller who
+    /// may not learns no more than about one that does not exist.
     async fn find(&self, call: &Call, session: Uuid, permission: &'static str) -> Result<(SessionView, Scope)> {
         let principal = call.principal()?;
         let now = self.context.now();

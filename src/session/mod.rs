@@ -1,6 +1,6 @@
-//! Sessions: their tokens, the keys that sign them, their renewal and their end, and the snapshot of revocations that
-//! every token is checked against. Knows Kanidm only as somebody who is asked whether a person is still good, and
-//! nothing of how people sign in.
+//! Sessions: their tokens, their renewal and their end, and keeping the signing keys and the snapshot of revocations
+//! current. Knows Kanidm only as the service that is asked whether a person is still good, and nothing of how users
+//! authenticate.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use self::manage::{Listing, SessionOwner, SessionView, Status};
-pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens, hex};
+pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens};
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::Renewal;
 pub use self::rpc::Service;
@@ -138,7 +138,7 @@ impl Sessions {
         let work = correlation::spawn(async move {
             tokio::join!(keys, revocations, housekeeping, kanidm);
         });
-        // Loaded is not enough: nothing can be vouched for before it is known that nothing is missing.
+        // Loaded is not enough: no token can be verified before it is known that nothing is missing.
         while self.revocations.age().is_none() && !stop.is_cancelled() {
             tokio::time::sleep(SETTLING).await;
         }
@@ -148,7 +148,7 @@ impl Sessions {
         })
     }
 
-    /// Applies here at once that a login or a refresh ended a user's older tokens.
+    /// Applies here immediately that a login or a refresh ended a user's older tokens.
     pub fn note(&self, user: Uuid, rights: &Rights) {
         // What ended long ago is in the snapshot, or of no consequence any more.
         if rights.epoch.time() > self.context.now() - HOUSEKEEPING {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::settings::Settings;
-use super::store::types::NewSession;
+use super::store::types::{NewSession, UserRights};
 use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Recorder};
 use crate::context::Context;
@@ -38,16 +38,16 @@ pub struct SessionRequest {
     pub device: Device,
 }
 
-/// A device, as the application tells.
+/// A device, as the application reports it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Device {
     /// The application's id of it.
     pub id: Option<String>,
-    /// Kind, in the database's words.
+    /// Kind, as the database spells it.
     pub kind: Option<String>,
     /// Operating system or platform.
     pub platform: Option<String>,
-    /// User agent of the person's client.
+    /// User agent of the user's client.
     pub user_agent: Option<String>,
     /// Where it is.
     pub location: Option<String>,
@@ -160,7 +160,7 @@ impl SessionFactory {
         idle.min(self.config.tokens.refresh_lifetime)
     }
 
-    /// A digest by which a person can tell two devices apart: of what the application recognises the device by or, when
+    /// A digest by which a user can tell two devices apart: of what the application recognises the device by or, when
     /// it says nothing, of what the device says of itself. Keyed, so that it cannot be computed for a guess. Shown,
     /// never trusted.
     fn fingerprint(&self, device: &Device, user_agent: Option<&String>) -> String {
@@ -176,7 +176,7 @@ impl SessionFactory {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
-        hex(&mac.finalize().into_bytes())
+        HEXLOWER.encode(&mac.finalize().into_bytes())
     }
 
     /// Kanidm's refresh token as it is kept with a session.
@@ -190,10 +190,23 @@ impl SessionFactory {
         Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Notes on a session about to begin that Kanidm vouches for it.
+    /// Notes on a session about to begin that it depends on Kanidm.
     pub fn with_kanidm(&self, session: &mut PendingSession, kanidm_session: Option<Uuid>, refresh_token: &str) {
         session.record.kanidm_session_id = kanidm_session;
         session.record.kanidm_refresh_token = Some(self.seal_kanidm(session.session_id, refresh_token));
+    }
+}
+
+impl From<UserRights> for Rights {
+    fn from(row: UserRights) -> Self {
+        Self {
+            tenant_id: row.tenant_id,
+            roles: row.roles,
+            permissions: row.permissions,
+            platform_permissions: row.platform_permissions,
+            epoch: Epoch::of(row.tokens_valid_from),
+            must_change_password: row.must_change_password,
+        }
     }
 }
 
@@ -219,11 +232,6 @@ impl Rights {
     }
 }
 
-/// Binary values inside JSON, as Postgres' `decode(..., 'hex')` reads them.
-pub fn hex(bytes: &[u8]) -> String {
-    HEXLOWER.encode(bytes)
-}
-
 fn kanidm_place(session: Uuid) -> Place {
     Place { table: "sessions", column: "kanidm_refresh_token", row: session }
 }
@@ -247,10 +255,5 @@ mod tests {
         let limited = grant(&rights);
         assert!(limited.permissions.is_empty() && limited.platform_permissions.is_empty());
         assert_eq!(limited.roles, RoleNames::default());
-    }
-
-    #[test]
-    fn bytes_are_written_as_postgres_reads_them() {
-        assert_eq!(hex(&[0, 0xab, 0xff]), "00abff");
     }
 }

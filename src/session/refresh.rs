@@ -24,9 +24,9 @@ use crate::token::opaque;
 
 /// A lost answer may be asked for again for so long.
 const REPEAT: Duration = Duration::from_secs(60);
-/// How long one replica has a session to itself while it renews it at Kanidm, beyond Kanidm's own time limit.
+/// How long a replica has the lease on a session while it renews it at Kanidm, beyond Kanidm's own time limit.
 pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(5);
-/// Pause before looking whether somebody else has finished renewing the session; doubled each time.
+/// Pause before looking whether another call has finished renewing the session; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(40);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ impl Sessions {
         if !opaque::is_plausible(REFRESH_PREFIX, &refresh.token) {
             return Err(invalid());
         }
-        // Without an id of its own the call cannot be repeated: nobody else will come to this one.
+        // Without an id of its own the call cannot be repeated: no other one will come to this id.
         let request = refresh.request_id.map_or_else(|| self.context.entropy.array(), Uuid::into_bytes);
         let successor = self.successor(&refresh.token);
         let mut exchange = Exchange {
@@ -117,7 +117,7 @@ impl Sessions {
         Ok(Refreshed { tokens, session_id, tenant_id, must_change_password: done.rights.must_change_password })
     }
 
-    /// The statement, and for a session that Kanidm vouches for, what Kanidm says between two of them.
+    /// The statement, and for a session that depends on Kanidm, what Kanidm says between two of them.
     async fn exchange(&self, call: &Call, exchange: &mut Exchange) -> Result<Outcome> {
         let deadline = self.context.clock.instant() + exchange.lease_time;
         let (mut waiting, mut pause) = (None, FIRST_PAUSE);
@@ -128,7 +128,7 @@ impl Sessions {
             exchange.access_jti = self.context.new_id();
             exchange.access_until = self.issuer.access_until();
             match store::exchange(&self.db, exchange).await? {
-                // Somebody else is renewing the same session. Kanidm's tokens rotate, so they come first.
+                // Another call is renewing the same session. Kanidm's tokens rotate, so they come first.
                 Outcome::KanidmBusy if self.context.clock.instant() < deadline => {
                     if waiting.is_none() {
                         waiting = Some(self.waiters.wait(exchange.token_hash)?);
@@ -147,7 +147,7 @@ impl Sessions {
 
     /// Renews a session at Kanidm and keeps what came of it; afterwards the exchange can go on.
     async fn renew(&self, call: &Call, id: Uuid, lease: store::Lease) -> Result<()> {
-        // To its end, even if the caller goes away: Kanidm's next token must not be lost.
+        // To its end, even if the client disconnects: Kanidm's next token must not be lost.
         let (sessions, call) = (self.clone(), call.clone());
         let work = async move {
             match sessions.ask_kanidm(&lease).await {
@@ -165,13 +165,13 @@ impl Sessions {
         correlation::spawn(work).await.map_err(Fault::internal)?
     }
 
-    /// What Kanidm says about the person now; none when it does not vouch for them any more.
+    /// What Kanidm says about the person now; none when it does not confirm them any more.
     pub(super) async fn ask_kanidm(&self, lease: &store::Lease) -> Result<Option<Renewed>> {
         let kanidm = self.kanidm.as_ref().ok_or_else(crate::kanidm::unavailable)?;
         let Some(sealed) = &lease.refresh_token else { return Ok(None) };
         let token = self.session_factory.open_kanidm(lease.session_id, sealed)?;
         let renewed = kanidm.renew(&token).await?;
-        // Another person than the one who signed in is nobody here.
+        // Another person than the one who signed in is not accepted.
         Ok(renewed.filter(|renewed| renewed.person == lease.kanidm_user_id))
     }
 
@@ -212,7 +212,7 @@ fn other_audience() -> Fault {
     Fault::new(Reason::AudienceBound, "The session is for another audience.")
 }
 
-/// The refusal of somebody without a usable tenant.
+/// The refusal of a user without a usable tenant.
 pub fn no_tenant() -> Fault {
     Fault::new(Reason::NoTenant, "The user is not a member of the tenant asked for, or of any.")
 }

@@ -11,7 +11,7 @@ use crate::db::Connection;
 use crate::fault::Result;
 use crate::token::opaque;
 
-/// A session with new tokens, which nobody has until the change is committed.
+/// A session with new tokens, which no client has until the change is committed.
 pub struct Renewal {
     access_jti: Uuid,
     refresh_token: Zeroizing<String>,
@@ -19,8 +19,8 @@ pub struct Renewal {
 }
 
 impl SessionFactory {
-    /// Puts new tokens in the place of all that a session has; none when it has ended. For a transaction of the platform
-    /// that has locked the user.
+    /// Replaces all tokens of a session by new ones; none when it has ended. For a transaction of the platform that has
+    /// locked the user.
     ///
     /// # Errors
     /// When the database fails.

@@ -2,6 +2,9 @@
 
 mod watch;
 
+use futures_util::stream::Stream;
+use uuid::Uuid;
+
 use super::{Listing, SessionOwner, SessionView, Sessions, Status};
 use crate::access::rpcs::rpcs;
 use crate::access::{Call, input};
@@ -36,7 +39,7 @@ rpcs! { SessionService for Service {
         revoke_all_sessions(RevokeAllSessionsRequest) -> RevokeAllSessionsResponse = Service::revoke_all;
     }
     streams {
-        watch_revocations(WatchRevocationsRequest) -> WatchRevocationsStream of WatchRevocationsResponse = watch::open;
+        watch_revocations(WatchRevocationsRequest) -> WatchRevocationsStream of WatchRevocationsResponse = Service::watch;
     }
 }}
 
@@ -63,6 +66,14 @@ impl Service {
         let user = input::optional_uuid("user_id", &request.user_id)?;
         let ended = self.sessions.revoke_all(call, user, request.keep_current).await?;
         Ok(RevokeAllSessionsResponse { sessions_revoked: i32::try_from(ended).unwrap_or(i32::MAX) })
+    }
+
+    async fn watch(
+        &self,
+        call: Call,
+        request: WatchRevocationsRequest,
+    ) -> Result<impl Stream<Item = Result<WatchRevocationsResponse>> + use<>> {
+        watch::open(&self.sessions, &self.log, call, &request.cursor).await
     }
 }
 
@@ -91,17 +102,18 @@ fn listing(request: ListSessionsRequest) -> Result<Listing> {
 }
 
 fn show(call: &Call, session: SessionView) -> Result<proto::Session> {
-    let text = |id: Option<uuid::Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
-    let current = call.principal.as_ref().and_then(|principal| principal.session_id) == Some(session.session_id);
+    let id = session.session_id;
+    let text = |id: Option<Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
+    let current = call.principal.as_ref().and_then(|principal| principal.session_id) == Some(id);
     Ok(proto::Session {
-        session_id: session.session_id.to_string(),
+        session_id: id.to_string(),
         user_id: session.user_id.to_string(),
         tenant_id: text(session.tenant_id),
-        auth_method: auth_method(&session.auth_method)?.into(),
-        status: status(&session.status)?.into(),
+        auth_method: auth_method(&session.auth_method, id)?.into(),
+        status: status(&session.status, id)?.into(),
         device: Some(proto::Device {
             device_id: session.device_id.unwrap_or_default(),
-            r#type: device_type(session.device_type.as_deref())?.into(),
+            r#type: device_type(session.device_type.as_deref(), id)?.into(),
             platform: session.device_platform.unwrap_or_default(),
             user_agent: session.user_agent.unwrap_or_default(),
             location: session.device_location.unwrap_or_default(),
@@ -115,31 +127,31 @@ fn show(call: &Call, session: SessionView) -> Result<proto::Session> {
         expires_at: Some(input::to_proto(session.expires_at)),
         idle_expires_at: Some(input::to_proto(session.idle_expires_at)),
         revoked_at: session.revoked_at.map(input::to_proto),
-        revoke_reason: revoke_reason(session.revoke_reason.as_deref())?.into(),
+        revoke_reason: revoke_reason(session.revoke_reason.as_deref(), id)?.into(),
         kanidm_session_id: text(session.kanidm_session_id),
         current,
     })
 }
 
-fn auth_method(name: &str) -> Result<proto::SessionAuthMethod> {
+fn auth_method(name: &str, session: Uuid) -> Result<proto::SessionAuthMethod> {
     match name {
         "jwt" => Ok(proto::SessionAuthMethod::Jwt),
         "kanidm" => Ok(proto::SessionAuthMethod::Kanidm),
         "dual" => Ok(proto::SessionAuthMethod::Dual),
-        _ => Err(Fault::unknown_word("sessions.auth_method")),
+        _ => Err(Fault::unknown_word("sessions.auth_method", session)),
     }
 }
 
-fn status(name: &str) -> Result<proto::SessionStatus> {
+fn status(name: &str, session: Uuid) -> Result<proto::SessionStatus> {
     match name {
         "active" => Ok(proto::SessionStatus::Active),
         "revoked" => Ok(proto::SessionStatus::Revoked),
         "expired" => Ok(proto::SessionStatus::Expired),
-        _ => Err(Fault::unknown_word("sessions.status")),
+        _ => Err(Fault::unknown_word("sessions.status", session)),
     }
 }
 
-fn device_type(name: Option<&str>) -> Result<proto::DeviceType> {
+fn device_type(name: Option<&str>, session: Uuid) -> Result<proto::DeviceType> {
     match name {
         None => Ok(proto::DeviceType::Unspecified),
         Some("desktop") => Ok(proto::DeviceType::Desktop),
@@ -147,11 +159,11 @@ fn device_type(name: Option<&str>) -> Result<proto::DeviceType> {
         Some("tablet") => Ok(proto::DeviceType::Tablet),
         Some("service") => Ok(proto::DeviceType::Service),
         Some("other") => Ok(proto::DeviceType::Other),
-        Some(_) => Err(Fault::unknown_word("sessions.device_type")),
+        Some(_) => Err(Fault::unknown_word("sessions.device_type", session)),
     }
 }
 
-fn revoke_reason(name: Option<&str>) -> Result<proto::RevokeReason> {
+fn revoke_reason(name: Option<&str>, session: Uuid) -> Result<proto::RevokeReason> {
     match name {
         None => Ok(proto::RevokeReason::Unspecified),
         Some("logout") => Ok(proto::RevokeReason::Logout),
@@ -163,6 +175,6 @@ fn revoke_reason(name: Option<&str>) -> Result<proto::RevokeReason> {
         Some("user_disabled") => Ok(proto::RevokeReason::UserDisabled),
         Some("rollback") => Ok(proto::RevokeReason::Rollback),
         Some("session_limit") => Ok(proto::RevokeReason::SessionLimit),
-        Some(_) => Err(Fault::unknown_word("sessions.revoke_reason")),
+        Some(_) => Err(Fault::unknown_word("sessions.revoke_reason", session)),
     }
 }

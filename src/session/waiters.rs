@@ -1,5 +1,5 @@
-//! Calls that wait until another one has renewed their session at Kanidm. Each asks the database now and then, so there are
-//! so many of them together, and of these so many for one refresh token: whoever has one does not decide how many.
+//! Calls that wait until another one has renewed their session at Kanidm. Each asks the database now and then, so their
+//! number is bounded together and for each refresh token: the holder of one does not decide how many.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::fault::{Fault, Reason, Result};
 
-/// Calls that wait at once.
+/// Calls that wait concurrently.
 const MOST: usize = 256;
 /// Of these, those with one refresh token: a client that fans out, and not one that floods.
 const EACH: usize = 16;
@@ -19,7 +19,7 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    /// A place to wait, for a call with the token of this digest.
+    /// A permit to wait, for a call with the token of this digest.
     ///
     /// # Errors
     /// `REFRESH_RACED` when many wait with the same token, `OVERLOADED` when many wait at all.

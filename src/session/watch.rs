@@ -1,5 +1,5 @@
-//! Telling services that verify tokens themselves what is revoked: first everything that matters, then what the
-//! log brings, and in between how complete that is.
+//! Streams what is revoked to services that verify tokens themselves: first everything that matters, then what the log
+//! brings, and in between how complete that is.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ pub(super) const WATCH: &str = "tokens.verify";
 /// Most revocations in one message.
 const MOST: usize = 1000;
 
-/// Somebody who watches. Nothing is kept for a slow one but the place it has come to.
+/// A client that watches. Nothing is kept for a slow one but the position it has reached.
 pub(super) struct Watch {
     sessions: Sessions,
     log: Log,
@@ -32,7 +32,7 @@ pub(super) struct Watch {
     complete: Option<Instant>,
 }
 
-/// A message to somebody who watches.
+/// A message to a client that watches.
 pub(super) struct RevocationBatch {
     pub revocations: Vec<Revocation>,
     /// Where to go on after it; none before the snapshot of the start is complete.
@@ -69,7 +69,7 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Option<RevocationBatch>> {
         let mut found = Vec::new();
         loop {
-            // Whoever is not welcome any more learns nothing more; and what this replica does not know it does not tell.
+            // A caller no longer authorised learns nothing more; and what this replica does not know it does not report.
             let welcome = self.sessions.verifier.recheck_call(&self.call);
             // Nothing is known while it is loaded again, and this is why.
             self.follow.ensure_current()?;

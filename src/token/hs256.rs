@@ -1,5 +1,5 @@
-//! Keys of old clients that can check nothing but HS256 (S12). Whoever can verify such a token can sign one as well, so
-//! each client has a key and an audience of its own, the key signs for that audience only, and it is published nowhere.
+//! Keys of old clients that can check nothing but HS256 (S12). A client that can verify such a token can sign one as well, so
+//! each has a key and an audience of its own, the key signs for that audience only, and it is published nowhere.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl OldClient {
     }
 
     fn new(audience: String, secret: Zeroizing<Vec<u8>>) -> Result<Self> {
-        // An id that changes with the key, and tells nothing about it.
+        // An id that changes with the key, and reveals nothing about it.
         let mut mac = Hmac::<Sha256>::new_from_slice(&secret).map_err(Fault::internal)?;
         mac.update(b"sidle v1 key id of an old client ");
         mac.update(audience.as_bytes());

@@ -63,7 +63,6 @@ pub struct AccessToken {
 }
 
 impl Issuer {
-    /// An issuer that signs with `keys`.
     pub fn new(keys: Keys, context: Context, config: Arc<TokenConfig>) -> Self {
         Self { keys, context, config }
     }
@@ -132,7 +131,7 @@ impl Issuer {
         Ok(AccessToken { token, expires_at })
     }
 
-    /// When nobody accepts any more what is issued now, here or where the clock is behind.
+    /// When no verifier accepts any more what is issued now, here or where the clock is behind.
     pub fn access_until(&self) -> DateTime<Utc> {
         let life = self.config.access_lifetime.saturating_add(self.config.leeway * 2).saturating_add(SPARE);
         self.context.now() + TimeDelta::from_std(life).unwrap_or_default()

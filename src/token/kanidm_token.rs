@@ -1,6 +1,6 @@
-//! Kanidm's own access tokens, presented to a service that asks `VerifyToken`: they say who somebody is, and nothing of
-//! what they may do, which is read from Sidle's tables. A token is looked up once and remembered for a while; whether its
-//! key is still Kanidm's, and whether its user was switched off or its rights ended, is asked every time.
+//! Kanidm's own access tokens, presented to a service that asks `VerifyToken`: they say who the caller is, and nothing
+//! of what they may do, which is read from Sidle's tables. A token is looked up once and cached for a while; whether
+//! its key is still Kanidm's, and whether its user was disabled or its rights ended, is checked every time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::db::Db;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{AccessClaims, KanidmError, Oidc};
 
-/// How long a look-up holds: what no revocation tells of, such as a link that was taken away, is noticed after this.
+/// How long a look-up is cached: what no revocation reports, such as a link that was removed, is noticed after this.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// Verifies tokens of Kanidm's own. Clones share what was seen.
+/// Verifies tokens of Kanidm's own. Clones share the cache.
 #[derive(Clone)]
 pub struct KanidmTokens {
     inner: Arc<Inner>,
@@ -44,7 +44,7 @@ struct Inner {
 
 struct Seen {
     claims: AccessClaims,
-    /// None where nobody may sign in as the person.
+    /// None where no user may sign in as the person.
     user: Option<TokenUser>,
     since: Instant,
 }
@@ -71,7 +71,6 @@ impl fmt::Debug for KanidmTokens {
 }
 
 impl KanidmTokens {
-    /// A verifier of the tokens that `kanidm` signs.
     pub fn new(
         kanidm: Oidc,
         db: Db,
@@ -97,7 +96,7 @@ impl KanidmTokens {
     /// `INVALID_TOKEN`; `KANIDM_UNAVAILABLE` when its keys could not be confirmed for long; `REVOCATIONS_STALE`.
     pub async fn verify(&self, token: &str, audience: &str) -> Result<KanidmVerified> {
         let inner = &*self.inner;
-        // A token is for our client. Whoever else is to take it, as if it were for them, the operator names.
+        // A token is for our client. Further audiences that may accept it are named by the operator.
         let is_for = audience == inner.kanidm.client_id() || inner.audiences.iter().any(|a| a == audience);
         if !is_for || token.len() > MAX_TOKEN_BYTES {
             return Err(refused());

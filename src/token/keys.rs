@@ -27,7 +27,7 @@ use crate::seal::{Keyring, Place};
 pub(super) const MARGIN: Duration = Duration::from_secs(3600);
 /// Keys are read again after this time at the latest.
 const RELOAD: Duration = Duration::from_secs(60);
-/// And not more often than this, whoever presents unknown key ids.
+/// And not more often than this, however many unknown key ids are presented.
 const RELOAD_PAUSE: Duration = Duration::from_millis(500);
 /// How often it is asked, without I/O, whether a key's time has come.
 const TICK: Duration = Duration::from_millis(250);
@@ -38,7 +38,7 @@ pub struct SigningKey {
     pub kid: Uuid,
     /// Where it stands in its life.
     pub state: KeyState,
-    /// When that changes, unless somebody changes it before.
+    /// When that changes, unless an administrator changes it before.
     pub(super) due: Option<DateTime<Utc>>,
     pub(super) signs: PrivateKey,
     pub(super) verifies: Arc<VerifyingKey>,
@@ -56,7 +56,7 @@ struct Inner {
     set: RwLock<Arc<[Arc<SigningKey>]>>,
     old_clients: Vec<OldClient>,
     wanted: Notify,
-    /// The log told of a change that was not read yet.
+    /// The log reported a change that was not read yet.
     behind: AtomicBool,
 }
 
@@ -230,7 +230,7 @@ impl SigningKeyManager {
     /// # Errors
     /// When the database fails, or a key does not open.
     pub(super) async fn read(&self) -> Result<()> {
-        // Before the reading: a change that is told of meanwhile may have come too late for it.
+        // Before the reading: a change that is reported meanwhile may have come too late for it.
         self.keys.inner.behind.store(false, Ordering::Release);
         let result = self.read_all().await;
         if result.is_err() {

@@ -1,5 +1,5 @@
 //! Access tokens: the keys that sign them and their rotation, issuing, checking, and the snapshot of revocations that
-//! every token is checked against. Knows nothing of how people sign in, nor of refresh tokens.
+//! every token is checked against. Knows nothing of how users authenticate, nor of refresh tokens.
 
 pub(crate) mod hs256;
 pub(crate) mod issuer;

@@ -1,4 +1,4 @@
-//! Secrets that are handed out and come back: 256 random bits behind a prefix that tells what they are. Only their
+//! Secrets that are handed out and come back: 256 random bits behind a prefix that says what they are. Only their
 //! SHA-256 is kept.
 
 use base64::Engine as _;

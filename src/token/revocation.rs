@@ -36,8 +36,8 @@ struct Inner {
     applied: watch::Sender<i64>,
 }
 
-/// What tokens are checked against, and what takes its place once it is loaded. What is revoked here meanwhile goes into
-/// both, so that nobody ever looks at half a snapshot.
+/// What tokens are checked against, and what replaces it once it is loaded. What is revoked here meanwhile goes into
+/// both, so that no reader ever sees half a snapshot.
 #[derive(Default)]
 struct RevocationSnapshots {
     current: RevocationSnapshot,
@@ -57,7 +57,7 @@ struct Freshness {
 /// The log that a snapshot comes from.
 struct Source {
     feed: Feed,
-    /// Where somebody goes on who has this snapshot.
+    /// Where a reader goes on who has this snapshot.
     origin: Origin,
 }
 
@@ -93,17 +93,17 @@ impl Revocations {
         self.read().current.epoch(principal)
     }
 
-    /// Ends a session's tokens here at once. The other replicas learn of it from the log.
+    /// Ends a session's tokens here immediately. The other replicas learn of it from the log.
     pub fn end_session(&self, session: Uuid) {
         self.revoke([Revoked::Session(session)], self.inner.context.now());
     }
 
-    /// Ends a principal's tokens here at once that were issued before this revocation.
+    /// Ends a principal's tokens here immediately that were issued before this revocation.
     pub fn end_tokens(&self, principal: Uuid, epoch: Epoch) {
         self.revoke([Revoked::Principal(principal, epoch)], self.inner.context.now());
     }
 
-    /// Ends the tokens here at once that were signed with a key.
+    /// Ends the tokens here immediately that were signed with a key.
     pub fn end_key(&self, kid: Uuid) {
         self.revoke([Revoked::Key(kid)], self.inner.context.now());
     }
@@ -127,12 +127,12 @@ impl Revocations {
         }
     }
 
-    /// Everything that matters now, and the place in the log up to which it is complete.
+    /// Everything that matters now, and the position in the log up to which it is complete.
     ///
     /// # Errors
     /// `REVOCATIONS_STALE` while it is being loaded.
     pub(crate) fn snapshot(&self) -> Result<(Origin, Vec<Revocation>)> {
-        // The place first: what is applied meanwhile comes again from the log, and changes nothing then.
+        // The position first: what is applied meanwhile comes again from the log, and changes nothing then.
         let origin = self.freshness().source.as_ref().map(|source| source.origin).ok_or_else(stale)?;
         Ok((origin, self.read().current.all()))
     }
@@ -152,8 +152,8 @@ impl Revocations {
     }
 
     /// Fills the snapshot: what the tables say, once the feed's position is known. Everything that was committed before
-    /// that position is in the tables, everything after it comes from the log. A snapshot from before is replaced by the new
-    /// one, and vouches for nothing until then.
+    /// that position is in the tables, everything after it comes from the log. A snapshot from before is replaced by
+    /// the new one, and verifies nothing until then.
     ///
     /// # Errors
     /// When the database fails.
@@ -182,8 +182,8 @@ impl Revocations {
         Ok(origin)
     }
 
-    /// Keeps the snapshot current from `origin` on, until `stop`. When the log becomes another one, keys and snapshot are
-    /// loaded from the tables again, and nothing is vouched for meanwhile.
+    /// Keeps the snapshot current from `origin` on, until `stop`. When the log becomes another one, keys and snapshot
+    /// are loaded from the tables again, and no token is accepted meanwhile.
     pub async fn follow(self, log: Log, origin: Origin, keys: SigningKeyManager, stop: CancellationToken) {
         let mut follow = log.follow(Filter::new(Scope::Platform), origin);
         loop {
@@ -229,7 +229,7 @@ impl Revocations {
         if let Some(source) = &mut freshness.source {
             source.origin = follow.origin();
         }
-        // Also here, not only when somebody asks: under a steady flow of events those who ask come in between the feed's
+        // Also here, not only when a caller asks: under a steady flow of events callers come in between the feed's
         // handing out and this, and would find the snapshot behind every time.
         freshness.look(self.inner.context.clock.instant());
         self.inner.applied.send_replace(freshness.applied);

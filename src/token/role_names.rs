@@ -6,7 +6,7 @@ const OF_TENANT: &str = "tenant/";
 /// How it marks one on the platform.
 const ON_PLATFORM: &str = "platform/";
 
-/// Names of the roles that somebody has.
+/// Names of the roles that a principal has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoleNames {
     /// Roles in the tenant that mean the same in every tenant.

@@ -1,5 +1,5 @@
-//! What becomes of signing keys in the course of time: a new one is published, takes over when everybody who verifies has
-//! had time to fetch it, and is accepted until the last token it signed has expired. One that leaked is refused at once.
+//! What becomes of signing keys in the course of time: a new one is published, takes over when every verifier has had time to
+//! fetch it, and is accepted until the last token it signed has expired. One that leaked is refused immediately.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub struct Rotated {
 }
 
 impl SigningKeyManager {
-    /// Makes a key for [`SigningKeyManager::rotate`], without holding anybody up.
+    /// Makes a key for [`SigningKeyManager::rotate`], without blocking other calls.
     ///
     /// # Errors
     /// When it cannot be made; `OVERLOADED` while another is made.

@@ -1,4 +1,4 @@
-//! Private keys: making them, keeping them as PKCS#8, signing with them, and telling their public halves.
+//! Private keys: making them, keeping them as PKCS#8, signing with them, and deriving their public halves.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -119,7 +119,7 @@ impl PrivateKey {
                 let signature: p256::ecdsa::Signature = key.try_sign(message).map_err(Fault::internal)?;
                 Ok(signature.to_bytes().to_vec())
             }
-            // With blinding: without it the time that it takes would tell something about the key.
+            // With blinding: without it the time that it takes would reveal something about the key.
             Self::Rs256(key) => {
                 let signature = key.try_sign_with_rng(&mut Random(entropy), message).map_err(Fault::internal)?;
                 Ok(signature.to_vec())

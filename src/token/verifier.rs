@@ -1,5 +1,5 @@
-//! Checks access tokens without any I/O: the signature, or the memory of having checked it, and then, for every call
-//! anew, audience, expiry, the state of the key and the snapshot of revocations.
+//! Checks access tokens without any I/O: the signature, or the cached result of having checked it, and then, for every
+//! call anew, audience, expiry, the state of the key and the snapshot of revocations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::fault::{Fault, Reason, Result};
 
 pub use sidle_token::MAX_TOKEN_BYTES;
 
-/// Checks access tokens. Clones share keys, memory and snapshot.
+/// Checks access tokens. Clones share keys, cache and snapshot.
 #[derive(Clone)]
 pub struct Verifier {
     inner: Arc<Inner>,
@@ -72,7 +72,6 @@ impl Verified {
 }
 
 impl Verifier {
-    /// A verifier of tokens that `keys` sign, against `revocations`.
     pub fn new(keys: Keys, revocations: Revocations, clock: Clock, config: Arc<TokenConfig>) -> Self {
         let leeway = TimeDelta::from_std(config.leeway).unwrap_or_default();
         let seen = Cache::new(config.cache_size.max(1));
@@ -82,7 +81,7 @@ impl Verifier {
     /// What `token` says, if it is good for `audience` now.
     ///
     /// # Errors
-    /// `INVALID_TOKEN`, or `REVOCATIONS_STALE` when nothing can be vouched for.
+    /// `INVALID_TOKEN`, or `REVOCATIONS_STALE` when no token can be verified.
     pub fn verify(&self, token: &str, audience: &str) -> Result<Arc<Verified>> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(refused());
@@ -105,17 +104,17 @@ impl Verifier {
     /// As [`Verifier::verify`].
     pub fn principal(&self, token: &str, audience: &str) -> Result<Arc<Principal>> {
         let verified = self.verify(token, audience)?;
-        // Whoever holds an old client's key can sign such a token: whatever it says, it opens nothing here (S12).
+        // An old client can sign such a token with its key: whatever it says, it authorises nothing here (S12).
         if verified.token.as_ref().is_none_or(|token| token.algorithm == Algorithm::Hs256) {
             return Err(refused());
         }
         Ok(Arc::clone(&verified.principal))
     }
 
-    /// Whether a principal from earlier is still welcome: its token neither expired nor revoked since.
+    /// Whether a principal from earlier is still authorised: its token neither expired nor revoked since.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED`, or `REVOCATIONS_STALE` when nothing can be vouched for.
+    /// `UNAUTHENTICATED`, or `REVOCATIONS_STALE` when no token can be verified.
     pub fn recheck(&self, principal: &Principal) -> Result<()> {
         self.check_principal(principal).map_err(|fault| match fault.reason() {
             Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted any more."),
@@ -123,7 +122,7 @@ impl Verifier {
         })
     }
 
-    /// Whether the caller of an earlier call is still welcome: both of them, where a certificate came with a token.
+    /// Whether the caller of an earlier call is still authorised: both of them, where a certificate came with a token.
     ///
     /// # Errors
     /// As [`Self::recheck`].

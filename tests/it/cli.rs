@@ -226,8 +226,8 @@ async fn a_service_that_is_not_there_is_told_by_its_own_exit_code() {
 }
 
 #[tokio::test]
-async fn tenants_users_and_keys_are_made_and_listed() {
-    let (server, operator) = signed_in().await;
+async fn tenants_roles_and_users_are_made_changed_and_listed() {
+    let (_server, operator) = signed_in().await;
     let tenant = operator.ok(&["tenants", "create", "hotel-north", "--name", "Hotel North"]).await;
     assert!(operator.ok(&["tenants", "list"]).await.contains("Hotel North"));
     operator.ok(&["roles", "create", "CLERK", "--tenant", "hotel-north", "--permissions", "users.read"]).await;
@@ -262,19 +262,33 @@ async fn tenants_users_and_keys_are_made_and_listed() {
     operator.ok(&["users", "lock", "ann@north.example", "--minutes", "5"]).await;
     assert!(operator.ok(&["users", "list", "--locked"]).await.contains("ann@north.example"));
     operator.ok_proven(&["users", "unlock", "ann@north.example"]).await;
+}
+
+#[tokio::test]
+async fn rights_over_every_tenant_take_a_fresh_proof() {
+    let (server, operator) = signed_in().await;
+    let tenant = server.tenant("north").await;
+    server.user(tenant, "ann@north.example", "user").await;
     // Somebody found the terminal unlocked: what gives rights over everything asks for the password again.
     let grant = ["memberships", "create", "ann@north.example", "SYSTEM_ADMIN", "--platform"];
     let refused = operator.run_with(&grant, &[("SIDLE_PASSWORD", "a guess")], "").await;
     assert_eq!(refused.code, 4, "{}", refused.err);
     assert_eq!(operator.run_with(&grant, &[("SIDLE_PASSWORD", ADMIN_PASSWORD)], "").await.code, 0);
     assert!(operator.ok(&["memberships", "list", "--platform"]).await.contains("ann@north.example"));
-
-    // What reaches over every tenant takes a fresh proof, which is asked for.
+    // The proof is asked for where none came along.
     let create = ["service-accounts", "create", "billing", "--permissions", "tokens.verify"];
     let proof = [("SIDLE_PASSWORD", ADMIN_PASSWORD)];
     assert!(operator.run(&create).await.err.contains("no password was given"));
     assert_eq!(operator.run_with(&create, &proof, "").await.code, 0);
     assert!(operator.ok(&["service-accounts", "list"]).await.contains("billing"));
+}
+
+#[tokio::test]
+async fn a_key_signs_a_program_in_until_it_is_revoked() {
+    let (_server, operator) = signed_in().await;
+    let proof = [("SIDLE_PASSWORD", ADMIN_PASSWORD)];
+    let create = ["service-accounts", "create", "billing", "--permissions", "tokens.verify"];
+    assert_eq!(operator.run_with(&create, &proof, "").await.code, 0);
     let key = operator.run_with(&["api-keys", "create", "billing", "--days", "30"], &proof, "").await;
     let key = key.out.trim().to_owned();
     assert!(key.starts_with("sidle_ak_"));
@@ -293,10 +307,8 @@ async fn tenants_users_and_keys_are_made_and_listed() {
     operator.ok(&["api-keys", "revoke", &id]).await;
     assert_eq!(operator.run_with(&["jwks"], &[("SIDLE_API_KEY", &key)], "").await.code, 0, "public");
     assert_eq!(operator.run_with(&["whoami"], &[("SIDLE_API_KEY", &key)], "").await.code, 4);
-
     let jwks = operator.run(&["jwks"]).await.json();
     assert_eq!(jwks["keys"][0]["kty"], "OKP");
-    drop(server);
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ async fn a_call_is_one_trace_from_the_caller_through_sql_to_kanidm() {
             .collect::<Vec<_>>()
     };
     let queries = client("db.query.text");
-    assert!(queries.iter().any(|query| query.contains("kanidm_login_")), "{queries:?}");
+    assert!(queries.iter().any(|query| query.contains("kanidm_logins")), "{queries:?}");
     assert!(queries.iter().all(|query| !query.contains("ann")), "without values: {queries:?}");
     assert!(client("http.request.method").contains(&"POST".to_owned()), "the exchange of the code at Kanidm");
 

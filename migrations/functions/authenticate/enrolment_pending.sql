@@ -2,7 +2,7 @@ CREATE OR REPLACE FUNCTION enrolment_pending(u users) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, public, pg_temp
     AS $$
-    SELECT u.auth_method = 'dual' AND u.kanidm_user_id IS NOT NULL AND u.migration_completed_at IS NULL
+    SELECT sidle_platform() AND u.auth_method = 'dual' AND u.kanidm_user_id IS NOT NULL AND u.migration_completed_at IS NULL
         AND u.status = 'active' AND u.deleted_at IS NULL AND u.password_hash IS NOT NULL
         AND NOT EXISTS (SELECT FROM kanidm_enrolments e
             WHERE e.person_id = u.kanidm_user_id AND e.credential_seen_at IS NOT NULL)

@@ -1,7 +1,7 @@
 -- Called in the statement that completes a login, with what that gave: so it comes after every factor, and costs no
 -- round trip.
-CREATE OR REPLACE FUNCTION invitation_offer(p_outcome text, p_known_device boolean, p_user uuid, p_now timestamptz, p_offer jsonb,
-    p_personal bytea) RETURNS text
+CREATE OR REPLACE FUNCTION invitation_offer(p_outcome login_outcome, p_known_device boolean, p_user uuid,
+    p_now timestamptz, p_offer new_invitation) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -10,7 +10,7 @@ DECLARE
     u users%ROWTYPE;
     v_route text;
 BEGIN
-    IF p_outcome IS DISTINCT FROM 'signed_in' OR p_offer IS NULL OR jsonb_typeof(p_offer) <> 'object' THEN
+    IF p_outcome IS DISTINCT FROM 'signed_in' OR p_offer.invitation_id IS NULL THEN
         RETURN NULL;
     END IF;
     v_scope := rls_enter_platform();
@@ -18,40 +18,39 @@ BEGIN
     BEGIN
         SELECT * INTO u FROM users x WHERE x.user_id = p_user FOR NO KEY UPDATE;
         IF u.user_id IS NULL OR u.must_change_password OR u.locked_until > p_now OR NOT enrolment_pending(u)
-                OR NOT enrolment_tenant(u.tenant_id, p_offer -> 'tenants') THEN
+                OR NOT enrolment_tenant(u.tenant_id, p_offer.tenant_slugs) THEN
             EXIT body;
         END IF;
         IF p_known_device THEN
             v_route := 'login';
         ELSE
             -- Whoever has only the password gets nothing here: the invitation goes where the user has shown to be.
-            IF u.verified_at IS NULL OR p_offer -> 'mail' IS NULL OR jsonb_typeof(p_offer -> 'mail') <> 'object' THEN
+            IF u.verified_at IS NULL OR p_offer.mail IS NULL THEN
                 EXIT body;
             END IF;
             INSERT INTO kanidm_enrolments AS e (person_id, mailed_at) VALUES (u.kanidm_user_id, p_now)
                 ON CONFLICT (person_id) DO UPDATE SET mailed_at = p_now
                     WHERE e.mailed_at IS NULL
-                        OR e.mailed_at + make_interval(secs => (p_offer ->> 'mail_every')::double precision) <= p_now;
+                        OR e.mailed_at + p_offer.mail_every <= p_now;
             IF NOT FOUND THEN
                 EXIT body;
             END IF;
             v_route := 'mail';
-            PERFORM mail_enqueue((p_offer -> 'mail') || jsonb_build_object('user_id', p_user));
+            PERFORM mail_enqueue(p_offer.mail || jsonb_build_object('user_id', p_user));
         END IF;
         INSERT INTO invitations AS i (user_id, invitation_id, token_hash, route, created_at, expires_at)
-            VALUES (p_user, (p_offer ->> 'invitation_id')::uuid, decode(p_offer ->> 'token_hash', 'hex'), v_route, p_now,
-                (p_offer ->> 'expires_at')::timestamptz)
+            VALUES (p_user, p_offer.invitation_id, p_offer.token_hash, v_route, p_now, p_offer.expires_at)
             ON CONFLICT (user_id) DO UPDATE SET invitation_id = excluded.invitation_id,
                 token_hash = excluded.token_hash, route = excluded.route, created_at = excluded.created_at,
                 expires_at = excluded.expires_at;
         UPDATE users x SET migration_invited_at = p_now WHERE x.user_id = p_user AND x.migration_invited_at IS NULL;
-        PERFORM audit_record((p_offer -> 'event') || jsonb_build_object('tenant_id', u.tenant_id, 'details',
-            coalesce(p_offer -> 'event' -> 'details', '{}') || jsonb_build_object('route', v_route)), p_personal);
+        PERFORM audit_record_with(p_offer.issued, jsonb_build_object('tenant_id', u.tenant_id, 'details',
+            jsonb_build_object('route', v_route)));
     END body;
     PERFORM rls_restore(v_scope);
     RETURN v_route;
 END
 $$;
-COMMENT ON FUNCTION invitation_offer(text, boolean, uuid, timestamptz, jsonb, bytea) IS 'After a complete login: invites a user who has not enrolled in Kanidm yet. Tells whether the token goes into the answer (login) or went by mail; null when there is no invitation.';
-REVOKE ALL ON FUNCTION invitation_offer(text, boolean, uuid, timestamptz, jsonb, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION invitation_offer(text, boolean, uuid, timestamptz, jsonb, bytea) TO sidle_app;
+COMMENT ON FUNCTION invitation_offer(login_outcome, boolean, uuid, timestamptz, new_invitation) IS 'After a complete login: invites a user who has not enrolled in Kanidm yet. Tells whether the token goes into the answer (login) or went by mail; null when there is no invitation.';
+REVOKE ALL ON FUNCTION invitation_offer(login_outcome, boolean, uuid, timestamptz, new_invitation) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION invitation_offer(login_outcome, boolean, uuid, timestamptz, new_invitation) TO sidle_app;

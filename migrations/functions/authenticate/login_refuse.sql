@@ -1,18 +1,18 @@
-CREATE OR REPLACE FUNCTION login_refuse(p_event jsonb, p_personal bytea, p_lock_event jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION login_refuse(p_event prepared_event, p_lock prepared_event) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 DECLARE
     v_scope text := rls_enter_platform();
 BEGIN
-    PERFORM audit_record(p_event, p_personal);
-    IF p_lock_event IS NOT NULL THEN
-        PERFORM audit_record(p_lock_event, NULL);
-        PERFORM lock_recorded(p_lock_event);
+    PERFORM audit_record(p_event.event, p_event.personal);
+    IF p_lock.event IS NOT NULL THEN
+        PERFORM audit_record(p_lock.event, p_lock.personal);
+        PERFORM lock_recorded(p_lock.event);
     END IF;
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION login_refuse(jsonb, bytea, jsonb) IS 'Records a refused login, and the lock that it led to.';
-REVOKE ALL ON FUNCTION login_refuse(jsonb, bytea, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION login_refuse(jsonb, bytea, jsonb) TO sidle_app;
+COMMENT ON FUNCTION login_refuse(prepared_event, prepared_event) IS 'Records a refused login, and the lock that it led to.';
+REVOKE ALL ON FUNCTION login_refuse(prepared_event, prepared_event) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION login_refuse(prepared_event, prepared_event) TO sidle_app;

@@ -1,5 +1,5 @@
-CREATE OR REPLACE FUNCTION login_refuse_unknown(p_network text, p_now timestamptz, p_interval interval, p_event jsonb,
-    p_personal bytea) RETURNS void
+CREATE OR REPLACE FUNCTION login_refuse_unknown(p_network text, p_now timestamptz, p_interval interval,
+    p_event prepared_event) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -9,19 +9,18 @@ DECLARE
     v_earlier bigint;
 BEGIN
     INSERT INTO unknown_refusals AS r (network, event_type, until, refusals)
-        VALUES (p_network, p_event ->> 'event_type', p_now + p_interval, 0)
+        VALUES (p_network, p_event.event ->> 'event_type', p_now + p_interval, 0)
         ON CONFLICT (network, event_type) DO UPDATE SET
             refusals = CASE WHEN r.until > p_now THEN r.refusals + 1 ELSE 0 END,
             earlier = CASE WHEN r.until > p_now THEN r.earlier ELSE r.refusals END,
             until = CASE WHEN r.until > p_now THEN r.until ELSE p_now + p_interval END
         RETURNING r.refusals, r.earlier INTO v_refusals, v_earlier;
     IF v_refusals = 0 THEN
-        PERFORM audit_record(p_event || jsonb_build_object('details',
-            coalesce(p_event -> 'details', '{}') || jsonb_build_object('earlier', v_earlier)), p_personal);
+        PERFORM audit_record_with(p_event, jsonb_build_object('details', jsonb_build_object('earlier', v_earlier)));
     END IF;
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION login_refuse_unknown(text, timestamptz, interval, jsonb, bytea) IS 'Counts a refusal of an identifier of nobody; records the first of an interval, with how many more the one before had.';
-REVOKE ALL ON FUNCTION login_refuse_unknown(text, timestamptz, interval, jsonb, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION login_refuse_unknown(text, timestamptz, interval, jsonb, bytea) TO sidle_app;
+COMMENT ON FUNCTION login_refuse_unknown(text, timestamptz, interval, prepared_event) IS 'Counts a refusal of an identifier of nobody; records the first of an interval, with how many more the one before had.';
+REVOKE ALL ON FUNCTION login_refuse_unknown(text, timestamptz, interval, prepared_event) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION login_refuse_unknown(text, timestamptz, interval, prepared_event) TO sidle_app;

@@ -1,4 +1,4 @@
-CREATE OR REPLACE FUNCTION second_factor_refuse(p_user uuid, p_event jsonb, p_personal bytea, p_lock_event jsonb, p_mail jsonb,
+CREATE OR REPLACE FUNCTION second_factor_refuse(p_user uuid, p_event prepared_event, p_lock prepared_event, p_mail jsonb,
     p_now timestamptz, p_tell_again interval) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -6,10 +6,10 @@ CREATE OR REPLACE FUNCTION second_factor_refuse(p_user uuid, p_event jsonb, p_pe
 DECLARE
     v_scope text := rls_enter_platform();
 BEGIN
-    PERFORM audit_record(p_event, p_personal);
-    IF p_lock_event IS NOT NULL THEN
-        PERFORM audit_record(p_lock_event, NULL);
-        PERFORM lock_recorded(p_lock_event);
+    PERFORM audit_record(p_event.event, p_event.personal);
+    IF p_lock.event IS NOT NULL THEN
+        PERFORM audit_record(p_lock.event, p_lock.personal);
+        PERFORM lock_recorded(p_lock.event);
         -- Once, and not again before the user has signed in: whoever guesses must not be able to fill a mailbox.
         UPDATE users u SET second_factor_told_at = p_now
             WHERE u.user_id = p_user AND u.deleted_at IS NULL AND u.verified_at IS NOT NULL AND p_mail IS NOT NULL
@@ -22,6 +22,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval) IS 'Records a wrong second factor, and the lock that it led to; with a lock the user is told, at their verified address, unless they were told lately.';
-REVOKE ALL ON FUNCTION second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION second_factor_refuse(uuid, jsonb, bytea, jsonb, jsonb, timestamptz, interval) TO sidle_app;
+COMMENT ON FUNCTION second_factor_refuse(uuid, prepared_event, prepared_event, jsonb, timestamptz, interval) IS 'Records a wrong second factor, and the lock that it led to; with a lock the user is told, at their verified address, unless they were told lately.';
+REVOKE ALL ON FUNCTION second_factor_refuse(uuid, prepared_event, prepared_event, jsonb, timestamptz, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION second_factor_refuse(uuid, prepared_event, prepared_event, jsonb, timestamptz, interval) TO sidle_app;

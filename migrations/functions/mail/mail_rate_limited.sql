@@ -7,6 +7,10 @@ DECLARE
     v_asked text[] := ARRAY['verify_email', 'password_reset', 'kanidm_sign_in', 'registration_attempt'];
     v_kinds text[] := CASE WHEN p_kind = ANY (v_asked) THEN v_asked ELSE ARRAY[p_kind] END;
 BEGIN
+    IF NOT sidle_platform() THEN
+        -- Outside the platform's scope no message is seen: that must not pass for none.
+        RETURN true;
+    END IF;
     IF p_kind = ANY (v_asked) THEN
         -- One after the other for each address, or several at once would each be below the limit. Notices do without:
         -- a change may write to two addresses, and two changes must not wait for each other.

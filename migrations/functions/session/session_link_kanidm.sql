@@ -4,6 +4,9 @@ CREATE OR REPLACE FUNCTION session_link_kanidm(p_session uuid, p_kanidm_session 
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 BEGIN
+    IF NOT sidle_platform() THEN
+        RAISE EXCEPTION 'sessions are linked in the scope of the platform' USING ERRCODE = 'insufficient_privilege';
+    END IF;
     UPDATE sessions s SET auth_method = 'dual', kanidm_session_id = p_kanidm_session,
             kanidm_refresh_token = p_kanidm_refresh_token, kanidm_checked_at = clock_timestamp()
         WHERE s.session_id = p_session;

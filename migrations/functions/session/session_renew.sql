@@ -1,3 +1,4 @@
+-- Sessions change through functions only. This one opens no scope: it works in the platform's transactions and in no others.
 CREATE OR REPLACE FUNCTION session_renew(p_user uuid, p_session uuid, p_refresh_token_id uuid, p_refresh_token_hash bytea,
     p_access_token_jti uuid, p_access_until timestamptz, p_now timestamptz, p_idle interval, p_persistent_idle interval,
     OUT renewed boolean, OUT tenant_id uuid, OUT audience text, OUT roles text[], OUT permissions text[],
@@ -6,10 +7,12 @@ CREATE OR REPLACE FUNCTION session_renew(p_user uuid, p_session uuid, p_refresh_
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 DECLARE
-    v_scope text := rls_enter_platform();
     s sessions%ROWTYPE;
     v_rights record;
 BEGIN
+    IF NOT sidle_platform() THEN
+        RAISE EXCEPTION 'sessions are renewed in the scope of the platform' USING ERRCODE = 'insufficient_privilege';
+    END IF;
     SELECT * INTO s FROM sessions x WHERE x.session_id = p_session AND x.user_id = p_user FOR NO KEY UPDATE;
     renewed := coalesce(s.status = 'active' AND s.expires_at > p_now, false);
     IF renewed THEN
@@ -32,7 +35,6 @@ BEGIN
         platform_permissions := v_rights.platform_permissions;
         expires_at := s.expires_at;
     END IF;
-    PERFORM rls_restore(v_scope);
 END
 $$;
 COMMENT ON FUNCTION session_renew(uuid, uuid, uuid, bytea, uuid, timestamptz, timestamptz, interval, interval) IS 'Gives a session of a user, whose row the caller has locked, new tokens in the place of all that it had, and tells what the user may do in it; not one that has ended.';

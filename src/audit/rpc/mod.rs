@@ -33,7 +33,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// The service over `log`; `admission` says whether the caller of an open stream is still welcome.
+    /// The service over `log`; `admission` says whether the caller of an open stream is still authorised.
     pub fn new(log: Log, context: Context, keyring: Keyring, paging: Paging, admission: Admission) -> Self {
         Self { log, context, keyring, paging, admission }
     }

@@ -1,4 +1,4 @@
-//! One open stream of events: what it sends, when it shows that it lives, and when its caller is no longer welcome.
+//! One open stream of events: what it sends, its heartbeats, and when its caller is no longer authorised.
 
 use super::bound::{Bound, STREAM};
 use super::convert;
@@ -32,9 +32,9 @@ impl Stream {
     async fn next(&mut self) -> Result<Option<StreamEventsResponse>> {
         loop {
             let progress = self.progress().await?;
-            // After the wait, before anything is said: rights may have ended meanwhile.
+            // After the wait, before anything is sent: rights may have ended meanwhile.
             let welcome = self.admission.recheck(&self.call);
-            // Nobody is vouched for at that moment, and this is why.
+            // No caller can be verified at that moment, and this is why.
             self.follow.ensure_current()?;
             welcome?;
             match progress {

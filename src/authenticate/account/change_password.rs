@@ -30,8 +30,8 @@ impl Account {
     /// Sets a new password. Every other session of the user ends, and so does every token of this one.
     ///
     /// # Errors
-    /// `INVALID_FIELD` when the new password breaks the policy or is the present one; `INVALID_CREDENTIALS` when the
-    /// present one is not right; `USER_REQUIRED`, `THROTTLED`, `OVERLOADED`, `UNAUTHENTICATED` when the session ended meanwhile.
+    /// `INVALID_FIELD` when the new password breaks the policy or is the present one; `INVALID_CREDENTIALS` when the present
+    /// one is not right; `USER_REQUIRED`, `THROTTLED`, `OVERLOADED`, `UNAUTHENTICATED` when the session ended meanwhile.
     pub(in crate::authenticate) async fn change_password(
         &self,
         call: &Call,
@@ -40,7 +40,7 @@ impl Account {
     ) -> Result<Changed> {
         let (user, session) = person(call)?;
         let charge = self.hasher.charges().principal(user)?;
-        // First, with its count: nothing is done with a new password for somebody who does not have the present one.
+        // First, with its count: nothing is done with a new password for a caller who does not have the present one.
         let shown = self.login.show_password(call, &charge, user, current.clone()).await?;
         if *current == *new {
             return Err(Fault::field("new_password", "must be another than the present one"));
@@ -53,7 +53,7 @@ impl Account {
             return Err(invalid_credentials());
         }
         let (now, tx) = (self.context.now(), &mut change.tx);
-        // The session goes on with tokens that nobody has seen yet: whoever has a copy of the old ones is out.
+        // The session goes on with tokens that no client has seen yet: copies of the old ones are void.
         let Some(renewal) = self.sessions.session_factory.renew(tx, user, session, now).await? else {
             return Err(Fault::new(Reason::Unauthenticated, "The session has ended."));
         };

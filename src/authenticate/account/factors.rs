@@ -1,5 +1,5 @@
-//! One's own second factor: enrolling an authenticator application, taking it away, recovery codes. Every change needs a
-//! fresh proof by a factor that is there already, ends what the old state let in, and tells the user.
+//! One's own second factor: enrolling an authenticator application, removing it, recovery codes. Every change needs a
+//! fresh proof by a factor that is there already, ends what the old state let in, and notifies the user.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -49,7 +49,7 @@ impl Account {
             return Err(factor_state("no_password", "A second factor guards a password, and the account has none."));
         }
         if standing.must_change_password {
-            // Whoever set that password may still know it.
+            // The administrator who set that password may still know it.
             return Err(factor_state("password_change_required", "The password must be changed first."));
         }
         self.step_ups.require(&mut tx, call, ENROLL, None).await?;
@@ -88,7 +88,7 @@ impl Account {
         self.login.show_code(call, Typed::Totp(code), purpose, confirm).await
     }
 
-    /// Takes the authenticator application and the recovery codes away. Says how many other sessions ended.
+    /// Removes the authenticator application and the recovery codes. Says how many other sessions ended.
     ///
     /// # Errors
     /// `STEP_UP_REQUIRED`, `USER_REQUIRED`, `INVALID_FACTOR_STATE`.
@@ -137,7 +137,7 @@ impl Account {
         Ok(codes)
     }
 
-    /// Ends what came in under the old state of the factors, records the change, tells the user, and makes it so.
+    /// Ends what came in under the old state of the factors, records the change, notifies the user, and commits.
     async fn seal_change(
         &self,
         mut tx: Tx,

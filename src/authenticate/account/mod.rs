@@ -27,7 +27,7 @@ use crate::seal::Keyring;
 use crate::session::Sessions;
 use crate::shared::Core;
 
-/// Accounts in their users' hands.
+/// What users do with their own account.
 #[derive(Clone)]
 pub(super) struct Account {
     config: Arc<Settings>,
@@ -43,7 +43,7 @@ pub(super) struct Account {
     step_ups: StepUps,
     login: Login,
     kanidm: KanidmLogin,
-    /// Wakes whoever answers what was asked for by mail.
+    /// Wakes the worker that answers what was asked for by mail.
     asked: Arc<Notify>,
 }
 

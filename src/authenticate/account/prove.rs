@@ -27,7 +27,7 @@ pub(in crate::authenticate) struct Asked {
     pub method: &'static str,
     /// What that acts on; none for the caller's own account.
     pub target: Option<Uuid>,
-    /// What it changes, as its refusal told; none for a request without any field.
+    /// What it changes, as its refusal reported; none for a request without any field.
     pub change: Option<[u8; 32]>,
     pub proof: Proof,
 }
@@ -67,8 +67,8 @@ impl Account {
     /// Checks a proof and gives the token for the call that it is for.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS` for a wrong proof, and for one through Kanidm what else that may be refused with; `STEP_UP_REQUIRED` for one that the account does not go by;
-    /// `USER_REQUIRED`, `THROTTLED`.
+    /// `INVALID_CREDENTIALS` for a wrong proof, and for one through Kanidm what else that may be refused with;
+    /// `STEP_UP_REQUIRED` for one that the account does not go by; `USER_REQUIRED`, `THROTTLED`.
     pub(in crate::authenticate) async fn step_up(&self, call: &Call, asked: Asked) -> Result<Given> {
         let (user, session) = person(call)?;
         let charge = self.hasher.charges().principal(user)?;
@@ -96,7 +96,7 @@ impl Account {
             Proof::Kanidm(back) => {
                 self.kanidm.kanidm_proof(call, &back).await?;
                 let mut tx = self.db.begin(Scope::Platform).await?;
-                // The link may have been taken away while Kanidm was asked.
+                // The link may have been removed while Kanidm was asked.
                 if !store::goes_by_kanidm(&mut tx, user).await? {
                     return Err(invalid_credentials());
                 }

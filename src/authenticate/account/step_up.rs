@@ -1,5 +1,5 @@
-//! Step-up: a fresh proof of who is calling, for one sensitive call. `prove.rs` checks the proof and gives a token; the call
-//! spends it in its own transaction, so that a call that fails spends nothing and of two calls one gets through.
+//! Step-up: a fresh proof of who is calling, for one sensitive call. `prove.rs` checks the proof and gives a token; the
+//! call spends it in its own transaction, so that a call that fails spends nothing and of two calls one succeeds.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::seal::Keyring;
 #[derive(Clone)]
 pub struct StepUps {
     context: Context,
-    /// Under which requests are digested: they may hold secrets that somebody could guess.
+    /// Under which requests are digested: they may hold secrets that could be guessed.
     key: Arc<Zeroizing<[u8; 32]>>,
     /// Where a proof through Kanidm is given, as far as it says when a person authenticated.
     kanidm: Option<Oidc>,
@@ -35,7 +35,6 @@ impl std::fmt::Debug for StepUps {
 }
 
 impl StepUps {
-    /// The gatekeeper of sensitive calls.
     pub fn new(context: Context, keyring: &Keyring, kanidm: Option<Oidc>) -> Self {
         Self { context, key: Arc::new(keyring.derive("changes that a proof is for")), kanidm }
     }
@@ -109,7 +108,7 @@ impl StepUps {
             .with("ways", self.offered(ways).join(","))
     }
 
-    /// Of the ways that a user has, those that can be gone here.
+    /// Of the methods that a user has, those that are available here.
     pub(super) fn offered(&self, mut ways: Vec<String>) -> Vec<String> {
         let proves = self.kanidm.as_ref().is_some_and(Oidc::tells_auth_time);
         ways.retain(|way| way != "kanidm" || proves);

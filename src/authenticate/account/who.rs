@@ -1,4 +1,4 @@
-//! Telling a caller who they are.
+//! Returning to callers who they are.
 
 use super::Account as Accounts;
 use super::store::account::{self, Account, MemberTenant};

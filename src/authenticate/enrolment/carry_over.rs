@@ -1,6 +1,6 @@
 //! Carrying a password over: when it was just right here, and Kanidm takes a password alone, it is set there too. The
-//! password is in wiped memory for some seconds and nowhere else: what cannot be done at once is not done, and the next
-//! login tries again.
+//! password is in wiped memory for some seconds and nowhere else: what cannot be done immediately is not done, and the
+//! next login tries again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,12 @@ impl Enrolment {
     /// Whether the password of this login may have to be carried over.
     pub(in crate::authenticate) fn carries_over(&self, login: &Login) -> bool {
         let is_on = self.config.enrolment.carry_over && self.kanidm.is_some();
-        // Never half a login: whoever has a second factor shows that in another call, without the password.
+        // Never half a login: a user with a second factor shows that in another call, without the password.
         matches!(login, Login::SignedIn(user) if is_on && user.user.auth_method == "dual" && !user.must_change_password)
     }
 
-    /// Begins to carry a password over that was right in this version in a login that is complete, if that is
-    /// switched on and there is room. Called after the answer; waits for the database only, and goes on by itself.
+    /// Begins to carry a password over that was right in this version in a login that is complete, if that is switched
+    /// on and a permit is free. Called after the answer; waits for the database only, and goes on by itself.
     pub(in crate::authenticate) async fn carry_over(
         &self,
         call: &Call,
@@ -90,7 +90,7 @@ impl Enrolment {
                 && enrollee.password_changed_at == what.password_changed_at
         });
         let may = enrollee.is_some() && store::is_leased(&mut tx, what.person, task.lease).await?;
-        // Before Kanidm is asked again: nobody waits for it with a row of ours locked.
+        // Before Kanidm is asked again: no call waits for it with a row of ours locked.
         tx.commit().await?;
         Ok(may)
     }
@@ -160,7 +160,7 @@ impl Enrolment {
                 let event = by_system(EventType::MigrationPasswordNotCarriedOver).outcome(Outcome::Failed);
                 Some(event.reason(outcome.as_str()))
             }
-            // No news about the user; the metric has them.
+            // Nothing about the user; the metric has it.
             _ => None,
         };
         let mut change = self.changes.begin(Scope::Platform).await?;

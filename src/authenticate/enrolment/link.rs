@@ -1,6 +1,6 @@
-//! The one reset link that a person has at a time. Made only while the person has no credential, by whoever holds the
+//! The one reset link that a person has at a time. Made only while the person has no credential, by the holder of the
 //! lease on the person, and written down before Kanidm is asked: after an answer that got lost there may be a link that
-//! nobody has, and another one would be the second.
+//! no user has, and another one would be the second.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Kanidm, KanidmError, SHORTEST_LINK};
 use crate::seal::Place;
 
-/// How often somebody who waits for the lease looks whether it is free.
+/// How often a call that waits for the lease looks whether it is free.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What an invitation is exchanged for.
@@ -52,7 +52,7 @@ impl EnrolmentLink {
 enum Begun {
     /// The invitation has died meanwhile.
     Gone,
-    /// Somebody else holds it.
+    /// Another call holds it.
     Busy,
     /// It is ours now.
     Leased { person: Uuid, link: Option<LiveLink> },
@@ -68,8 +68,8 @@ enum Ended {
 }
 
 impl Enrolment {
-    /// The reset link for somebody who has shown all that redeeming the invitation takes. Runs to its end also if the
-    /// caller goes away: a link that was made is kept.
+    /// The reset link for a user who has shown all that redeeming the invitation takes. Runs to its end also if the
+    /// client disconnects: a link that was made is kept.
     ///
     /// # Errors
     /// `INVALID_CREDENTIALS` when the invitation died meanwhile; `ENROLMENT_LINK_PENDING`; `KANIDM_UNAVAILABLE`,
@@ -100,7 +100,7 @@ impl Enrolment {
         made.await.map_err(Fault::internal)?
     }
 
-    /// Takes the lease, waiting for whoever holds it for about as long as they should need.
+    /// Takes the lease, waiting for its holder for about as long as that should need.
     async fn take(&self, invited: &Invited, lease: Lease) -> Result<(Uuid, Option<LiveLink>)> {
         let since = self.context.clock.instant();
         loop {
@@ -115,7 +115,7 @@ impl Enrolment {
         }
     }
 
-    /// Takes the lease on the person of somebody who has shown all that redeeming an invitation takes.
+    /// Takes the lease on the person of a user who has shown all that redeeming an invitation takes.
     async fn begin(&self, invited: &Invited, lease: Lease) -> Result<Begun> {
         let mut tx = self.db.begin(Scope::Platform).await?;
         let now = self.context.now();
@@ -230,7 +230,7 @@ impl Enrolment {
         let mut change = self.changes.begin(Scope::Platform).await?;
         let now = change.now;
         store::lock_user(&mut change.tx, invited.user_id).await?;
-        // Also when nobody is handed it: a link that was made works.
+        // Also when no user is handed it: a link that was made works.
         store::extend_link(&mut change.tx, person, minted).await?;
         let enrollee = store::enrollee(&mut change.tx, invited.user_id).await?;
         let enrollee = enrollee.filter(|enrollee| enrollee.person == Some(person) && enrollee.is_pending);

@@ -11,25 +11,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub(super) use self::link::EnrolmentLink;
+pub(in crate::authenticate) use self::store::NewInvitation;
 use self::store::{Invited, Lease};
 use super::settings::Settings;
 use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
 use crate::change::Changes;
 use crate::context::Context;
-use crate::db::{Db, Scope};
+use crate::db::{Db, Scope, interval};
 use crate::fault::Result;
 use crate::kanidm::Kanidm;
 use crate::mail::{Kind, Message, Outbox};
 use crate::metrics::Metrics;
 use crate::seal::Keyring;
-use crate::session::hex;
 use crate::shared::Core;
 use crate::token::opaque;
 
@@ -48,7 +47,7 @@ pub struct Enrolment {
     metrics: Metrics,
     outbox: Outbox,
     kanidm: Option<Kanidm>,
-    /// Room for passwords that are being carried over.
+    /// Permits for passwords that are being carried over.
     room: Arc<Semaphore>,
 }
 
@@ -56,9 +55,7 @@ pub struct Enrolment {
 pub(super) struct Offer {
     hint: Hint,
     /// What the database function `invitation_offer` takes.
-    pub record: Value,
-    /// The personal part of its event.
-    pub personal: Option<Vec<u8>>,
+    pub record: NewInvitation,
 }
 
 /// An invitation in the answer to a login.
@@ -85,7 +82,7 @@ impl Enrolment {
     }
 
     /// An invitation for the database to hand out should this login be complete and the user be one to invite; none
-    /// while logins invite nobody.
+    /// while logins invite no user.
     pub(super) fn offer(&self, call: &Call, user: Uuid) -> Option<Offer> {
         let config = &self.config.enrolment;
         if !config.hints || self.kanidm.is_none() {
@@ -97,18 +94,17 @@ impl Enrolment {
             .lifetime(config.invitation_lifetime)
             .with("token", token.as_str())
             .with("expires_at", expires_at);
-        let event = Event::new(EventType::MigrationInvitationIssued, call).by_user(user).target("user", user);
-        let event = self.recorder.prepare(event);
-        let record = json!({
-            "invitation_id": self.context.new_id(),
-            "token_hash": hex(&opaque::digest(token.as_bytes())),
-            "expires_at": expires_at,
-            "tenants": config.tenants,
-            "mail": self.outbox.prepare(mail),
-            "mail_every": config.mail_every.as_secs_f64(),
-            "event": event.event,
-        });
-        Some(Offer { hint: Hint { token, expires_at }, record, personal: event.personal })
+        let issued = Event::new(EventType::MigrationInvitationIssued, call).by_user(user).target("user", user);
+        let record = NewInvitation {
+            invitation_id: self.context.new_id(),
+            token_hash: opaque::digest(token.as_bytes()).to_vec(),
+            expires_at,
+            tenant_slugs: config.tenants.clone(),
+            mail: self.outbox.prepare(mail),
+            mail_every: interval(config.mail_every),
+            issued: self.recorder.prepare(issued),
+        };
+        Some(Offer { hint: Hint { token, expires_at }, record })
     }
 
     /// What of an offer goes into the answer, by what `invitation_offer` said.
@@ -130,7 +126,7 @@ impl Enrolment {
         Ok(invited)
     }
 
-    /// Removes what has lapsed.
+    /// Purges what has lapsed.
     ///
     /// # Errors
     /// When the database fails.

@@ -1,4 +1,4 @@
-//! Redeeming an invitation: the link shows that somebody was invited, the old password and the second factor that it is
+//! Redeeming an invitation: the link shows that a user was invited, the old password and the second factor that it is
 //! they who come. Every refusal is the same, costs the same and is counted with the logins; nothing here spends an
 //! invitation, which lives until it lapses, is voided or has led to a credential.
 
@@ -47,7 +47,7 @@ impl Redemptions {
 
     async fn redeem_at_once(&self, call: &Call, charge: &Arc<Charge>, redemption: Redemption) -> Result<EnrolmentLink> {
         let invited = self.enrolment.find(&redemption.token).await?;
-        // Somebody who is not there takes as long to refuse, so that time does not tell which links are good.
+        // An unknown user takes as long to refuse, so that time does not reveal which links are good.
         let user = invited.map_or_else(|| self.login.context.new_id(), |invited| invited.user_id);
         self.login.verify_password_unpadded(call, charge, user, redemption.password).await?;
         let invited = invited.ok_or_else(invalid_credentials)?;

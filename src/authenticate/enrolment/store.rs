@@ -3,10 +3,29 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
+use crate::audit::Prepared;
 use crate::db::Connection;
 use crate::fault::Result;
+
+/// An invitation for a user who is to be invited. A shipped type is never changed: see `session::store::types`.
+#[derive(sqlx::Type)]
+#[sqlx(type_name = "new_invitation")]
+pub(in crate::authenticate) struct NewInvitation {
+    pub invitation_id: Uuid,
+    pub token_hash: Vec<u8>,
+    pub expires_at: DateTime<Utc>,
+    /// Tenants to whose users it may go; all where none is named.
+    pub tenant_slugs: Vec<String>,
+    /// The message that brings it, where there is mail.
+    pub mail: Option<Value>,
+    /// How often a user is sent one at most.
+    pub mail_every: PgInterval,
+    pub issued: Prepared,
+}
 
 /// Whose invitation a token is.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +36,7 @@ pub(in crate::authenticate) struct Invited {
     pub second_factor: bool,
 }
 
-/// Who is about to give a person a credential, and for how long nobody else is.
+/// Which call is about to give a person a credential, and for how long no other is.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::authenticate) struct Lease {
     pub id: Uuid,
@@ -48,7 +67,7 @@ pub(in crate::authenticate) struct LiveLink {
     pub wait: Duration,
 }
 
-/// The newest reset link of a person whom somebody has just got the lease on.
+/// The newest reset link of a person on whom the lease was just taken.
 pub(in crate::authenticate) struct Leased {
     pub live: Option<LiveLink>,
 }
@@ -80,13 +99,13 @@ pub(in crate::authenticate) async fn find(
     .await?)
 }
 
-/// Keeps a user as they are until the transaction ends. Users are locked before their person's row.
+/// Locks a user until the transaction ends. Users are locked before their person's row.
 pub(in crate::authenticate) async fn lock_user(tx: &mut Connection, user: Uuid) -> Result<()> {
     sqlx::query!("SELECT FROM users WHERE user_id = $1 FOR NO KEY UPDATE", user).execute(tx).await?;
     Ok(())
 }
 
-/// As [`lock_user`], whoever is linked to the person.
+/// As [`lock_user`], the user who is linked to the person.
 pub(in crate::authenticate) async fn lock_user_of(tx: &mut Connection, person: Uuid) -> Result<()> {
     sqlx::query!("SELECT FROM users WHERE kanidm_user_id = $1 FOR NO KEY UPDATE", person).execute(tx).await?;
     Ok(())
@@ -126,8 +145,8 @@ pub(in crate::authenticate) async fn is_invited(
     .await?)
 }
 
-/// Takes the lease on a person, and gives the link that may still work; none while somebody else has the lease. A person is
-/// given a first credential by one call at a time.
+/// Takes the lease on a person, and gives the link that may still work; none while another call has the lease. A person
+/// is given a first credential by one call at a time.
 pub(in crate::authenticate) async fn lease(tx: &mut Connection, person: Uuid, lease: Lease) -> Result<Option<Leased>> {
     let row = sqlx::query!(
         "INSERT INTO kanidm_enrolments AS e (person_id, lease_id, lease_until)
@@ -157,7 +176,7 @@ pub(in crate::authenticate) async fn lease_to_carry_over(
     again_after: Duration,
     lease: Lease,
 ) -> Result<bool> {
-    // Not beside a reset link: whoever has it could undo what is carried over.
+    // Not beside a reset link: its holder could undo what is carried over.
     let leased = sqlx::query!(
         "INSERT INTO kanidm_enrolments AS e (person_id, lease_id, lease_until)
          VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
@@ -331,7 +350,7 @@ pub(in crate::authenticate) async fn carried_over(
     Ok(())
 }
 
-/// Removes invitations that have lapsed.
+/// Purges invitations that have lapsed.
 pub(in crate::authenticate) async fn purge_invitations(tx: &mut Connection, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         "DELETE FROM invitations WHERE user_id IN (

@@ -123,15 +123,15 @@ impl KanidmLogin {
         Ok(Begun { authorization_url, state, secret, expires_at })
     }
 
-    /// Remembers a login that goes to Kanidm, unless its purpose is not open to the user; tells whether a person may become
-    /// a user by it.
+    /// Remembers a login that goes to Kanidm, unless its purpose is not open to the user; returns whether a person may
+    /// become a user by it.
     async fn go(&self, call: &Call, going: &Going<'_>, holder: Option<Holder>) -> Result<bool> {
         let mut tx = self.db.begin(Scope::Platform).await?;
         let mut about_person = false;
         match holder {
             None => about_person = store::makes_users(&mut tx, going.session_request.tenant_id).await?,
             Some(holder) if going.purpose == Purpose::Link => {
-                // First what locks the user: whoever changes the user's credentials voids their proofs in this order.
+                // First what locks the user: a change of the user's credentials voids their proofs in this order.
                 if let (_, Some(refusal)) = link_refusal::hold(&mut tx, holder.user_id, holder.session_id).await? {
                     return Err(refusal.into());
                 }
@@ -150,7 +150,7 @@ impl KanidmLogin {
         Ok(about_person)
     }
 
-    /// Takes the attempt that somebody comes back from, for one of `purposes`, and has Kanidm say who it is. Whatever
+    /// Takes the attempt that a person comes back from, for one of `purposes`, and has Kanidm say who it is. Whatever
     /// comes of it, the attempt is spent.
     pub(in crate::authenticate) async fn arrive(
         &self,
@@ -174,7 +174,7 @@ impl KanidmLogin {
         // Before Kanidm is asked: whatever it says, the attempt is spent.
         tx.commit().await?;
         let Some(taken) = taken.filter(|taken| taken.live) else {
-            // Anybody can make up attempts, so these are counted and only a sample is written down.
+            // Any caller can make up attempts, so these are counted and only a sample is written down.
             if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
                 let event = refused(call).reason("unknown_attempt").detail("left_out", left_out);
                 login::login_refuse(&self.db, &self.recorder.prepare(event), None).await?;
@@ -245,7 +245,7 @@ fn place(login_id: Uuid) -> Place {
     Place { table: "kanidm_logins", column: "pkce_verifier", row: login_id }
 }
 
-/// The refusal where Kanidm cannot prove that somebody is there now.
+/// The refusal where Kanidm cannot prove that the person is there now.
 pub(in crate::authenticate) fn unavailable() -> Fault {
     Fault::new(Reason::KanidmProofUnavailable, "Kanidm cannot prove for this user that they are there now.")
 }

@@ -1,5 +1,5 @@
 //! First logins: a user is made of a person whom no user is linked to, where a tenant of the person's groups wants that.
-//! Nobody is found by address or name.
+//! No user is found by address or name.
 
 use uuid::Uuid;
 
@@ -9,7 +9,6 @@ use crate::access::{Call, input, names};
 use crate::audit::{Event, EventType};
 use crate::authenticate::tenant_required;
 use crate::change::Change;
-use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::SignedIn;
 
@@ -20,13 +19,13 @@ pub(super) enum NotMade {
     NotLinked,
     /// Several do.
     TenantRequired(Vec<Uuid>),
-    /// Kanidm tells no address.
+    /// Kanidm reports no address.
     NoMail,
     /// The tenant takes no such addresses.
     ForeignDomain,
-    /// The address is somebody else's.
+    /// The address is another user's.
     MailTaken,
-    /// The person's id is somebody else's.
+    /// The person's id is another user's.
     IdTaken,
 }
 
@@ -53,7 +52,7 @@ impl From<NotMade> for Fault {
     }
 }
 
-/// The refusal of a person whom nobody is linked to, whatever the reason.
+/// The refusal of a person to whom no user is linked, whatever the reason.
 pub(super) fn not_linked() -> Fault {
     Fault::new(Reason::PersonNotLinked, "No user is linked to this Kanidm person.")
 }
@@ -79,13 +78,18 @@ impl KanidmLogin {
         asked: Option<Uuid>,
         session_id: Uuid,
     ) -> Result<(Change, Result<User, NotMade>)> {
-        let newcomer = match newcomer(&mut change, person, asked).await? {
+        let newcomer = match self::newcomer(&mut change, person, asked).await? {
             Ok(newcomer) => newcomer,
             Err(why) => return Ok((change, Err(why))),
         };
         // Nothing is held so far. An import in progress may be writing the same address; it may take minutes.
         drop(change);
-        let mut change = self.changes.begin_contended(Scope::Platform).await?;
+        let mut change = self.changes.begin_contended_for(newcomer.tenant_id).await?;
+        // Decided again: while this waited, the tenant may have stopped making users, or taking such addresses.
+        let newcomer = match self::newcomer(&mut change, person, asked).await? {
+            Ok(newcomer) => newcomer,
+            Err(why) => return Ok((change, Err(why))),
+        };
         let now = change.now;
         if store::make_user(&mut change.tx, person.person, &newcomer, now).await? {
             let created = Event::by_system(EventType::UserCreated, call.correlation_id)
@@ -98,8 +102,8 @@ impl KanidmLogin {
                 .personal("full_name", &newcomer.full_name);
             change.record(created).await?;
         }
-        // Not made, and linked all the same: another login of this person came first. Otherwise the id or the address is
-        // somebody else's, which gives the person nothing: an administrator decides whether the two are one.
+        // Not made, and linked all the same: another login of this person came first. Otherwise the id or the address
+        // is another user's, which gives the person nothing: an administrator decides whether the two are one.
         let user = match store::lock_linked(&mut change.tx, person.person).await? {
             Some(user) => Ok(user),
             None if store::is_id_taken(&mut change.tx, person.person).await? => Err(NotMade::IdTaken),
@@ -116,7 +120,7 @@ async fn newcomer(change: &mut Change, person: &SignedIn, asked: Option<Uuid>) -
         Ok(tenant) => tenant,
         Err(why) => return Ok(Err(why)),
     };
-    // Kanidm's word on the address is taken for what it is: an address that nobody has shown to be theirs.
+    // The address that Kanidm reports is taken for what it is: one that no user has verified.
     let email = person.email.as_deref().and_then(|email| input::email("email", email).ok());
     let Some(email) = email else { return Ok(Err(NotMade::NoMail)) };
     let email_key = names::email_key(&email);

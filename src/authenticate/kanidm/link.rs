@@ -16,7 +16,7 @@ use crate::kanidm::SignedIn;
 use crate::mail::{Kind, Message};
 
 impl KanidmLogin {
-    /// Links `person` to the user of the session; from then on both vouch for it, and the user's other sessions end,
+    /// Links `person` to the user of the session; from then on both confirm it, and the user's other sessions end,
     /// whose number this gives.
     ///
     /// # Errors

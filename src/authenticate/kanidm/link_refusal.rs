@@ -15,7 +15,7 @@ pub(super) enum LinkRefusal {
     PasswordChangeRequired,
     /// A migration is at work on the user.
     Migrating,
-    /// The person is somebody else's.
+    /// The person is another user's.
     PersonTaken,
 }
 
@@ -44,12 +44,12 @@ impl From<PersonRefusal> for LinkRefusal {
 impl From<LinkRefusal> for Fault {
     fn from(refusal: LinkRefusal) -> Self {
         match refusal {
-            // One text for both: whose person it is is nobody else's business.
+            // One text for both: whose person it is must not be disclosed.
             LinkRefusal::AlreadyLinked | LinkRefusal::PersonTaken => {
                 Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")
                     .with("field", "kanidm_user_id")
             }
-            // Whoever set that password may still know it, and would stay by the link when it has gone.
+            // The administrator who set that password may still know it, and would keep access by the link when it has gone.
             LinkRefusal::PasswordChangeRequired => crate::authenticate::login::second_factor::factor_state(
                 "password_change_required",
                 "The password must be changed first.",
@@ -60,7 +60,7 @@ impl From<LinkRefusal> for Fault {
     }
 }
 
-/// Keeps the user and the session as they are until the transaction ends, and says why the user may not link a person now.
+/// Locks the user and the session until the transaction ends, and says why the user may not link a person now.
 pub(super) async fn hold(
     tx: &mut Connection,
     user: Uuid,
@@ -80,10 +80,10 @@ fn why_not(user: &User) -> Option<LinkRefusal> {
     if user.deleted_at.is_some() || user.status != UserStatus::Active {
         Some(LinkRefusal::NotAccepted)
     } else if user.kanidm_user_id.is_some() || user.auth_method != AuthMethod::Password {
-        // A user who was rolled back keeps the link for the next attempt, and an administrator's word on it.
+        // A user who was rolled back keeps the link for the next attempt, and an administrator's decision on it.
         Some(LinkRefusal::AlreadyLinked)
     } else if user.must_change_password {
-        // Whoever set a first password may still know it: a person whom they link would stay when the password has gone.
+        // The administrator who set a first password may still know it: a person whom they link would outlast the password.
         Some(LinkRefusal::PasswordChangeRequired)
     } else {
         None

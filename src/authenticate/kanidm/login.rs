@@ -1,5 +1,5 @@
-//! Completing a login through Kanidm: a session for whoever is linked to the person, or a link to the caller's account,
-//! as the attempt was begun for.
+//! Completing a login through Kanidm: a session for the user who is linked to the person, or a link to the caller's
+//! account, as the attempt was begun for.
 
 use chrono::{DateTime, Utc};
 use sidle_token::Epoch;
@@ -43,7 +43,7 @@ impl KanidmLogin {
     ) -> Result<Completed> {
         self.configured_kanidm()?;
         let (login, call) = (self.clone(), call.clone());
-        // To its end, also if the caller goes away: what happened is written down.
+        // To its end, also if the client disconnects: what happened is written down.
         let made = correlation::spawn(async move { login.complete(&call, &back, holder).await });
         let answer = made.await.map_err(Fault::internal)?;
         let outcome = match answer.as_ref().map_err(Fault::reason) {
@@ -72,7 +72,7 @@ impl KanidmLogin {
         }
     }
 
-    /// Signs in whoever is linked to the person, with the memberships that the person's groups give.
+    /// Signs in the user who is linked to the person, with the memberships that the person's groups give.
     async fn sign_in_person(
         &self,
         call: &Call,
@@ -121,7 +121,7 @@ impl KanidmLogin {
             }
         };
         let (user_id, now) = (user.user_id, change.now);
-        // Whoever calls is not known to be the user before there is a session.
+        // The caller is not known to be the user before there is a session.
         let about = |event: Event| event.target("user", user_id).not_about_target().tenant(user.tenant_id);
         let by_system = |event| about(Event::by_system(event, call.correlation_id).session(session_id));
         if let Some(why) = shut_out(&user, now) {
@@ -163,7 +163,7 @@ impl KanidmLogin {
             permissions,
             platform_permissions,
             epoch,
-            // A seeded password that must change is no matter to somebody who came without it.
+            // A seeded password that must change does not matter to a user who signed in without it.
             must_change_password: false,
         };
         let User { email, username, full_name, auth_method, .. } = user;
@@ -171,7 +171,7 @@ impl KanidmLogin {
     }
 }
 
-/// Why somebody who is linked does not come in.
+/// Why a user who is linked is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ShutOut {
     NotLinked,
@@ -201,20 +201,20 @@ impl From<ShutOut> for Fault {
 
 fn shut_out(user: &User, now: DateTime<Utc>) -> Option<ShutOut> {
     if user.auth_method == AuthMethod::Password {
-        // A user who was rolled back to the password keeps the link for the next attempt, but does not come in by it.
+        // A user who was rolled back to the password keeps the link for the next attempt, but cannot sign in by it.
         Some(ShutOut::NotLinked)
     } else if user.status != UserStatus::Active {
         Some(ShutOut::Disabled)
     } else if user.lock_reason == Some(LockReason::Administrator) && user.locked_until.is_some_and(|until| until > now)
     {
-        // A lock after failures is for those who guess; an administrator's shuts every door.
+        // A lock after failures is against guessing; an administrator's holds for every authentication method.
         Some(ShutOut::Locked)
     } else {
         None
     }
 }
 
-/// Writes down why nobody was signed in, with whatever else has changed.
+/// Writes down why no user was signed in, with whatever else has changed.
 async fn refuse<T>(mut change: Change, event: Event, fault: impl Into<Fault>) -> Result<T> {
     change.record(event).await?;
     change.commit().await?;

@@ -13,8 +13,8 @@ use crate::fault::{Fault, Reason, Result};
 /// How long ago the person may have authenticated.
 const LATEST: TimeDelta = TimeDelta::minutes(5);
 
-/// Whether somebody who authenticated `at` did so for an attempt that began `begun`: not before, or else whoever sits at
-/// the browser of somebody who has signed in anyway could leave out the question for who they are.
+/// Whether a person who authenticated `at` did so for an attempt that began `begun`: not before, or else an attacker at
+/// the browser of a person who has signed in anyway could leave out the question for who they are.
 fn is_of_the_attempt(at: DateTime<Utc>, begun: DateTime<Utc>, now: DateTime<Utc>, leeway: TimeDelta) -> bool {
     at > now - LATEST && at >= begun - leeway && at <= now + leeway
 }
@@ -66,7 +66,7 @@ mod tests {
             // The clocks differ a little.
             (-75, -70, true),
             (9, -5, true),
-            // Somebody signed in before, and was not asked again.
+            // The person signed in before, and was not asked again.
             (-120, -70, false),
             (-299, -400, true),
             (-301, -400, false),

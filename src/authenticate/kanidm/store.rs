@@ -9,7 +9,7 @@ use crate::db::{Connection, constraint};
 use crate::fault::{Fault, Result};
 use crate::session::{NewSession, SessionRequest};
 
-/// What somebody goes to Kanidm for.
+/// What a person goes to Kanidm for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub(in crate::authenticate) enum Purpose {
@@ -22,7 +22,6 @@ pub(in crate::authenticate) enum Purpose {
 }
 
 impl Purpose {
-    /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -38,11 +37,11 @@ impl Purpose {
 pub(crate) enum PersonRefusal {
     /// A migration is at work on the user.
     Migrating,
-    /// The person is somebody else's.
+    /// The person is another user's.
     PersonTaken,
 }
 
-/// A user, kept from other writers until the transaction ends.
+/// A user, locked until the transaction ends.
 pub(in crate::authenticate) struct User {
     pub user_id: Uuid,
     pub tenant_id: Uuid,
@@ -84,7 +83,7 @@ pub(in crate::authenticate) async fn lock_user(tx: &mut Connection, user: Uuid) 
     Ok(locked_user!("WHERE user_id = $1", user).fetch_optional(tx).await?)
 }
 
-/// Keeps a session of the user as it is until the transaction ends; says whether it is one and active.
+/// Locks a session of the user until the transaction ends; says whether it is one and active.
 pub(in crate::authenticate) async fn hold_session(tx: &mut Connection, user: Uuid, session: Uuid) -> Result<bool> {
     Ok(sqlx::query_scalar!(r#"SELECT session_hold($1, $2) AS "is_active!""#, user, session).fetch_one(tx).await?)
 }
@@ -173,8 +172,8 @@ pub(in crate::authenticate) struct Taker<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// Takes a begun login, which can be done once. The secret is in the condition: whoever only saw the state cannot spend
-/// somebody else's attempt. So is the session of an attempt that belongs to one.
+/// Takes a begun login, which can be done once. The secret is in the condition: an attacker who only saw the state
+/// cannot spend another client's attempt. So is the session of an attempt that belongs to one.
 pub(in crate::authenticate) async fn take(tx: &mut Connection, taker: Taker<'_>) -> Result<Option<Taken>> {
     let row = sqlx::query!(
         r#"DELETE FROM kanidm_logins
@@ -351,7 +350,7 @@ pub(in crate::authenticate) async fn signed_in(tx: &mut Connection, user: Uuid, 
     Ok(())
 }
 
-/// Begins a session that Kanidm vouches for.
+/// Begins a session that depends on Kanidm.
 pub(in crate::authenticate) async fn open_session(
     tx: &mut Connection,
     user: Uuid,
@@ -420,7 +419,7 @@ pub(in crate::authenticate) async fn link(
     }
 }
 
-/// Notes on a session that Kanidm vouches for it as well, with Kanidm's session and refresh token, sealed.
+/// Notes on a session that Kanidm confirms it as well, with Kanidm's session and refresh token, sealed.
 pub(in crate::authenticate) async fn link_session(
     tx: &mut Connection,
     session: Uuid,
@@ -433,7 +432,7 @@ pub(in crate::authenticate) async fn link_session(
     Ok(())
 }
 
-/// Ends every other session of a user whose credentials changed, and answers their ids.
+/// Ends every other session of a user whose credentials changed, and returns their ids.
 pub(in crate::authenticate) async fn end_other_sessions(
     tx: &mut Connection,
     user: Uuid,

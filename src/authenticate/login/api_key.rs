@@ -76,7 +76,7 @@ impl Login {
         let event = self.recorder.prepare(Event::new(EventType::ServiceAccountAuthenticated, call));
         let refused = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);
         let refused = self.recorder.prepare(refused);
-        // The id before the statement: it tells when the token was issued, which is not after the key was found good.
+        // The id before the statement: it says when the token was issued, which is not after the key was found good.
         let (digest, now, token_id) = (opaque::digest(secret), self.context.now(), self.context.new_id());
         let answer = service_account::exchange_key(&self.db, &digest, client, now, &event, &refused).await?;
         self.recorder.wake();
@@ -109,7 +109,7 @@ impl Login {
         Ok(Some(Exchanged { token, service_account_id, tenant_id, permissions }))
     }
 
-    /// Anybody can present keys that do not exist, so these are counted and only a sample is written down.
+    /// Any caller can present keys that do not exist, so these are counted and only a sample is written down.
     async fn refuse_unknown_key(&self, call: &Call) -> Result<()> {
         if let Some(left_out) = self.sampled.sample(self.context.now().timestamp()) {
             let event = Event::new(EventType::ServiceAccountLoginRefused, call).outcome(Outcome::Refused);

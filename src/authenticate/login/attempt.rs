@@ -1,5 +1,5 @@
 //! Attempts at guessable secrets. Each is reserved, compared and recorded in a task that runs to its end, also when the
-//! caller goes away: what was counted leaves its event, and the lock's.
+//! client disconnects: what was counted leaves its event, and the lock's.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::credential::network;
 use crate::db::Scope;
 use crate::fault::{Fault, Result};
 
-/// For how long refusals of identifiers of nobody are counted before one event stands for them.
+/// For how long refusals of unknown identifiers are counted before one event stands for them.
 const INTERVAL: Duration = Duration::from_secs(300);
 
-/// After so long nobody is still comparing for an attempt that led to a lock: whoever was did not come to its event.
+/// After so long no attempt that led to a lock is still comparing: one without its event was interrupted.
 const UNRECORDED: TimeDelta = TimeDelta::minutes(5);
 
 impl Login {
@@ -31,8 +31,8 @@ impl Login {
         ToItsEnd::run(|end| work(room, end)).await
     }
 
-    /// Writes a refusal down before it is answered, and the lock that this attempt led to. Those of nobody are counted for
-    /// their address and recorded together.
+    /// Writes a refusal down before it is answered, and the lock that this attempt led to. Those of unknown identifiers
+    /// are counted for their address and recorded together.
     pub(in crate::authenticate) async fn refuse(&self, call: &Call, event: Event, reserved: &Reserved) -> Result<()> {
         if reserved.user_id.is_none() {
             let event = self.recorder.prepare(event.detail("refusals", 1));
@@ -84,7 +84,7 @@ impl Login {
         tx.commit().await
     }
 
-    /// Records what was counted of nobody in intervals that are over.
+    /// Records what was counted of unknown identifiers in intervals that are over.
     pub(in crate::authenticate) async fn record_unknown(&self) -> Result<()> {
         let mut tx = self.db.begin(Scope::Platform).await?;
         let counted = store::take_unknown(&mut tx, self.context.now()).await?;

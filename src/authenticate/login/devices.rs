@@ -1,5 +1,5 @@
-//! Known devices: a random secret that a complete login leaves with the device it was made from. Attempts that come with
-//! it are counted apart, so that guessing by others locks nobody out of their own device. It proves nothing else.
+//! Known devices: a random secret that a complete login leaves with the device it was made from. Attempts that come with it are
+//! counted apart, so that guessing by attackers locks no user out of their own device. It proves nothing else.
 
 use chrono::TimeDelta;
 use zeroize::Zeroizing;

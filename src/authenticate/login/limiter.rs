@@ -1,5 +1,5 @@
-//! Limits concurrent attempts on one identifier. An attempt counts before its password is known to be right, so that many
-//! concurrent ones would lock out somebody who merely signs in from many places; here they wait for one another.
+//! Limits concurrent attempts on one identifier. An attempt counts before its password is known to be right, so that
+//! many concurrent ones would lock out a user who merely signs in from many places; here they wait for one another.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ struct Entry {
     callers: usize,
 }
 
-/// Leave for one attempt, given back when dropped.
+/// Permit for one attempt, given back when dropped.
 pub struct IdentifierPermit {
     limiter: IdentifierLimiter,
     identifier: String,
@@ -46,7 +46,7 @@ impl IdentifierLimiter {
     /// `OVERLOADED` when too many wait already, or when the wait was too long.
     pub async fn acquire(&self, identifier: &str) -> Result<IdentifierPermit> {
         let permits = self.join(identifier)?;
-        // From here on the entry is left whatever happens, also when the caller goes away while it waits.
+        // From here on the entry is left whatever happens, also when the client disconnects while it waits.
         let mut held = IdentifierPermit { limiter: self.clone(), identifier: identifier.to_owned(), permit: None };
         match tokio::time::timeout(self.longest_wait, permits.acquire_owned()).await {
             Ok(permit) => held.permit = permit.ok(),

@@ -1,5 +1,5 @@
-//! Completing a login with a second factor. The right password left a challenge; whoever answers it guesses at the same
-//! count of attempts as at the password, from whichever replica, and gets a session from the same function.
+//! Completing a login with a second factor. The right password left a challenge; its answers are counted with the
+//! attempts at the password, from whichever replica, and the session comes from the same function.
 
 use serde::Deserialize;
 use zeroize::Zeroizing;

@@ -1,5 +1,5 @@
 //! Logins that Sidle itself checks: passwords, second factors, API keys; their attempts, locks and rate limits. What
-//! others have shown again (a password, a code) is shown by the same ways.
+//! other modules have shown again (a password, a code) is checked by the same methods.
 
 pub(super) mod api_key;
 pub(super) mod attempt;

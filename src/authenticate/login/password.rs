@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use data_encoding::HEXLOWER;
 use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -26,7 +27,7 @@ use crate::credential::hashing::Permit;
 use crate::credential::{Charge, MAX_PASSWORD, RateLimitBucket, network};
 use crate::fault::{Fault, Reason, Result};
 use crate::metrics::{LoginMethod, LoginOutcome};
-use crate::session::{PendingSession, SessionRequest, hex, no_tenant};
+use crate::session::{PendingSession, SessionRequest, no_tenant};
 use crate::token::opaque;
 
 /// Prefix of the secrets that a login is completed with.
@@ -79,7 +80,7 @@ impl Login {
         let charge = self.hasher.charges().address(call, RateLimitBucket::Password)?;
         let key = names::identifier_key(&attempt.identifier);
         // A known device has a line of its own: whoever guesses at its user must not keep it waiting.
-        let device = attempt.known_device.map(|device| hex(&device)).unwrap_or_default();
+        let device = attempt.known_device.map(|device| HEXLOWER.encode(&device)).unwrap_or_default();
         let identifier_permit = self.identifiers.acquire(&format!("{key} {device}")).await?;
         let permit = self.hasher.admit_comparison(&charge)?;
         let call = call.clone();
@@ -204,7 +205,7 @@ impl Login {
         let token = opaque::mint(CHALLENGE_PREFIX, &self.context.entropy);
         let lifetime = TimeDelta::from_std(self.config.mfa.challenge_lifetime).unwrap_or_default();
         let expires_at = self.context.now() + lifetime;
-        let known_device = attempt.known_device.map(|device| hex(&device));
+        let known_device = attempt.known_device.map(|device| HEXLOWER.encode(&device));
         let record = NewChallenge {
             challenge_id: self.context.new_id(),
             challenge_hash: opaque::digest(token.as_bytes()).to_vec(),

@@ -30,7 +30,7 @@ pub(in crate::authenticate) struct Compared {
     hash: Option<BcryptHash>,
 }
 
-/// A password that was shown by somebody who is signed in: which one it is.
+/// A password that was shown by a signed-in user: which one it is.
 pub(in crate::authenticate) struct Shown {
     pub password_version: i64,
 }
@@ -43,11 +43,10 @@ impl Compared {
 }
 
 impl Login {
-    /// Has somebody who is signed in show their password once more. Charged to them; counted, locked and refused like a
-    /// login.
+    /// Has a signed-in user show their password once more. Charged to them; counted, locked and refused like a login.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS` for every reason, on the grid; `THROTTLED`, `OVERLOADED`.
+    /// `INVALID_CREDENTIALS` for every reason, padded to the failure latency quantum; `THROTTLED`, `OVERLOADED`.
     pub async fn check_password(&self, call: &Call, user: Uuid, password: Zeroizing<String>) -> Result<()> {
         let charge = self.hasher.charges().principal(user)?;
         self.show_password(call, &charge, user, password).await.map(|_| ())
@@ -66,7 +65,7 @@ impl Login {
         self.pad_failure_latency(came_in, answer).await
     }
 
-    /// As [`Self::show_password`], for whoever holds the refusal back until the next point of the grid by themselves.
+    /// As [`Self::show_password`], for callers that pad the refusal to the failure latency quantum themselves.
     pub(in crate::authenticate) async fn verify_password_unpadded(
         &self,
         call: &Call,
@@ -97,7 +96,7 @@ impl Login {
         let reserved = store::proof_begin(&self.db, end, user, now, &self.config.passwords, device).await?;
         let compared = self.compare(permit, &reserved, password).await?;
         if let Some(password_version) = reserved.password_version.filter(|_| compared.matches) {
-            // Given back and no more: who holds a session must not make room for guesses at other secrets.
+            // Given back and no more: the holder of a session must not gain guesses at other secrets.
             store::refund(&self.db, user, device.filter(|_| reserved.known_device), now).await?;
             return Ok(Shown { password_version });
         }
@@ -108,7 +107,7 @@ impl Login {
         Err(invalid_credentials())
     }
 
-    /// Compares a password with what was reserved for it. A refusal does as much work as the dearest hash in use.
+    /// Compares a password with what was reserved for it. A refusal does as much work as the most expensive hash in use.
     pub(in crate::authenticate) async fn compare(
         &self,
         permit: Permit,
@@ -126,7 +125,7 @@ impl Login {
         if mixed.is_none() {
             (hash, refusal) = (None, refusal.or(Some("pepper_missing")));
         }
-        // The highest cost anybody has: less work would tell that somebody is not among those who have it.
+        // The highest cost of any user: less work would reveal that a user is not among those who have it.
         let fill_to = self.hasher.cost().max(reserved.highest_cost).min(MAX_COST);
         self.hasher.dearest(fill_to);
         let typed = mixed.unwrap_or_else(|| password.clone());

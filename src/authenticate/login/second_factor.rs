@@ -20,7 +20,7 @@ use crate::fault::{Fault, Reason, Result};
 use crate::mail::{Kind, Message};
 use crate::seal::Place;
 
-/// A second factor as somebody typed it.
+/// A second factor as it was typed.
 pub(in crate::authenticate) enum Typed {
     Totp(Zeroizing<String>),
     RecoveryCode(Zeroizing<String>),
@@ -28,9 +28,9 @@ pub(in crate::authenticate) enum Typed {
 
 /// Whose code is guessed at.
 pub(in crate::authenticate) enum Guess {
-    /// That of somebody known: of the application that they have or, `pending`, of the one that they are enrolling.
+    /// That of a known user: of the application that they have or, `pending`, of the one that they are enrolling.
     Own { user: Uuid, pending: bool },
-    /// That of whoever's login waits under this challenge.
+    /// That of the user whose login waits under this challenge.
     Login { challenge: [u8; 32] },
 }
 
@@ -45,7 +45,7 @@ pub(in crate::authenticate) struct Right {
     device: Option<[u8; 32]>,
 }
 
-/// What a code is shown for by somebody known, and how a refusal of it is recorded.
+/// What a code is shown for by a known user, and how a refusal of it is recorded.
 pub(in crate::authenticate) struct Purpose {
     pub user: Uuid,
     /// Whether it is of the application that is being enrolled.
@@ -77,7 +77,7 @@ impl Login {
     /// of others. Counted, locked and refused like a login.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS` for every reason, on the grid.
+    /// `INVALID_CREDENTIALS` for every reason, padded to the failure latency quantum.
     pub async fn check_second_factor(&self, call: &Call, user: Uuid, code: Zeroizing<String>) -> Result<()> {
         let mut tx = self.db.begin(Scope::Platform).await?;
         let asked = store::has_totp(&mut tx, user).await?;
@@ -108,7 +108,7 @@ impl Login {
         self.pad_failure_latency(came_in, answer).await
     }
 
-    /// As [`Self::show_code`], for whoever holds the refusal back until the next point of the grid by themselves.
+    /// As [`Self::show_code`], for callers that pad the refusal to the failure latency quantum themselves.
     pub(in crate::authenticate) async fn spend_code<T, F>(
         &self,
         call: &Call,
@@ -131,9 +131,9 @@ impl Login {
         self.guess_code(call, guess, typed, purpose.refused, right).await
     }
 
-    /// Counts, compares and records a guess at a second factor, to its end whoever goes away: the one way in which a code
-    /// is shown. `right` spends a right code together with what it is shown for, or tells why it does not count after all,
-    /// which is recorded like a wrong one.
+    /// Counts, compares and records a guess at a second factor, to its end also if the client disconnects: the one way
+    /// in which a code is shown. `right` spends a right code together with what it is shown for, or returns why it does
+    /// not count after all, which is recorded like a wrong one.
     pub(in crate::authenticate) async fn guess_code<T, F>(
         &self,
         call: &Call,
@@ -150,7 +150,7 @@ impl Login {
         self.to_its_end(move |room, end| async move {
             let Waiting { reserved, totp, request } = room.reserve_guess(&end, &call, &guess).await?;
             let Some(user) = reserved.user_id else {
-                // Nobody's: there is no account to record it for, and no guess that it could have been.
+                // An unknown challenge: there is no account to record it for, and no guess that it could have been.
                 tracing::info!(event = "user_login_refused", method = "second_factor", reason = "unknown_challenge");
                 return Err(invalid_credentials());
             };
@@ -206,7 +206,7 @@ impl Login {
         if !counts {
             return Ok(Err(if right.factor == Factor::Totp { "replayed" } else { "wrong_code" }));
         }
-        // Given back and no more: who holds a session must not make room for guesses at other secrets.
+        // Given back and no more: the holder of a session must not gain guesses at other secrets.
         store::refund(&mut tx, user, right.device.as_ref(), now).await?;
         self.tell_of_recovery_code(&mut tx, call, user, &right.spend).await?;
         Ok(Ok(tx))
@@ -227,7 +227,7 @@ impl Login {
         }
     }
 
-    /// Writes the refusal of a code down before it is answered, with the lock that it led to and the message that tells of it.
+    /// Writes the refusal of a code down before it is answered, with the lock that it led to and the message that reports it.
     async fn refuse_code(
         &self,
         call: &Call,
@@ -249,7 +249,7 @@ impl Login {
         Ok(())
     }
 
-    /// That a recovery code was used is worth knowing to whoever did not use it.
+    /// That a recovery code was used is worth knowing to a user who did not use it.
     async fn tell_of_recovery_code(&self, tx: &mut Tx, call: &Call, user: Uuid, spend: &Spend) -> Result<()> {
         if matches!(spend, Spend::Totp { .. }) {
             return Ok(());

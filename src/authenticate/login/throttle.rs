@@ -1,4 +1,4 @@
-//! How much a client address may ask for: whoever guesses at many accounts has few addresses. Counted in memory first
+//! Rate limits of client addresses: an attacker who guesses at many accounts has few of them. Counted in memory first
 //! (`charge.rs`) and in the database, so that it is the same over all replicas, and refused alike whatever was asked for.
 
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use crate::fault::Result;
 use crate::session::{Refresh, Refreshed};
 
 impl Login {
-    /// Takes this call out of what its client's address may ask for; for public calls, before anything else is done. One
-    /// round trip, which those do not cost that this replica alone can refuse.
+    /// Takes this call out of the rate limit of its client's address; for public calls, before anything else is done.
+    /// One round trip, which those do not cost that this replica alone can refuse.
     ///
     /// # Errors
     /// `THROTTLED`, with the time to wait.

@@ -1,4 +1,4 @@
-//! Tasks that run to their end, also when the caller goes away.
+//! Tasks that run to their end, also when the client disconnects.
 
 use crate::correlation;
 use crate::fault::{Fault, Result};

@@ -1,4 +1,4 @@
-//! Ways in that go through mail, on the wire.
+//! Registration, verification and password reset by mail, on the wire.
 
 use zeroize::Zeroizing;
 

@@ -150,7 +150,7 @@ pub(super) fn who(verified: &Verified, bound: Duration, who: Who, tenants: Vec<M
     answer
 }
 
-/// What somebody can show as a second factor.
+/// What can be shown as a second factor.
 pub(super) fn second_factors(totp: bool, recovery_codes: bool) -> Vec<i32> {
     let factors = [(totp, proto::SecondFactor::Totp), (totp && recovery_codes, proto::SecondFactor::RecoveryCode)];
     factors.into_iter().filter(|(there, _)| *there).map(|(_, factor)| factor.into()).collect()

@@ -13,7 +13,7 @@ use crate::authenticate::login::second_factor::Typed;
 use crate::fault::{Fault, Result};
 use crate::proto::{self, complete_mfa_request, step_up_request};
 
-/// Bytes that a code may have, with every blank and hyphen that somebody may put into it.
+/// Bytes that a code may have, with every blank and hyphen that a user may put into it.
 const LONGEST_CODE: usize = 64;
 
 pub(super) async fn complete(
@@ -77,7 +77,7 @@ pub(super) async fn regenerate_codes(
     Ok(proto::RegenerateRecoveryCodesResponse { recovery_codes: texts(codes) })
 }
 
-/// A code as somebody typed it.
+/// A code as it was typed.
 fn code(field: &'static str, code: String) -> Result<Zeroizing<String>> {
     let code = Zeroizing::new(code);
     secret(field, &code, LONGEST_CODE)?;
@@ -124,7 +124,7 @@ fn asked(request: proto::StepUpRequest) -> Result<Asked> {
     Ok(Asked { method, target: input::optional_uuid("target", &request.target)?, change, proof })
 }
 
-/// What a call changes, as its refusal told.
+/// What a call changes, as its refusal reported.
 fn change(told: &str) -> Result<[u8; 32]> {
     let bytes = URL_SAFE_NO_PAD.decode(told).ok().and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or_else(|| Fault::field("change", "must be what the metadata of STEP_UP_REQUIRED holds under this name"))

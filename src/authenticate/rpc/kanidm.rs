@@ -28,7 +28,7 @@ pub(super) async fn start(
     let holder = match purpose {
         Purpose::Login => None,
         _ => {
-            // Anybody may begin a login, so that the edge has not said whose call this is.
+            // Any caller may begin a login, so that the edge has not authenticated this one.
             call.principal = Some(principal(service, &request)?);
             call.principal.as_deref().and_then(Holder::of)
         }
@@ -53,7 +53,7 @@ pub(super) async fn complete(
 ) -> Result<proto::CompleteKanidmLoginResponse> {
     let call = Call::of(&request)?;
     service.authenticate.login.throttle(&call, RateLimitBucket::Kanidm).await?;
-    // Nobody needs a token to sign in, so a stale one that comes along is no matter.
+    // Signing in needs no token, so a stale one that comes along does not matter.
     let holder = principal(service, &request).ok().as_deref().and_then(Holder::of);
     let request = request.into_inner();
     let back = returned(request.state, request.code, request.login_secret)?;
@@ -101,12 +101,12 @@ pub(super) fn claims(verified: KanidmVerified, audience: &str) -> proto::TokenCl
         platform_roles: roles.platform,
         permissions: user.permissions,
         platform_permissions: user.platform_permissions,
-        // Kanidm tells nobody that it revoked one.
+        // Kanidm does not report that it revoked one.
         revocation_bound: convert::duration(lifetime),
     }
 }
 
-/// Whose token comes with the call. Both RPCs let anybody in, so that the edge has not looked at it.
+/// Whose token comes with the call. Both RPCs are public, so that the edge has not looked at it.
 fn principal<T>(service: &Service, request: &Request<T>) -> Result<Arc<Principal>> {
     let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
     let mut values = request.metadata().get_all("authorization").iter();

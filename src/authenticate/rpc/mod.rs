@@ -26,15 +26,15 @@ use crate::token::Verified;
 
 /// What a caller needs who asks about tokens.
 const VERIFY: &str = "tokens.verify";
-/// Tokens that `VerifyTokens` takes at once.
+/// Tokens that `VerifyTokens` takes in one call.
 const MOST_TOKENS: usize = 256;
 /// Seconds for which the published keys may be kept.
 const JWKS_MAX_AGE: i64 = 60;
 
 impl Service {
-    /// What a token says that is good now: one of Sidle's, or of Kanidm's own, which is looked at only after it was found
-    /// not to be one of Sidle's. Whoever has the permission in one tenant is told of that tenant's tokens only: of any other
-    /// they learn no more than of a bad one.
+    /// What a token says that is good now: one of Sidle's, or of Kanidm's own, which is looked at only after it was
+    /// found not to be one of Sidle's. A caller with the permission in one tenant learns of that tenant's tokens only:
+    /// of any other they learn no more than of a bad one.
     async fn token_claims(&self, scope: Scope, token: &str, audience: &str) -> Result<TokenClaims> {
         let claims = self.any_claims(token, audience).await?;
         match scope {
@@ -157,7 +157,7 @@ impl Service {
 }
 
 impl Service {
-    /// What the access token of the call says, as far as its caller may use it; the edge has let it in already.
+    /// What the access token of the call says, as far as its caller may use it; the edge has accepted it already.
     fn presented<T>(&self, call: &Call, request: &Request<T>) -> Result<Verified> {
         let unauthenticated = || Fault::new(Reason::Unauthenticated, "The call needs an access token.");
         let principal = Arc::clone(call.principal.as_ref().ok_or_else(unauthenticated)?);

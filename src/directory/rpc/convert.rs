@@ -8,7 +8,7 @@ use crate::access::{etag, input};
 use crate::fault::{Fault, Result};
 use crate::proto::MadeCredentials;
 
-/// What somebody made that lets programs in.
+/// Credentials for programs, by their maker.
 pub(super) fn made(made: Made) -> MadeCredentials {
     let ids = |ids: Vec<uuid::Uuid>| ids.into_iter().map(|id| id.to_string()).collect();
     MadeCredentials {
@@ -56,7 +56,7 @@ pub(super) fn optional_text(field: &'static str, value: &str, max: usize) -> Res
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-/// The word of an enum that may be unspecified.
+/// The value of an enum that may be unspecified.
 pub(super) fn choice<P: TryFrom<i32>, T>(
     field: &'static str,
     number: i32,

@@ -17,7 +17,6 @@ pub struct Service {
 }
 
 impl Service {
-    /// The service over a directory.
     pub fn new(directory: Directory, paging: Paging) -> Self {
         Self { directory, paging }
     }

@@ -1,4 +1,4 @@
-//! Signing keys on the wire. The keys themselves belong to the session room.
+//! Signing keys on the wire. The keys themselves belong to the token module.
 
 use std::time::Duration;
 

@@ -28,7 +28,7 @@ pub(super) async fn get(service: &Service, call: &Call, request: GetUserRequest)
             store::users::by_email(&mut tx, &email_key(&email)).await?
         }
         Some(Identifier::Username(name)) => {
-            // What cannot be a username is nobody's.
+            // What cannot be a username belongs to no user.
             match username_key(&input::required("username", &name, 254)?) {
                 Some(key) => store::users::by_username(&mut tx, &key).await?,
                 None => None,

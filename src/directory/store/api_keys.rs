@@ -61,7 +61,6 @@ pub async fn list(
     Ok(found.fetch_all(tx).await?)
 }
 
-/// Inserts a key.
 pub async fn insert(tx: &mut Connection, key: &ApiKey, digest: &[u8; 32]) -> Result<()> {
     sqlx::query!(
         "INSERT INTO api_keys (api_key_id, service_account_id, tenant_id, display_prefix, key_hash, description, scopes,
@@ -84,7 +83,7 @@ pub async fn insert(tx: &mut Connection, key: &ApiKey, digest: &[u8; 32]) -> Res
     Ok(())
 }
 
-/// What somebody made that lets a program in.
+/// A credential for programs, by its maker.
 #[derive(Debug)]
 pub struct MadeBy {
     pub service_account_id: Uuid,
@@ -95,8 +94,8 @@ pub struct MadeBy {
     pub permissions: Vec<String>,
 }
 
-/// The living keys that somebody answers for, and the accounts for which they registered certificates, themselves or through
-/// programs that they let in, as far as the scope reaches; by account.
+/// The living keys for which this maker answers, and the accounts for which they registered certificates, themselves or
+/// through programs that they created, as far as the scope reaches; by account.
 pub async fn made_by(tx: &mut Connection, maker: Uuid, now: DateTime<Utc>) -> Result<Vec<MadeBy>> {
     let found = sqlx::query_as!(
         MadeBy,

@@ -124,7 +124,6 @@ pub async fn of_platform(
     Ok(found.fetch_all(tx).await?)
 }
 
-/// Gives a user a role in a tenant.
 pub async fn insert(
     tx: &mut Connection,
     id: Uuid,
@@ -160,7 +159,6 @@ pub async fn insert_for_new_user(
     Ok(())
 }
 
-/// Gives a user a role on the platform.
 pub async fn insert_on_platform(
     tx: &mut Connection,
     id: Uuid,
@@ -171,7 +169,7 @@ pub async fn insert_on_platform(
     insert_for_first_admin(tx, id, aimed.everywhere()?, role, now).await
 }
 
-/// Gives the first administrator, whom nobody was there to aim at, a role on the platform.
+/// Gives the first administrator, for whom there is no caller to authorise, a role on the platform.
 pub async fn insert_for_first_admin(
     tx: &mut Connection,
     id: Uuid,
@@ -206,7 +204,7 @@ pub async fn has_role(tx: &mut Connection, user: Uuid, place: Option<Uuid>, role
     Ok(found)
 }
 
-/// Takes a membership of the user away; false when another transaction was faster.
+/// Removes a membership of the user; false when another transaction was faster.
 pub async fn delete(tx: &mut Connection, aimed: &Aimed, membership: &Membership) -> Result<bool> {
     if aimed.user() != membership.user_id {
         return Err(Fault::internal("a membership of another user than the one aimed at was to be deleted"));

@@ -58,7 +58,7 @@ pub async fn names_for_all(tx: &mut Connection) -> Result<Vec<ForAll>> {
     Ok(found)
 }
 
-/// The role of this id, kept from other writers until the transaction ends. A tenant cannot lock a shared role.
+/// The role of this id, locked until the transaction ends. A tenant cannot lock a shared role.
 pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<Role>> {
     Ok(roles!("WHERE role_id = $1 FOR UPDATE", id).fetch_optional(tx).await?)
 }
@@ -77,7 +77,6 @@ pub async fn list(tx: &mut Connection, tenant: Option<Uuid>, after: Uuid, limit:
 
 const UNIQUE: &[(&str, &str)] = &[("roles_name_key", "name"), ("roles_tenant_name_key", "name")];
 
-/// Inserts a role.
 pub async fn insert(tx: &mut Connection, role: &Role) -> Result<()> {
     sqlx::query!(
         "INSERT INTO roles (role_id, tenant_id, name, description, permissions, is_platform, is_admin, created_at,

@@ -48,7 +48,7 @@ pub async fn by_name(tx: &mut Connection, name: &str) -> Result<Option<ServiceAc
     Ok(service_accounts!("name = $1", name).fetch_optional(tx).await?)
 }
 
-/// The living service account of this id, kept from other writers until the transaction ends.
+/// The living service account of this id, locked until the transaction ends.
 pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<ServiceAccount>> {
     Ok(service_accounts!("service_account_id = $1 FOR UPDATE", id).fetch_optional(tx).await?)
 }
@@ -64,7 +64,6 @@ pub async fn list(tx: &mut Connection, tenant: Option<Uuid>, after: Uuid, limit:
     Ok(found.fetch_all(tx).await?)
 }
 
-/// Inserts a service account.
 pub async fn insert(tx: &mut Connection, account: &ServiceAccount) -> Result<()> {
     sqlx::query!(
         "INSERT INTO service_accounts (service_account_id, tenant_id, name, description, permissions, created_by,
@@ -135,7 +134,7 @@ pub async fn set_certificates(
     Ok(())
 }
 
-/// Living service accounts that somebody made, as far as the scope reaches.
+/// Living service accounts that this maker created, as far as the scope reaches.
 pub async fn made_by(tx: &mut Connection, maker: Uuid) -> Result<Vec<Uuid>> {
     let ids = sqlx::query_scalar!(
         "SELECT service_account_id FROM service_accounts WHERE created_by = $1 AND deleted_at IS NULL
@@ -145,7 +144,7 @@ pub async fn made_by(tx: &mut Connection, maker: Uuid) -> Result<Vec<Uuid>> {
     Ok(ids.fetch_all(tx).await?)
 }
 
-/// Removes the client certificates of an account that somebody answers for.
+/// Removes the client certificates of an account for which this maker answers.
 pub async fn remove_certificates_by(tx: &mut Connection, account: Uuid, maker: Uuid) -> Result<()> {
     sqlx::query!(
         "DELETE FROM service_account_certificates WHERE service_account_id = $1 AND makers @> ARRAY[$2]::uuid[]",
@@ -183,7 +182,7 @@ pub async fn delete(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result
     Ok(())
 }
 
-/// Keeps the caller as it is until the transaction ends, before `account` where it is a service account; says whether it may
+/// Locks the caller until the transaction ends, before `account` where it is a service account; says whether it may
 /// still act, and when its tokens were revoked last.
 pub async fn hold_caller(
     tx: &mut Connection,

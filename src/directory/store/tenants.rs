@@ -51,12 +51,12 @@ pub async fn by_external_id(tx: &mut Connection, id: &str) -> Result<Option<Tena
     Ok(tenants!("WHERE external_id = $1 AND deleted_at IS NULL", id).fetch_optional(tx).await?)
 }
 
-/// The living tenant of this id, kept from other writers until the transaction ends.
+/// The living tenant of this id, locked until the transaction ends.
 pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<Tenant>> {
     Ok(tenants!("WHERE tenant_id = $1 AND deleted_at IS NULL FOR UPDATE", id).fetch_optional(tx).await?)
 }
 
-/// The living tenant of this id, kept from being changed until the transaction ends.
+/// The living tenant of this id, locked against changes until the transaction ends.
 pub async fn hold(tx: &mut Connection, id: Uuid) -> Result<Option<Tenant>> {
     Ok(tenants!("WHERE tenant_id = $1 AND deleted_at IS NULL FOR SHARE", id).fetch_optional(tx).await?)
 }
@@ -83,7 +83,6 @@ pub async fn list(
 
 const UNIQUE: &[(&str, &str)] = &[("tenants_slug_key", "slug"), ("tenants_external_id_key", "external_id")];
 
-/// Inserts a tenant.
 pub async fn insert(tx: &mut Connection, tenant: &Tenant) -> Result<()> {
     sqlx::query!(
         "INSERT INTO tenants (tenant_id, slug, external_id, name, brand, settings, created_at, updated_at)
@@ -127,7 +126,7 @@ pub async fn delete(tx: &mut Connection, id: Uuid, now: DateTime<Utc>) -> Result
     Ok(())
 }
 
-/// Whether a living user calls the tenant home.
+/// Whether a living user has the tenant as home tenant.
 pub async fn has_users(tx: &mut Connection, id: Uuid) -> Result<bool> {
     let found = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM users WHERE tenant_id = $1 AND deleted_at IS NULL) AS "found!""#,

@@ -101,7 +101,7 @@ pub async fn by_username(tx: &mut Connection, key: &str) -> Result<Option<User>>
     Ok(users!("WHERE username_key = $1 AND deleted_at IS NULL", key).fetch_optional(tx).await?)
 }
 
-/// The living user of this id, kept from other writers until the transaction ends.
+/// The living user of this id, locked until the transaction ends.
 pub async fn lock(tx: &mut Connection, id: Uuid) -> Result<Option<User>> {
     Ok(users!("WHERE user_id = $1 AND deleted_at IS NULL FOR UPDATE", id).fetch_optional(tx).await?)
 }
@@ -160,7 +160,6 @@ fn refused(error: sqlx::Error) -> Fault {
 
 const UNIQUE: &[(&str, &str)] = &[("users_email_key_key", "email"), ("users_username_key_key", "username")];
 
-/// Inserts a user.
 pub async fn insert(tx: &mut Connection, user: Insert<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO users (user_id, tenant_id, email, email_key, username, username_key, full_name, status,
@@ -219,7 +218,7 @@ pub async fn update(
     Ok(())
 }
 
-/// Sets the status and, with it, when the address was verified and whether only by the tenant's word.
+/// Sets the status and, with it, when the address was verified and whether only by the tenant.
 pub async fn set_status(
     tx: &mut Connection,
     aimed: &Aimed,
@@ -255,7 +254,7 @@ pub async fn set_lock(tx: &mut Connection, aimed: &Aimed, until: DateTime<Utc>) 
     Ok(())
 }
 
-/// Takes any lock away and forgets failed attempts.
+/// Removes any lock and forgets failed attempts.
 pub async fn clear_lock(tx: &mut Connection, aimed: &Aimed) -> Result<()> {
     let id = aimed.everywhere()?;
     sqlx::query!(
@@ -277,7 +276,7 @@ pub async fn has_master_admin(tx: &mut Connection) -> Result<bool> {
     Ok(found)
 }
 
-/// Takes a user's authenticator application away, with everything that is worth something through it only.
+/// Removes a user's authenticator application, with everything that is worth something through it only.
 pub async fn remove_second_factor(tx: &mut Connection, id: Uuid) -> Result<()> {
     sqlx::query!("SELECT directory_remove_second_factor($1)", id).fetch_one(tx).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! The words that columns hold.
+//! Values of enumerated columns.
 
 pub use crate::access::words::{AuthMethod, LockReason, UserStatus};
 
@@ -12,7 +12,6 @@ pub enum ActiveStatus {
 }
 
 impl ActiveStatus {
-    /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -32,7 +31,6 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ApiKey => "api_key",
@@ -62,7 +60,6 @@ pub enum GrantSource {
 }
 
 impl GrantSource {
-    /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",

@@ -84,7 +84,7 @@ impl Engine {
     async fn found(&self, item: &Item, stage: Stage, person: Option<&Person>) -> Result<Stage, Trouble> {
         match (stage, person) {
             (Stage::Intended, Some(person)) => self.adopt(item, person).await,
-            // Nothing was made, so nothing has to be made for somebody who is no longer the one it was meant for.
+            // Nothing was made, so nothing has to be made for a user who is no longer the one it was meant for.
             (Stage::Intended, None) => Ok(item.change.map_or(Stage::Intended, Stage::skipped)),
             (stage, Some(_)) => Ok(stage),
             (_, None) => Ok(Stage::failed(ItemReason::PersonDeleted)),
@@ -92,7 +92,7 @@ impl Engine {
     }
 
     /// Puts the persons into their groups, one call for each group and batch. What is projected is compared with the
-    /// rights once more and written down first: see [`Engine::project`].
+    /// rights once more and recorded first: see [`Engine::project`].
     async fn group(&self, lease: &Lease, works: &mut [Work], groups: &GroupMap) -> Result<(), Halt> {
         let mut members: BTreeMap<Uuid, Vec<usize>> = BTreeMap::new();
         for (place, group) in self.project(lease, works, groups).await? {
@@ -114,7 +114,7 @@ impl Engine {
         while let Some(mut part) = isolation.next()? {
             let mut answer = self.add_members(group, &part, works).await;
             if answer == Err(KanidmError::ReferenceMissing) {
-                // Somebody deleted one of the persons since it was made.
+                // One of the persons was deleted since it was made.
                 self.without_deleted(&mut part, works).await?;
                 answer = if part.is_empty() { Ok(()) } else { self.add_members(group, &part, works).await };
             }
@@ -157,7 +157,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes what became of the items, with the counts, the links of users and the events that tell all of it.
+    /// Writes what became of the items, with the counts, the links of users and the events of all of it.
     async fn finish(&self, lease: &Lease, works: Vec<Work>, is_sound: bool) -> Result<()> {
         let mut results = Vec::with_capacity(works.len());
         let mut linking = Vec::new();

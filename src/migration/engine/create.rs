@@ -1,4 +1,4 @@
-//! Creating persons: a batch at a time, and by halves down to the guilty entry when Kanidm refuses a batch.
+//! Creating persons: a batch at a time, bisected down to the failing entry when Kanidm refuses it.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::kanidm::{Concern, KanidmError, NewPerson};
 use crate::migration::vocabulary::ItemReason;
 
 impl Engine {
-    /// Creates the persons of these items. What is decided is told through `decide` at once, so that it is known also
+    /// Creates the persons of these items. What is decided is passed to `decide` immediately, so that it is known also
     /// when trouble comes before the rest is.
     pub(super) async fn create(&self, items: &[Item], mut decide: impl FnMut(Uuid, Stage)) -> Result<(), Trouble> {
         let size = self.pace(|paces| paces.create.size());
@@ -68,7 +68,7 @@ impl Engine {
         })
     }
 
-    /// The uuid is there. If we meant to make the person before, it may be ours; otherwise somebody else made it.
+    /// The uuid is there. If we meant to make the person before, it may be ours; otherwise another client made it.
     async fn uuid_taken(&self, item: &Item) -> Result<Stage, Trouble> {
         let person = self.parts.kanidm.person(item.person.uuid).await.map_err(Trouble::of)?;
         match person {
@@ -96,7 +96,7 @@ impl Engine {
     }
 }
 
-/// Tells the pace how a call went.
+/// Reports to the pace how a call went.
 pub(super) fn measure(
     pace: &mut Pace,
     entries: usize,

@@ -1,4 +1,4 @@
-//! Finding the guilty entries of a call over many. Pure: it says what to try next and is told what was answered, and it
+//! Finding the failing entries of a call over many. Pure: it says what to try next and takes the answer to that, and it
 //! decides about an entry only what an answer about that entry alone, or Kanidm's success with others, shows.
 
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ pub(super) enum Fate {
     Unclear(KanidmError),
 }
 
-/// A call over many entries, which are known by their place.
+/// A call over many entries, which are known by their index.
 #[derive(Debug)]
 pub(super) struct Isolation {
     /// Parts to be tried, the next one last.
@@ -35,7 +35,7 @@ pub(super) struct Isolation {
 }
 
 impl Isolation {
-    /// Over these entries, at most `size` at once.
+    /// Over these entries, at most `size` in one call.
     pub(super) fn new(entries: Vec<usize>, size: usize) -> Self {
         let mut waiting: Vec<Vec<usize>> = entries.chunks(size.max(1)).map(<[usize]>::to_vec).collect();
         waiting.reverse();
@@ -45,7 +45,7 @@ impl Isolation {
     /// What to try next; none when everything is decided.
     ///
     /// # Errors
-    /// When what is left cannot be told from trouble with everything.
+    /// When what is left cannot be distinguished from trouble with everything.
     pub(super) fn next(&mut self) -> Result<Option<Vec<usize>>, Trouble> {
         if let Some(part) = self.waiting.pop() {
             return Ok(Some(part));
@@ -74,7 +74,7 @@ impl Isolation {
         let is_verdict = match error.concern() {
             Concern::Entry => true,
             Concern::Size | Concern::Unclear => false,
-            // One that hangs alone may be to blame; of many, fewer at once may be answered.
+            // One that hangs alone may be to blame; of many, fewer in one call may be answered.
             Concern::Time if part.len() == 1 => false,
             Concern::Access | Concern::Reach | Concern::State | Concern::Time => return Err(Trouble::of(error)),
         };

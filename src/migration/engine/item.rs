@@ -46,7 +46,7 @@ pub(super) enum Stage {
     Exists,
     /// The person is in its groups.
     Grouped,
-    /// Somebody else has taken the job over: nothing is written.
+    /// Another replica has taken the job over: nothing is written.
     Lost,
     /// It goes no further: failed, skipped or needs review, for the reason.
     Out(ItemState, ItemReason),

@@ -1,5 +1,5 @@
 //! The engine that moves users to Kanidm. Every replica runs one; a job is leased to one of them at a time, and taken over
-//! when its holder stops giving signs of life. What is to be done is read from the items, never remembered: an engine
+//! when its holder stops sending heartbeats. What is to be done is read from the items, never remembered: an engine
 //! that is killed anywhere leaves nothing behind that the next one does not find.
 
 mod adopt;
@@ -79,18 +79,18 @@ impl Engine {
         Self { parts: Arc::new(Parts { db, context, recorder, metrics, groups, kanidm, config, replica, wake, paces }) }
     }
 
-    /// Looks at the paces, or tells them something.
+    /// Reads or updates the paces.
     fn pace<T>(&self, with: impl FnOnce(&mut Paces) -> T) -> T {
         with(&mut self.parts.paces.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Tells the engine that there may be something to do. Not needed for correctness: it looks by itself.
+    /// Wakes the engine, since there may be something to do. Not needed for correctness: it looks by itself.
     pub fn wake(&self) {
         self.parts.wake.notify_one();
     }
 
     /// Works until `stop` is cancelled: takes jobs up, one at a time, and gives the one in hand back at the end. One that
-    /// cannot go on is put off, so that it holds up no other. What goes wrong is logged and tried again.
+    /// cannot go on is deferred, so that it holds up no other. What goes wrong is logged and retried.
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             // It looks at `stop` by itself, and gives the job back before it returns.
@@ -112,7 +112,7 @@ impl Engine {
     }
 }
 
-/// The way to Kanidm for questions, which may take as long as anything.
+/// The client of Kanidm for questions, which may take as long as anything.
 fn for_questions(kanidm: &Kanidm, longest: Duration) -> Kanidm {
     kanidm.within(longest.max(kanidm.limit()))
 }

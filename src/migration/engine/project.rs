@@ -1,5 +1,5 @@
 //! What is put into groups of Kanidm: rights are compared once more at the last moment before Kanidm hears of them, and
-//! written down in the same transaction. Whoever ends a right later finds it written, and from then on the group gives
+//! recorded in the same transaction. A change that ends a right later finds it written, and from then on the group gives
 //! nothing back: see `kanidm_projections`.
 
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::migration::jobs::by_index;
 use crate::migration::vocabulary::ItemReason;
 
 impl Engine {
-    /// The places of works that may be put into groups, with the groups. Items whose user is not as planned any more go
+    /// The indexes of works that may be put into groups, with the groups. Items whose user is not as planned any more go
     /// no further; without the lease nothing does.
     pub(super) async fn project(
         &self,
@@ -33,7 +33,7 @@ impl Engine {
         }
         by_index(&mut tx).await?;
         let items: Vec<_> = places.iter().map(|place| &works[*place].item).collect();
-        // From here to the commit nobody changes their rights.
+        // From here to the commit their rights are locked.
         let standings = store::hold_rights(&mut tx, &items).await?;
         let mut projections = Vec::new();
         let mut written = Vec::new();

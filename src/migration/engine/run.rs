@@ -19,7 +19,7 @@ use crate::migration::groups::{GroupRole, Standing, TenantGroup};
 use crate::migration::jobs::{Failure, Job, Step, by_index};
 use crate::migration::vocabulary::{ItemReason, ItemState, MigrationState, WaitReason};
 
-/// Batches in work at the same time: while Kanidm creates the persons of one, the database keeps what became of another.
+/// Concurrent batches: while Kanidm creates the persons of one, the database keeps what became of another.
 const AT_ONCE: usize = 2;
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ enum End {
     Over,
     /// Another replica has taken it over.
     Lost,
-    /// It cannot go on at the moment; it was given back, and is tried again later.
+    /// It cannot go on at the moment; it was given back, and is retried later.
     PutOff,
 }
 
@@ -71,7 +71,7 @@ impl Engine {
         }
         tx.commit().await?;
         tracing::info!(event = "migration_taken_up", migration_id = %lease.migration_id, epoch = lease.epoch, "took a job up");
-        // The heartbeat and the work are raced: whoever loses the lease drops the work where it is, which is what the
+        // The heartbeat and the work are raced: when the lease is lost, the work is dropped where it is, which is what the
         // next holder expects to find.
         let result = tokio::select! {
             result = self.passes(&lease) => result,
@@ -85,7 +85,7 @@ impl Engine {
                 store::release(&mut tx, &lease).await?;
                 tx.commit().await?;
             }
-            // One that stumbles every time must not come before all others every time.
+            // One that fails every time must not come before all others every time.
             Err(_) => {
                 let mut tx = parts.db.begin(Scope::Platform).await?;
                 let (waits, unclear, _) = store::waits(&mut tx, &lease).await?;
@@ -105,7 +105,7 @@ impl Engine {
             match self.extend(lease).await {
                 Ok(true) => missed = 0,
                 Ok(false) => return End::Lost,
-                // With the database away nobody else can take over either; after three misses it may have come back for
+                // Without the database no other can take over either; after three misses it may have come back for
                 // others and not for us.
                 Err(_) if missed < 2 => missed += 1,
                 Err(_) => return End::Lost,
@@ -143,7 +143,7 @@ impl Engine {
         }
     }
 
-    /// Gives a job back that cannot go on, until it is tried again: the intervals grow while nothing moves. One that got
+    /// Gives a job back that cannot go on, until it is retried: the intervals grow while nothing moves. One that got
     /// no answer that could be understood so often in a row as is configured is stopped instead.
     async fn put_off(&self, lease: &Lease, trouble: &Trouble, progressed: bool) -> Result<End> {
         tracing::warn!(
@@ -176,7 +176,7 @@ impl Engine {
         Ok(End::PutOff)
     }
 
-    /// Ends a job for good whose answers nobody understands. Its open items are left alone; what an intent was recorded
+    /// Ends a job for good whose answers cannot be understood. Its open items are left alone; what an intent was recorded
     /// for is found again by the next plan.
     async fn stop(&self, mut tx: Tx, lease: &Lease, job: Job, wait: WaitReason) -> Result<End> {
         let skipped = store::skip_open(&mut tx, lease.migration_id, ItemReason::Stopped).await?;
@@ -242,7 +242,7 @@ impl Engine {
                 }
                 continue;
             }
-            // Batches in hand are brought to their end also when one of them met trouble.
+            // Running batches are brought to their end also when one of them met trouble.
             match batches.join_next().await {
                 None if matches!(outcome, Pass::Through(_)) => return Ok(Pass::Through(progressed)),
                 None => return Ok(outcome),
@@ -286,7 +286,7 @@ impl Engine {
         }
     }
 
-    /// Writes what became of items and links users, with the step that tells it, in one transaction.
+    /// Writes what became of items and links users, with its step, in one transaction.
     pub(super) async fn write(
         &self,
         lease: &Lease,
@@ -298,7 +298,7 @@ impl Engine {
             return Ok(());
         }
         let mut tx = self.parts.db.begin(Scope::Platform).await?;
-        // Whoever lost the lease writes nothing: the next holder finds the same items and the same persons.
+        // A replica that lost the lease writes nothing: the next holder finds the same items and the same persons.
         let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(()) };
         by_index(&mut tx).await?;
         let linked = store::link(&mut tx, &linking).await?;
@@ -421,7 +421,7 @@ struct Change {
     clears_wait: bool,
 }
 
-/// How long a job is put off that was put off so often in a row.
+/// How long a job is deferred that was deferred so often in a row.
 fn backoff(waits: i32) -> Duration {
     let doublings = u32::try_from(waits - 1).unwrap_or(0).min(16);
     FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)

@@ -1,4 +1,4 @@
-//! SQL of the engine. Every write asks for the lease first: its epoch tells a holder from one who was replaced.
+//! SQL of the engine. Every write asks for the lease first: its epoch distinguishes a holder from one that was replaced.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -27,8 +27,8 @@ pub(super) struct Taken {
     pub previous_owner: Option<Uuid>,
 }
 
-/// Takes up a job that nobody holds, by the database's clock: the oldest that was not put off, else the one that was due
-/// to be tried again first.
+/// Takes up a job that has no holder, by the database's clock: the oldest that was not deferred, else the one that was due
+/// to be retried first.
 pub(super) async fn take(tx: &mut Connection, owner: Uuid, duration: Duration) -> Result<Option<Taken>> {
     let row = sqlx::query!(
         r#"WITH next AS (
@@ -53,7 +53,7 @@ pub(super) async fn take(tx: &mut Connection, owner: Uuid, duration: Duration) -
     }))
 }
 
-/// How long it is until a job that was put off is due; none when there is no such job.
+/// How long it is until a deferred job is due; none when there is no such job.
 pub(super) async fn next_due(tx: &mut Connection) -> Result<Option<Duration>> {
     let seconds = sqlx::query_scalar!(
         "SELECT extract(epoch FROM min(retry_at) - clock_timestamp())::float8 FROM migrations
@@ -64,7 +64,7 @@ pub(super) async fn next_due(tx: &mut Connection) -> Result<Option<Duration>> {
     Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
 }
 
-/// How often in a row a job was put off; how often of late because answers to everything could not be understood, and since
+/// How often in a row a job was deferred; how often of late because answers to everything could not be understood, and since
 /// how long.
 pub(super) async fn waits(tx: &mut Connection, lease: &Lease) -> Result<(i32, i32, Duration)> {
     let row = sqlx::query!(
@@ -79,7 +79,7 @@ pub(super) async fn waits(tx: &mut Connection, lease: &Lease) -> Result<(i32, i3
     Ok((row.waits, row.unclear, unclear_for))
 }
 
-/// Puts the job off and gives it back, so that others are not held up by it.
+/// Defers the job and gives it back, so that others are not held up by it.
 pub(super) async fn put_off(tx: &mut Connection, lease: &Lease, waits: (i32, i32), delay: Duration) -> Result<()> {
     sqlx::query!(
         "UPDATE migrations SET waits = $3, unclear = $4,
@@ -152,7 +152,7 @@ pub(super) async fn lock(tx: &mut Connection, lease: &Lease) -> Result<Option<Jo
     .fetch_optional(tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for");
+    let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for", lease.migration_id);
     Ok(Some(Job {
         migration_id: row.migration_id,
         kind: MigrationKind::parse(&row.kind).ok_or_else(unknown)?,
@@ -275,16 +275,17 @@ pub(super) async fn open_items(
                     display_name: row.display_name,
                     mail: row.mail,
                 },
-                state: ItemState::parse(&row.state).ok_or_else(|| Fault::unknown_word("migration_items.state"))?,
+                state: ItemState::parse(&row.state)
+                    .ok_or_else(|| Fault::unknown_word("migration_items.state", row.item_id))?,
                 had_intent: row.had_intent,
-                change: row.change.as_deref().map(item_reason).transpose()?,
+                change: row.change.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?,
             })
         })
         .collect()
 }
 
-fn item_reason(word: &str) -> Result<ItemReason> {
-    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason"))
+fn item_reason(word: &str, row: Uuid) -> Result<ItemReason> {
+    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason", row))
 }
 
 /// How an item's user stands at the moment.
@@ -301,7 +302,7 @@ pub(super) struct Standing {
 pub(super) async fn hold_rights(tx: &mut Connection, items: &[&Item]) -> Result<HashMap<Uuid, Standing>> {
     let user_ids: Vec<Uuid> = items.iter().map(|item| item.person.uuid).collect();
     let item_ids: Vec<Uuid> = items.iter().map(|item| item.item_id).collect();
-    // As everybody who changes rights does before they do; then what they had done is read.
+    // As every change of rights does first; then what was committed before is read.
     sqlx::query!("SELECT user_id FROM users WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE", &user_ids)
         .fetch_all(&mut *tx)
         .await?;
@@ -323,13 +324,13 @@ pub(super) async fn hold_rights(tx: &mut Connection, items: &[&Item]) -> Result<
     .await?;
     rows.into_iter()
         .map(|row| {
-            let change = row.change.as_deref().map(item_reason).transpose()?;
+            let change = row.change.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?;
             Ok((row.item_id, Standing { change, is_member: row.is_member, is_admin: row.is_admin }))
         })
         .collect()
 }
 
-/// Writes down what is about to be put into groups: user, tenant, group and what the group is.
+/// Records what is about to be put into groups: user, tenant, group and what the group is.
 pub(super) async fn write_projections(
     tx: &mut Connection,
     projections: &[(Uuid, Uuid, Uuid, GroupRole)],

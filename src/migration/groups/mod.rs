@@ -1,4 +1,4 @@
-//! The two Kanidm groups of each tenant. A group is ours when it has the uuid that was written down before it was made,
+//! The two Kanidm groups of each tenant. A group is ours when it has the uuid that was recorded before it was made,
 //! and never because of its name: anybody who may make groups could have taken that first.
 
 mod store;
@@ -16,7 +16,7 @@ use crate::db::{Db, Scope};
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Kanidm, KanidmError};
 
-/// Groups that are looked at in Kanidm at the same time.
+/// Groups that are looked at in Kanidm concurrently.
 const AT_ONCE: usize = 4;
 
 /// What the refusal for a group that was deleted in Kanidm says under `kanidm`.
@@ -167,7 +167,7 @@ async fn ensure(kanidm: &Kanidm, group: TenantGroup) -> Result<TenantGroup> {
     let description = format!("Made by Sidle for tenant {}; members are managed there", group.slug);
     match kanidm.create_group(uuid, &group.name, &description).await {
         Ok(()) => Ok(group),
-        // Somebody was faster: another replica, with the same uuid, or somebody else, with the same name.
+        // Another was faster: a replica, with the same uuid, or another client, with the same name.
         Err(KanidmError::UuidTaken | KanidmError::Duplicate(_)) => {
             group = look(kanidm, group).await?;
             if group.standing == Standing::Created {

@@ -40,7 +40,7 @@ pub enum Standing {
     Confirmed,
     /// Its name is that of a group which is not ours.
     NotOurs,
-    /// Its uuid is taken and cannot be seen: somebody deleted the group in Kanidm, where it can be restored.
+    /// Its uuid is taken and cannot be seen: the group was deleted in Kanidm, where it can be restored.
     Deleted,
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn tenants(tx: &mut Connection, ids: &[Uuid]) -> Result<Vec<Ten
     Ok(tenants)
 }
 
-/// Writes down uuids for groups that have none yet.
+/// Records uuids for groups that have none yet.
 pub(super) async fn choose(tx: &mut Connection, wanted: &[(Uuid, GroupRole, Uuid, String)]) -> Result<()> {
     let tenant_ids: Vec<Uuid> = wanted.iter().map(|(tenant_id, ..)| *tenant_id).collect();
     let roles: Vec<&str> = wanted.iter().map(|(_, role, ..)| role.as_str()).collect();
@@ -109,7 +109,7 @@ pub(super) async fn choose(tx: &mut Connection, wanted: &[(Uuid, GroupRole, Uuid
     Ok(())
 }
 
-/// The groups that are written down for these tenants, ordered by slug, those of members first.
+/// The groups that are recorded for these tenants, ordered by slug, those of members first.
 pub(super) async fn recorded(tx: &mut Connection, tenants: &[TenantRow]) -> Result<Vec<TenantGroup>> {
     let ids: Vec<Uuid> = tenants.iter().map(|tenant| tenant.tenant_id).collect();
     let rows = sqlx::query!(

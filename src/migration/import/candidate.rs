@@ -1,4 +1,4 @@
-//! A row that was judged: what was found in it, and what would come in.
+//! A row that was judged: what was found in it, and what would be inserted.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ pub struct Finding {
 pub struct Verdict {
     /// The row's line.
     pub line: i64,
-    /// Whether it comes in.
+    /// Whether it is imported.
     pub outcome: ImportOutcome,
     /// The user, unless the row is refused.
     pub user_id: Option<Uuid>,
@@ -29,7 +29,7 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
 }
 
-/// A row that may come in, unless it collides with another user.
+/// A row that may be imported, unless it collides with another user.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub line: i64,

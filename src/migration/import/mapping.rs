@@ -59,7 +59,7 @@ pub(super) enum Found {
 impl Mapping {
     /// Reads tenants and roles, and refuses a header that names one that is not there: every row would be refused. Roles
     /// with more than the importer holds over every tenant, also by the group that they lead into in Kanidm, are as good as
-    /// not there: nobody hands out what they lack.
+    /// not there: callers grant only what they hold.
     pub(super) async fn load(tx: &mut Connection, header: &Header, held: &Permissions) -> Result<Self> {
         let mut known = HashMap::new();
         let mut confined = HashMap::new();
@@ -68,7 +68,7 @@ impl Mapping {
                 let texts = domains.as_array().into_iter().flatten().filter_map(|domain| domain.as_str());
                 confined.insert(tenant.tenant_id, texts.map(str::to_owned).collect());
             }
-            // A slug cannot look like a UUID's text, and an external id gives way to both.
+            // A slug cannot look like a UUID's text, and both take precedence over an external id.
             if let Some(external_id) = tenant.external_id {
                 known.entry(external_id).or_insert(tenant.tenant_id);
             }

@@ -1,4 +1,4 @@
-//! Importing legacy users: each row is judged by rules, and all that are accepted come in with one commit.
+//! Importing legacy users: each row is judged by rules, and all that are accepted are imported with one commit.
 
 mod candidate;
 #[cfg(any(test, fuzzing))]

@@ -26,7 +26,7 @@ pub struct Row {
     pub full_name: String,
     /// bcrypt hash; empty for none.
     pub password_hash: String,
-    /// Whether the old system let the user in.
+    /// Whether the user could sign in to the old system.
     pub is_active: bool,
     /// When the user was created; an error for what is no time.
     pub created_at: Result<Option<DateTime<Utc>>, ()>,
@@ -62,7 +62,7 @@ impl Row {
         digest(fields.map(str::as_bytes))
     }
 
-    /// Judges the row by itself. `fresh_id` is the user's id if the row brings none. All that is wrong is found at once.
+    /// Judges the row by itself. `fresh_id` is the user's id if the row brings none. All that is wrong is found in one pass.
     pub(super) fn judge(
         &self,
         mapping: &Mapping,

@@ -28,7 +28,7 @@ const BATCH: usize = 1000;
 /// How long it is waited for an import that is about to end, and how often that is looked at.
 const LETTING_GO: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
-/// Rows collide with users who come in at the same time at most so often in a row.
+/// Rows collide with users who are inserted concurrently at most so often in a row.
 const ROUNDS: usize = 8;
 
 /// An import at work. Dropped without [`Import::finish`], it has never been.
@@ -58,12 +58,12 @@ impl Import {
         call: &Call,
         header: Header,
     ) -> Result<Self> {
-        // An address is unique over all tenants, so that who imports learns about all of them.
+        // An address is unique over all tenants, so that an importer learns about all of them.
         if call.principal()?.authorize("migration.import", None)? != Scope::Platform {
             let text = "Importing users needs the permission migration.import on the platform.";
             return Err(Fault::new(Reason::PermissionDenied, text).with("permission", "migration.import"));
         }
-        // Whoever imports chooses passwords and roles. The proof is spent in a transaction of its own: the import's may last
+        // An importer chooses passwords and roles. The proof is spent in a transaction of its own: the import's may last
         // for long, and would keep the caller's logins waiting.
         let mut tx = db.begin(Scope::Platform).await?;
         step_ups.require_of_people(&mut tx, call, IMPORT, None).await?;
@@ -71,7 +71,7 @@ impl Import {
         let mut tx = db.begin(Scope::Platform).await?;
         let since = context.clock.instant();
         while !store::lock(&mut tx).await? {
-            // One that ended a moment ago without a commit may not have let go yet.
+            // One that ended a moment ago without a commit may not have released its lock yet.
             if context.clock.instant().saturating_duration_since(since) < LETTING_GO {
                 tokio::time::sleep(LOOK).await;
                 continue;
@@ -130,7 +130,7 @@ impl Import {
         Ok(verdicts)
     }
 
-    /// Decides about candidates by who is there already, and inserts those who may come in.
+    /// Decides about candidates by who is there already, and inserts those who may be imported.
     async fn settle(&mut self, mut undecided: Vec<(usize, Candidate)>, verdicts: &mut [Option<Verdict>]) -> Result<()> {
         for _ in 0..ROUNDS {
             let rows: Vec<Candidate> = undecided.iter().map(|(_, row)| row.clone()).collect();
@@ -270,8 +270,8 @@ impl Import {
             with_remarks: kept.with_remarks,
             already_there: kept.already_there,
             refused: kept.refused,
-            reasons: reasons_from_json(&kept.reasons)?,
-            hashes: hashes_from_json(&kept.hashes)?,
+            reasons: reasons_from_json(&kept.reasons, kept.import_id)?,
+            hashes: hashes_from_json(&kept.hashes, "user_imports.hashes", kept.import_id)?,
             digest: kept.digest,
             repeated: true,
         })

@@ -65,7 +65,7 @@ pub(super) struct Holder {
     pub is_deleted: bool,
 }
 
-/// Everybody who has an id, address, username or legacy id that one of the rows wants.
+/// Users who have an id, address, username or legacy id that one of the rows wants.
 pub(super) async fn holders(tx: &mut Connection, source: &str, rows: &[Candidate]) -> Result<Vec<Holder>> {
     let ids: Vec<Uuid> = rows.iter().filter(|row| row.keeps_id).map(|row| row.user_id).collect();
     let emails: Vec<&str> = rows.iter().map(|row| row.email_key.as_str()).collect();
@@ -100,7 +100,7 @@ pub(super) async fn holders(tx: &mut Connection, source: &str, rows: &[Candidate
     .await?)
 }
 
-/// Inserts users and their memberships; returns those that went in. What collides with a user who came in meanwhile is
+/// Inserts users and their memberships; returns those inserted. What collides with a user who was inserted meanwhile is
 /// left out.
 pub(super) async fn insert(
     tx: &mut Connection,
@@ -185,7 +185,7 @@ pub(super) struct Record<'a> {
     pub digest: &'a [u8],
 }
 
-/// Keeps an import. False when the same caller's `request_id` was used already; of two at the same time, the second waits.
+/// Keeps an import. False when the same caller's `request_id` was used already; of two concurrent ones the second waits.
 pub(super) async fn keep(tx: &mut Connection, record: &Record<'_>) -> Result<bool> {
     let kept = sqlx::query!(
         "INSERT INTO imports (import_id, source, principal_id, request_id, row_count, accepted, with_remarks,

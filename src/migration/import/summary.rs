@@ -20,7 +20,7 @@ pub struct Summary {
     pub import_id: Option<Uuid>,
     /// Rows that arrived.
     pub rows: i64,
-    /// Rows that came in.
+    /// Rows that were imported.
     pub accepted: i64,
     /// Those of them with remarks.
     pub with_remarks: i64,
@@ -30,7 +30,7 @@ pub struct Summary {
     pub refused: i64,
     /// Rows by finding.
     pub reasons: ReasonCounts,
-    /// Hashes that came in.
+    /// Hashes that were imported.
     pub hashes: HashCounts,
     /// Digest over mapping and rows.
     pub digest: Vec<u8>,
@@ -46,11 +46,11 @@ pub(super) fn reasons_to_json(reasons: &ReasonCounts) -> Value {
 /// Counts of findings as they were kept.
 ///
 /// # Errors
-/// When they hold a word that this release does not know.
-pub(super) fn reasons_from_json(reasons: &Value) -> Result<ReasonCounts> {
+/// When they hold a reason that this release does not know.
+pub(super) fn reasons_from_json(reasons: &Value, import: Uuid) -> Result<ReasonCounts> {
     let entries = reasons.as_object().into_iter().flatten();
     let read = |(word, rows): (&String, &Value)| Some((ImportReason::parse(word)?, rows.as_i64()?));
-    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word("user_imports.reasons"))).collect()
+    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word("user_imports.reasons", import))).collect()
 }
 
 /// Counts of hashes as they are kept.
@@ -62,11 +62,11 @@ pub(in crate::migration) fn hashes_to_json(hashes: &HashCounts) -> Value {
 ///
 /// # Errors
 /// When they are not of the shape that this release knows.
-pub(in crate::migration) fn hashes_from_json(hashes: &Value) -> Result<HashCounts> {
+pub(in crate::migration) fn hashes_from_json(hashes: &Value, column: &'static str, row: Uuid) -> Result<HashCounts> {
     let entries = hashes.as_array().into_iter().flatten();
     let read = |entry: &Value| {
         let cost = i32::try_from(entry["cost"].as_i64()?).ok()?;
         Some(((entry["kind"].as_str()?.to_owned(), cost), entry["users"].as_i64()?))
     };
-    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word("hashes"))).collect()
+    entries.map(|entry| read(entry).ok_or_else(|| Fault::unknown_word(column, row))).collect()
 }

@@ -17,7 +17,7 @@ pub(super) fn accepted(row: Candidate) -> Verdict {
     Verdict { line: row.line, outcome, user_id: Some(row.user_id), findings: row.remarks }
 }
 
-/// Who has what: users in the database, and rows of the same batch that are about to come in.
+/// Who has what: users in the database, and rows of the same batch that are about to be inserted.
 pub(super) struct Taken<'a> {
     import_id: Uuid,
     by_id: HashMap<Uuid, &'a Holder>,
@@ -49,7 +49,7 @@ impl<'a> Taken<'a> {
         }
     }
 
-    /// The verdict about a row, or none when it may come in; a username that somebody has is dropped then.
+    /// The verdict about a row, or none when it may be imported; a username that is taken is dropped then.
     pub(super) fn decide(&mut self, row: &mut Candidate) -> Option<Verdict> {
         if let Some(same) = self.same_row(row)
             && same.import_id != Some(self.import_id)

@@ -1,5 +1,5 @@
-//! Steps of progress. Each is an audit event in the transaction of what it tells, so that the order in which watchers
-//! see them is that of the log, and no step is lost or told twice.
+//! Steps of progress. Each is an audit event in the transaction of what it reports, so that the order in which watchers
+//! see them is that of the log, and no step is lost or reported twice.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -77,7 +77,7 @@ impl Step {
         if self.elapsed_ms > 0 { self.counts.done as f64 * 1000.0 / self.elapsed_ms as f64 } else { 0.0 }
     }
 
-    /// The event that tells the step.
+    /// The event of the step.
     pub fn event(&self, event: Event, job: &Job) -> Event {
         event
             .tenant(job.tenant_id)
@@ -91,12 +91,12 @@ impl Step {
             .detail("elapsed_ms", self.elapsed_ms)
     }
 
-    /// The step that an event tells.
+    /// The step that an event reports.
     ///
     /// # Errors
-    /// When it is told in words that this release does not know: whoever passed it by might wait for ever for the last one.
+    /// When it holds values that this release does not know: a watcher that skipped it might wait for ever for the last one.
     pub(super) fn read(event: &StoredEvent) -> Result<Self> {
         serde_json::from_value(serde_json::Value::Object(event.details.clone()))
-            .map_err(|_| Fault::unknown_word("audit_events.details"))
+            .map_err(|_| Fault::unknown_word("audit_events.details", event.event_id))
     }
 }

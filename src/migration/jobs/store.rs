@@ -133,7 +133,8 @@ struct Row {
 
 impl Row {
     fn job(self) -> Result<Job> {
-        let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for");
+        let id = self.migration_id;
+        let unknown = || Fault::unknown_word("migrations.kind, state or waiting_for", id);
         Ok(Job {
             migration_id: self.migration_id,
             kind: MigrationKind::parse(&self.kind).ok_or_else(unknown)?,
@@ -171,7 +172,7 @@ pub(super) struct PlanRow {
     pub migration_id: Option<Uuid>,
 }
 
-/// A plan that is to be started. Of two starts at the same time the second waits here, and then finds the first.
+/// A plan that is to be started. Of two concurrent starts the second waits here, and then finds the first.
 pub(super) async fn lock_plan(tx: &mut Connection, plan_id: Uuid) -> Result<Option<PlanRow>> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('sidle plan ' || $1::text, 0))", plan_id.to_string())
         .execute(&mut *tx)
@@ -252,7 +253,7 @@ fn names_taken(names: Option<i64>) -> Fault {
     }
 }
 
-/// Refuses a plan that is overtaken: names in it are somebody else's by now, or none of its users is as planned.
+/// Refuses a plan that is overtaken: names in it are another's by now, or none of its users is as planned.
 pub(super) async fn refuse_overtaken(tx: &mut Connection, plan_id: Uuid, will_be_created: i64) -> Result<()> {
     let standing = sqlx::query!(r#"SELECT fit AS "fit!", taken AS "taken!" FROM migration_plan_standing($1)"#, plan_id)
         .fetch_one(tx)
@@ -333,8 +334,9 @@ pub(super) async fn items(
                 ordinal: row.ordinal,
                 user_id: row.user_id,
                 tenant_id: row.tenant_id,
-                state: ItemState::parse(&row.state).ok_or_else(|| Fault::unknown_word("migration_items.state"))?,
-                reason: row.reason.as_deref().map(item_reason).transpose()?,
+                state: ItemState::parse(&row.state)
+                    .ok_or_else(|| Fault::unknown_word("migration_items.state", row.item_id))?,
+                reason: row.reason.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?,
                 kanidm_name: row.kanidm_name,
                 display_name: row.display_name,
                 mail: row.mail,
@@ -356,9 +358,9 @@ pub(super) async fn reasons(tx: &mut Connection, migration_id: Uuid) -> Result<B
     )
     .fetch_all(tx)
     .await?;
-    rows.into_iter().map(|row| Ok((item_reason(&row.reason)?, row.items))).collect()
+    rows.into_iter().map(|row| Ok((item_reason(&row.reason, migration_id)?, row.items))).collect()
 }
 
-fn item_reason(word: &str) -> Result<ItemReason> {
-    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason"))
+fn item_reason(word: &str, row: Uuid) -> Result<ItemReason> {
+    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_items.reason", row))
 }

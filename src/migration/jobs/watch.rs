@@ -12,7 +12,7 @@ use crate::audit::{Filter, Follow, Log, Mark, Progress, Start};
 use crate::db::Scope;
 use crate::fault::Result;
 
-/// Where a watcher goes on.
+/// Where a watcher resumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     /// Everything in the log up to this event was seen.
@@ -63,7 +63,7 @@ impl Watch {
         migration_id: Uuid,
         cursor: Option<Cursor>,
     ) -> Result<Self> {
-        // The log's end is read before the job: a step in between is in both, and its number shows that it is no news.
+        // The log's end is read before the job: a step in between is in both, and its number shows that it was seen.
         let start = cursor.map_or(Start::Now, |cursor| Start::After(cursor.mark));
         let origin = log.resolve(start).await?;
         let job: Job = jobs.get(scope, migration_id).await?;
@@ -132,7 +132,7 @@ impl Watch {
         self.follow.ensure_current()
     }
 
-    /// Where the migration stood when something was last seen, for showing that the stream lives.
+    /// Where the migration stood when something was last seen, for a heartbeat.
     pub fn still(&mut self, now: DateTime<Utc>) -> ProgressUpdate {
         // Others' events were passed by, so that a resumed watcher need not read them again.
         self.cursor.mark = self.follow.mark();

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::row::{Column, FileFault, LONGEST_ROW, LegacyRow, shown};
 
-/// What the reader below has seen, shared with whoever reads through it.
+/// What the reader below has seen, shared with the code that reads through it.
 #[derive(Debug, Default)]
 struct Seen {
     since_row: Cell<u64>,
@@ -159,7 +159,7 @@ fn csv_fault(error: csv::Error, line: u64) -> FileFault {
     }
 }
 
-/// The fields as text. A NUL is text to UTF-8, and to nobody else.
+/// The fields as text. A NUL is valid UTF-8, but not text.
 fn text(record: &csv::ByteRecord, line: u64) -> Result<Vec<&str>, FileFault> {
     record
         .iter()

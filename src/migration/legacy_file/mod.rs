@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that the file's name tells.
+    /// The format by the file's name.
     pub fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "csv" => Some(Self::Csv),

@@ -17,21 +17,13 @@ pub struct LegacyRow {
     pub line: u64,
     /// Column `id`.
     pub legacy_id: String,
-    /// Column `email`.
     pub email: String,
-    /// Column `username`.
     pub username: String,
-    /// Column `full_name`.
     pub full_name: String,
-    /// Column `password_hash`.
     pub password_hash: String,
-    /// Column `is_active`.
     pub is_active: Option<bool>,
-    /// Column `created_at`.
     pub created_at: Option<DateTime<Utc>>,
-    /// Column `tenant`.
     pub tenant: String,
-    /// Column `role`.
     pub role: String,
     /// Why the row could not be read; the other fields are empty then.
     pub unreadable: Option<String>,

@@ -13,7 +13,7 @@ pub(super) struct Seeker {
     pub is_username: bool,
 }
 
-/// The name for each seeker, in their order: the first of its choices that nobody has.
+/// The name for each seeker, in their order: the first of its choices that is free.
 pub(super) fn assign(seekers: &[Seeker], taken: &HashSet<String>) -> Vec<String> {
     let mut given: HashSet<String> = HashSet::with_capacity(seekers.len());
     // Where to go on for a first choice that many share; without it a thousand of one name would try half a million.

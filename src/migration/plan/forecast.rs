@@ -15,7 +15,7 @@ use crate::migration::vocabulary::{Forecast, ItemReason};
 
 /// Users that are asked about with one search.
 const CHUNK: usize = 28;
-/// Searches at the same time.
+/// Concurrent searches.
 const AT_ONCE: usize = 4;
 /// Numbered choices that are asked about when a name is taken, so that many of one name do not take as many rounds.
 const LOOK_AHEAD: usize = 8;
@@ -90,7 +90,7 @@ async fn ask(kanidm: &Kanidm, users: &[User]) -> Result<Known> {
     Ok(known)
 }
 
-/// What stands in the user's way.
+/// What prevents the user's migration.
 fn obstacle(user: &User, known: &Known, foreign: &HashSet<Uuid>) -> Option<ItemReason> {
     if user.is_held {
         return Some(ItemReason::InOtherMigration);
@@ -129,7 +129,7 @@ fn doubt(user: &User, person: &Person) -> Option<ItemReason> {
     (!is_as_planned).then_some(ItemReason::PersonDiffers)
 }
 
-/// Names for all seekers that nobody in Kanidm has, nor gets from another migration. What is asked depends on what is
+/// Names for all seekers that are free in Kanidm and in other migrations. What is asked depends on what is
 /// taken, so it goes in rounds; the outcome is the same as if all taken names had been known from the beginning.
 async fn names(db: &Db, kanidm: &Kanidm, own: &HashSet<Uuid>, seekers: &[Seeker]) -> Result<Vec<String>> {
     let mut taken: HashSet<String> = HashSet::new();

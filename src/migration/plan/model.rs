@@ -34,7 +34,6 @@ pub struct Plan {
     pub cohort: Cohort,
     /// Digest over the items.
     pub digest: Vec<u8>,
-    /// Items.
     pub total: i64,
     /// Items whose person will be created.
     pub will_be_created: i64,

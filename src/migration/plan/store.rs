@@ -113,7 +113,7 @@ pub(super) async fn users(tx: &mut Connection, scope: Scope, cohort: &Cohort, li
 }
 
 /// Which of these names a plan for the users `own` must leave alone, whatever Kanidm says of them at the moment: a
-/// migration means to give them to somebody else, or gave them. Persons may rename themselves; a name is not given twice
+/// migration means to give them to another user, or gave them. Persons may rename themselves; a name is not given twice
 /// for that.
 pub(super) async fn names_of_others(tx: &mut Connection, names: &[String], own: &HashSet<Uuid>) -> Result<Vec<String>> {
     let rows = sqlx::query!(
@@ -217,8 +217,8 @@ pub(super) async fn plan(tx: &mut Connection, plan_id: Uuid) -> Result<Option<Pl
         will_be_created: row.will_be_created,
         needs_review: row.needs_review,
         will_be_refused: row.will_be_refused,
-        reasons: reasons_from_json(&row.reasons)?,
-        hashes: import::hashes_from_json(&row.hashes)?,
+        reasons: reasons_from_json(&row.reasons, plan_id)?,
+        hashes: import::hashes_from_json(&row.hashes, "migration_plans.hashes", plan_id)?,
         names_derived: row.names_derived,
         created_at: row.created_at,
         expires_at: row.expires_at,
@@ -248,8 +248,8 @@ pub(super) async fn items(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let forecast =
-                Forecast::parse(&row.forecast).ok_or_else(|| Fault::unknown_word("migration_plan_items.forecast"))?;
+            let forecast = Forecast::parse(&row.forecast)
+                .ok_or_else(|| Fault::unknown_word("migration_plan_items.forecast", row.item_id))?;
             let item = PlanItem {
                 item_id: row.item_id,
                 user_id: row.user_id,
@@ -262,7 +262,7 @@ pub(super) async fn items(
                 is_admin: row.is_admin,
                 group_names: row.group_names,
                 forecast,
-                reason: row.reason.as_deref().map(item_reason).transpose()?,
+                reason: row.reason.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?,
             };
             Ok((row.ordinal, item))
         })
@@ -273,12 +273,12 @@ fn reasons_to_json(reasons: &BTreeMap<ItemReason, i64>) -> Value {
     reasons.iter().map(|(reason, items)| (reason.as_str().to_owned(), Value::from(*items))).collect()
 }
 
-fn reasons_from_json(reasons: &Value) -> Result<BTreeMap<ItemReason, i64>> {
+fn reasons_from_json(reasons: &Value, plan: Uuid) -> Result<BTreeMap<ItemReason, i64>> {
     let entries = reasons.as_object().into_iter().flatten();
-    let count = |items: &Value| items.as_i64().ok_or_else(|| Fault::unknown_word("migration_plans.reasons"));
-    entries.map(|(word, items)| Ok((item_reason(word)?, count(items)?))).collect()
+    let count = |items: &Value| items.as_i64().ok_or_else(|| Fault::unknown_word("migration_plans.reasons", plan));
+    entries.map(|(word, items)| Ok((item_reason(word, plan)?, count(items)?))).collect()
 }
 
-fn item_reason(word: &str) -> Result<ItemReason> {
-    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_plan_items.reason"))
+fn item_reason(word: &str, row: Uuid) -> Result<ItemReason> {
+    ItemReason::parse(word).ok_or_else(|| Fault::unknown_word("migration_plan_items.reason", row))
 }

@@ -14,7 +14,7 @@ use crate::migration::plan::{self, PlanItem};
 use crate::migration::vocabulary as enums;
 use crate::proto;
 
-/// The value of the contract's enum that has the same word, in capitals and behind its prefix.
+/// The value of the contract's enum that has the same name, in capitals and behind its prefix.
 macro_rules! code {
     ($proto:ident, $prefix:literal, $word:expr) => {
         proto::$proto::from_str_name(&format!(concat!($prefix, "_{}"), $word.as_str().to_uppercase()))
@@ -22,7 +22,7 @@ macro_rules! code {
     };
 }
 
-/// The word for a value of the contract's enum; none for the unspecified one.
+/// The database's value for one of the contract's enum; none for the unspecified one.
 macro_rules! word {
     ($proto:ident, $prefix:literal, $word:ident, $field:literal, $value:expr) => {
         match proto::$proto::try_from($value) {
@@ -84,7 +84,7 @@ pub(super) fn row(row: proto::ImportRow) -> Row {
     }
 }
 
-/// For whoever reads a file and sends it: the command-line tool, the demonstration, tests.
+/// For clients that read a file and send it: the command-line tool, the demonstration, tests.
 impl From<LegacyRow> for proto::ImportRow {
     fn from(row: LegacyRow) -> Self {
         Self {
@@ -362,7 +362,7 @@ pub(super) fn group(group: crate::migration::groups::TenantGroup) -> proto::Tena
 mod tests {
     use super::*;
 
-    /// The database and the contract say the same in different letters; a word that only one of them has would be lost.
+    /// The database and the contract say the same in different letters; a value that only one of them has would be lost.
     #[test]
     fn every_word_has_its_value_in_the_contract() {
         macro_rules! all {

@@ -24,7 +24,7 @@ const LARGEST: usize = 5_000;
 /// Answers that may wait for the client to read them; then the import waits as well.
 const BACKLOG: usize = 8;
 
-/// The answers to an import. It goes on when its caller goes away, until it has noticed that.
+/// The answers to an import. It goes on when its client disconnects, until it has noticed that.
 pub(super) async fn open(
     service: &Service,
     call: Call,
@@ -34,14 +34,14 @@ pub(super) async fn open(
     let service = service.clone();
     correlation::spawn(async move {
         if let Err(fault) = run(service, call, stream, &answers).await {
-            // Without a receiver there is nobody left to tell.
+            // Without a receiver it cannot be reported.
             let _ = answers.send(Err(fault)).await;
         }
     });
     Ok(ReceiverStream::new(received))
 }
 
-/// Imports what comes in, and tells what becomes of it. When the client goes away, sending fails and the import ends
+/// Imports what comes in, and reports what becomes of it. When the client disconnects, sending fails and the import ends
 /// without a commit.
 async fn run(
     service: Service,

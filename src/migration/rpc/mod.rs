@@ -2,6 +2,7 @@
 
 mod convert;
 mod import;
+mod table;
 mod watch;
 
 use futures_util::stream::Stream;
@@ -15,7 +16,6 @@ use super::plan::Plans;
 use crate::access::live::{Admission, Heartbeat};
 use crate::access::paging::{Paging, cut, page_size};
 use crate::access::replay::Replay;
-use crate::access::rpcs::rpcs;
 use crate::access::{Call, input};
 use crate::audit::{Log, Recorder};
 use crate::authenticate::StepUps;
@@ -23,7 +23,6 @@ use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
 use crate::kanidm::Kanidm;
-use crate::proto::migration_service_server::MigrationService;
 use crate::proto::*;
 
 const READ: &str = "migration.read";
@@ -37,7 +36,7 @@ const START: &str = "StartMigration";
 /// What the service is made of.
 #[derive(Clone)]
 pub struct Parts {
-    /// The way to Postgres.
+    /// Connections to Postgres.
     pub db: Db,
     /// Time and randomness.
     pub context: Context,
@@ -47,7 +46,7 @@ pub struct Parts {
     pub log: Log,
     /// Page tokens and cursors.
     pub paging: Paging,
-    /// Says whether the caller of an open stream is still welcome.
+    /// Checks whether the caller of an open stream is still authorised.
     pub admission: Admission,
     /// The Kanidm to move to, where one is configured.
     pub kanidm: Option<Kanidm>,
@@ -115,7 +114,7 @@ impl Service {
         let mut cohort = convert::cohort(request.cohort.clone().unwrap_or_default())?;
         let (scope, tenants) = Self::reach(call, RUN, std::mem::take(&mut cohort.tenant_ids))?;
         cohort.tenant_ids = tenants;
-        // A repeat is answered before Kanidm is asked again, and once more when two came at the same time.
+        // A repeat is answered before Kanidm is asked again, and once more when two were concurrent.
         let mut tx = self.db.begin(scope).await?;
         let (_, earlier) = Replay::begin(&mut tx, call, PLAN, &request.request_id, &request).await?;
         if let Some(answer) = earlier {
@@ -258,40 +257,3 @@ impl Service {
         Ok(SyncTenantGroupsResponse { groups: groups.into_iter().map(convert::group).collect() })
     }
 }
-
-rpcs! { MigrationService for Service {
-    unary {
-        plan_migration(PlanMigrationRequest) -> PlanMigrationResponse = Service::plan;
-        get_plan(GetPlanRequest) -> GetPlanResponse = Service::plan_of;
-        start_migration(StartMigrationRequest) -> StartMigrationResponse = Service::start;
-        get_migration(GetMigrationRequest) -> GetMigrationResponse = Service::get;
-        list_migrations(ListMigrationsRequest) -> ListMigrationsResponse = Service::list;
-        list_migration_items(ListMigrationItemsRequest) -> ListMigrationItemsResponse = Service::list_items;
-        sync_tenant_groups(SyncTenantGroupsRequest) -> SyncTenantGroupsResponse = Service::sync_groups;
-    }
-    streams {
-        watch_migration(WatchMigrationRequest) -> WatchMigrationStream of WatchMigrationResponse = Service::watch;
-    }
-    uploads {
-        import_users(ImportUsersRequest) -> ImportUsersStream of ImportUsersResponse = import::open;
-    }
-    unimplemented {
-        pause_migration(PauseMigrationRequest) -> PauseMigrationResponse = "PauseMigration";
-        resume_migration(ResumeMigrationRequest) -> ResumeMigrationResponse = "ResumeMigration";
-        cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse = "CancelMigration";
-        retry_migration_items(RetryMigrationItemsRequest) -> RetryMigrationItemsResponse = "RetryMigrationItems";
-        resolve_migration_item(ResolveMigrationItemRequest) -> ResolveMigrationItemResponse = "ResolveMigrationItem";
-        rollback_migration(RollbackMigrationRequest) -> RollbackMigrationResponse = "RollbackMigration";
-        get_tenant_rollout(GetTenantRolloutRequest) -> GetTenantRolloutResponse = "GetTenantRollout";
-        update_tenant_rollout(UpdateTenantRolloutRequest) -> UpdateTenantRolloutResponse = "UpdateTenantRollout";
-        send_invitations(SendInvitationsRequest) -> SendInvitationsResponse = "SendInvitations";
-        get_migration_report(GetMigrationReportRequest) -> GetMigrationReportResponse = "GetMigrationReport";
-        list_unmigrated_users(ListUnmigratedUsersRequest) -> ListUnmigratedUsersResponse = "ListUnmigratedUsers";
-        get_readiness(GetReadinessRequest) -> GetReadinessResponse = "GetReadiness";
-        finalize_migration(FinalizeMigrationRequest) -> FinalizeMigrationResponse = "FinalizeMigration";
-        get_schema_status(GetSchemaStatusRequest) -> GetSchemaStatusResponse = "GetSchemaStatus";
-    }
-    unimplemented_streams {
-        export_users(ExportUsersRequest) -> ExportUsersStream of ExportUsersResponse = "ExportUsers";
-    }
-}}

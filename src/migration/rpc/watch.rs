@@ -1,4 +1,4 @@
-//! One open stream of progress: what it sends, when it shows that it lives, when its caller is no longer welcome.
+//! One open stream of progress: what it sends, when a heartbeat is due, when its caller is no longer authorised.
 
 use uuid::Uuid;
 
@@ -36,7 +36,7 @@ impl Stream {
         loop {
             let seen = self.watch.next(self.heartbeat.left().min(RECHECK)).await?;
             let welcome = self.admission.recheck(&self.call);
-            // Nobody is vouched for at that moment, and this is why.
+            // No token is accepted at that moment, and this is why.
             self.watch.ensure_current()?;
             welcome?;
             let (update, is_heartbeat) = match seen {

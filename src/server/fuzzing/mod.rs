@@ -181,7 +181,7 @@ pub(crate) fn metadata(data: &[u8]) {
         from == PROXY || !proxies.iter().any(|proxy| proxy.contains(from)),
         "a proxy passes for the caller: {from}"
     );
-    // Behind nobody that is trusted the header says nothing.
+    // Without a trusted proxy the header says nothing.
     assert_eq!(address(&request, &[]), Some(PROXY));
     service.answer(request);
 }

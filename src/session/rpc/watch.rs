@@ -3,8 +3,8 @@
 use futures_util::stream::{Stream, try_unfold};
 use sidle_token::{Revocation, Revoked};
 
-use super::Service;
 use crate::access::{Call, input};
+use crate::audit::Log;
 use crate::fault::Result;
 use crate::proto;
 use crate::session::Sessions;
@@ -14,13 +14,14 @@ use crate::session::watch::{RevocationBatch, Watch};
 const METHOD: &str = "sidle.v1.SessionService/WatchRevocations";
 
 pub(super) async fn open(
-    service: &Service,
+    sessions: &Sessions,
+    log: &Log,
     call: Call,
-    request: proto::WatchRevocationsRequest,
+    cursor: &str,
 ) -> Result<impl Stream<Item = Result<proto::WatchRevocationsResponse>> + use<>> {
-    let sessions = service.sessions.clone();
-    let mark = sessions.paging.decode(&call, METHOD, &(), &request.cursor)?;
-    let watch = sessions.watch(call.clone(), &service.log, mark).await?;
+    let mark = sessions.paging.decode(&call, METHOD, &(), cursor)?;
+    let watch = sessions.watch(call.clone(), log, mark).await?;
+    let sessions = sessions.clone();
     Ok(try_unfold((watch, sessions, call), |(mut watch, sessions, call): (Watch, _, _)| async move {
         let batch = watch.next().await?;
         Ok(batch.map(|batch| (message(&sessions, &call, batch), (watch, sessions, call))))

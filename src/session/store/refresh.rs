@@ -60,7 +60,7 @@ pub(in crate::session) struct Done {
     pub refresh_expires_at: DateTime<Utc>,
 }
 
-/// A session that this call has to itself while it asks Kanidm.
+/// A session on which this call has the lease while it asks Kanidm.
 pub(in crate::session) struct Lease {
     pub session_id: Uuid,
     pub kanidm_user_id: Uuid,
@@ -156,7 +156,7 @@ pub(in crate::session) async fn renewed(
     Ok(row.ended.map(|user| (user, Epoch::of(row.tokens_valid_from))))
 }
 
-/// Gives the session back.
+/// Gives the lease back.
 pub(in crate::session) async fn release(db: &Db, session: Uuid, lease: Uuid) -> Result<()> {
     sqlx::query!("SELECT session_kanidm_released($1, $2)", session, lease).fetch_one(db).await?;
     Ok(())

@@ -37,8 +37,7 @@ pub(in crate::session) struct Renewed {
     pub refresh_expires_at: DateTime<Utc>,
 }
 
-/// Puts new tokens in the place of all that a session has; none when it has ended. For a transaction that has locked the
-/// user.
+/// Replaces all tokens of a session by new ones; none when it has ended. For a transaction that has locked the user.
 pub(in crate::session) async fn renew(
     tx: &mut Connection,
     user: Uuid,

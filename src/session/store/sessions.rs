@@ -33,7 +33,7 @@ impl Status {
     }
 }
 
-/// A session as it is shown; enumerated columns in the database's words.
+/// A session as it is shown; enumerated columns as the database spells them.
 #[derive(Clone, Debug)]
 pub struct SessionView {
     pub session_id: Uuid,
@@ -62,7 +62,7 @@ pub struct SessionView {
 /// Which sessions a list shows, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::session) struct Wanted {
-    /// Whose; everybody's when none.
+    /// Whose; all users' when none.
     pub user_id: Option<Uuid>,
     /// In these states.
     pub statuses: Vec<Status>,
@@ -156,12 +156,11 @@ pub(in crate::session) async fn end(
     event: &Prepared,
 ) -> Result<bool> {
     let ended = sqlx::query_scalar!(
-        r#"SELECT session_end($1, $2, $3, $4, $5) AS "ended!""#,
+        r#"SELECT session_end($1, $2, $3, $4) AS "ended!""#,
         session,
         reason,
         now,
-        event.event,
-        event.personal.as_deref(),
+        event as &Prepared,
     )
     .fetch_one(tx)
     .await?;
@@ -191,7 +190,7 @@ pub(in crate::session) async fn knows_user(tx: &mut Connection, user: Uuid) -> R
     Ok(known)
 }
 
-/// Marks what has lapsed and removes what nobody can use or see any more; says how many sessions it marked.
+/// Marks what has lapsed and purges what no caller can use or see any more; says how many sessions it marked.
 pub(in crate::session) async fn expire(db: &Db, now: DateTime<Utc>, keep: Duration) -> Result<i64> {
     let expired = sqlx::query_scalar!(
         r#"SELECT expire_old_sessions($1, make_interval(secs => $2)) AS "expired!""#,

@@ -3,11 +3,8 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sidle_token::Epoch;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
-
-use crate::session::opening::Rights;
 
 /// A session that is about to begin, with its first refresh token.
 #[derive(Clone, sqlx::Type)]
@@ -34,33 +31,20 @@ pub struct NewSession {
     pub expires_at: DateTime<Utc>,
     /// How many a user may have; 0 for any number.
     pub session_limit: i32,
-    /// Tells of the sessions that end for that.
+    /// The event of the sessions that end for that.
     pub limit_event: Value,
 }
 
-/// What a user is and may do, as the database tells.
+/// What a user is and may do, as the database returns it.
 #[derive(Debug, sqlx::Type)]
 #[sqlx(type_name = "user_rights")]
 pub struct UserRights {
-    tenant_id: Option<Uuid>,
-    roles: Vec<String>,
-    permissions: Vec<String>,
-    platform_permissions: Vec<String>,
-    tokens_valid_from: Option<DateTime<Utc>>,
-    must_change_password: bool,
-}
-
-impl From<UserRights> for Rights {
-    fn from(row: UserRights) -> Self {
-        Self {
-            tenant_id: row.tenant_id,
-            roles: row.roles,
-            permissions: row.permissions,
-            platform_permissions: row.platform_permissions,
-            epoch: Epoch::of(row.tokens_valid_from),
-            must_change_password: row.must_change_password,
-        }
-    }
+    pub(in crate::session) tenant_id: Option<Uuid>,
+    pub(in crate::session) roles: Vec<String>,
+    pub(in crate::session) permissions: Vec<String>,
+    pub(in crate::session) platform_permissions: Vec<String>,
+    pub(in crate::session) tokens_valid_from: Option<DateTime<Utc>>,
+    pub(in crate::session) must_change_password: bool,
 }
 
 /// The first argument of `session_refresh`.

@@ -22,7 +22,7 @@ pub struct TokenUser {
     pub(in crate::token) tokens_valid_from: Option<DateTime<Utc>>,
 }
 
-/// Whom a person stands for; none where nobody may sign in as them.
+/// Whom a person stands for; none where no user may sign in as them.
 pub(in crate::token) async fn user(db: &Db, person: Uuid) -> Result<Option<TokenUser>> {
     Ok(sqlx::query_as!(
         TokenUser,

@@ -120,7 +120,7 @@ pub(in crate::token) async fn activate(tx: &mut Connection, kid: Uuid, now: Date
     Ok(())
 }
 
-/// Has these keys be accepted no more, and forgets their private halves; tells which were not retired before.
+/// Has these keys be accepted no more, and forgets their private halves; returns which were not retired before.
 pub(in crate::token) async fn retire(
     tx: &mut Connection,
     kids: &[Uuid],

@@ -1,5 +1,6 @@
 //! Writing messages: with the change or not at all, unreadable, and gone when they are sent.
 
+use data_encoding::HEXLOWER;
 use sidle::db::Scope;
 use sidle::mail::{Kind, Message};
 
@@ -58,7 +59,7 @@ async fn a_token_lies_sealed_in_the_outbox_and_only_until_it_is_sent() {
     app.outbox.enqueue(&mut tx, with_token("ann@letters.example", token)).await.unwrap();
     sqlx::query(slow).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
-    let hidden = hex(token.as_bytes());
+    let hidden = HEXLOWER.encode(token.as_bytes());
     let (line, ..) = row(&server, "password_reset").await;
     assert!(!line.contains(token) && !line.contains(&hidden) && line.contains("ann@letters.example"), "{line}");
 
@@ -96,8 +97,4 @@ async fn without_a_mail_server_nothing_is_written() {
     write(&server, Message::to_user(Kind::PasswordChanged, user)).await;
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM mail_outbox").fetch_one(server.sql()).await.unwrap();
     assert_eq!(rows, 0);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

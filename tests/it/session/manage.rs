@@ -48,7 +48,7 @@ async fn a_session_shows_where_it_came_from() {
     assert_eq!(shown, told);
     assert!(
         shown.fingerprint.len() == 64
-            && shown.fingerprint != sidle::session::hex(&sidle::token::opaque::digest("canvas:ab12"))
+            && shown.fingerprint != data_encoding::HEXLOWER.encode(&sidle::token::opaque::digest("canvas:ab12"))
     );
     assert!(session.current && session.persistent && session.ip_address == "127.0.0.1");
     assert_eq!(session.status(), proto::SessionStatus::Active);

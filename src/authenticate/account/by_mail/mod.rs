@@ -1,8 +1,8 @@
-//! Ways in that go through mail: registering, confirming an address, setting a password that was forgotten.
+//! What goes through mail: registering, confirming an address, setting a password that was forgotten.
 //!
-//! What anybody can ask for is written down with the same work for every address, and answered. Whether the address has
-//! an account is looked up afterwards, by a worker, who sends what it leads to: neither answer, work nor time of the call
-//! can tell.
+//! What any caller can ask for is written down with the same work for every address, and answered. Whether the address
+//! has an account is looked up afterwards, by a worker, which sends what it leads to: neither answer, work nor time of
+//! the call can reveal it.
 
 mod registration;
 mod reset;
@@ -43,7 +43,6 @@ pub struct Verifications {
 }
 
 impl Verifications {
-    /// Over this outbox.
     pub fn new(context: Context, outbox: Outbox, config: &MailConfig) -> Self {
         Self { context, outbox, lifetime: config.verification_lifetime }
     }
@@ -83,7 +82,7 @@ impl Letter {
         self.with_token(Message::to_user(self.kind, user))
     }
 
-    /// The message to an address of nobody yet.
+    /// The message to an address that no user has yet.
     fn to_address(&self, address: &str) -> Message {
         self.with_token(Message::to_address(self.kind, None, address))
     }

@@ -1,7 +1,7 @@
-//! Registering. There is no user before the address was confirmed, so that nobody takes an address or a name by asking.
+//! Registering. There is no user before the address was confirmed, so that asking reserves no address and no name.
 //!
-//! Only who registered here and has not confirmed yet is sent the way to do so again. An account that is in use under an
-//! address that nobody has confirmed is somebody's; whoever has the mailbox must not confirm it for them unknowingly.
+//! Only a user who registered here and has not confirmed yet is sent the token again. An account that is in use
+//! under an unconfirmed address has an owner; the owner of the mailbox must not confirm it for them unknowingly.
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, Mac as _};
@@ -22,7 +22,7 @@ use crate::fault::{Fault, Reason, Result};
 use crate::mail::{Kind, Message};
 use crate::token::opaque;
 
-/// An account that somebody asks for.
+/// An account that is asked for.
 pub(in crate::authenticate) struct NewAccount {
     pub request_id: Uuid,
     pub tenant_id: Uuid,
@@ -126,13 +126,15 @@ impl Account {
         let answer = match user {
             _ if is_capped => "capped",
             None => {
+                // The rows of registrations last: a call with the same request_id waits for the end of their change, and how
+                // long that takes must not tell it anything.
+                change.notify(letter.to_address(&asked.email)).await?;
                 let older = store::lock_sent(&mut change.tx, key, asked.tenant_id).await?;
                 store::close(&mut change.tx, &older, State::Superseded).await?;
                 store::send(&mut change.tx, id, &letter.token.token_hash).await?;
-                change.notify(letter.to_address(&asked.email)).await?;
                 return Ok("verification_sent");
             }
-            // Somebody whose address nobody has confirmed yet gets the way to do so.
+            // A user whose address is not confirmed yet is sent the token to do so.
             Some(user) if user.status == UserStatus::PendingVerification => {
                 let mail = self.outbox.prepare(letter.to_user(user.user_id));
                 let (token, now) = (&letter.token, change.now);

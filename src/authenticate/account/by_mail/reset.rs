@@ -27,7 +27,7 @@ struct Holder {
     has_factor: bool,
 }
 
-/// Why a token is not accepted, and of which user it was, if it was somebody's.
+/// Why a token is not accepted, and of which user it was, if of any.
 struct Refusal {
     user: Option<Uuid>,
     reason: &'static str,
@@ -46,7 +46,7 @@ impl Account {
         Ok(self.context.now() + self.config.mail.reset_lifetime)
     }
 
-    /// Writes down that somebody asks, without a look whose the name is.
+    /// Records a request, without a look whose the name is.
     async fn write_request_down(&self, mut change: Change, call: &Call, identifier: &str) -> Result<()> {
         let event = Event::new(EventType::UserPasswordResetRequested, call).personal("identifier", identifier);
         let event = self.recorder.prepare(event);
@@ -59,14 +59,15 @@ impl Account {
     pub(super) async fn answer_reset(&self) -> Result<Option<&'static str>> {
         let mut change = self.changes.begin(Scope::Platform).await?;
         let tx = &mut change.tx;
-        let Some(request) = one_time::take_reset_request(tx).await? else { return Ok(None) };
+        let Some(request) = one_time::lock_reset_request(tx).await? else { return Ok(None) };
         let user = if request.identifier_key.contains('@') {
             users::lock_by_email(tx, &request.identifier_key).await?
         } else {
             users::lock_by_username(tx, &request.identifier_key).await?
         };
         let Some(user) = user else {
-            // What is asked for in nobody's name fills no log.
+            // Requests for unknown names fill no log.
+            one_time::delete_reset_request(&mut change.tx, request.request_id).await?;
             change.commit().await?;
             return Ok(Some("unknown"));
         };
@@ -77,6 +78,8 @@ impl Account {
             .tenant(user.tenant_id)
             .target("user", user.user_id);
         change.record(if answer == "sent" { event } else { event.outcome(Outcome::Refused).reason(answer) }).await?;
+        // Last: a call for the same name waits for the end of a deletion, and how long that takes must not tell it anything.
+        one_time::delete_reset_request(&mut change.tx, request.request_id).await?;
         change.commit().await?;
         Ok(Some(answer))
     }
@@ -168,9 +171,9 @@ impl Account {
         };
         let (id, now, tx) = (user.user_id, change.now, &mut change.tx);
         password::set(tx, id, hash, now).await?;
-        // No token of the user's is worth anything any more, and no session goes on.
+        // No token of the user's is accepted any more, and no session goes on.
         one_time::void(tx, id, now).await?;
-        // Whoever follows the link reads what is sent to the address.
+        // The user who follows the link reads what is sent to the address.
         users::verify_beyond_tenant(tx, id).await?;
         let epoch = users::revoke_tokens(tx, id).await?;
         let ended = users::end_sessions(tx, id, None, now).await?;
@@ -192,7 +195,7 @@ impl Account {
     }
 }
 
-/// Whose a reset token is, or why it is not accepted; holds the user until the transaction ends.
+/// Whose a reset token is, or why it is not accepted; locks the user until the transaction ends.
 async fn holder(
     tx: &mut Connection,
     token: &[u8; 32],
@@ -218,14 +221,14 @@ async fn holder(
     if let Some(reason) = reason {
         return Ok(Err(Refusal { user: Some(id), reason }));
     }
-    // Asked now that the user is held: whoever enrols a factor holds the user as well.
+    // Asked now that the user is locked: enrolling a factor locks the user as well.
     let has_factor = factors::has_totp(tx, id).await?;
     Ok(Ok(Holder { user, has_factor }))
 }
 
 async fn refuse_reset(mut change: Change, call: &Call, refusal: Refusal) -> Result<usize> {
     let Refusal { user, reason } = refusal;
-    // A token that nobody ever had is anybody's noise; what was somebody's is recorded.
+    // A token that never existed is noise; one that was a user's is recorded.
     if let Some(user) = user {
         let event = Event::new(EventType::UserPasswordReset, call).outcome(Outcome::Refused).reason(reason);
         change.record(event.target("user", user)).await?;

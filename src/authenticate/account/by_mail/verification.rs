@@ -1,9 +1,9 @@
 //! Confirming an address with the token that was sent there.
 //!
-//! The token shows who has the mailbox. It does not show who chose the password: somebody may have registered the
-//! address of somebody else and wait for its owner to confirm it. So the password of a registration is kept only when the
-//! secret comes along that just the registering client got; otherwise it goes, and the owner sets one by mail. For a
-//! user who was there before and is confirmed for the first time, every credential and session goes, and the user is told.
+//! The token shows who has the mailbox. It does not show who chose the password: an attacker may have registered another user's
+//! address and wait for its owner to confirm it. So the password of a registration is kept only when the secret comes along
+//! that just the registering client got; otherwise it is removed, and the owner sets one by mail. For a user who was there
+//! before and is confirmed for the first time, every credential and session is removed, and the user is told.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -37,8 +37,8 @@ impl Account {
     /// Confirms an address.
     ///
     /// # Errors
-    /// `INVALID_CREDENTIALS` for every reason; `VALUE_CONTENDED` while an import in progress may be writing the same
-    /// address; `THROTTLED`.
+    /// `INVALID_CREDENTIALS` for every reason; `VALUE_CONTENDED` when too many wait for an import that may be writing their
+    /// addresses, `DATABASE_UNAVAILABLE` for one that has waited; `THROTTLED`.
     pub(in crate::authenticate) async fn verify_email(
         &self,
         call: &Call,
@@ -58,14 +58,16 @@ impl Account {
         let secret = opaque::is_plausible(REGISTRATION_PREFIX, secret).then(|| opaque::digest(secret));
         let digest = opaque::digest(token);
         let mut change = self.changes.begin(Scope::Platform).await?;
-        if registrations::has_token(&mut change.tx, &digest).await? {
-            // Nothing was done in it. Only here, so that of the few places for those who may have to wait none goes to
-            // somebody who made a token up.
-            change.commit().await?;
-            let change = self.changes.begin_contended(Scope::Platform).await?;
-            return self.confirm_registration(change, call, &digest, secret).await;
+        match registrations::of_token(&mut change.tx, &digest).await? {
+            None => self.confirm_user(change, call, &digest).await,
+            // The few permits to wait are for those who may have to: not for a made-up token or one that has been used.
+            Some((State::Sent, tenant)) => {
+                change.commit().await?;
+                let change = self.changes.begin_contended_for(tenant).await?;
+                self.confirm_registration(change, call, &digest, secret).await
+            }
+            Some(_) => self.confirm_registration(change, call, &digest, secret).await,
         }
-        self.confirm_user(change, call, &digest).await
     }
 
     /// Makes a registration a user.
@@ -93,8 +95,8 @@ impl Account {
             return Err(invalid_credentials());
         }
         // The token shows who has the mailbox, not who chose the password: that is shown by the secret, which only the
-        // client got that registered. Without it the password may be that of somebody who registered the address of
-        // somebody else, and goes.
+        // client got that registered. Without it the password may be that of an attacker who registered another user's
+        // address, and is removed.
         let password_kept = secret.is_some_and(|secret| found.secret_hash == secret);
         let (user, email_key) = (self.context.new_id(), found.email_key.clone().unwrap_or_default());
         if !insert(&mut change, user, &found, password_kept).await? {
@@ -150,8 +152,8 @@ impl Account {
         Ok(Verified { user_id: user.user_id, verified_at: now, password_kept })
     }
 
-    /// Takes away what let somebody in before the address was shown to be theirs; `event` is to tell of it. Whatever was set
-    /// before this, somebody set who had not shown that.
+    /// Removes what gave access before the address was shown to be the user's; `event` is to record it. Whatever was
+    /// set before this was set by a caller who had not shown that.
     async fn drop_credentials(&self, change: &mut Change, call: &Call, user: &User, event: Event) -> Result<Event> {
         let (id, now, tx) = (user.user_id, change.now, &mut change.tx);
         users::remove_password(tx, id).await?;
@@ -159,7 +161,7 @@ impl Account {
         let had_factor = factors::has_totp(tx, id).await?;
         factors::remove(tx, id).await?;
         let sessions = users::end_sessions(tx, id, None, now).await?;
-        // What somebody had, they are told that they have it no more.
+        // A user who had one is told that it was removed.
         if user.has_password || had_factor {
             // Where it came from, the event of the confirmation says.
             let removed = Event::by_system(EventType::UserCredentialsRemoved, call.correlation_id)
@@ -183,7 +185,7 @@ impl Account {
 async fn insert(change: &mut Change, user: Uuid, from: &Registration, password_kept: bool) -> Result<bool> {
     let missing = || Fault::internal(format!("registration {} has lost what it asked for", from.registration_id));
     let username_key = match from.username_key.as_deref() {
-        // Somebody who has taken the name since keeps it, and the user is without.
+        // A user who has taken the name since keeps it, and the new user has none.
         Some(key) if users::has_username(&mut change.tx, key).await? => None,
         key => key,
     };

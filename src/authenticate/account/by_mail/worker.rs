@@ -46,7 +46,7 @@ impl Account {
     }
 }
 
-/// Whether there was something to answer, which the log tells.
+/// Whether there was something to answer, which is logged.
 fn answered(what: &'static str, answer: Option<&'static str>) -> bool {
     if let Some(answer) = answer {
         tracing::info!(event = "mail_request_answered", what, answer);

@@ -1,4 +1,4 @@
-//! SQL of what callers are told about themselves.
+//! SQL of what callers learn about themselves.
 
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ pub(in crate::authenticate) struct Account {
     pub recovery_codes_left: i32,
 }
 
-/// A tenant that somebody can act in.
+/// A tenant that a user can act in.
 pub(in crate::authenticate) struct MemberTenant {
     pub tenant_id: Uuid,
     pub slug: String,

@@ -1,4 +1,4 @@
-//! SQL of accounts in their users' hands.
+//! SQL of what users do with their own account.
 
 pub(in crate::authenticate) mod account;
 pub(in crate::authenticate) mod one_time;

@@ -1,13 +1,13 @@
 //! SQL of tokens that were sent to users by mail, and of requests for a new password.
 
 use chrono::{DateTime, Utc};
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::audit::Prepared;
 use crate::db::{Connection, Db, Scope};
 use crate::fault::Result;
-use crate::session::hex;
 
 /// What a token is for.
 #[derive(Clone, Copy)]
@@ -82,7 +82,7 @@ pub(in crate::authenticate) async fn spend(tx: &mut Connection, token: Uuid, now
     Ok(())
 }
 
-/// Makes every token of a user worthless.
+/// Voids every token of a user.
 pub(in crate::authenticate) async fn void(tx: &mut Connection, user: Uuid, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!("UPDATE one_time_tokens SET used_at = $2 WHERE user_id = $1 AND used_at IS NULL", user, now)
         .execute(tx)
@@ -90,8 +90,8 @@ pub(in crate::authenticate) async fn void(tx: &mut Connection, user: Uuid, now: 
     Ok(())
 }
 
-/// Keeps a token that sets a password, for the address that its user has now; older ones are worth nothing. For a
-/// transaction that has locked the user.
+/// Keeps a token that sets a password, for the address that its user has now; older ones are void. For a transaction
+/// that has locked the user.
 pub(in crate::authenticate) async fn issue_reset(
     tx: &mut Connection,
     user: Uuid,
@@ -130,7 +130,7 @@ pub(in crate::authenticate) async fn ask_verification(
 ) -> Result<()> {
     let token = json!({
         "token_id": token.token_id,
-        "token_hash": hex(&token.token_hash),
+        "token_hash": HEXLOWER.encode(&token.token_hash),
         "expires_at": token.expires_at,
     });
     sqlx::query!("SELECT email_verification_request($1, $2, $3, $4)", user, token, now, mail).execute(tx).await?;
@@ -139,15 +139,16 @@ pub(in crate::authenticate) async fn ask_verification(
 
 /// A request for a new password.
 pub(in crate::authenticate) struct ResetRequest {
+    pub request_id: Uuid,
     /// The address or username.
     pub identifier_key: String,
     pub correlation_id: Uuid,
-    /// The event of the request, should the name be somebody's.
+    /// The event of the request, should a user have the name.
     pub event: Value,
     pub personal: Option<Vec<u8>>,
 }
 
-/// Writes down that somebody asks for a new password; nothing when that is written down for the name already.
+/// Records a request for a new password; nothing when one is recorded for the name already.
 pub(in crate::authenticate) async fn insert_reset_request(
     tx: &mut Connection,
     request: Uuid,
@@ -171,20 +172,25 @@ pub(in crate::authenticate) async fn insert_reset_request(
     Ok(())
 }
 
-/// Takes the oldest request for a new password that nobody else has taken.
-pub(in crate::authenticate) async fn take_reset_request(tx: &mut Connection) -> Result<Option<ResetRequest>> {
+/// The oldest request for a new password that no other worker has, kept from them until the transaction ends.
+pub(in crate::authenticate) async fn lock_reset_request(tx: &mut Connection) -> Result<Option<ResetRequest>> {
     let row = sqlx::query_as!(
         ResetRequest,
-        "DELETE FROM password_reset_requests WHERE request_id = (
-             SELECT x.request_id FROM password_reset_requests x ORDER BY x.created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-         RETURNING identifier_key, correlation_id, event, personal",
+        "SELECT request_id, identifier_key, correlation_id, event, personal FROM password_reset_requests
+         ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED",
     )
     .fetch_optional(tx)
     .await?;
     Ok(row)
 }
 
-/// Removes what has lapsed of tokens and registrations, at most 1,000 of each.
+/// Removes a request for a new password that has its answer.
+pub(in crate::authenticate) async fn delete_reset_request(tx: &mut Connection, request: Uuid) -> Result<()> {
+    sqlx::query!("DELETE FROM password_reset_requests WHERE request_id = $1", request).execute(tx).await?;
+    Ok(())
+}
+
+/// Purges what has lapsed of tokens and registrations, at most 1,000 of each.
 pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
     let mut tx = db.begin(Scope::Platform).await?;
     sqlx::query!(

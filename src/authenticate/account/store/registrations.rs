@@ -96,7 +96,7 @@ pub(in crate::authenticate) struct Unanswered {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Locks the oldest registration without an answer that nobody else is answering.
+/// Locks the oldest registration without an answer that no other worker is answering.
 pub(in crate::authenticate) async fn lock_oldest(tx: &mut Connection) -> Result<Option<Unanswered>> {
     let row = sqlx::query_as!(
         Unanswered,
@@ -125,7 +125,7 @@ pub(in crate::authenticate) async fn lock_sent(
     Ok(ids)
 }
 
-/// Locks the registrations of an address in all tenants that can be confirmed and that nobody holds.
+/// Locks the registrations of an address in all tenants that can be confirmed and that no other transaction has locked.
 pub(in crate::authenticate) async fn lock_sent_and_free(tx: &mut Connection, email_key: &str) -> Result<Vec<Uuid>> {
     let ids = sqlx::query_scalar!(
         "SELECT registration_id FROM registrations WHERE email_key = $1 AND state = 'sent'
@@ -184,16 +184,18 @@ pub(in crate::authenticate) async fn become_user(
     Ok(())
 }
 
-/// Whether a token is that of a registration.
-pub(in crate::authenticate) async fn has_token(tx: &mut Connection, token: &[u8; 32]) -> Result<bool> {
-    let found =
-        sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM registrations WHERE token_hash = $1) AS "found!""#, token,)
-            .fetch_one(tx)
-            .await?;
-    Ok(found)
+/// How the registration of a token stands, and of which tenant it is.
+pub(in crate::authenticate) async fn of_token(tx: &mut Connection, token: &[u8; 32]) -> Result<Option<(State, Uuid)>> {
+    let row = sqlx::query!(
+        r#"SELECT state AS "state: State", tenant_id FROM registrations WHERE token_hash = $1"#,
+        token.as_slice(),
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(row.map(|row| (row.state, row.tenant_id)))
 }
 
-/// A registration that was answered; of one that has ended nobody knows any more who asked for it.
+/// A registration that was answered; who asked for one that has ended is not kept.
 pub(in crate::authenticate) struct Registration {
     pub registration_id: Uuid,
     pub tenant_id: Uuid,
@@ -218,8 +220,8 @@ pub(in crate::authenticate) async fn lock_by_token(
     tx: &mut Connection,
     token: &[u8; 32],
 ) -> Result<Option<Registration>> {
-    // All of the address at once and in one order: each of two calls for it would otherwise hold its own and wait for the
-    // other's. A registration that has ended has no address any more, and is only itself.
+    // All of the address in one statement and order: each of two calls for it would otherwise hold its own and wait for
+    // the other's. A registration that has ended has no address any more, and is only itself.
     sqlx::query!(
         "SELECT FROM registrations x WHERE x.token_hash = $1 OR (x.state = 'sent'
              AND x.email_key = (SELECT y.email_key FROM registrations y WHERE y.token_hash = $1))
@@ -228,7 +230,7 @@ pub(in crate::authenticate) async fn lock_by_token(
     )
     .execute(&mut *tx)
     .await?;
-    // As it is now that it is held.
+    // As it is now that it is locked.
     let row = sqlx::query_as!(
         Registration,
         r#"SELECT registration_id, tenant_id, state AS "state: State", email, email_key, username, username_key, full_name,

@@ -20,7 +20,6 @@ pub(in crate::authenticate) struct NewProof<'a> {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Keeps a proof.
 pub(in crate::authenticate) async fn insert(tx: &mut Connection, proof: &NewProof<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO step_up_tokens (step_up_token_id, token_hash, user_id, session_id, method, target, change,
@@ -42,7 +41,7 @@ pub(in crate::authenticate) async fn insert(tx: &mut Connection, proof: &NewProo
     Ok(())
 }
 
-/// Spends the proof for a call; otherwise the ways in which the user can give one.
+/// Spends the proof for a call; otherwise returns the methods by which the user can give one.
 pub(in crate::authenticate) async fn take(
     tx: &mut Connection,
     token_hash: Option<&[u8; 32]>,
@@ -68,7 +67,7 @@ pub(in crate::authenticate) async fn take(
     })
 }
 
-/// The ways in which a user can prove who they are once more. For transactions of the platform.
+/// The methods by which a user can prove who they are once more. For transactions of the platform.
 pub(in crate::authenticate) async fn ways(tx: &mut Connection, user: Uuid) -> Result<Vec<String>> {
     let ways = sqlx::query_scalar!("SELECT step_up_methods($1)", user).fetch_one(tx).await?;
     Ok(ways.unwrap_or_default())

@@ -38,7 +38,7 @@ macro_rules! users {
     };
 }
 
-/// Locks the user of this id against everybody else who changes or reads them to change something of theirs.
+/// Locks the user of this id against every other call that changes or reads them to change something of theirs.
 pub(in crate::authenticate) async fn lock(tx: &mut Connection, user: Uuid) -> Result<Option<User>> {
     Ok(users!("WHERE user_id = $1 AND deleted_at IS NULL FOR UPDATE", user).fetch_optional(tx).await?)
 }
@@ -77,8 +77,8 @@ pub(in crate::authenticate) struct NewUser<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// Inserts a user whose address is confirmed; false when somebody has the address by now, or the name, also if they got it
-/// a moment ago: that is waited for.
+/// Inserts a user whose address is confirmed; false when another user has the address by now, or the name, also if they
+/// got it a moment ago: that is waited for.
 pub(in crate::authenticate) async fn insert(tx: &mut Connection, user: &NewUser<'_>) -> Result<bool> {
     let done = sqlx::query!(
         "INSERT INTO users (user_id, tenant_id, email, email_key, username, username_key, full_name, status,
@@ -139,7 +139,7 @@ pub(in crate::authenticate) async fn verify_beyond_tenant(tx: &mut Connection, u
     Ok(())
 }
 
-/// Takes a user's password away.
+/// Removes a user's password.
 pub(in crate::authenticate) async fn remove_password(tx: &mut Connection, user: Uuid) -> Result<()> {
     sqlx::query!(
         "UPDATE users SET password_hash = NULL, password_cost = NULL, password_pepper_id = NULL,
@@ -152,14 +152,14 @@ pub(in crate::authenticate) async fn remove_password(tx: &mut Connection, user: 
     Ok(())
 }
 
-/// Revokes the access tokens of a user, and tells by which revocation. For transactions of the platform.
+/// Revokes the access tokens of a user, and returns the revocation. For transactions of the platform.
 pub(in crate::authenticate) async fn revoke_tokens(tx: &mut Connection, user: Uuid) -> Result<Epoch> {
     let at = sqlx::query_scalar!(r#"SELECT tokens_revoke(ARRAY[$1::uuid], NULL) AS "at!""#, user).fetch_one(tx).await?;
     Ok(Epoch::of(Some(at)))
 }
 
-/// Ends the sessions of a user whose credentials have changed, except one, voids what waits to become one, and tells which
-/// sessions ended.
+/// Ends the sessions of a user whose credentials have changed, except one, voids what waits to become one, and returns
+/// which sessions ended.
 pub(in crate::authenticate) async fn end_sessions(
     tx: &mut Connection,
     user: Uuid,

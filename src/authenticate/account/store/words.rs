@@ -1,4 +1,4 @@
-//! The words that columns hold.
+//! Values of enumerated columns.
 
 /// What has become of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -10,7 +10,7 @@ pub(in crate::authenticate) enum RegistrationState {
     Sent,
     /// The address has an account, or had enough messages.
     Dropped,
-    /// A newer one took its place, or another one's user has the address.
+    /// A newer one replaced it, or another one's user has the address.
     Superseded,
     /// It has become a user.
     Verified,

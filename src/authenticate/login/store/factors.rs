@@ -1,4 +1,4 @@
-//! SQL of second factors: showing one, enrolling one, taking it away, and the logins that wait for one.
+//! SQL of second factors: showing one, enrolling one, removing it, and the logins that wait for one.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::login::{Finished, Reserved};
 use super::types::{LoginAccount, LoginOutcome, LoginResult, NewKnownDevice};
 use crate::audit::Prepared;
-use crate::authenticate::enrolment::Offer;
+use crate::authenticate::enrolment::{NewInvitation, Offer};
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::PasswordConfig;
 use crate::fault::Result;
@@ -97,11 +97,10 @@ pub(in crate::authenticate) async fn refuse(
     tell_again: Duration,
 ) -> Result<()> {
     sqlx::query!(
-        "SELECT second_factor_refuse($1, $2, $3, $4, $5, $6, make_interval(secs => $7))",
+        "SELECT second_factor_refuse($1, $2, $3, $4, $5, make_interval(secs => $6))",
         user,
-        event.event,
-        event.personal.as_deref(),
-        lock.map(|lock| &lock.event),
+        event as &Prepared,
+        lock as Option<&Prepared>,
         mail,
         now,
         tell_again.as_secs_f64(),
@@ -111,7 +110,7 @@ pub(in crate::authenticate) async fn refuse(
     Ok(())
 }
 
-/// Reserves an attempt of somebody known to show a code: of the application they have or, `pending`, of the one that they
+/// Reserves an attempt of a known user to show a code: of the application they have or, `pending`, of the one that they
 /// are enrolling.
 pub(in crate::authenticate) async fn begin(
     db: &Db,
@@ -198,7 +197,7 @@ pub(in crate::authenticate) async fn mfa_finish(
     let (totp_id, step, digests) = finish.spend.parts();
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
-               choices, known_device, refusal, invitation_offer(outcome::text, known_device, $13, $6, $14, $15) AS invited
+               choices, known_device, refusal, invitation_offer(outcome, known_device, $13, $6, $14) AS invited
            FROM mfa_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         finish.challenge,
         totp_id,
@@ -213,8 +212,7 @@ pub(in crate::authenticate) async fn mfa_finish(
         finish.code_event as Prepared,
         finish.mail,
         finish.user,
-        finish.offer.map(|offer| &offer.record),
-        finish.offer.and_then(|offer| offer.personal.as_deref()),
+        finish.offer.map(|offer| &offer.record) as Option<&NewInvitation>,
     )
     .fetch_one(db)
     .await?;
@@ -232,7 +230,7 @@ pub(in crate::authenticate) async fn mfa_finish(
     Ok(Ok((result.finished()?, row.invited)))
 }
 
-/// A user's factors as they stand, kept from every other change until the transaction ends.
+/// A user's factors as they stand, locked until the transaction ends.
 pub(in crate::authenticate) struct Standing {
     pub tenant_id: Uuid,
     pub email: String,
@@ -357,7 +355,7 @@ pub(in crate::authenticate) async fn confirm(
     Ok(done.rows_affected() == 1)
 }
 
-/// Takes the application away, with everything that is worth something through it only.
+/// Removes the application, with everything that is worth something through it only.
 pub(in crate::authenticate) async fn remove(tx: &mut Connection, user: Uuid) -> Result<()> {
     sqlx::query!("SELECT directory_remove_second_factor($1)", user).execute(tx).await?;
     Ok(())
@@ -391,7 +389,7 @@ pub(in crate::authenticate) async fn replace_codes(
     Ok(())
 }
 
-/// Removes what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.
+/// Purges what has lapsed of proofs, unfinished logins and unfinished enrolments, at most 10,000 of each.
 pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
     let mut tx = db.begin(Scope::Platform).await?;
     sqlx::query!(

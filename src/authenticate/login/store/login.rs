@@ -9,7 +9,7 @@ use super::throttle::seconds;
 use super::types::{LoginAccount, LoginOutcome, LoginResult, NewChallenge, NewKnownDevice};
 use crate::audit::{Event, Prepared, Recorder};
 use crate::authenticate::UserView;
-use crate::authenticate::enrolment::Offer;
+use crate::authenticate::enrolment::{NewInvitation, Offer};
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::{PasswordConfig, RateLimit};
 use crate::credential::hashing::StoredHash;
@@ -56,7 +56,7 @@ pub(in crate::authenticate) struct Reserved {
     pub highest_cost: u32,
 }
 
-/// How a login ended once somebody was found to be who they say.
+/// How a login ended once the credentials were found right.
 pub(in crate::authenticate) enum Finished {
     SignedIn {
         rights: Rights,
@@ -71,6 +71,27 @@ pub(in crate::authenticate) enum Finished {
     Refused,
     NoTenant,
     TenantRequired(Vec<Uuid>),
+}
+
+impl LoginResult {
+    /// # Errors
+    /// `INTERNAL` when the database left out what its outcome needs.
+    pub fn finished(self) -> Result<Finished> {
+        let missing = || Fault::internal("login_result lacks what its outcome needs");
+        Ok(match self.outcome {
+            LoginOutcome::SignedIn => Finished::SignedIn {
+                rights: self.rights.ok_or_else(missing)?.into(),
+                user: self.account.ok_or_else(missing)?.into(),
+                known_device: self.known_device.unwrap_or_default(),
+            },
+            LoginOutcome::MfaRequired => {
+                Finished::MfaRequired { recovery_codes: self.recovery_codes.ok_or_else(missing)? }
+            }
+            LoginOutcome::TenantRequired => Finished::TenantRequired(self.choices.ok_or_else(missing)?),
+            LoginOutcome::NoTenant => Finished::NoTenant,
+            LoginOutcome::Refused => Finished::Refused,
+        })
+    }
 }
 
 /// Finds the user and reserves the attempt.
@@ -109,10 +130,10 @@ pub(in crate::authenticate) async fn login_begin(db: &Db, _: &ToItsEnd, begin: B
     }))
 }
 
-/// Why the database reserved nothing, as a word that lasts.
+/// Why the database reserved nothing, as a static value.
 ///
 /// # Errors
-/// `INTERNAL` for a word that the database does not know.
+/// `INTERNAL` for an unknown one.
 pub(in crate::authenticate) fn refusal(reason: &str) -> Result<&'static str> {
     let known = ["unknown", "locked", "disabled", "unverified", "kanidm_only", "no_password"];
     let found = known.into_iter().find(|known| *known == reason);
@@ -121,18 +142,11 @@ pub(in crate::authenticate) fn refusal(reason: &str) -> Result<&'static str> {
 
 /// Records a refused login, and the lock that it led to.
 pub(in crate::authenticate) async fn login_refuse(db: &Db, event: &Prepared, lock: Option<&Prepared>) -> Result<()> {
-    sqlx::query!(
-        "SELECT login_refuse($1, $2, $3)",
-        event.event,
-        event.personal.as_deref(),
-        lock.map(|lock| &lock.event),
-    )
-    .fetch_one(db)
-    .await?;
+    sqlx::query!("SELECT login_refuse($1, $2)", event as &Prepared, lock as Option<&Prepared>,).fetch_one(db).await?;
     Ok(())
 }
 
-/// Counts a refusal of an identifier of nobody, and records the first of an interval with the number that the one before
+/// Counts a refusal of an unknown identifier, and records the first of an interval with the number that the one before
 /// had. What is counted is durable like what is recorded.
 pub(in crate::authenticate) async fn refuse_unknown(
     db: &Db,
@@ -142,19 +156,18 @@ pub(in crate::authenticate) async fn refuse_unknown(
     event: &Prepared,
 ) -> Result<()> {
     sqlx::query!(
-        "SELECT login_refuse_unknown($1, $2, make_interval(secs => $3), $4, $5)",
+        "SELECT login_refuse_unknown($1, $2, make_interval(secs => $3), $4)",
         network,
         now,
         interval.as_secs_f64(),
-        event.event,
-        event.personal.as_deref(),
+        event as &Prepared,
     )
     .fetch_one(db)
     .await?;
     Ok(())
 }
 
-/// Refusals of identifiers of nobody that were counted in an interval which is over, and are not recorded yet.
+/// Refusals of unknown identifiers that were counted in an interval which is over, and are not recorded yet.
 pub(in crate::authenticate) struct Uncounted {
     pub network: String,
     pub event_type: String,
@@ -234,13 +247,13 @@ pub(in crate::authenticate) struct Finish<'a> {
     pub offer: Option<&'a Offer>,
 }
 
-/// After the right password: begins the session, or asks for the second factor. Tells besides by which way the user was
-/// invited to enrol in Kanidm, if they were.
+/// After the right password: begins the session, or asks for the second factor. Returns besides by which way the user
+/// was invited to enrol in Kanidm, if they were.
 pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -> Result<(Finished, Option<String>)> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
                choices, known_device, recovery_codes,
-               invitation_offer(outcome::text, known_device, $1, $4, $13, $14) AS invited
+               invitation_offer(outcome, known_device, $1, $4, $13) AS invited
            FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         finish.user,
         finish.password_version,
@@ -254,8 +267,7 @@ pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -
         finish.overlong,
         finish.challenge as NewChallenge,
         finish.challenged as Prepared,
-        finish.offer.map(|offer| &offer.record),
-        finish.offer.and_then(|offer| offer.personal.as_deref()),
+        finish.offer.map(|offer| &offer.record) as Option<&NewInvitation>,
     )
     .fetch_one(db)
     .await?;
@@ -270,8 +282,8 @@ pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -
     Ok((result.finished()?, row.invited))
 }
 
-/// Puts a new hash of the same password in the place of the old one, if that is still there. Logins and proofs under way
-/// go on: what they compare is the version of the password, which stays.
+/// Replaces the old hash by a new one of the same password, if it is still there. Logins and proofs under way go on:
+/// what they compare is the version of the password, which stays.
 pub(in crate::authenticate) async fn replace_hash(
     db: &Db,
     recorder: &Recorder,

@@ -1,4 +1,4 @@
-//! SQL of passwords of those who are known: showing one once more, and setting one.
+//! SQL of passwords of known users: showing one once more, and setting one.
 
 use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
@@ -10,7 +10,7 @@ use crate::config::PasswordConfig;
 use crate::credential::hashing::StoredHash;
 use crate::fault::Result;
 
-/// Reserves an attempt of somebody known to show their password once more.
+/// Reserves an attempt of a known user to show their password once more.
 pub(in crate::authenticate) async fn proof_begin(
     db: &Db,
     _: &ToItsEnd,
@@ -32,7 +32,7 @@ pub(in crate::authenticate) async fn proof_begin(
     .await?;
     let refusal = row.refusal.as_deref().map(refusal).transpose()?;
     Ok(Reserved {
-        // Somebody who is not there is nobody, whatever id was asked for.
+        // No user when there is none, whatever id was asked for.
         user_id: Some(user).filter(|_| refusal != Some("unknown")),
         tenant_id: row.tenant_id,
         password_hash: row.password_hash,
@@ -58,7 +58,7 @@ pub(in crate::authenticate) async fn refund(
     Ok(())
 }
 
-/// Locks a user, and tells the version of the password that is kept then.
+/// Locks a user, and returns the version of the password that is kept then.
 pub(in crate::authenticate) async fn lock(connection: &mut Connection, user: Uuid) -> Result<Option<i64>> {
     let version = sqlx::query_scalar!(
         "SELECT password_version FROM users
@@ -71,8 +71,8 @@ pub(in crate::authenticate) async fn lock(connection: &mut Connection, user: Uui
     Ok(version)
 }
 
-/// Sets another password in the place of one that was shown, so that it need not be changed again. For a transaction of the
-/// platform that has locked the user.
+/// Replaces a password that was shown, so that it need not be changed again. For a transaction of the platform that has
+/// locked the user.
 pub(in crate::authenticate) async fn change(
     connection: &mut Connection,
     user: Uuid,
@@ -94,7 +94,7 @@ pub(in crate::authenticate) async fn change(
     Ok(())
 }
 
-/// Gives a user a new password, which they need not change again, and takes the failures at the old one away with an
+/// Gives a user a new password, which they need not change again, and removes the failures at the old one with an
 /// automatic lock. Known devices are forgotten with it; sessions are for the caller to end. For a transaction of the
 /// platform that has locked the user.
 pub(in crate::authenticate) async fn set(

@@ -1,4 +1,4 @@
-//! SQL of what client addresses ask for, and of removing what has lapsed.
+//! SQL of rate limits of client addresses, and of purging what has lapsed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::config::RateLimit;
 use crate::credential::charge::RateLimitBucket;
 use crate::fault::Result;
 
-/// Takes one call out of what an address may ask for; gives how long to wait when there is none left.
+/// Takes one call out of the rate limit of an address; returns how long to wait when there is none left.
 pub(in crate::authenticate) async fn take(
     db: &Db,
     lane: RateLimitBucket,
@@ -31,7 +31,7 @@ pub(in crate::authenticate) async fn take(
     Ok(wait.map(seconds))
 }
 
-/// Removes what has lapsed of counts of addresses and of known devices, at most 10,000 of each.
+/// Purges what has lapsed of counts of addresses and of known devices, at most 10,000 of each.
 pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) -> Result<()> {
     let mut tx = db.begin(Scope::Platform).await?;
     sqlx::query!(
@@ -51,7 +51,7 @@ pub(in crate::authenticate) async fn purge_expired(db: &Db, now: DateTime<Utc>) 
     tx.commit().await
 }
 
-/// Seconds as the database tells them.
+/// Seconds as the database returns them.
 pub(super) fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }

@@ -5,9 +5,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::login::Finished;
 use crate::authenticate::UserView;
-use crate::fault::{Fault, Result};
 use crate::session::UserRights;
 
 /// A device that is to be known from now on.
@@ -50,7 +48,7 @@ impl From<LoginAccount> for UserView {
     }
 }
 
-/// What became of a login once somebody was found to be who they say.
+/// What became of a login once the credentials were found right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "login_outcome", rename_all = "snake_case")]
 pub(in crate::authenticate) enum LoginOutcome {
@@ -69,27 +67,6 @@ pub(in crate::authenticate) struct LoginResult {
     pub choices: Option<Vec<Uuid>>,
     pub known_device: Option<bool>,
     pub recovery_codes: Option<bool>,
-}
-
-impl LoginResult {
-    /// # Errors
-    /// `INTERNAL` when the database left out what its outcome needs.
-    pub fn finished(self) -> Result<Finished> {
-        let missing = || Fault::internal("login_result lacks what its outcome needs");
-        Ok(match self.outcome {
-            LoginOutcome::SignedIn => Finished::SignedIn {
-                rights: self.rights.ok_or_else(missing)?.into(),
-                user: self.account.ok_or_else(missing)?.into(),
-                known_device: self.known_device.unwrap_or_default(),
-            },
-            LoginOutcome::MfaRequired => {
-                Finished::MfaRequired { recovery_codes: self.recovery_codes.ok_or_else(missing)? }
-            }
-            LoginOutcome::TenantRequired => Finished::TenantRequired(self.choices.ok_or_else(missing)?),
-            LoginOutcome::NoTenant => Finished::NoTenant,
-            LoginOutcome::Refused => Finished::Refused,
-        })
-    }
 }
 
 /// What became of an API key.

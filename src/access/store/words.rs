@@ -1,4 +1,4 @@
-//! The words that columns about users hold, for every store that reads them.
+//! The enums of columns about users, for every store that reads them.
 
 /// Whether a user may sign in at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -13,7 +13,7 @@ pub enum UserStatus {
 }
 
 impl UserStatus {
-    /// The word.
+    /// The value in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -36,7 +36,7 @@ pub enum AuthMethod {
 }
 
 impl AuthMethod {
-    /// The word.
+    /// The value in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Password => "password",
