@@ -122,3 +122,15 @@ async fn of_what_may_wait_for_others_keys_one_tenant_has_half() {
     drop(held);
     db.begin_contended(one).await.expect("what was given back is there again").commit().await.unwrap();
 }
+
+/// Whoever signs up or in for the first time acts for the platform, but has the tenant's share of what may wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_for_a_tenants_users_takes_nothing_from_the_platforms_share() {
+    let setup = Setup::new().await;
+    let tenant = Some(Uuid::from_u128(1));
+    let db = pool(&setup, 16);
+    let began = futures_util::future::join_all((0..3).map(|_| db.begin_contended_for(Scope::Platform, tenant))).await;
+    let held: Vec<_> = began.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(held.len(), 2, "half of a quarter of the pool");
+    db.begin_contended(Scope::Platform).await.expect("the platform's own share").commit().await.unwrap();
+}

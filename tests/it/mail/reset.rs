@@ -339,6 +339,24 @@ async fn a_token_is_not_held_while_its_user_is_waited_for() {
     done.unwrap();
 }
 
+/// How long the answer to a request takes depends on whose the name is: nobody may be able to wait for its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_request_does_not_wait_for_the_answer_to_the_first() {
+    let smtp = smtp().await;
+    let server = with_mail(Setup::new().await, smtp.port).with("DATABASE__LOCK_TIMEOUT", "25s").start().await;
+    let user = ann(&server).await;
+    let mut holder = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut holder).await.unwrap();
+    sqlx::query("SELECT FROM users WHERE user_id = $1 FOR UPDATE").bind(user).execute(&mut holder).await.unwrap();
+    ask(&server, "ann@letters.example").await;
+    eventually("the answer waits for the user", async || (waiting_for_locks(&server).await >= 1).then_some(())).await;
+    // While the answer to the first is under way.
+    ask(&server, "ann@letters.example").await;
+    assert_eq!(waiting_for_locks(&server).await, 1, "the answer to the first still waits, and nothing else");
+    sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
+    event(&server, "user.password_reset_sent").await;
+}
+
 /// Two use one token at the same time.
 #[tokio::test]
 async fn of_two_who_use_a_token_one_is_too_late() {

@@ -4,6 +4,7 @@ mod epoch;
 mod failover;
 mod forged;
 mod fork;
+mod gates;
 mod hs256;
 mod keys;
 mod limits;
