@@ -43,11 +43,11 @@ targets! {
     bcrypt_hash, authenticate::fuzzing::bcrypt_hash, "bcrypt hashes of the old application";
     breached_passwords, authenticate::fuzzing::breached_passwords, "the operator's list of breached passwords";
     calls, server::fuzzing::calls, "request messages of every RPC, through codec, layers and validation";
-    certificates, server::fuzzing::certificates, "client certificates: their bytes, their names, who vouches for them";
+    certificates, server::fuzzing::certificates, "client certificates: their bytes, their names, their authorities";
     client_crate, sidle_client::fuzzing::client_crate,
         "what the client crate hears: keys, revocations, verdicts, headers";
     configuration, config::fuzzing::configuration, "configuration files and the environment";
-    credentials, cli::fuzzing::credentials, "the file that keeps somebody signed in, and the tokens that come into it";
+    credentials, cli::fuzzing::credentials, "the file that keeps a user signed in, and the tokens that come into it";
     id_token, kanidm::fuzzing::id_token, "ID and access tokens of Kanidm";
     import_rows, migration::fuzzing::import_rows, "rows of an import, and the mapping of its tenants and roles";
     kanidm_answers, kanidm::fuzzing::answers, "Kanidm's answers: discovery, tokens, entries, errors";
@@ -56,18 +56,18 @@ targets! {
     legacy_json, migration::fuzzing::legacy_json, "JSON lines files of legacy users";
     mail_messages, mail::fuzzing::mail_messages, "addresses, names and tokens that mail is made from";
     metadata, server::fuzzing::metadata, "headers of calls: authorization, addresses, ids, deadlines";
-    new_passwords, authenticate::fuzzing::new_passwords, "passwords that somebody wants to have";
+    new_passwords, authenticate::fuzzing::new_passwords, "passwords that are to be set";
     opaque_secrets, session::fuzzing::opaque_secrets, "refresh tokens, API keys and other opaque secrets";
     page_tokens, access::fuzzing::page_tokens, "page tokens and cursors";
     person_names, migration::fuzzing::person_names, "what names in Kanidm are derived from";
-    refusals, cli::fuzzing::refusals, "refusals of a service, as the command line tells them";
+    refusals, cli::fuzzing::refusals, "refusals of a service, as the command line prints them";
     request_fields, access::fuzzing::request_fields, "single fields of requests: ids, addresses, times, etags, rights";
     resource_names, directory::fuzzing::resource_names, "names of users, tenants, roles and permissions";
     sealed_values, sealed::sealed_values, "sealed values, as the database gives them back";
     sealing_keys, config::fuzzing::sealing_keys, "files with sealing keys, peppers and keys of old clients";
     second_factors, authenticate::fuzzing::second_factors, "codes of applications and recovery codes, as they are typed";
     settings, directory::fuzzing::settings, "free settings of tenants and users";
-    terminal, cli::fuzzing::terminal, "what the command line prints, whoever wrote it";
+    terminal, cli::fuzzing::terminal, "what the command line prints, wherever it came from";
 }
 
 /// Runs one target.
