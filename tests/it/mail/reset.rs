@@ -350,9 +350,12 @@ async fn a_second_request_does_not_wait_for_the_answer_to_the_first() {
     sqlx::query("SELECT FROM users WHERE user_id = $1 FOR UPDATE").bind(user).execute(&mut holder).await.unwrap();
     ask(&server, "ann@letters.example").await;
     eventually("the answer waits for the user", async || (waiting_for_locks(&server).await >= 1).then_some(())).await;
-    // While the answer to the first is under way.
+    let waiting = "SELECT pid, xact_start::text FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'sidle' AND wait_event_type = 'Lock'";
+    let first: Vec<(i32, String)> = sqlx::query_as(waiting).fetch_all(server.sql()).await.unwrap();
     ask(&server, "ann@letters.example").await;
-    assert_eq!(waiting_for_locks(&server).await, 1, "the answer to the first still waits, and nothing else");
+    let after: Vec<(i32, String)> = sqlx::query_as(waiting).fetch_all(server.sql()).await.unwrap();
+    assert_eq!(after, first, "the same answer to the first still waits, and nothing else");
     sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
     event(&server, "user.password_reset_sent").await;
 }
