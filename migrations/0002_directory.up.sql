@@ -1,4 +1,4 @@
--- Tenants, users, roles, memberships, and service accounts with their credentials; answers to repeated calls.
+-- Tenants, users, roles, memberships, and service accounts with their credentials; stored answers to repeated calls.
 
 CREATE TABLE tenants (
     tenant_id   uuid PRIMARY KEY,
@@ -12,7 +12,7 @@ CREATE TABLE tenants (
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     deleted_at  timestamptz,
-    -- Slugs become part of Kanidm group names, so they obey Kanidm's name rule, with room for prefix and suffix.
+    -- Slugs become part of Kanidm group names, so they obey Kanidm's name rule, and leave space for prefix and suffix.
     CONSTRAINT tenants_slug_check CHECK (slug ~ '^[a-z][a-z0-9-]{0,47}$'),
     CONSTRAINT tenants_status_check CHECK (status IN ('active', 'disabled')),
     CONSTRAINT tenants_settings_check CHECK (jsonb_typeof(settings) = 'object')
@@ -20,21 +20,21 @@ CREATE TABLE tenants (
 -- Not partial: a slug is never used again, not even after its tenant is deleted.
 CREATE UNIQUE INDEX tenants_slug_key ON tenants (slug);
 CREATE UNIQUE INDEX tenants_external_id_key ON tenants (external_id) WHERE external_id IS NOT NULL;
--- Tenants whose users may be born in Kanidm.
+-- Tenants whose users may be created by a first login through Kanidm.
 CREATE INDEX idx_tenants_kanidm_first_login ON tenants (tenant_id)
     WHERE settings @> '{"sidle": {"kanidm_first_login": true}}';
-COMMENT ON TABLE tenants IS 'Organisations, hotels, customers: whose users are kept apart from one another.';
+COMMENT ON TABLE tenants IS 'Organisations, such as hotels or customers, whose users are isolated from one another.';
 COMMENT ON COLUMN tenants.tenant_id IS 'UUIDv7 of the tenant.';
 COMMENT ON COLUMN tenants.slug IS 'Short name used in Kanidm group names; never used again for another tenant.';
 COMMENT ON COLUMN tenants.external_id IS 'The id that the organisation''s own systems use for the tenant.';
-COMMENT ON COLUMN tenants.name IS 'Name shown to people.';
-COMMENT ON COLUMN tenants.brand IS 'Brand shown to people, where it differs from the name.';
+COMMENT ON COLUMN tenants.name IS 'Display name.';
+COMMENT ON COLUMN tenants.brand IS 'Displayed brand, where it differs from the name.';
 COMMENT ON COLUMN tenants.settings IS 'Free settings of the tenant, a JSON object.';
-COMMENT ON COLUMN tenants.status IS 'active or disabled; nobody signs in to a disabled tenant.';
+COMMENT ON COLUMN tenants.status IS 'active or disabled; users cannot sign in to a disabled tenant.';
 COMMENT ON COLUMN tenants.version IS 'Counts changes; the etag.';
 COMMENT ON COLUMN tenants.created_at IS 'When the tenant was created.';
 COMMENT ON COLUMN tenants.updated_at IS 'When the tenant was changed last.';
-COMMENT ON COLUMN tenants.deleted_at IS 'When the tenant was deleted; null while it lives.';
+COMMENT ON COLUMN tenants.deleted_at IS 'When the tenant was deleted; null while it is not.';
 CREATE TRIGGER tenants_touch BEFORE UPDATE ON tenants FOR EACH ROW EXECUTE FUNCTION sidle_touch();
 ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenants FORCE ROW LEVEL SECURITY;
@@ -89,7 +89,7 @@ CREATE TABLE users (
     CONSTRAINT users_lock_reason_check CHECK (lock_reason IN ('too_many_failures', 'administrator')),
     CONSTRAINT users_username_check CHECK (username NOT LIKE '%@%'),
     CONSTRAINT users_username_key_check CHECK ((username IS NULL) = (username_key IS NULL)),
-    -- A user whom Kanidm owns has no old hash that could let somebody in while Kanidm is down.
+    -- A user whom Kanidm owns has no old hash that could authenticate them while Kanidm is down.
     CONSTRAINT users_kanidm_only_check CHECK (auth_method <> 'kanidm' OR kanidm_user_id IS NOT NULL),
     CONSTRAINT users_password_cost_check CHECK ((password_hash IS NULL) = (password_cost IS NULL)),
     CONSTRAINT users_verified_by_tenant_check CHECK (verified_at IS NOT NULL OR NOT verified_by_tenant),
@@ -105,52 +105,52 @@ CREATE INDEX idx_users_tenant ON users (tenant_id, user_id);
 CREATE INDEX idx_users_password_cost ON users (password_cost) WHERE password_cost IS NOT NULL;
 -- Revocations are loaded by this when a replica starts.
 CREATE INDEX idx_users_tokens_valid_from ON users (tokens_valid_from) WHERE tokens_valid_from IS NOT NULL;
--- One user for one row of the old system, whatever became of the user since.
+-- One user for each row of the old system, even after the user is changed or deleted.
 CREATE UNIQUE INDEX users_import_key ON users (legacy_id, import_source) WHERE legacy_id IS NOT NULL;
 CREATE INDEX idx_users_lock_unrecorded ON users (lock_unrecorded_at) WHERE lock_unrecorded_at IS NOT NULL;
-COMMENT ON TABLE users IS 'People who sign in.';
+COMMENT ON TABLE users IS 'The accounts of human users.';
 COMMENT ON COLUMN users.user_id IS 'UUID of the user; an imported user keeps a UUID it had. Also the uuid of the Kanidm person that Sidle creates.';
-COMMENT ON COLUMN users.tenant_id IS 'Home tenant: where the user signs in unless another is asked for, and what roll-out goes by.';
+COMMENT ON COLUMN users.tenant_id IS 'Home tenant: where the user signs in unless another is asked for, and whose roll-out settings apply.';
 COMMENT ON COLUMN users.email IS 'E-mail address as given.';
 COMMENT ON COLUMN users.email_key IS 'Key of the e-mail address, which the service makes; unique across all tenants.';
 COMMENT ON COLUMN users.username IS 'Name to sign in with, without an @; optional.';
 COMMENT ON COLUMN users.username_key IS 'Key of the username, which the service makes; unique across all tenants.';
-COMMENT ON COLUMN users.full_name IS 'Name shown to people.';
-COMMENT ON COLUMN users.status IS 'active, pending_verification (address never shown to be theirs) or disabled.';
+COMMENT ON COLUMN users.full_name IS 'Display name.';
+COMMENT ON COLUMN users.status IS 'active, pending_verification (address never verified) or disabled.';
 COMMENT ON COLUMN users.auth_method IS 'How the user may sign in: password (legacy), kanidm (Kanidm only), dual (both).';
 COMMENT ON COLUMN users.password_hash IS 'bcrypt hash; null for users without a password here. Removed when the migration is finalised.';
 COMMENT ON COLUMN users.password_cost IS 'Cost of the bcrypt hash, kept beside it so that the highest in use is known.';
 COMMENT ON COLUMN users.password_pepper_id IS 'Which pepper the password was mixed with before hashing; null for none.';
 COMMENT ON COLUMN users.password_changed_at IS 'When the password was set last; null for one that was imported.';
 COMMENT ON COLUMN users.password_version IS 'Counts changes of the password; a new hash of the same password is none.';
-COMMENT ON COLUMN users.password_rehashes IS 'Counts new hashes of the same password. An update of the hash that does not count here is a change of the password.';
+COMMENT ON COLUMN users.password_rehashes IS 'Counts new hashes of the same password. An update of the hash that does not count here counts as a change of the password.';
 COMMENT ON COLUMN users.must_change_password IS 'Whether the next login must set a new password.';
-COMMENT ON COLUMN users.failed_login_attempts IS 'Attempts reserved since the last success, over every way in.';
+COMMENT ON COLUMN users.failed_login_attempts IS 'Attempts reserved since the last success, over all authentication methods.';
 COMMENT ON COLUMN users.second_factor_failures IS 'Attempts reserved at second factors since the last complete login; they make the locks longer.';
-COMMENT ON COLUMN users.second_factor_told_at IS 'When the user was told last that somebody guesses at the second factor.';
-COMMENT ON COLUMN users.locked_until IS 'Sign-in by guessable secrets is refused until then.';
-COMMENT ON COLUMN users.lock_reason IS 'Why: too_many_failures or administrator.';
-COMMENT ON COLUMN users.lock_unrecorded_at IS 'When an attempt led to a lock whose event is not written yet; null once it is, or the attempt turned out right.';
-COMMENT ON COLUMN users.verified_at IS 'When the address was shown to be theirs.';
-COMMENT ON COLUMN users.verified_by_tenant IS 'Whether the address counts as shown only by the word of the tenant''s own administrators; neither its owner nor the platform has said so.';
+COMMENT ON COLUMN users.second_factor_told_at IS 'When the user was last notified that second factors are being guessed.';
+COMMENT ON COLUMN users.locked_until IS 'Authentication with guessable secrets is refused until then.';
+COMMENT ON COLUMN users.lock_reason IS 'Reason of the lock: too_many_failures or administrator.';
+COMMENT ON COLUMN users.lock_unrecorded_at IS 'When an attempt led to a lock whose event is not recorded yet; null once it is, or once the attempt turned out right.';
+COMMENT ON COLUMN users.verified_at IS 'When the address was verified.';
+COMMENT ON COLUMN users.verified_by_tenant IS 'Whether the address counts as verified only because the tenant''s own administrators said so; neither its owner nor the platform has confirmed it.';
 COMMENT ON COLUMN users.last_login_at IS 'When the user signed in last.';
 COMMENT ON COLUMN users.tokens_valid_from IS 'The latest revocation of the user''s access tokens, by the database''s clock: those that do not name it or a later one are refused. Written by tokens_revoke() only.';
-COMMENT ON COLUMN users.kanidm_user_id IS 'uuid of the linked Kanidm person; the only way by which Kanidm signs anybody in.';
-COMMENT ON COLUMN users.kanidm_name IS 'Name the person was created with in Kanidm; for people to read, never to authorise.';
+COMMENT ON COLUMN users.kanidm_user_id IS 'uuid of the linked Kanidm person; logins through Kanidm are matched by nothing else.';
+COMMENT ON COLUMN users.kanidm_name IS 'Name the person was created with in Kanidm; for display, never for authorisation.';
 COMMENT ON COLUMN users.kanidm_synced_at IS 'When the user was linked to the Kanidm person, or last compared with it.';
 COMMENT ON COLUMN users.migration_invited_at IS 'When the user was invited to move to Kanidm.';
 COMMENT ON COLUMN users.migration_completed_at IS 'When the user first signed in through Kanidm.';
 COMMENT ON COLUMN users.legacy_id IS 'Id of the user in the table it was imported from.';
-COMMENT ON COLUMN users.import_id IS 'Import that brought the user.';
-COMMENT ON COLUMN users.import_source IS 'System that the user was imported from; with legacy_id it recognises a row that comes again.';
+COMMENT ON COLUMN users.import_id IS 'Import that created the user.';
+COMMENT ON COLUMN users.import_source IS 'System that the user was imported from; with legacy_id it recognises a row that is imported again.';
 COMMENT ON COLUMN users.import_digest IS 'SHA-256 of the row as it was imported, to tell an unchanged row from a changed one.';
 COMMENT ON COLUMN users.is_master_admin IS 'The first administrator; cannot be demoted, disabled or deleted. At most one.';
 COMMENT ON COLUMN users.version IS 'Counts changes; the etag.';
-COMMENT ON COLUMN users.rights_version IS 'Counts changes of what the user is in tenants and on the platform, whoever makes them: what was planned with other rights is not done.';
+COMMENT ON COLUMN users.rights_version IS 'Counts all changes of the user''s rights in tenants and on the platform: an item planned with other rights is not migrated.';
 COMMENT ON COLUMN users.created_at IS 'When the user was created, in the old system for imported ones.';
 COMMENT ON COLUMN users.updated_at IS 'When the user was changed last.';
-COMMENT ON COLUMN users.deleted_at IS 'When the user was deleted; null while it lives.';
--- Only what an administrator edits counts as a change of a user: a login must not make their etag stale.
+COMMENT ON COLUMN users.deleted_at IS 'When the user was deleted; null while they are not.';
+-- Only what an administrator edits counts as a change of a user: a login must not make the etag stale.
 CREATE TRIGGER users_touch BEFORE UPDATE OF tenant_id, email, username, full_name, status, auth_method, kanidm_user_id,
     is_master_admin, deleted_at ON users FOR EACH ROW EXECUTE FUNCTION sidle_touch();
 ALTER TABLE users ENABLE ROW LEVEL SECURITY;
@@ -173,22 +173,22 @@ CREATE TABLE roles (
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT roles_name_check CHECK (name ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'),
     CONSTRAINT roles_platform_check CHECK (NOT is_platform OR tenant_id IS NULL),
-    -- The names of the roles that every installation begins with are no tenant's to give, in no spelling.
+    -- The names of built-in roles are reserved, in any spelling: no tenant can name a role of its own so.
     CONSTRAINT roles_reserved_check CHECK (tenant_id IS NULL
         OR translate(name, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ._-', 'abcdefghijklmnopqrstuvwxyz')
             NOT IN ('systemadmin', 'superadmin', 'admin', 'user'))
 );
 CREATE UNIQUE INDEX roles_name_key ON roles (name) WHERE tenant_id IS NULL;
 CREATE UNIQUE INDEX roles_tenant_name_key ON roles (tenant_id, name) WHERE tenant_id IS NOT NULL;
-COMMENT ON TABLE roles IS 'Named lists of permissions. Data, not code: an organisation makes its own.';
+COMMENT ON TABLE roles IS 'Named lists of permissions. Data, not code: a tenant can define its own.';
 COMMENT ON COLUMN roles.role_id IS 'UUID of the role.';
 COMMENT ON COLUMN roles.tenant_id IS 'Tenant whose own role this is; null for one that every tenant can use.';
 COMMENT ON COLUMN roles.name IS 'Name, unique within the tenant, such as HOTEL_ADMIN.';
 COMMENT ON COLUMN roles.description IS 'What the role is for.';
-COMMENT ON COLUMN roles.permissions IS 'Permissions the role gives; * gives all within its reach.';
-COMMENT ON COLUMN roles.is_platform IS 'Whether the role reaches over every tenant; such roles never come from Kanidm groups.';
-COMMENT ON COLUMN roles.is_admin IS 'Whether members with this role go into the tenant''s group of administrators in Kanidm.';
-COMMENT ON COLUMN roles.is_built_in IS 'Whether Sidle came with the role; such a role is neither changed nor deleted.';
+COMMENT ON COLUMN roles.permissions IS 'Permissions the role gives; * gives all within its scope.';
+COMMENT ON COLUMN roles.is_platform IS 'Whether the role applies in every tenant; such roles never come from Kanidm groups.';
+COMMENT ON COLUMN roles.is_admin IS 'Whether members with this role are put into the tenant''s group of administrators in Kanidm.';
+COMMENT ON COLUMN roles.is_built_in IS 'Whether the role is built in; such a role can be neither changed nor deleted.';
 COMMENT ON COLUMN roles.version IS 'Counts changes; the etag.';
 COMMENT ON COLUMN roles.created_at IS 'When the role was created.';
 COMMENT ON COLUMN roles.updated_at IS 'When the role was changed last.';
@@ -214,18 +214,18 @@ CREATE UNIQUE INDEX memberships_grant_key ON memberships (user_id, tenant_id, ro
 CREATE INDEX idx_memberships_tenant ON memberships (tenant_id, user_id);
 -- For the check of the foreign key when a role is deleted, and to find who has a role when it changes.
 CREATE INDEX idx_memberships_role ON memberships (role_id, user_id);
-COMMENT ON TABLE memberships IS 'Which user has which role in which tenant, and where that comes from.';
+COMMENT ON TABLE memberships IS 'The role that a user has in a tenant, and its source.';
 COMMENT ON COLUMN memberships.membership_id IS 'UUIDv7 of the membership.';
 COMMENT ON COLUMN memberships.tenant_id IS 'Tenant of the membership.';
 COMMENT ON COLUMN memberships.user_id IS 'The member.';
-COMMENT ON COLUMN memberships.role_id IS 'What the member is in the tenant.';
-COMMENT ON COLUMN memberships.source IS 'local (administered here), kanidm (follows the groups) or import (brought along).';
+COMMENT ON COLUMN memberships.role_id IS 'Role of the member in the tenant.';
+COMMENT ON COLUMN memberships.source IS 'local (administered here), kanidm (synchronised from groups) or import (imported).';
 COMMENT ON COLUMN memberships.created_at IS 'When the membership was made.';
 ALTER TABLE memberships ENABLE ROW LEVEL SECURITY;
 ALTER TABLE memberships FORCE ROW LEVEL SECURITY;
 CREATE POLICY memberships_scope ON memberships
     USING ((SELECT sidle_platform()) OR tenant_id = (SELECT sidle_tenant()));
--- A tenant sees its own people and those of other tenants who are members of it, but changes only its own.
+-- A tenant sees its own users and users of other tenants who are members of it, but changes only its own.
 CREATE POLICY users_members ON users FOR SELECT
     USING (EXISTS (SELECT FROM memberships m WHERE m.user_id = users.user_id AND m.tenant_id = (SELECT sidle_tenant())));
 GRANT SELECT, INSERT, DELETE ON memberships TO sidle_app;
@@ -240,11 +240,11 @@ CREATE TABLE platform_grants (
 CREATE UNIQUE INDEX platform_grants_membership_id_key ON platform_grants (membership_id);
 -- For the check of the foreign key when a role is deleted, and to find who has a role when it changes.
 CREATE INDEX idx_platform_grants_role ON platform_grants (role_id, user_id);
-COMMENT ON TABLE platform_grants IS 'Roles that reach over every tenant; only ever given by an administrator.';
+COMMENT ON TABLE platform_grants IS 'Roles that apply in every tenant; only ever granted by an administrator.';
 COMMENT ON COLUMN platform_grants.membership_id IS 'Id under which the grant is shown among the memberships.';
-COMMENT ON COLUMN platform_grants.user_id IS 'Who has the role.';
+COMMENT ON COLUMN platform_grants.user_id IS 'The user who has the role.';
 COMMENT ON COLUMN platform_grants.role_id IS 'The role, one with is_platform.';
-COMMENT ON COLUMN platform_grants.created_at IS 'When it was given.';
+COMMENT ON COLUMN platform_grants.created_at IS 'When it was granted.';
 ALTER TABLE platform_grants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE platform_grants FORCE ROW LEVEL SECURITY;
 CREATE POLICY platform_grants_scope ON platform_grants USING ((SELECT sidle_platform()));
@@ -272,8 +272,8 @@ CREATE INDEX idx_service_accounts_tokens_valid_from ON service_accounts (tokens_
 COMMENT ON TABLE service_accounts IS 'Programs that call Sidle or present tokens to other services.';
 COMMENT ON COLUMN service_accounts.service_account_id IS 'UUIDv7 of the service account.';
 COMMENT ON COLUMN service_accounts.tenant_id IS 'Tenant it is confined to; null for one that acts on the platform.';
-COMMENT ON COLUMN service_accounts.name IS 'Unique name for people to read.';
-COMMENT ON COLUMN service_accounts.description IS 'What the account is for and who answers for it.';
+COMMENT ON COLUMN service_accounts.name IS 'Unique name, for display.';
+COMMENT ON COLUMN service_accounts.description IS 'What the account is for and who is responsible for it.';
 COMMENT ON COLUMN service_accounts.permissions IS 'The account''s own rights; a key can only narrow them.';
 COMMENT ON COLUMN service_accounts.status IS 'active or disabled.';
 COMMENT ON COLUMN service_accounts.tokens_valid_from IS 'The latest revocation of the account''s access tokens, by the database''s clock: those that do not name it or a later one are refused. Written by tokens_revoke() only.';
@@ -281,7 +281,7 @@ COMMENT ON COLUMN service_accounts.created_by IS 'User who made the account.';
 COMMENT ON COLUMN service_accounts.version IS 'Counts changes; the etag.';
 COMMENT ON COLUMN service_accounts.created_at IS 'When the account was created.';
 COMMENT ON COLUMN service_accounts.updated_at IS 'When the account was changed last.';
-COMMENT ON COLUMN service_accounts.deleted_at IS 'When the account was deleted; null while it lives.';
+COMMENT ON COLUMN service_accounts.deleted_at IS 'When the account was deleted; null while it is not.';
 CREATE TRIGGER service_accounts_touch BEFORE UPDATE ON service_accounts FOR EACH ROW EXECUTE FUNCTION sidle_touch();
 ALTER TABLE service_accounts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE service_accounts FORCE ROW LEVEL SECURITY;
@@ -310,11 +310,11 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX api_keys_key_hash_key ON api_keys (key_hash);
 CREATE INDEX idx_api_keys_service_account ON api_keys (service_account_id);
 CREATE INDEX idx_api_keys_makers ON api_keys USING gin (makers) WHERE revoked_at IS NULL;
-COMMENT ON TABLE api_keys IS 'Keys that service accounts exchange for short access tokens.';
+COMMENT ON TABLE api_keys IS 'Keys that service accounts exchange for short-lived access tokens.';
 COMMENT ON COLUMN api_keys.api_key_id IS 'UUIDv7 of the key.';
-COMMENT ON COLUMN api_keys.service_account_id IS 'Whose key it is.';
+COMMENT ON COLUMN api_keys.service_account_id IS 'Service account of the key.';
 COMMENT ON COLUMN api_keys.tenant_id IS 'Tenant of the service account, repeated for row-level security.';
-COMMENT ON COLUMN api_keys.kind IS 'api_key (names its account by itself) or client_secret (good together with the account''s id only).';
+COMMENT ON COLUMN api_keys.kind IS 'api_key (identifies its account by itself) or client_secret (valid together with the account''s id only).';
 COMMENT ON COLUMN api_keys.display_prefix IS 'First characters of the key, to recognise it by.';
 COMMENT ON COLUMN api_keys.key_hash IS 'SHA-256 of the key, which has 256 random bits.';
 COMMENT ON COLUMN api_keys.description IS 'What the key is used for.';
@@ -323,8 +323,8 @@ COMMENT ON COLUMN api_keys.expires_at IS 'When the key stops working; null for n
 COMMENT ON COLUMN api_keys.last_used_at IS 'When the key was exchanged last, to the minute.';
 COMMENT ON COLUMN api_keys.revoked_at IS 'When the key was revoked.';
 COMMENT ON COLUMN api_keys.created_at IS 'When the key was made.';
-COMMENT ON COLUMN api_keys.created_by IS 'User or service account that made the key; ended with its maker.';
-COMMENT ON COLUMN api_keys.makers IS 'Users and service accounts whose end is the key''s end: created_by and, where that is a program, whoever made what it got in with. Written by a trigger.';
+COMMENT ON COLUMN api_keys.created_by IS 'User or service account that made the key; the key is revoked when its maker is ended.';
+COMMENT ON COLUMN api_keys.makers IS 'Users and service accounts whose end also ends the key: created_by and, where that is a service account, the makers of the credentials that it authenticated with. Written by a trigger.';
 ALTER TABLE api_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE api_keys FORCE ROW LEVEL SECURITY;
 CREATE POLICY api_keys_scope ON api_keys
@@ -345,13 +345,13 @@ CREATE TABLE service_account_certificates (
 );
 CREATE INDEX idx_service_account_certificates_account ON service_account_certificates (service_account_id);
 CREATE INDEX idx_service_account_certificates_makers ON service_account_certificates USING gin (makers);
-COMMENT ON TABLE service_account_certificates IS 'Which client certificates act as which service account: the exact URI that stands in them, under a named authority.';
+COMMENT ON TABLE service_account_certificates IS 'Which client certificates authenticate which service account: the exact URI in the certificate, under a named authority.';
 COMMENT ON COLUMN service_account_certificates.ca_name IS 'Name of the authority in the configuration.';
 COMMENT ON COLUMN service_account_certificates.uri IS 'The one URI among the certificate''s alternative names, compared byte by byte.';
-COMMENT ON COLUMN service_account_certificates.service_account_id IS 'The account that the holder acts as.';
+COMMENT ON COLUMN service_account_certificates.service_account_id IS 'The account that the certificate authenticates.';
 COMMENT ON COLUMN service_account_certificates.tenant_id IS 'Tenant of the service account, repeated for row-level security.';
 COMMENT ON COLUMN service_account_certificates.created_at IS 'When it was registered.';
-COMMENT ON COLUMN service_account_certificates.created_by IS 'User or service account that registered it; ended with them.';
+COMMENT ON COLUMN service_account_certificates.created_by IS 'User or service account that registered it; removed when they are ended.';
 COMMENT ON COLUMN service_account_certificates.makers IS 'As api_keys.makers.';
 ALTER TABLE service_account_certificates ENABLE ROW LEVEL SECURITY;
 ALTER TABLE service_account_certificates FORCE ROW LEVEL SECURITY;
@@ -370,7 +370,7 @@ CREATE TABLE request_answers (
 );
 CREATE INDEX idx_request_answers_created_at ON request_answers (created_at);
 COMMENT ON TABLE request_answers IS 'First answers to calls with a request_id, so that a repeat gets the same. Never holds a secret; kept for 24 hours.';
-COMMENT ON COLUMN request_answers.principal_id IS 'Who called.';
+COMMENT ON COLUMN request_answers.principal_id IS 'Principal that called.';
 COMMENT ON COLUMN request_answers.method IS 'Full name of the RPC.';
 COMMENT ON COLUMN request_answers.request_id IS 'The id that the caller chose.';
 COMMENT ON COLUMN request_answers.body_digest IS 'SHA-256 of the request; a repeat with another body is refused.';
@@ -382,7 +382,7 @@ CREATE POLICY request_answers_scope ON request_answers
     USING ((SELECT sidle_platform()) OR (SELECT sidle_tenant()) IS NOT NULL);
 GRANT SELECT, INSERT, DELETE ON request_answers TO sidle_app;
 
--- Roles that every installation begins with. All but SYSTEM_ADMIN reach no further than one tenant.
+-- Built-in roles. All but SYSTEM_ADMIN are confined to one tenant.
 SELECT set_config('sidle.platform', 'on', true);
 INSERT INTO roles (role_id, name, description, permissions, is_platform, is_admin, is_built_in) VALUES
     ('00000000-0000-7000-8000-000000000001', 'SYSTEM_ADMIN', 'Everything, in every tenant.', '{*}', true, false, true),

@@ -1,5 +1,6 @@
--- The outbox. A message is a row that is written in the transaction of the change it tells of, so that there is no message
--- without the change and no change without its message. Times here are the database's own, which all replicas share.
+-- The outbox. A message is a row that is written in the transaction of the change that causes it, so that there is no
+-- message without the change and no change without its message. Times here are the database's own, which all replicas
+-- share.
 
 CREATE TABLE mail_outbox (
     mail_id         uuid PRIMARY KEY,
@@ -20,7 +21,7 @@ CREATE TABLE mail_outbox (
     finished_at     timestamptz,
     CONSTRAINT mail_outbox_state_check CHECK (state IN ('waiting', 'sent', 'failed', 'expired')),
     CONSTRAINT mail_outbox_finished_check CHECK ((state = 'waiting') = (finished_at IS NULL)),
-    -- Once nothing more is to be done, neither the address nor what the message said is kept.
+    -- Neither the address nor the content of a finished message is kept.
     CONSTRAINT mail_outbox_personal_check CHECK (
         (finished_at IS NULL AND recipient IS NOT NULL) OR (recipient IS NULL AND parameters IS NULL)),
     CONSTRAINT mail_outbox_recipient_hash_check CHECK (octet_length(recipient_hash) = 32)
@@ -31,19 +32,19 @@ CREATE INDEX idx_mail_outbox_user ON mail_outbox (user_id);
 CREATE INDEX idx_mail_outbox_finished_at ON mail_outbox (finished_at) WHERE finished_at IS NOT NULL;
 COMMENT ON TABLE mail_outbox IS 'Messages to send, and for a day those that were sent or given up.';
 COMMENT ON COLUMN mail_outbox.mail_id IS 'UUIDv7 of the message, and the left part of its Message-ID, the same at every attempt.';
-COMMENT ON COLUMN mail_outbox.kind IS 'Which template it is made from.';
-COMMENT ON COLUMN mail_outbox.state IS 'waiting, sent, failed (refused for good) or expired (given up).';
+COMMENT ON COLUMN mail_outbox.kind IS 'Template of the message.';
+COMMENT ON COLUMN mail_outbox.state IS 'waiting, sent, failed (refused permanently) or expired (given up).';
 COMMENT ON COLUMN mail_outbox.user_id IS 'The user it is about; null when there is none.';
-COMMENT ON COLUMN mail_outbox.recipient IS 'Address it goes to; null once nothing more is to be done.';
+COMMENT ON COLUMN mail_outbox.recipient IS 'Address it is sent to; null once it is finished.';
 COMMENT ON COLUMN mail_outbox.recipient_hash IS 'SHA-256 of the address''s key, by which messages to one address are counted.';
-COMMENT ON COLUMN mail_outbox.parameters IS 'What the template is filled with, sealed; null once nothing more is to be done.';
+COMMENT ON COLUMN mail_outbox.parameters IS 'Parameters of the template, sealed; null once it is finished.';
 COMMENT ON COLUMN mail_outbox.created_at IS 'When it was written.';
 COMMENT ON COLUMN mail_outbox.expires_at IS 'When it is given up.';
-COMMENT ON COLUMN mail_outbox.next_attempt_at IS 'When it is to be tried next.';
+COMMENT ON COLUMN mail_outbox.next_attempt_at IS 'When the next attempt is due.';
 COMMENT ON COLUMN mail_outbox.attempts IS 'How often it was handed to the mail server.';
-COMMENT ON COLUMN mail_outbox.lease_id IS 'Who is sending it.';
-COMMENT ON COLUMN mail_outbox.lease_until IS 'When another may take it over.';
-COMMENT ON COLUMN mail_outbox.begun_at IS 'When the newest attempt began, written before the mail server hears of the message.';
+COMMENT ON COLUMN mail_outbox.lease_id IS 'Holder of the lease to send it.';
+COMMENT ON COLUMN mail_outbox.lease_until IS 'When the lease lapses.';
+COMMENT ON COLUMN mail_outbox.begun_at IS 'When the newest attempt began, written before the mail server is contacted.';
 COMMENT ON COLUMN mail_outbox.failure IS 'Class of the newest failure.';
 COMMENT ON COLUMN mail_outbox.finished_at IS 'When it was sent or given up.';
 ALTER TABLE mail_outbox ENABLE ROW LEVEL SECURITY;

@@ -1,5 +1,5 @@
--- Kanidm: the groups that stand for tenants and roles, logins that are under way there, what Sidle put into groups, and
--- persons on their way to a first credential.
+-- Kanidm: the groups of tenants and roles, logins in progress there, the group memberships that Sidle wrote, and the
+-- enrolment of persons with a first credential.
 
 CREATE TABLE kanidm_tenant_groups (
     tenant_id         uuid NOT NULL REFERENCES tenants,
@@ -13,10 +13,10 @@ CREATE TABLE kanidm_tenant_groups (
     CONSTRAINT kanidm_tenant_groups_role_check CHECK (role IN ('member', 'admin'))
 );
 CREATE UNIQUE INDEX kanidm_tenant_groups_uuid_key ON kanidm_tenant_groups (kanidm_group_uuid);
-COMMENT ON TABLE kanidm_tenant_groups IS 'Which Kanidm group stands for which tenant and role: known by the uuid that Sidle chose before it made the group.';
+COMMENT ON TABLE kanidm_tenant_groups IS 'Which Kanidm group corresponds to which tenant and role: identified by the uuid that Sidle chose before it created the group.';
 COMMENT ON COLUMN kanidm_tenant_groups.tenant_id IS 'The tenant.';
 COMMENT ON COLUMN kanidm_tenant_groups.kanidm_group_uuid IS 'uuid of the group in Kanidm, recorded before the group is created.';
-COMMENT ON COLUMN kanidm_tenant_groups.kanidm_group_name IS 'Name the group was created with; for people to read, never to authorise.';
+COMMENT ON COLUMN kanidm_tenant_groups.kanidm_group_name IS 'Name the group was created with; for display, never for authorisation.';
 COMMENT ON COLUMN kanidm_tenant_groups.role IS 'member for tenant_{slug}_users, admin for tenant_{slug}_admins.';
 COMMENT ON COLUMN kanidm_tenant_groups.role_id IS 'Role that members of the group have in the tenant.';
 COMMENT ON COLUMN kanidm_tenant_groups.created_at IS 'When the uuid was chosen.';
@@ -48,13 +48,13 @@ CREATE UNIQUE INDEX kanidm_logins_state_hash_key ON kanidm_logins (state_hash);
 CREATE INDEX idx_kanidm_logins_expires_at ON kanidm_logins (expires_at);
 CREATE INDEX idx_kanidm_logins_user ON kanidm_logins (user_id) WHERE user_id IS NOT NULL;
 CREATE INDEX idx_kanidm_logins_session ON kanidm_logins (session_id) WHERE session_id IS NOT NULL;
-COMMENT ON TABLE kanidm_logins IS 'Logins that were begun and are at Kanidm; a row goes when its login is completed.';
+COMMENT ON TABLE kanidm_logins IS 'Logins in progress at Kanidm; a row is deleted when its login is completed.';
 COMMENT ON COLUMN kanidm_logins.login_id IS 'UUIDv7 of the attempt.';
-COMMENT ON COLUMN kanidm_logins.purpose IS 'login (begins a session), step_up (proves that the user of a session is there) or link (links the person to the user of a session).';
-COMMENT ON COLUMN kanidm_logins.user_id IS 'Whom it is to prove or to link; null for logins.';
-COMMENT ON COLUMN kanidm_logins.session_id IS 'Session that began it and alone may complete it; null for logins.';
+COMMENT ON COLUMN kanidm_logins.purpose IS 'login (begins a session), step_up (reauthenticates the user of a session) or link (links the person to the user of a session).';
+COMMENT ON COLUMN kanidm_logins.user_id IS 'User to reauthenticate or to link; null for logins.';
+COMMENT ON COLUMN kanidm_logins.session_id IS 'Session that began it, the only one that can complete it; null for logins.';
 COMMENT ON COLUMN kanidm_logins.state_hash IS 'SHA-256 of the state that went through the browser.';
-COMMENT ON COLUMN kanidm_logins.secret_hash IS 'SHA-256 of the secret that only the client has which began the login.';
+COMMENT ON COLUMN kanidm_logins.secret_hash IS 'SHA-256 of the secret that only the client that began the login has.';
 COMMENT ON COLUMN kanidm_logins.nonce_hash IS 'SHA-256 of the nonce that the ID token must repeat.';
 COMMENT ON COLUMN kanidm_logins.pkce_verifier IS 'PKCE verifier, sealed.';
 COMMENT ON COLUMN kanidm_logins.redirect_uri IS 'Where Kanidm sent the browser; repeated when the code is exchanged.';
@@ -66,9 +66,9 @@ ALTER TABLE kanidm_logins FORCE ROW LEVEL SECURITY;
 CREATE POLICY kanidm_logins_scope ON kanidm_logins USING ((SELECT sidle_platform()));
 GRANT SELECT, INSERT, DELETE ON kanidm_logins TO sidle_app;
 
--- What Sidle put into groups of Kanidm, written down before Kanidm is asked for it, and what it took away again. A group
--- gives back nothing that was taken away: logins through Kanidm leave it out until the row is gone, and it goes only when
--- Kanidm has confirmed that the person is out of the group.
+-- Group memberships that Sidle wrote to Kanidm, recorded before Kanidm is asked, and those that it has withdrawn. A
+-- group gives no right that was withdrawn: logins through Kanidm ignore the group until the row is deleted, which
+-- happens only when Kanidm has confirmed that the person is not in the group any more.
 CREATE TABLE kanidm_projections (
     user_id           uuid NOT NULL REFERENCES users,
     tenant_id         uuid NOT NULL REFERENCES tenants,
@@ -80,20 +80,20 @@ CREATE TABLE kanidm_projections (
     CONSTRAINT kanidm_projections_role_check CHECK (role IN ('member', 'admin'))
 );
 CREATE INDEX idx_kanidm_projections_withdrawn ON kanidm_projections (withdrawn_at) WHERE withdrawn_at IS NOT NULL;
-COMMENT ON TABLE kanidm_projections IS 'Which users'' persons Sidle put into which groups of Kanidm, and which of that it took away again.';
+COMMENT ON TABLE kanidm_projections IS 'Which users'' persons Sidle put into which groups of Kanidm, and which of these memberships it has withdrawn.';
 COMMENT ON COLUMN kanidm_projections.user_id IS 'The user, and the uuid of the person.';
 COMMENT ON COLUMN kanidm_projections.tenant_id IS 'Tenant of the group.';
 COMMENT ON COLUMN kanidm_projections.kanidm_group_uuid IS 'uuid of the group.';
-COMMENT ON COLUMN kanidm_projections.role IS 'What members of the group are in the tenant: member or admin.';
-COMMENT ON COLUMN kanidm_projections.projected_at IS 'When Sidle last meant to put the person into the group.';
-COMMENT ON COLUMN kanidm_projections.withdrawn_at IS 'When the right behind it ended: from then on the group gives the user nothing; null while the right stands.';
+COMMENT ON COLUMN kanidm_projections.role IS 'Role of the group''s members in the tenant: member or admin.';
+COMMENT ON COLUMN kanidm_projections.projected_at IS 'When Sidle last intended to put the person into the group.';
+COMMENT ON COLUMN kanidm_projections.withdrawn_at IS 'When the right behind it ended: from then on the group gives the user nothing; null while the right exists.';
 ALTER TABLE kanidm_projections ENABLE ROW LEVEL SECURITY;
 ALTER TABLE kanidm_projections FORCE ROW LEVEL SECURITY;
 CREATE POLICY kanidm_projections_scope ON kanidm_projections
     USING ((SELECT sidle_platform()) OR tenant_id = (SELECT sidle_tenant()));
 GRANT SELECT, INSERT, UPDATE ON kanidm_projections TO sidle_app;
 
--- Leases and reset links go by the clock of the database, which all replicas share.
+-- Leases and reset links use the database's clock, which all replicas share.
 CREATE TABLE kanidm_enrolments (
     person_id          uuid PRIMARY KEY,
     credential_seen_at timestamptz,
@@ -113,21 +113,21 @@ CREATE TABLE kanidm_enrolments (
         AND carry_over_outcome IN ('done', 'credential', 'second_factor', 'weak', 'refused', 'unavailable', 'dropped'))
 );
 CREATE INDEX idx_kanidm_enrolments_link ON kanidm_enrolments (link_until) WHERE link IS NOT NULL;
-COMMENT ON TABLE kanidm_enrolments IS 'What is known about the credentials of persons in Kanidm, and what is under way to give them one. Outlives a link to a user, so that undoing and repeating it makes no second reset link.';
+COMMENT ON TABLE kanidm_enrolments IS 'What is known about the credentials of persons in Kanidm, and the enrolment in progress. Kept when the link to a user is removed, so that linking again makes no second reset link.';
 COMMENT ON COLUMN kanidm_enrolments.person_id IS 'uuid of the person; users.kanidm_user_id.';
-COMMENT ON COLUMN kanidm_enrolments.credential_seen_at IS 'When the person was first seen to have a credential; null while none is known of.';
+COMMENT ON COLUMN kanidm_enrolments.credential_seen_at IS 'When the person was first seen to have a credential; null while none is known.';
 COMMENT ON COLUMN kanidm_enrolments.link_id IS 'UUIDv7 of the newest reset link.';
-COMMENT ON COLUMN kanidm_enrolments.link IS 'The reset link, sealed for this person, for handing it out again; null when it never arrived or must not be handed out any more.';
-COMMENT ON COLUMN kanidm_enrolments.link_until IS 'Until when the link may work, and no other is made; written before Kanidm is asked for it.';
-COMMENT ON COLUMN kanidm_enrolments.lease_id IS 'Who is about to give the person a credential: one at a time.';
-COMMENT ON COLUMN kanidm_enrolments.lease_until IS 'When another may.';
-COMMENT ON COLUMN kanidm_enrolments.carry_over_at IS 'When carrying the password over was tried last.';
-COMMENT ON COLUMN kanidm_enrolments.carry_over_outcome IS 'How that ended: done, credential (there was one), second_factor (Kanidm asks for one), weak, refused, unavailable or dropped.';
-COMMENT ON COLUMN kanidm_enrolments.mailed_at IS 'When an invitation was mailed last after a login from an unknown device.';
+COMMENT ON COLUMN kanidm_enrolments.link IS 'The reset link, sealed for this person, so that it can be handed out again; null when it never arrived or must not be handed out any more.';
+COMMENT ON COLUMN kanidm_enrolments.link_until IS 'When the link stops working at the latest; no other is made before. Written before Kanidm is asked for it.';
+COMMENT ON COLUMN kanidm_enrolments.lease_id IS 'Holder of the lease to give the person a credential.';
+COMMENT ON COLUMN kanidm_enrolments.lease_until IS 'When the lease lapses.';
+COMMENT ON COLUMN kanidm_enrolments.carry_over_at IS 'When carrying over the password was last tried.';
+COMMENT ON COLUMN kanidm_enrolments.carry_over_outcome IS 'How that ended: done, credential (there was one), second_factor (Kanidm requires one), weak, refused, unavailable or dropped.';
+COMMENT ON COLUMN kanidm_enrolments.mailed_at IS 'When an invitation was last mailed after a login from an unknown device.';
 ALTER TABLE kanidm_enrolments ENABLE ROW LEVEL SECURITY;
 ALTER TABLE kanidm_enrolments FORCE ROW LEVEL SECURITY;
 CREATE POLICY kanidm_enrolments_scope ON kanidm_enrolments USING ((SELECT sidle_platform()));
--- That an invitation was mailed is written by the function that completes a login, and in no other way.
+-- That an invitation was mailed is written only by the function that completes a login.
 GRANT SELECT, INSERT (person_id, lease_id, lease_until),
     UPDATE (credential_seen_at, link_id, link, link_until, lease_id, lease_until, carry_over_at, carry_over_outcome)
     ON kanidm_enrolments TO sidle_app;

@@ -10,5 +10,5 @@ BEGIN
     RETURN v_scope;
 END
 $$;
-COMMENT ON FUNCTION rls_enter_platform() IS 'Opens the view over every tenant for the rest of a function, and gives the scope to go back to.';
+COMMENT ON FUNCTION rls_enter_platform() IS 'Enters the platform scope for the rest of a function, and returns the scope to restore.';
 REVOKE ALL ON FUNCTION rls_enter_platform() FROM PUBLIC;

@@ -6,5 +6,5 @@ BEGIN
     PERFORM set_config('sidle.platform', p_scope, true);
 END
 $$;
-COMMENT ON FUNCTION rls_restore(text) IS 'Goes back to the scope that rls_enter_platform gave.';
+COMMENT ON FUNCTION rls_restore(text) IS 'Restores the scope that rls_enter_platform returned.';
 REVOKE ALL ON FUNCTION rls_restore(text) FROM PUBLIC;

@@ -1,5 +1,5 @@
--- What every transaction of the service begins with. A scope that is there already belongs to somebody who went away
--- half-way: it must not be taken over, whichever it is.
+-- Begins every transaction of the service. A scope that is already set was left by a caller that was cancelled
+-- half-way: it must not be reused, whichever it is.
 CREATE OR REPLACE FUNCTION scope_begin(p_tenant uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog

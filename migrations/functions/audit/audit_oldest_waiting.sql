@@ -1,4 +1,4 @@
--- Asked many times a second by every replica, so it takes one round trip, and no transaction id when nothing waits.
+-- Polled by every replica many times a second, so it takes one round trip, and no transaction id when nothing waits.
 CREATE OR REPLACE FUNCTION audit_oldest_waiting() RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -7,7 +7,7 @@ DECLARE
     outer_scope text := coalesce(current_setting('sidle.platform', true), '');
     oldest bigint;
 BEGIN
-    -- An owner who is not a superuser cannot declare this with SET on the function, so it is put back by hand.
+    -- An owner who is not a superuser cannot declare this with SET on the function, so it is restored explicitly.
     PERFORM set_config('sidle.platform', 'on', true);
     SELECT min(waiting.inbox_id) INTO oldest FROM public.audit_waiting(1) waiting;
     PERFORM set_config('sidle.platform', outer_scope, true);

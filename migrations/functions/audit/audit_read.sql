@@ -1,5 +1,5 @@
--- The one way in which the log is read. Sees what the caller's scope sees. Planned anew for each call, so that a
--- condition that is not asked for drops out and the one that is asked for finds its index.
+-- The only query of the log. Sees what the caller's scope permits. Planned for each call, so that a condition that is
+-- null drops out and the others find their index.
 CREATE OR REPLACE FUNCTION audit_read(
     p_after bigint, p_until bigint, p_limit bigint, p_newest_first boolean,
     p_tenant uuid, p_types text[], p_actor uuid, p_target_kind text, p_target text, p_session uuid,

@@ -1,5 +1,5 @@
--- Writers: the recorder, and the functions of hot calls, which add what only they know: see audit_record_with.
--- Address and user agent of an unknown caller belong to the person whom the event turns out to be about.
+-- Called by the recorder and, through audit_record_with, by the functions of hot calls, which add what only they know.
+-- Address and user agent of an unknown caller belong to the subject whom the event turns out to be about.
 CREATE OR REPLACE FUNCTION audit_record(p_event jsonb, p_personal bytea) RETURNS void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, public, pg_temp

@@ -1,4 +1,4 @@
--- Decides after it has locked the account: a key that is revoked while its exchange waits for that buys nothing any more.
+-- Decides after it has locked the account: a key that is revoked while its exchange waits for the lock is refused.
 CREATE OR REPLACE FUNCTION api_key_exchange(p_key_hash bytea, p_kind text, p_account uuid, p_now timestamptz,
     p_event prepared_event, p_refused prepared_event,
     OUT outcome key_outcome, OUT service_account_id uuid, OUT tenant_id uuid, OUT permissions text[],
@@ -14,7 +14,7 @@ BEGIN
     <<body>>
     BEGIN
         SELECT * INTO k FROM api_keys x WHERE x.key_hash = p_key_hash;
-        -- A client's secret is good together with that client's id only.
+        -- A client secret is valid together with its client id only.
         IF k.api_key_id IS NULL OR k.kind <> p_kind OR (p_account IS NOT NULL AND k.service_account_id <> p_account) THEN
             outcome := 'unknown';
             EXIT body;
@@ -52,6 +52,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, prepared_event, prepared_event) IS 'Checks an API key or a client''s secret and tells what it permits: the account''s rights within the key''s scopes. Refused keys that exist are recorded.';
+COMMENT ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, prepared_event, prepared_event) IS 'Verifies an API key or a client secret and returns what it permits: the account''s rights within the key''s scopes. Refused keys that exist are recorded.';
 REVOKE ALL ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, prepared_event, prepared_event) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION api_key_exchange(bytea, text, uuid, timestamptz, prepared_event, prepared_event) TO sidle_app;

@@ -6,7 +6,7 @@ DECLARE
     v_scope text := rls_enter_platform();
     v_guess integer := CASE WHEN p_second_factor THEN 1 ELSE 0 END;
 BEGIN
-    -- By the rule of the reservation: a device that has lapsed is not known, and the attempt was the account's.
+    -- As at the reservation: an expired device is not known, and the attempt was counted for the account.
     UPDATE known_devices x SET failed_attempts = greatest(x.failed_attempts - 1, 0), locked_until = NULL,
             lock_unrecorded_at = NULL,
             second_factor_failures = greatest(x.second_factor_failures - v_guess, 0)
@@ -22,6 +22,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION attempt_refund(uuid, bytea, timestamptz, boolean) IS 'Gives one reserved attempt back, with the lock it may have led to: the secret was right, but the failures before stay counted.';
+COMMENT ON FUNCTION attempt_refund(uuid, bytea, timestamptz, boolean) IS 'Gives one reserved attempt back, with the lock it may have led to: the secret was right, but earlier failures stay counted.';
 REVOKE ALL ON FUNCTION attempt_refund(uuid, bytea, timestamptz, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION attempt_refund(uuid, bytea, timestamptz, boolean) TO sidle_app;

@@ -1,4 +1,4 @@
--- No tenant sees tokens or counts of messages, so that its administrators go through this function.
+-- No tenant sees tokens or counts of messages, so a tenant's administrators use this function.
 CREATE OR REPLACE FUNCTION email_verification_request(p_user uuid, p_token jsonb, p_now timestamptz, p_mail jsonb) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -6,11 +6,11 @@ CREATE OR REPLACE FUNCTION email_verification_request(p_user uuid, p_token jsonb
 DECLARE
     v_scope text := rls_enter_platform();
 BEGIN
-    -- To an address that has had its share nothing goes, and the token that it has got already stays good.
+    -- An address at its rate limit gets no message, and the token that it has already got stays valid.
     IF p_mail IS NOT NULL AND EXISTS (SELECT FROM users u WHERE u.user_id = p_user AND u.deleted_at IS NULL
             AND (v_scope = 'on' OR u.tenant_id = sidle_tenant())
             AND NOT mail_rate_limited(u.email_key, 'verify_email', (p_mail ->> 'per_address_and_hour')::integer)) THEN
-        -- A newer token of the same purpose is the only one.
+        -- Voids older tokens of the same purpose.
         DELETE FROM one_time_tokens t WHERE t.user_id = p_user AND t.purpose = 'verify_email' AND t.used_at IS NULL;
         INSERT INTO one_time_tokens (token_id, purpose, token_hash, user_id, email_key, created_at, expires_at)
         SELECT (p_token ->> 'token_id')::uuid, 'verify_email', decode(p_token ->> 'token_hash', 'hex'), u.user_id,
@@ -21,6 +21,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION email_verification_request(uuid, jsonb, timestamptz, jsonb) IS 'Sends a user the way to confirm the address they have now. In a tenant''s transaction only to its own users.';
+COMMENT ON FUNCTION email_verification_request(uuid, jsonb, timestamptz, jsonb) IS 'Sends a user a token to verify their present address. In a tenant''s transaction only to the tenant''s own users.';
 REVOKE ALL ON FUNCTION email_verification_request(uuid, jsonb, timestamptz, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION email_verification_request(uuid, jsonb, timestamptz, jsonb) TO sidle_app;

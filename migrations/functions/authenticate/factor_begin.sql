@@ -1,5 +1,5 @@
--- Guesses by others must not keep somebody who is signed in from proving who they are: from a known device the count is
--- the device's own, as at the login.
+-- Guesses by others must not keep a user who is signed in from reauthenticating: from a known device the count is the
+-- device's own, as at the login.
 CREATE OR REPLACE FUNCTION factor_begin(p_user uuid, p_pending boolean, p_now timestamptz, p_max integer, p_lock interval,
     p_longest interval, p_device_hash bytea, OUT tenant_id uuid, OUT attempt integer, OUT known_device boolean, OUT refusal text, OUT totp_id uuid, OUT secret bytea)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -28,6 +28,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, interval, bytea) IS 'Reserves an attempt of somebody known to show a code, of the enrolled application or of the one that is being enrolled, or says why not. From a known device the count is the device''s own.';
+COMMENT ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, interval, bytea) IS 'Reserves an attempt of a signed-in user to prove a code, of the enrolled application or of the one that is being enrolled, or returns why not. From a known device the count is the device''s own.';
 REVOKE ALL ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, interval, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION factor_begin(uuid, boolean, timestamptz, integer, interval, interval, bytea) TO sidle_app;

@@ -1,4 +1,4 @@
--- The service reads the secret and computes; here is decided whether that counts, once.
+-- The service reads the secret and computes the code; whether it is accepted, once, is decided here.
 CREATE OR REPLACE FUNCTION factor_consume(p_user uuid, p_totp uuid, p_step bigint, p_code_hashes bytea[], p_now timestamptz)
     RETURNS boolean
     LANGUAGE plpgsql

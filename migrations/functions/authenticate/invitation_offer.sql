@@ -1,5 +1,5 @@
--- Called in the statement that completes a login, with what that gave: so it comes after every factor, and costs no
--- round trip.
+-- Called in the statement that completes a login, with its result: so it comes after every factor, and costs no round
+-- trip.
 CREATE OR REPLACE FUNCTION invitation_offer(p_outcome login_outcome, p_known_device boolean, p_user uuid,
     p_now timestamptz, p_offer new_invitation) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
@@ -24,7 +24,7 @@ BEGIN
         IF p_known_device THEN
             v_route := 'login';
         ELSE
-            -- Whoever has only the password gets nothing here: the invitation goes where the user has shown to be.
+            -- A caller who has only the password gets nothing here: the invitation goes to the user's verified address.
             IF u.verified_at IS NULL OR p_offer.mail IS NULL THEN
                 EXIT body;
             END IF;
@@ -51,6 +51,6 @@ BEGIN
     RETURN v_route;
 END
 $$;
-COMMENT ON FUNCTION invitation_offer(login_outcome, boolean, uuid, timestamptz, new_invitation) IS 'After a complete login: invites a user who has not enrolled in Kanidm yet. Tells whether the token goes into the answer (login) or went by mail; null when there is no invitation.';
+COMMENT ON FUNCTION invitation_offer(login_outcome, boolean, uuid, timestamptz, new_invitation) IS 'After a complete login: invites a user who has not enrolled in Kanidm yet. Returns whether the token goes into the answer (login) or went by mail; null when there is no invitation.';
 REVOKE ALL ON FUNCTION invitation_offer(login_outcome, boolean, uuid, timestamptz, new_invitation) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION invitation_offer(login_outcome, boolean, uuid, timestamptz, new_invitation) TO sidle_app;

@@ -1,4 +1,4 @@
--- What voids an invitation stands here and not with whoever does it, so that no path can forget it.
+-- A trigger rather than the callers voids an invitation, so that none of them can omit it.
 CREATE OR REPLACE FUNCTION invitations_void() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -7,7 +7,7 @@ DECLARE
     v_scope text := rls_enter_platform();
 BEGIN
     DELETE FROM invitations i WHERE i.user_id = NEW.user_id;
-    -- A link that is out cannot be called back from Kanidm, but nobody gets it any more.
+    -- A reset link that was handed out cannot be revoked at Kanidm, but it is handed out no more.
     UPDATE kanidm_enrolments e SET link = NULL
         WHERE e.person_id IN (OLD.kanidm_user_id, NEW.kanidm_user_id) AND e.link IS NOT NULL;
     PERFORM rls_restore(v_scope);
@@ -17,7 +17,7 @@ $$;
 COMMENT ON FUNCTION invitations_void() IS 'Trigger: voids the invitation of a user and takes back the reset link.';
 REVOKE ALL ON FUNCTION invitations_void() FROM PUBLIC;
 
--- A hash that is only renewed is no new password: password_changed_at stays.
+-- A rehash is no new password: password_changed_at does not change.
 CREATE OR REPLACE TRIGGER users_invitations_void
     AFTER UPDATE OF email_key, password_hash, password_changed_at, must_change_password, auth_method, status,
         locked_until, kanidm_user_id, migration_completed_at, deleted_at ON users FOR EACH ROW

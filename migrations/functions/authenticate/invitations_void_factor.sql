@@ -1,4 +1,4 @@
--- An invitation that a second factor protects must not outlive it, nor one from before it come in without it.
+-- An invitation that a second factor protects must not outlive it, and one from before it must not bypass it.
 CREATE OR REPLACE FUNCTION invitations_void_factor() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -7,7 +7,7 @@ DECLARE
     v_scope text := rls_enter_platform();
     v_user uuid := CASE WHEN TG_OP = 'DELETE' THEN OLD.user_id ELSE NEW.user_id END;
 BEGIN
-    -- Persons before invitations, here as everywhere, so that nobody waits for one who waits for him.
+    -- Persons are locked before invitations, here as everywhere, to prevent deadlocks.
     UPDATE kanidm_enrolments e SET link = NULL FROM users u
         WHERE u.user_id = v_user AND e.person_id = u.kanidm_user_id AND e.link IS NOT NULL;
     DELETE FROM invitations i WHERE i.user_id = v_user;

@@ -1,4 +1,4 @@
--- Whatever takes a password away, or its worth, takes the devices along that it made known.
+-- A change that removes or invalidates a password also forgets the devices that became known with it.
 CREATE OR REPLACE FUNCTION known_devices_forget() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp

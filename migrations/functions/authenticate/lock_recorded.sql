@@ -1,12 +1,12 @@
 -- An attempt is reserved before the secret is compared, and the last one locks: its event is written with the refusal.
--- Whatever comes between, such as the end of the process, leaves a lock behind whose event the housekeeping sees to.
+-- If the process ends in between, the lock is left without an event, and the housekeeping records it.
 CREATE OR REPLACE FUNCTION lock_recorded(p_lock_event jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 BEGIN
     IF p_lock_event ->> 'event_type' = 'user.device_locked' THEN
-        -- One event for one lock, whichever of several devices at once it was.
+        -- One event for one lock, whichever of several devices it came from.
         UPDATE known_devices d SET lock_unrecorded_at = NULL WHERE d.known_device_id = (
             SELECT x.known_device_id FROM known_devices x
             WHERE x.user_id = (p_lock_event ->> 'target_id')::uuid AND x.lock_unrecorded_at IS NOT NULL
@@ -17,5 +17,5 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION lock_recorded(jsonb) IS 'Notes that a lock has its event. For functions that have entered the platform scope.';
+COMMENT ON FUNCTION lock_recorded(jsonb) IS 'Marks a lock as recorded. For functions that have entered the platform scope.';
 REVOKE ALL ON FUNCTION lock_recorded(jsonb) FROM PUBLIC;

@@ -1,4 +1,4 @@
--- Password login begins before the hash is computed; it is finished or refused after it.
+-- First part of a password login, before the hash is computed; it is finished or refused after it.
 CREATE OR REPLACE FUNCTION login_begin(p_identifier text, p_now timestamptz, p_max integer, p_lock interval, p_device_hash bytea,
     p_network text, p_spacing interval, p_burst interval,
     OUT user_id uuid, OUT tenant_id uuid, OUT password_hash text, OUT password_version bigint,
@@ -14,7 +14,7 @@ DECLARE
 BEGIN
     <<body>>
     BEGIN
-        -- What is reserved here reaches the disk with the refusal or the session, before anybody is answered.
+        -- The reservation reaches the disk with the refusal or the session, before the caller is answered.
         PERFORM set_config('synchronous_commit', 'off', true);
         SELECT max(x.password_cost) INTO highest_cost FROM users x;
         IF position('@' IN p_identifier) > 0 THEN
@@ -22,8 +22,8 @@ BEGIN
         ELSE
             SELECT * INTO u FROM users x WHERE x.username_key = p_identifier AND x.deleted_at IS NULL FOR NO KEY UPDATE;
         END IF;
-        -- After the user's row, which somebody may hold for long: whoever waits for it must not keep the address's row from
-        -- everybody else who comes from there. The address was charged in memory before this call.
+        -- After the user's row, which another transaction may hold for long: a call that waits for it must not hold the
+        -- row of the address, which other clients share. The address was charged in memory before this call.
         IF p_network IS NOT NULL THEN
             wait := rate_limit_acquire('password', p_network, p_now, p_spacing, p_burst);
             IF wait IS NOT NULL THEN
@@ -59,6 +59,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval) IS 'Finds a user by e-mail address or username, takes the call out of what the client''s address may ask for and reserves an attempt, or says why not.';
+COMMENT ON FUNCTION login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval) IS 'Finds a user by e-mail address or username, charges the rate limit of the client''s address and reserves an attempt, or returns why not.';
 REVOKE ALL ON FUNCTION login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION login_begin(text, timestamptz, integer, interval, bytea, text, interval, interval) TO sidle_app;

@@ -33,7 +33,7 @@ BEGIN
     IF NOT v_result.known_device THEN
         INSERT INTO known_devices (known_device_id, user_id, token_hash, created_at, expires_at)
         VALUES (p_new_device.known_device_id, p_user, p_new_device.token_hash, p_now, p_new_device.expires_at);
-        -- Those go first that never came back: a program that keeps nothing pushes out no device that does.
+        -- Devices that never came back are forgotten first: a client that keeps nothing displaces no device that does.
         DELETE FROM known_devices x WHERE x.known_device_id IN (
             SELECT d.known_device_id FROM known_devices d
             WHERE d.user_id = p_user AND d.token_hash <> p_new_device.token_hash
@@ -50,5 +50,5 @@ BEGIN
     RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION login_complete(uuid, uuid, timestamptz, new_session, prepared_event, prepared_event, bytea, new_device) IS 'After every factor: forgets the failures, begins a session, makes the device known and tells what the user may do. For functions that have entered the platform scope.';
+COMMENT ON FUNCTION login_complete(uuid, uuid, timestamptz, new_session, prepared_event, prepared_event, bytea, new_device) IS 'After every factor: forgets the failures, begins a session, makes the device known and returns what the user may do. For functions that have entered the platform scope.';
 REVOKE ALL ON FUNCTION login_complete(uuid, uuid, timestamptz, new_session, prepared_event, prepared_event, bytea, new_device) FROM PUBLIC;

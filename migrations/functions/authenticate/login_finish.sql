@@ -20,12 +20,12 @@ BEGIN
             v_result.outcome := 'refused';
             EXIT body;
         END IF;
-        -- Only the first 72 bytes were ever compared; what is beyond them protects nothing.
+        -- Only the first 72 bytes were ever compared; any beyond them protect nothing.
         IF p_overlong THEN
             UPDATE users x SET must_change_password = true WHERE x.user_id = p_user;
         END IF;
         IF EXISTS (SELECT FROM user_totp t WHERE t.user_id = p_user AND t.confirmed_at IS NOT NULL) THEN
-            -- Given back, not forgotten: a right password alone must not make room for more guesses at the code.
+            -- Given back, not forgotten: a right password alone must not allow more guesses at the code.
             PERFORM attempt_refund(p_user, p_device_hash, p_now, false);
             DELETE FROM mfa_challenges c WHERE c.user_id = p_user AND c.expires_at <= p_now;
             INSERT INTO mfa_challenges (challenge_id, challenge_hash, user_id, password_version, request, created_at,

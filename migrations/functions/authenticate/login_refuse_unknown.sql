@@ -21,6 +21,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION login_refuse_unknown(text, timestamptz, interval, prepared_event) IS 'Counts a refusal of an identifier of nobody; records the first of an interval, with how many more the one before had.';
+COMMENT ON FUNCTION login_refuse_unknown(text, timestamptz, interval, prepared_event) IS 'Counts a refusal of an unknown identifier; records the first of an interval, with the number of others in the interval before.';
 REVOKE ALL ON FUNCTION login_refuse_unknown(text, timestamptz, interval, prepared_event) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION login_refuse_unknown(text, timestamptz, interval, prepared_event) TO sidle_app;

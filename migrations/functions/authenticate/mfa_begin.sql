@@ -1,4 +1,4 @@
--- Completing a login with a second factor begins before the code is computed; mfa_finish comes after it.
+-- First part of completing a login with a second factor, before the code is computed; mfa_finish comes after it.
 CREATE OR REPLACE FUNCTION mfa_begin(p_challenge_hash bytea, p_now timestamptz, p_max integer, p_lock interval, p_longest interval,
     OUT user_id uuid, OUT tenant_id uuid, OUT attempt integer, OUT known_device boolean, OUT refusal text,
     OUT totp_id uuid, OUT secret bytea, OUT request jsonb)
@@ -47,6 +47,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION mfa_begin(bytea, timestamptz, integer, interval, interval) IS 'Reserves an attempt to complete a login with a code, counted with those at the password, or says why not.';
+COMMENT ON FUNCTION mfa_begin(bytea, timestamptz, integer, interval, interval) IS 'Reserves an attempt to complete a login with a code, counted with those at the password, or returns why not.';
 REVOKE ALL ON FUNCTION mfa_begin(bytea, timestamptz, integer, interval, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mfa_begin(bytea, timestamptz, integer, interval, interval) TO sidle_app;

@@ -15,7 +15,7 @@ BEGIN
     BEGIN
         SELECT x.user_id INTO v_user FROM mfa_challenges x WHERE x.challenge_hash = p_challenge_hash;
         SELECT * INTO u FROM users x WHERE x.user_id = v_user FOR NO KEY UPDATE;
-        -- Read after the user is locked: of two that complete the same login the second finds nothing.
+        -- Read after the user is locked: of two calls that complete the same login the second finds nothing.
         SELECT * INTO c FROM mfa_challenges x WHERE x.challenge_hash = p_challenge_hash;
         v_result.refusal := CASE
             WHEN c.challenge_id IS NULL THEN 'challenge_spent'
@@ -43,6 +43,6 @@ BEGIN
     RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) IS 'After the right code: spends it and the challenge, and completes the login; a code that was used before is refused like a wrong one.';
+COMMENT ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) IS 'After the right code: consumes it and the challenge, and completes the login; a code that was used before is refused like a wrong one.';
 REVOKE ALL ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) TO sidle_app;

@@ -1,5 +1,5 @@
--- Guesses by others must not keep somebody who is signed in from proving who they are: from a known device the count is
--- the device's own, as at the login.
+-- Guesses by others must not keep a user who is signed in from reauthenticating: from a known device the count is the
+-- device's own, as at the login.
 CREATE OR REPLACE FUNCTION password_proof_begin(p_user uuid, p_now timestamptz, p_max integer, p_lock interval,
     p_device_hash bytea,
     OUT tenant_id uuid, OUT password_hash text, OUT password_version bigint, OUT password_pepper_id smallint,
@@ -41,6 +41,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea) IS 'Reserves an attempt of somebody known to show their password once more, or says why not. From a known device the count is the device''s own.';
+COMMENT ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea) IS 'Reserves an attempt of a signed-in user to prove their password once more, or returns why not. From a known device the count is the device''s own.';
 REVOKE ALL ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION password_proof_begin(uuid, timestamptz, integer, interval, bytea) TO sidle_app;

@@ -10,10 +10,10 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION pending_void_of_user() IS 'Trigger: voids what a user has under way.';
+COMMENT ON FUNCTION pending_void_of_user() IS 'Trigger: voids what a user has pending.';
 REVOKE ALL ON FUNCTION pending_void_of_user() FROM PUBLIC;
 
--- The automatic lock is not among the causes: whoever guesses could void the way back of the person they lock out.
+-- Not on the automatic lock: otherwise an attacker who guesses could void the password reset of the user they lock out.
 CREATE OR REPLACE TRIGGER users_pending_void
     AFTER UPDATE OF password_changed_at, password_hash, email_key, kanidm_user_id, auth_method, status, locked_until,
         lock_reason, deleted_at ON users FOR EACH ROW

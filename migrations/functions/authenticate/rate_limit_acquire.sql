@@ -19,6 +19,6 @@ BEGIN
     RETURN v_wait;
 END
 $$;
-COMMENT ON FUNCTION rate_limit_acquire(text, text, timestamptz, interval, interval) IS 'Takes one call out of what an address may ask for, which fills up at one each spacing to as many as the burst is long; null, or how long to wait for the next.';
+COMMENT ON FUNCTION rate_limit_acquire(text, text, timestamptz, interval, interval) IS 'Takes one call out of the rate limit of an address, which refills by one each spacing, up to the burst; null, or how long to wait for the next.';
 REVOKE ALL ON FUNCTION rate_limit_acquire(text, text, timestamptz, interval, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION rate_limit_acquire(text, text, timestamptz, interval, interval) TO sidle_app;

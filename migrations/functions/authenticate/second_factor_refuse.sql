@@ -10,7 +10,7 @@ BEGIN
     IF p_lock.event IS NOT NULL THEN
         PERFORM audit_record(p_lock.event, p_lock.personal);
         PERFORM lock_recorded(p_lock.event);
-        -- Once, and not again before the user has signed in: whoever guesses must not be able to fill a mailbox.
+        -- Once, and not again before the user has signed in: guesses must not fill a mailbox.
         UPDATE users u SET second_factor_told_at = p_now
             WHERE u.user_id = p_user AND u.deleted_at IS NULL AND u.verified_at IS NOT NULL AND p_mail IS NOT NULL
                 AND (u.second_factor_told_at IS NULL OR (u.last_login_at > u.second_factor_told_at
@@ -22,6 +22,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION second_factor_refuse(uuid, prepared_event, prepared_event, jsonb, timestamptz, interval) IS 'Records a wrong second factor, and the lock that it led to; with a lock the user is told, at their verified address, unless they were told lately.';
+COMMENT ON FUNCTION second_factor_refuse(uuid, prepared_event, prepared_event, jsonb, timestamptz, interval) IS 'Records a wrong second factor, and the lock that it led to; with a lock the user is notified at their verified address, unless they were notified lately.';
 REVOKE ALL ON FUNCTION second_factor_refuse(uuid, prepared_event, prepared_event, jsonb, timestamptz, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION second_factor_refuse(uuid, prepared_event, prepared_event, jsonb, timestamptz, interval) TO sidle_app;

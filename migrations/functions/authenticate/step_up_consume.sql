@@ -6,8 +6,8 @@ CREATE OR REPLACE FUNCTION step_up_consume(p_token_hash bytea, p_user uuid, p_se
 DECLARE
     v_scope text := rls_enter_platform();
 BEGIN
-    -- Everything the proof is bound to is in the condition: with the wrong call it is not spent either. Of two calls at
-    -- once the second waits for the first, and finds nothing once that is committed.
+    -- All that the step-up token is bound to is in the condition: a call that does not match does not use it up. Of two
+    -- concurrent calls the second waits for the first, and finds nothing once that is committed.
     DELETE FROM step_up_tokens t
         WHERE t.token_hash = p_token_hash AND t.user_id = p_user AND t.session_id = p_session AND t.method = p_method
             AND t.target = p_target AND t.change = p_change AND t.expires_at > p_now
@@ -20,6 +20,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION step_up_consume(bytea, uuid, uuid, text, text, bytea, timestamptz) IS 'Spends the proof for a sensitive call, in the transaction of the call; without one tells how the user can get it.';
+COMMENT ON FUNCTION step_up_consume(bytea, uuid, uuid, text, text, bytea, timestamptz) IS 'Consumes the step-up token for a sensitive call, in the transaction of the call; without one returns how the user can get it.';
 REVOKE ALL ON FUNCTION step_up_consume(bytea, uuid, uuid, text, text, bytea, timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION step_up_consume(bytea, uuid, uuid, text, text, bytea, timestamptz) TO sidle_app;

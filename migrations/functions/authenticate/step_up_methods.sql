@@ -1,5 +1,5 @@
--- A second factor, once there is one, is what a change has to be proved by, since whoever could take it away with the
--- password alone would not need it. A login through Kanidm is an authentication method of its own and proves as much.
+-- A user with a second factor reauthenticates with it: otherwise the password alone would suffice to remove the factor.
+-- A login through Kanidm is an authentication method of its own and proves as much.
 CREATE OR REPLACE FUNCTION step_up_methods(p_user uuid) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, public, pg_temp
@@ -14,6 +14,6 @@ CREATE OR REPLACE FUNCTION step_up_methods(p_user uuid) RETURNS text[]
             THEN ARRAY['kanidm'] ELSE '{}'::text[] END
     FROM users u WHERE u.user_id = p_user AND u.deleted_at IS NULL
 $$;
-COMMENT ON FUNCTION step_up_methods(uuid) IS 'How a user can prove who they are once more. For functions that have entered the platform scope, and for the platform.';
+COMMENT ON FUNCTION step_up_methods(uuid) IS 'How a user can reauthenticate. For functions that have entered the platform scope, and for the platform.';
 REVOKE ALL ON FUNCTION step_up_methods(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION step_up_methods(uuid) TO sidle_app;

@@ -1,4 +1,4 @@
--- Whatever writes another hash changes the password, unless it says that it is the same one hashed anew.
+-- Every write of another hash changes the password, unless it says that it is a rehash.
 CREATE OR REPLACE FUNCTION users_password_version() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public, pg_temp

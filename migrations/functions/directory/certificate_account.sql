@@ -1,4 +1,4 @@
--- Who holds a client certificate. Asked before anybody is known, so it looks over every tenant, at one row.
+-- The account of a client certificate. Asked before a principal is known, so it reads one row across all tenants.
 CREATE OR REPLACE FUNCTION certificate_account(p_ca text, p_uri text,
     OUT service_account_id uuid, OUT tenant_id uuid, OUT permissions text[], OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -8,7 +8,7 @@ DECLARE
     v_scope text := rls_enter_platform();
     a service_accounts%ROWTYPE;
 BEGIN
-    -- Held as an exchange of a key holds it: whoever is changing the account comes entirely before this or after it.
+    -- Locked as by an exchange of a key: a change of the account comes entirely before this or after it.
     SELECT x.* INTO a FROM service_account_certificates c
         JOIN service_accounts x ON x.service_account_id = c.service_account_id
         WHERE c.ca_name = p_ca AND c.uri = p_uri FOR SHARE OF x;
@@ -25,6 +25,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION certificate_account(text, text) IS 'The service account that a client certificate of this authority with this URI acts as, and what it may do; nothing when there is none that can be used.';
+COMMENT ON FUNCTION certificate_account(text, text) IS 'The service account that a client certificate of this authority with this URI authenticates, and what it may do; no row when there is none that can be used.';
 REVOKE ALL ON FUNCTION certificate_account(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION certificate_account(text, text) TO sidle_app;

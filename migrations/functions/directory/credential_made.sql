@@ -3,7 +3,7 @@ CREATE OR REPLACE FUNCTION credential_made() RETURNS trigger
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 DECLARE
-    -- A program of the platform has its credentials outside of the tenant for which it makes one.
+    -- The credentials of a service account of the platform are outside of the tenant for which it makes one.
     v_scope text := public.rls_enter_platform();
 BEGIN
     NEW.makers := public.credential_makers(NEW.created_by);
@@ -11,7 +11,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION credential_made() IS 'Trigger: notes who answers for a new credential of a service account.';
+COMMENT ON FUNCTION credential_made() IS 'Trigger: records the makers of a new credential of a service account.';
 REVOKE ALL ON FUNCTION credential_made() FROM PUBLIC;
 
 CREATE OR REPLACE TRIGGER api_keys_makers BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION credential_made();

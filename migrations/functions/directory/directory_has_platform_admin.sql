@@ -1,5 +1,5 @@
--- An administrator who cannot sign in does not count. A lock after failures ends by itself, so it does not matter here:
--- otherwise guessing at one administrator would protect another from being removed.
+-- An administrator who cannot sign in does not count. A lock after failures ends by itself, so it is ignored here:
+-- otherwise guesses at one administrator would protect another from being removed.
 CREATE OR REPLACE FUNCTION directory_has_platform_admin(p_now timestamptz) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -24,6 +24,6 @@ BEGIN
     RETURN found_one;
 END
 $$;
-COMMENT ON FUNCTION directory_has_platform_admin(timestamptz) IS 'Whether anybody with all permissions on the platform can sign in.';
+COMMENT ON FUNCTION directory_has_platform_admin(timestamptz) IS 'Whether any administrator with all permissions on the platform can sign in.';
 REVOKE ALL ON FUNCTION directory_has_platform_admin(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_has_platform_admin(timestamptz) TO sidle_app;

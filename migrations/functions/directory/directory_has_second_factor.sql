@@ -1,4 +1,4 @@
--- No tenant sees the rows, so that its administrators go through this function, which knows nothing else.
+-- No tenant sees the rows, so a tenant's administrators use this function, which reveals nothing else.
 CREATE OR REPLACE FUNCTION directory_has_second_factor(p_user uuid) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp

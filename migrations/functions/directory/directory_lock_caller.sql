@@ -1,5 +1,5 @@
--- Whoever makes something lasting is held first: a user before service accounts and those by their ids, as whoever ends
--- them locks them. What the caller may do is then what it was until the transaction ends.
+-- Locks the caller before what it changes: a user before service accounts and those by their ids, in the order of the
+-- transactions that end them. The caller's rights then do not change until the transaction ends.
 CREATE OR REPLACE FUNCTION directory_lock_caller(p_caller uuid, p_account uuid, OUT is_there boolean, OUT tokens_valid_from timestamptz)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -20,6 +20,6 @@ BEGIN
     PERFORM public.rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION directory_lock_caller(uuid, uuid) IS 'Keeps the caller as it is until the transaction ends, and the service account that it is about to change where the caller is one too; says whether the caller may still act, and when its tokens were revoked last.';
+COMMENT ON FUNCTION directory_lock_caller(uuid, uuid) IS 'Locks the caller until the transaction ends, and the service account that it is about to change where the caller is one too; returns whether the caller may still act, and when its tokens were revoked last.';
 REVOKE ALL ON FUNCTION directory_lock_caller(uuid, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_lock_caller(uuid, uuid) TO sidle_app;

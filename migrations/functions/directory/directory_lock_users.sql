@@ -1,6 +1,6 @@
--- A member's home may be another tenant, whose rows the caller cannot change; the tokens must end all the same. The rows
--- are locked, as every login and refresh does before it reads what the user may do: a token with the old rights thus
--- names an earlier revocation.
+-- A member's home may be another tenant, whose rows the caller cannot change; the tokens must be revoked all the same.
+-- The rows are locked, as every login and refresh does before it reads the user's rights: a token with the old rights
+-- thus names an earlier revocation.
 CREATE OR REPLACE FUNCTION directory_lock_users(p_users uuid[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -18,6 +18,6 @@ BEGIN
     PERFORM set_config('sidle.platform', outer_scope, true);
 END
 $$;
-COMMENT ON FUNCTION directory_lock_users(uuid[]) IS 'Keeps logins and refreshes of these users waiting until the transaction ends; for a tenant, of its members only.';
+COMMENT ON FUNCTION directory_lock_users(uuid[]) IS 'Makes logins and refreshes of these users wait until the transaction ends; for a tenant, of its members only.';
 REVOKE ALL ON FUNCTION directory_lock_users(uuid[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_lock_users(uuid[]) TO sidle_app;

@@ -1,5 +1,5 @@
--- The one place that takes factors away; whoever calls it records it and tells the user. No tenant sees the rows, so that
--- its administrators go through this function, which knows nothing else.
+-- The only function that removes factors; its callers record that and notify the user. No tenant sees the rows, so a
+-- tenant's administrators use this function, which reveals nothing else.
 CREATE OR REPLACE FUNCTION directory_remove_second_factor(p_user uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION directory_remove_second_factor(p_user uuid) RETURNS v
 DECLARE
     v_scope text := rls_enter_platform();
 BEGIN
-    -- As the caller's row-level security has it for the user's row, whatever the caller says that it has checked.
+    -- The row-level security of the caller applies to the user's row, whatever the caller claims to have checked.
     IF v_scope <> 'on' AND NOT EXISTS (
             SELECT FROM users u WHERE u.user_id = p_user AND u.tenant_id = sidle_tenant()) THEN
         RAISE insufficient_privilege USING MESSAGE = 'the user is at home in another tenant';
@@ -19,6 +19,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION directory_remove_second_factor(uuid) IS 'Takes a user''s authenticator application and recovery codes away, with everything that is worth something through them only; for a tenant, of a user who is at home there.';
+COMMENT ON FUNCTION directory_remove_second_factor(uuid) IS 'Removes a user''s authenticator application and recovery codes, with everything that depends on them; for a tenant, of a user whose home tenant it is.';
 REVOKE ALL ON FUNCTION directory_remove_second_factor(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_remove_second_factor(uuid) TO sidle_app;

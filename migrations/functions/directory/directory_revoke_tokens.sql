@@ -7,7 +7,7 @@ DECLARE
     revoked timestamptz;
 BEGIN
     PERFORM set_config('sidle.platform', 'on', true);
-    -- All or none: the event names them all, and a user whose row does not say the same would get tokens that are void.
+    -- All or none: the event names them all, and a user whose row says otherwise would get tokens that are void.
     IF EXISTS (SELECT FROM public.users u
             WHERE u.user_id = ANY (p_users) AND outer_scope <> 'on' AND u.tenant_id IS DISTINCT FROM public.sidle_tenant()
                 AND NOT EXISTS (SELECT FROM public.memberships m
@@ -19,6 +19,6 @@ BEGIN
     RETURN revoked;
 END
 $$;
-COMMENT ON FUNCTION directory_revoke_tokens(uuid[]) IS 'Revokes the access tokens of these users and tells by which time; for a tenant, of its members only.';
+COMMENT ON FUNCTION directory_revoke_tokens(uuid[]) IS 'Revokes the access tokens of these users and returns the epoch; for a tenant, of its members only.';
 REVOKE ALL ON FUNCTION directory_revoke_tokens(uuid[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION directory_revoke_tokens(uuid[]) TO sidle_app;

@@ -1,5 +1,5 @@
--- A tenant's administrator must not change somebody who has rights elsewhere that the administrator lacks, and cannot
--- see those rights: so this function looks over every tenant, at one user.
+-- A tenant's administrator must not change a user who has rights elsewhere that the administrator lacks, and cannot see
+-- those rights: so this function reads one user's rights across all tenants.
 CREATE OR REPLACE FUNCTION directory_rights(p_user uuid) RETURNS TABLE (tenant_id uuid, permissions text[])
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION directory_rights(p_user uuid) RETURNS TABLE (tenant_i
 DECLARE
     outer_scope text := coalesce(current_setting('sidle.platform', true), '');
 BEGIN
-    -- An owner who is not a superuser cannot declare this with SET on the function, so it is put back by hand.
+    -- An owner who is not a superuser cannot declare this with SET on the function, so it is restored explicitly.
     PERFORM set_config('sidle.platform', 'on', true);
     RETURN QUERY
         SELECT m.tenant_id, r.permissions

@@ -10,11 +10,11 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION rights_changed() IS 'Trigger: a membership or grant of a user came or went.';
+COMMENT ON FUNCTION rights_changed() IS 'Trigger: a membership or grant of a user was added or removed.';
 REVOKE ALL ON FUNCTION rights_changed() FROM PUBLIC;
 
--- Not for what the groups give: that follows them. Nor for an import, which gives memberships to new users only, whom
--- nothing was planned for yet.
+-- Not for memberships from Kanidm groups: those follow the groups. Nor for an import, which gives memberships to new
+-- users only, who are in no plan yet.
 CREATE OR REPLACE TRIGGER memberships_given AFTER INSERT ON memberships FOR EACH ROW
     WHEN (NEW.source = 'local') EXECUTE FUNCTION rights_changed();
 CREATE OR REPLACE TRIGGER memberships_taken AFTER DELETE ON memberships FOR EACH ROW

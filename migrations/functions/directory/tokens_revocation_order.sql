@@ -6,7 +6,7 @@ BEGIN
     RAISE integrity_constraint_violation USING MESSAGE = 'a revocation of tokens comes after the one before it';
 END
 $$;
-COMMENT ON FUNCTION tokens_revocation_order() IS 'Trigger: refuses a revocation that would leave tokens good which it is to end.';
+COMMENT ON FUNCTION tokens_revocation_order() IS 'Trigger: refuses a revocation that would leave tokens valid which it is to end.';
 REVOKE ALL ON FUNCTION tokens_revocation_order() FROM PUBLIC;
 
 CREATE OR REPLACE TRIGGER users_tokens_revocation_order BEFORE UPDATE OF tokens_valid_from ON users FOR EACH ROW

@@ -7,7 +7,7 @@ DECLARE
     v_foreign boolean;
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- One look for all rows of an import's statement.
+        -- One query for all rows of an import's statement.
         v_foreign := EXISTS (SELECT FROM added a JOIN tenants t ON t.tenant_id = a.tenant_id
             WHERE NOT coalesce(jsonb_exists(t.settings #> '{sidle,domains}', substring(a.email_key FROM '[^@]*$')), true));
     ELSE
@@ -21,7 +21,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION users_domain_check() IS 'Trigger: keeps users of a tenant that is confined to domains to addresses of those.';
+COMMENT ON FUNCTION users_domain_check() IS 'Trigger: confines users of a tenant to addresses of the tenant''s domains, where it has any.';
 REVOKE ALL ON FUNCTION users_domain_check() FROM PUBLIC;
 
 CREATE OR REPLACE TRIGGER users_domain_of_new AFTER INSERT ON users REFERENCING NEW TABLE AS added

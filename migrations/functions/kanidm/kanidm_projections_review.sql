@@ -3,14 +3,14 @@ CREATE OR REPLACE FUNCTION kanidm_projections_review(p_users uuid[]) RETURNS voi
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 BEGIN
-    -- The engine compares rights and writes down what it projects while it holds these rows: either it sees the change,
-    -- or this sees the projection.
+    -- The engine compares rights and records what it projects while it locks these rows: either it sees the change, or
+    -- this sees the projection.
     PERFORM FROM users u WHERE u.user_id = ANY (p_users) ORDER BY u.user_id FOR NO KEY UPDATE;
     UPDATE users u SET rights_version = u.rights_version + 1 WHERE u.user_id = ANY (p_users);
     UPDATE kanidm_projections p SET withdrawn_at = CASE WHEN NOT stands.held THEN clock_timestamp() END
     FROM (SELECT x.user_id, x.kanidm_group_uuid, EXISTS (
               SELECT FROM memberships m JOIN roles r ON r.role_id = m.role_id
-              -- What the group itself gave is no reason to leave somebody in it.
+              -- A right that comes from the group itself is no reason to leave the person in it.
               WHERE m.user_id = x.user_id AND m.tenant_id = x.tenant_id AND m.source <> 'kanidm'
                   AND (x.role = 'member' OR r.is_admin)) AS held
           FROM kanidm_projections x WHERE x.user_id = ANY (p_users)) stands
@@ -22,5 +22,5 @@ BEGIN
         AND m.user_id = p.user_id AND m.source = 'kanidm' AND m.tenant_id = g.tenant_id AND m.role_id = g.role_id;
 END
 $$;
-COMMENT ON FUNCTION kanidm_projections_review(uuid[]) IS 'Counts a change of rights of these users, marks what of their projections no longer stands as withdrawn, and takes away what the groups gave by it.';
+COMMENT ON FUNCTION kanidm_projections_review(uuid[]) IS 'Counts a change of rights of these users, updates which of their projections are withdrawn, and removes the memberships that those groups gave.';
 REVOKE ALL ON FUNCTION kanidm_projections_review(uuid[]) FROM PUBLIC;

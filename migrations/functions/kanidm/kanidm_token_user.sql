@@ -16,6 +16,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION kanidm_token_user(uuid) IS 'Whom a person stands for who presents a token of Kanidm''s own, with their rights in the home tenant; nobody where nobody may sign in as the person.';
+COMMENT ON FUNCTION kanidm_token_user(uuid) IS 'The user linked to a person who presents a token of Kanidm''s own, with their rights in the home tenant; no row where no user may sign in as the person.';
 REVOKE ALL ON FUNCTION kanidm_token_user(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kanidm_token_user(uuid) TO sidle_app;

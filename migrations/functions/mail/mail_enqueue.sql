@@ -15,10 +15,10 @@ BEGIN
     END IF;
     v_scope := rls_enter_platform();
     IF v_recipient IS NULL THEN
-        -- The address as it is now: whoever changes it later does not divert the message.
+        -- The present address: a later change of it does not divert the message.
         SELECT u.email, u.email_key INTO v_recipient, v_key FROM users u WHERE u.user_id = v_user AND u.deleted_at IS NULL;
     END IF;
-    -- Here and not with those who cause messages, so that none of them can forget it.
+    -- Checked here and not by the callers, so that none of them can omit it.
     IF v_recipient IS NOT NULL
             AND NOT mail_rate_limited(v_key, p_mail ->> 'kind', (p_mail ->> 'per_address_and_hour')::integer) THEN
         INSERT INTO mail_outbox (mail_id, kind, user_id, recipient, recipient_hash, parameters, created_at,
@@ -30,6 +30,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION mail_enqueue(jsonb) IS 'Writes a message that the service prepared, to the address it names or else to the user''s present one; nothing for null, and nothing to an address that has had its share.';
+COMMENT ON FUNCTION mail_enqueue(jsonb) IS 'Writes a message that the service prepared, to the address it names or else to the user''s present one; nothing for null, and nothing to an address that is at its rate limit.';
 REVOKE ALL ON FUNCTION mail_enqueue(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mail_enqueue(jsonb) TO sidle_app;

@@ -8,20 +8,20 @@ DECLARE
     v_kinds text[] := CASE WHEN p_kind = ANY (v_asked) THEN v_asked ELSE ARRAY[p_kind] END;
 BEGIN
     IF NOT sidle_platform() THEN
-        -- Outside the platform's scope no message is seen: that must not pass for none.
+        -- Outside the platform's scope no message is visible: that must not be taken for none.
         RETURN true;
     END IF;
     IF p_kind = ANY (v_asked) THEN
-        -- One after the other for each address, or several at once would each be below the limit. Notices do without:
-        -- a change may write to two addresses, and two changes must not wait for each other.
+        -- Serialised for each address, or several concurrent requests would each be below the limit. Notices are not: a
+        -- change may write to two addresses, and two changes must not wait for each other.
         PERFORM pg_advisory_xact_lock(('x' || encode(substr(v_hash, 1, 8), 'hex'))::bit(64)::bigint);
     END IF;
-    -- By address, whoever has it: deleting a user and making another begins no new count.
+    -- Counted by address, not by user: deleting a user and creating another does not reset the count.
     RETURN (SELECT count(*) FROM mail_outbox m
             WHERE m.recipient_hash = v_hash AND m.created_at > clock_timestamp() - interval '1 hour'
                 AND m.kind = ANY (v_kinds)) >= p_most;
 END
 $$;
-COMMENT ON FUNCTION mail_rate_limited(text, text, integer) IS 'Whether an address has had its share of messages of a kind in the last hour. Those that anybody can ask for share one limit; notices of each kind have their own, so that nobody keeps a warning away by causing something else first.';
+COMMENT ON FUNCTION mail_rate_limited(text, text, integer) IS 'Whether an address is at its limit of messages of a kind in the last hour. Those that anonymous callers can cause share one limit; notices of each kind have their own, so that an attacker cannot suppress a warning by causing another message first.';
 REVOKE ALL ON FUNCTION mail_rate_limited(text, text, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mail_rate_limited(text, text, integer) TO sidle_app;

@@ -1,7 +1,7 @@
 CREATE OR REPLACE FUNCTION migration_plan_standing(p_plan uuid, OUT fit bigint, OUT taken bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
-    -- By indexes, also where the tables were analysed while they were empty.
+    -- Uses indexes, also where the tables were analysed while they were empty.
     SET enable_seqscan = off
     AS $$
 DECLARE
@@ -18,6 +18,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION migration_plan_standing(uuid) IS 'Of the persons that a plan will create: how many users are still as planned, and how many names a migration gave, or is giving, to somebody else, in whatever tenant.';
+COMMENT ON FUNCTION migration_plan_standing(uuid) IS 'Of the persons that a plan will create: how many users are unchanged since it was planned, and how many names a migration gave, or is giving, to another user, in any tenant.';
 REVOKE ALL ON FUNCTION migration_plan_standing(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION migration_plan_standing(uuid) TO sidle_app;

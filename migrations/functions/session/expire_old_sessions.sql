@@ -19,10 +19,10 @@ BEGIN
     UPDATE sessions s SET status = 'expired', kanidm_refresh_token = NULL FROM locked
         WHERE s.session_id = locked.session_id;
     GET DIAGNOSTICS v_expired = ROW_COUNT;
-    -- Until it has expired a used token can betray a theft; after that nobody accepts it anyway.
+    -- Until it has expired a used token can reveal a theft; after that it is refused anyway.
     DELETE FROM refresh_tokens WHERE refresh_token_id IN (
         SELECT t.refresh_token_id FROM refresh_tokens t WHERE t.expires_at <= p_now - interval '1 day' LIMIT 10000);
-    -- Sessions that ended are shown for a while; their refresh tokens go with them.
+    -- Ended sessions are listed for a while; their refresh tokens are deleted with them.
     DELETE FROM sessions WHERE session_id IN (
         SELECT s.session_id FROM sessions s
         WHERE (s.status = 'expired' AND s.expires_at <= p_now - p_keep) OR s.revoked_at <= p_now - p_keep
@@ -35,6 +35,6 @@ BEGIN
     RETURN v_expired;
 END
 $$;
-COMMENT ON FUNCTION expire_old_sessions(timestamptz, interval) IS 'Marks lapsed sessions; removes those that ended longer ago than is kept, expired refresh tokens, begun logins and answers to repeated calls: at most 10,000 of each. Tells how many sessions it marked.';
+COMMENT ON FUNCTION expire_old_sessions(timestamptz, interval) IS 'Marks expired sessions; purges those that ended longer ago than they are kept, expired refresh tokens, lapsed logins and answers to repeated calls: at most 10,000 of each. Returns how many sessions it marked.';
 REVOKE ALL ON FUNCTION expire_old_sessions(timestamptz, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION expire_old_sessions(timestamptz, interval) TO sidle_app;

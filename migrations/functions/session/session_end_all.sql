@@ -7,14 +7,14 @@ DECLARE
     v_session uuid;
     v_ended uuid[] := ARRAY[]::uuid[];
 BEGIN
-    -- Before anything of theirs, as everybody does who begins or ends sessions of a user: a login under way is waited for
-    -- and then found, and a change of the password at the same time comes before this or after it.
+    -- Locked before anything of theirs, as by everything that begins or ends sessions of a user: a login in progress is
+    -- waited for and then found, and a concurrent change of the password comes before this or after it.
     PERFORM FROM users u WHERE u.user_id = p_user FOR NO KEY UPDATE;
     FOR v_session IN
         SELECT s.session_id FROM sessions s JOIN users u ON u.user_id = s.user_id
         WHERE s.user_id = p_user AND s.status = 'active' AND s.session_id IS DISTINCT FROM p_except
             AND (v_scope = 'on' OR s.tenant_id = sidle_tenant() OR u.tenant_id = sidle_tenant()
-                -- A session that has gone to another tenant is still this one's while it holds tokens for it.
+                -- A session that was moved to another tenant also belongs to this one while it holds tokens for it.
                 OR EXISTS (SELECT FROM refresh_tokens t WHERE t.session_id = s.session_id
                     AND t.tenant_id = sidle_tenant() AND t.access_until > p_now))
         ORDER BY s.session_id
@@ -24,7 +24,7 @@ BEGIN
             v_ended := v_ended || v_session;
         END IF;
     END LOOP;
-    -- Signed out everywhere is also out of every way in that is half gone.
+    -- Signing out everywhere also voids pending logins and proofs.
     IF v_scope = 'on' OR EXISTS (SELECT FROM users u WHERE u.user_id = p_user AND u.tenant_id = sidle_tenant()) THEN
         PERFORM pending_void(p_user);
     END IF;
@@ -32,6 +32,6 @@ BEGIN
     RETURN v_ended;
 END
 $$;
-COMMENT ON FUNCTION session_end_all(uuid, uuid, text, timestamptz) IS 'Ends the sessions of a user, except one, and voids what waits to become one; tells which sessions, and the caller records it. In a tenant''s transaction only sessions that act in that tenant or still hold tokens for it, or everything of its own users.';
+COMMENT ON FUNCTION session_end_all(uuid, uuid, text, timestamptz) IS 'Ends the sessions of a user, except one, and voids what waits to become one; returns which sessions, and the caller records it. In a tenant''s transaction only sessions that act in that tenant or still hold tokens for it, or everything of its own users.';
 REVOKE ALL ON FUNCTION session_end_all(uuid, uuid, text, timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_end_all(uuid, uuid, text, timestamptz) TO sidle_app;

@@ -7,7 +7,7 @@ DECLARE
     v_scope text := rls_enter_platform();
     v_now timestamptz := clock_timestamp();
 BEGIN
-    -- Whoever is refreshing a session is asking Kanidm about it anyway: those are left out, and so are locked ones.
+    -- A refresh of a session asks Kanidm about it anyway: those are left out, and so are locked ones.
     RETURN QUERY WITH due AS MATERIALIZED (
         SELECT s.session_id, u.kanidm_user_id FROM sessions s JOIN users u ON u.user_id = s.user_id
         WHERE s.status = 'active' AND s.kanidm_refresh_token IS NOT NULL AND s.kanidm_checked_at <= v_now - p_older_than
@@ -22,6 +22,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION session_kanidm_due(interval, integer, uuid, interval) IS 'Leases sessions that Kanidm was not asked about for long, the longest first.';
+COMMENT ON FUNCTION session_kanidm_due(interval, integer, uuid, interval) IS 'Leases sessions that Kanidm was not asked about for longest, the longest first.';
 REVOKE ALL ON FUNCTION session_kanidm_due(interval, integer, uuid, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_kanidm_due(interval, integer, uuid, interval) TO sidle_app;

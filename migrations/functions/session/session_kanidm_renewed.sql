@@ -24,6 +24,6 @@ BEGIN
     PERFORM rls_restore(v_scope);
 END
 $$;
-COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Keeps what renewing a session at Kanidm gave: the next refresh token and the groups. Gives the user when that revoked their access tokens, and by which time.';
+COMMENT ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) IS 'Stores the result of renewing a session at Kanidm: the next refresh token and the groups. Returns the user when that revoked their access tokens, with the epoch.';
 REVOKE ALL ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_kanidm_renewed(uuid, uuid, bytea, uuid[], timestamptz, jsonb) TO sidle_app;

@@ -12,6 +12,6 @@ BEGIN
         WHERE s.session_id = p_session;
 END
 $$;
-COMMENT ON FUNCTION session_link_kanidm(uuid, uuid, bytea) IS 'Notes on a session whose user has just linked a person that Kanidm vouches for it as well.';
+COMMENT ON FUNCTION session_link_kanidm(uuid, uuid, bytea) IS 'Marks a session whose user has just linked a person as authenticated by Kanidm as well.';
 REVOKE ALL ON FUNCTION session_link_kanidm(uuid, uuid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_link_kanidm(uuid, uuid, bytea) TO sidle_app;

@@ -9,7 +9,7 @@ DECLARE
     v_ended uuid[] := ARRAY[]::uuid[];
     v_id uuid;
 BEGIN
-    -- Whoever begins a session holds the user's row, so the count is right however many begin at once.
+    -- A transaction that begins a session locks the user's row, so the count is right under concurrent logins.
     IF p_session.session_limit > 0 THEN
         v_over := ARRAY(SELECT s.session_id FROM sessions s
             WHERE s.user_id = p_user AND s.status = 'active' AND least(s.expires_at, s.idle_expires_at) > p_now

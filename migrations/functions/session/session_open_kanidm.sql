@@ -8,6 +8,6 @@ BEGIN
     UPDATE sessions x SET kanidm_checked_at = clock_timestamp() WHERE x.session_id = p_session.session_id;
 END
 $$;
-COMMENT ON FUNCTION session_open_kanidm(uuid, uuid, timestamptz, new_session) IS 'Begins a session that Kanidm has just vouched for.';
+COMMENT ON FUNCTION session_open_kanidm(uuid, uuid, timestamptz, new_session) IS 'Begins a session for a user whom Kanidm has just authenticated.';
 REVOKE ALL ON FUNCTION session_open_kanidm(uuid, uuid, timestamptz, new_session) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_open_kanidm(uuid, uuid, timestamptz, new_session) TO sidle_app;

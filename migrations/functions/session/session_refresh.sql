@@ -1,5 +1,6 @@
--- A successor that was revoked, as by a change of the password, is given to nobody again. An exchange that another one of
--- the same token has outrun leads to the same successor while that is unused, and ends nothing: clients race themselves.
+-- A successor that was revoked, as by a change of the password, is never returned again. An exchange that was overtaken
+-- by another one of the same token leads to the same successor while that is unused, and ends nothing: clients race
+-- themselves.
 CREATE OR REPLACE FUNCTION session_refresh(p refresh_exchange, p_refreshed prepared_event, p_reused prepared_event)
     RETURNS refresh_result
     LANGUAGE plpgsql SECURITY DEFINER
@@ -29,18 +30,19 @@ BEGIN
         IF v_result.session_id IS NULL THEN
             EXIT body;
         END IF;
-        -- Held until the end, so that a change of the user's rights comes entirely before this refresh or after it.
+        -- Locked until the end, so that a change of the user's rights comes entirely before this refresh or after it.
         SELECT * INTO u FROM users x WHERE x.user_id = v_result.user_id FOR SHARE;
         SELECT * INTO s FROM sessions x WHERE x.session_id = v_result.session_id FOR NO KEY UPDATE;
         SELECT * INTO t FROM refresh_tokens x WHERE x.token_hash = p.token_hash;
-        -- What was waited for here counts: whoever comes next may have to wait as long, and is no thief for it.
+        -- Includes the time spent waiting for the locks, and so does used_at: an exchange that then waits for this one
+        -- must not be taken for a theft.
         v_now := p.exchanged_at + (clock_timestamp() - statement_timestamp());
         IF s.status <> 'active' OR t.revoked_at IS NOT NULL THEN
             EXIT body;
         END IF;
         IF t.used_at IS NOT NULL THEN
             SELECT * INTO v_next FROM refresh_tokens x WHERE x.refresh_token_id = t.successor_id;
-            -- Without a leeway there is none, whichever replica's clock is ahead.
+            -- A leeway of zero means none, whichever replica's clock is ahead.
             v_raced := p.leeway > interval '0' AND t.used_at > v_now - p.leeway;
             v_repeats := t.request_hash = p.request_hash AND t.used_at > v_now - p.repeat_within;
             IF v_next.used_at IS NOT NULL OR NOT (v_raced OR v_repeats) THEN
@@ -54,8 +56,8 @@ BEGIN
                 EXIT body;
             END IF;
         END IF;
-        -- Once for each call, which asks again while somebody else renews the session: then without a spacing. A theft has
-        -- been found by now, and is no matter of how often.
+        -- Charged once for each call, which asks again while another renews the session: then without a spacing. A
+        -- theft has been detected by now, and does not depend on the rate limit.
         IF p.spacing IS NOT NULL THEN
             v_free_at := greatest(s.refresh_free_at, v_now) + p.spacing;
             IF v_free_at > v_now + p.burst THEN
@@ -70,7 +72,7 @@ BEGIN
                 v_result.outcome := 'request_id_reused';
                 EXIT body;
             END IF;
-            -- The other exchange led elsewhere, or to a successor that is derived from another key by now.
+            -- The other exchange led to another token, or to a successor that was derived from another key.
             IF v_next.token_hash <> p.successor_hash
                     OR (p.tenant_id IS NOT NULL AND p.tenant_id IS DISTINCT FROM s.tenant_id) THEN
                 v_result.outcome := 'raced';
@@ -81,12 +83,12 @@ BEGIN
             UPDATE sessions x SET status = 'expired', kanidm_refresh_token = NULL WHERE x.session_id = s.session_id;
             EXIT body;
         END IF;
-        -- What an administrator locked is shut; a lock after failures only keeps guesses out.
+        -- An administrator's lock refuses refreshes; a lock after failures only prevents guesses.
         IF u.deleted_at IS NOT NULL OR u.status <> 'active'
                 OR (u.locked_until > v_now AND u.lock_reason = 'administrator') THEN
             EXIT body;
         END IF;
-        -- A session for one service must not become one for another, least of all for this one.
+        -- A session for one audience must not become one for another, least of all for Sidle itself.
         IF p.audience <> s.audience THEN
             v_result.outcome := 'other_audience';
             EXIT body;
@@ -138,7 +140,7 @@ BEGIN
                 WHERE x.session_id = s.session_id;
             UPDATE refresh_tokens x SET access_until = greatest(x.access_until, p.access_until)
                 WHERE x.refresh_token_id = v_next.refresh_token_id;
-            -- One event tells of all that race one another: how many those are is up to the caller.
+            -- One event for all exchanges that race one another: their number is up to the caller.
             v_told := t.repeated_at > v_now - greatest(p.leeway, interval '10 seconds');
             IF v_told IS NOT TRUE THEN
                 UPDATE refresh_tokens x SET repeated_at = v_now WHERE x.refresh_token_id = t.refresh_token_id;
@@ -157,7 +159,7 @@ BEGIN
             u.must_change_password AND s.auth_method <> 'kanidm')::user_rights;
         v_result.expires_at := s.expires_at;
     END body;
-    -- What ended without a pair is charged as well.
+    -- Exchanges that ended without a pair are charged as well.
     IF v_free_at IS NOT NULL AND NOT v_charged THEN
         UPDATE sessions x SET refresh_free_at = v_free_at WHERE x.session_id = s.session_id;
     END IF;
@@ -165,6 +167,6 @@ BEGIN
     RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION session_refresh(refresh_exchange, prepared_event, prepared_event) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it, and for those that it outran; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
+COMMENT ON FUNCTION session_refresh(refresh_exchange, prepared_event, prepared_event) IS 'Exchanges a refresh token for its successor; repeats the exchange for the call that began it, and for those that it overtook; any other second use ends the session. Sessions through Kanidm first get a lease to renew there.';
 REVOKE ALL ON FUNCTION session_refresh(refresh_exchange, prepared_event, prepared_event) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_refresh(refresh_exchange, prepared_event, prepared_event) TO sidle_app;

@@ -37,6 +37,6 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION session_renew(uuid, uuid, uuid, bytea, uuid, timestamptz, timestamptz, interval, interval) IS 'Gives a session of a user, whose row the caller has locked, new tokens in the place of all that it had, and tells what the user may do in it; not one that has ended.';
+COMMENT ON FUNCTION session_renew(uuid, uuid, uuid, bytea, uuid, timestamptz, timestamptz, interval, interval) IS 'Gives a session of a user, whose row the caller has locked, new tokens that replace all that it had, and returns what the user may do in it; none for one that has ended.';
 REVOKE ALL ON FUNCTION session_renew(uuid, uuid, uuid, bytea, uuid, timestamptz, timestamptz, interval, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_renew(uuid, uuid, uuid, bytea, uuid, timestamptz, timestamptz, interval, interval) TO sidle_app;

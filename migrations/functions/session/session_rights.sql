@@ -1,4 +1,4 @@
--- In plpgsql, since every login and refresh asks it: a function in SQL is planned anew each time that it is called.
+-- In plpgsql, since every login and refresh calls it: a function in SQL is planned each time that it is called.
 CREATE OR REPLACE FUNCTION session_rights(p_user uuid, p_tenant uuid,
     OUT member boolean, OUT roles text[], OUT permissions text[], OUT platform_permissions text[])
     LANGUAGE plpgsql STABLE

@@ -7,7 +7,7 @@ DECLARE
     v_removed integer;
     v_revoked timestamptz;
 BEGIN
-    -- What Sidle put into a group and took away again gives nothing back, however long the group holds it.
+    -- A membership that Sidle withdrew from a group gives nothing back, however long the group still has it.
     p_groups := ARRAY(SELECT given FROM unnest(p_groups) given WHERE NOT EXISTS (SELECT FROM kanidm_projections p
         WHERE p.user_id = p_user AND p.kanidm_group_uuid = given AND p.withdrawn_at IS NOT NULL));
     WITH gone AS (
@@ -21,7 +21,7 @@ BEGIN
         INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source, created_at)
         SELECT gen_random_uuid(), g.tenant_id, p_user, g.role_id, 'kanidm', p_now
         FROM kanidm_tenant_groups g JOIN roles r ON r.role_id = g.role_id
-        -- Whatever an administrator writes into the mapping: a group never gives a role over every tenant.
+        -- Whatever an administrator writes into the mapping: a group never gives a role of the platform.
         WHERE g.kanidm_group_uuid = ANY (p_groups) AND NOT r.is_platform
         ON CONFLICT DO NOTHING
         RETURNING 1)
@@ -39,6 +39,6 @@ BEGIN
     RETURN v_removed > 0;
 END
 $$;
-COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are known by recorded uuid, but for those that Sidle took the user out of; when one went, ends access tokens and says so.';
+COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are identified by recorded uuid, except those that Sidle withdrew; when one was removed, revokes access tokens and says so.';
 REVOKE ALL ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) TO sidle_app;

@@ -23,6 +23,6 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION session_tenant(uuid, uuid, uuid) IS 'The tenant that a login acts in: asked for, else home, else the only one; none only for platform administrators.';
+COMMENT ON FUNCTION session_tenant(uuid, uuid, uuid) IS 'The tenant that a login acts in: the requested one, else the home tenant, else the only one; none only for platform administrators.';
 REVOKE ALL ON FUNCTION session_tenant(uuid, uuid, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION session_tenant(uuid, uuid, uuid) TO sidle_app;
