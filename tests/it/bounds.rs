@@ -1,4 +1,5 @@
-//! What a client can do to a connection is bounded: its handshake, streams, resets, headers, messages, compression, depth.
+//! Bounds on what a client can do to a connection: its handshake, streams, resets, headers, messages, compression,
+//! depth.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub(crate) fn request(path: &str) -> Request<()> {
     Request::post(uri).header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
 }
 
-/// Sends one request with this body and gives the gRPC status that it ends with.
+/// Sends one request with this body and returns the gRPC status that it ends with.
 pub(crate) async fn status_of(send: &mut SendRequest<Bytes>, request: Request<()>, body: &[u8]) -> Option<String> {
     let mut ready = send.clone().ready().await.ok()?;
     let (response, mut stream) = ready.send_request(request, false).ok()?;
@@ -51,12 +52,12 @@ pub(crate) async fn status_of(send: &mut SendRequest<Bytes>, request: Request<()
     body.trailers().await.ok().flatten().as_ref().and_then(read)
 }
 
-/// Whether somebody else is served meanwhile.
+/// Whether another client is served meanwhile.
 pub(crate) async fn is_served(server: &TestServer) -> bool {
     server.client("").authenticate.get_jwks(proto::GetJwksRequest {}).await.is_ok()
 }
 
-/// The rapid reset of 2023: requests that are taken back as soon as they are made.
+/// The rapid reset of 2023: requests that are cancelled as soon as they are made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_resets_ends_the_connection_that_sends_it_and_no_other() {
     let server = TestServer::start().await;
@@ -82,7 +83,7 @@ async fn a_connection_has_a_bounded_number_of_streams() {
     assert_eq!(status_of(&mut send, request(JWKS), &[0, 0, 0, 0, 0]).await.as_deref(), Some("0"));
     assert_eq!(send.current_max_send_streams(), 4, "it is told");
 
-    // Whoever does not listen is refused the fifth: frames made by hand, none of them finished.
+    // A client that ignores that is refused the fifth: handmade frames, none of which completes a call.
     let mut stream = TcpStream::connect(server.grpc_url().replace("http://", "")).await.unwrap();
     stream.write_all(PREFACE).await.unwrap();
     stream.write_all(&frame(4, 0, 0, &[])).await.unwrap();
@@ -120,7 +121,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     frame
 }
 
-/// A request's headers as HPACK spells them, nothing remembered.
+/// A request's headers as HPACK encodes them, without the dynamic table.
 pub(crate) fn headers(path: &str) -> Vec<u8> {
     let literal = |into: &mut Vec<u8>, text: &str| {
         into.push(u8::try_from(text.len()).unwrap());
@@ -156,7 +157,7 @@ async fn endless_headers_end_the_connection_before_they_are_kept() {
         }
     })
     .await;
-    // What lies in the buffers of two sockets may still be taken by the kernel.
+    // The kernel may still accept what fits into the buffers of two sockets.
     assert!(sent < 64 << 20, "{sent} bytes of headers were taken");
     assert!(is_served(&server).await);
 }
@@ -175,7 +176,7 @@ async fn headers_over_the_limit_are_refused_and_the_connection_goes_on() {
     assert!(is_served(&server).await);
 }
 
-/// A length is a promise; nothing is set aside for it.
+/// A length is only announced; no memory is reserved for it.
 #[tokio::test]
 async fn a_message_that_says_it_is_huge_is_refused_at_its_length() {
     let server = TestServer::start().await;
@@ -190,7 +191,7 @@ async fn a_message_that_says_it_is_huge_is_refused_at_its_length() {
     assert!(is_served(&server).await);
 }
 
-/// Compression is not spoken, so that nothing can be small on the wire and large in memory.
+/// Compression is not supported, so that nothing can be small on the wire and large in memory.
 #[tokio::test]
 async fn a_decompression_bomb_is_not_unpacked() {
     let server = TestServer::start().await;
@@ -254,7 +255,7 @@ async fn settings_are_bounded_in_depth_and_size() {
             }
         }
     }
-    // So deep that a client's own encoder would not do it: bytes, from the inside out.
+    // So deep that a client's own encoder would not do it: encoded from the inside out.
     let rpc = crate::dynamic::rpcs().into_iter().find(|rpc| rpc.name() == "CreateTenant").unwrap();
     let settings = rpc.input().get_field_by_name("settings").unwrap().number();
     let token = server.sign_in("root@platform.example").await.access_token;
@@ -283,12 +284,12 @@ async fn settings_are_bounded_in_depth_and_size() {
     }
 }
 
-/// More calls at once than may be in work: the rest are turned away at once, and none is lost.
+/// More concurrent calls than there are permits: the rest are refused immediately, and none is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_over_the_bound_are_turned_away_at_once() {
     let server = Setup::new().await.with("SERVER__MAX_CONCURRENT_CALLS", "2").start().await;
     let (send, _connection) = connect(&server).await;
-    // Three calls that are never finished, for two places: whichever came last is answered, and no other.
+    // Three calls that are never finished, for two permits: only the last one is answered.
     let (mut answers, mut held) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let mut ready = send.clone().ready().await.unwrap();
@@ -304,7 +305,7 @@ async fn calls_over_the_bound_are_turned_away_at_once() {
     until("there is room again", async || is_served(&server).await).await;
 }
 
-/// On a port with TLS nobody takes room for long without having shown that they speak it.
+/// On a port with TLS a connection takes a permit only for a short time before its handshake.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_finish_the_handshake_is_let_go_and_others_are_served_meanwhile() {
     let folder = tempfile::tempdir().unwrap();
@@ -328,7 +329,7 @@ async fn who_does_not_finish_the_handshake_is_let_go_and_others_are_served_meanw
     };
 
     let mut silent = TcpStream::connect(running.grpc_address).await.unwrap();
-    // The head of a greeting that never comes.
+    // The head of a ClientHello that is never completed.
     let mut halting = TcpStream::connect(running.grpc_address).await.unwrap();
     halting.write_all(&[22, 3, 1, 1, 0]).await.unwrap();
     serves().await;
@@ -340,13 +341,13 @@ async fn who_does_not_finish_the_handshake_is_let_go_and_others_are_served_meanw
     running.stop().await.unwrap();
 }
 
-/// Whoever need not sign in cannot take every place from those who have: tokens are verified all the while.
+/// Anonymous callers cannot take every permit from signed-in ones: tokens are verified all the while.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_leave_places_to_those_who_have_signed_in() {
     let server = Setup::new().await.with("SERVER__MAX_CONCURRENT_CALLS", "16").start().await;
     let admin = server.admin().await;
     let (mut answers, mut held) = (Vec::new(), Vec::new());
-    // Each of eight addresses gets two of the places for strangers, of which there are eight.
+    // Each of eight addresses gets two of the eight anonymous permits.
     for own in 2..10 {
         let stream = crate::floods::connect_from(&format!("127.0.0.{own}"), crate::floods::port_of(&server)).await;
         let (send, connection) = h2::client::handshake(stream).await.unwrap();
@@ -371,7 +372,7 @@ async fn strangers_leave_places_to_those_who_have_signed_in() {
     assert_eq!(held.len(), 16);
 }
 
-/// A connection that never begins to speak, or stops, is not kept for good; one that answers pings is.
+/// A connection that never begins to speak, or stops, is closed at some time; one that answers pings is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_falls_silent_is_let_go_and_who_lives_is_not() {
     let server = Setup::new().await.with("SERVER__IDLE_TIMEOUT", "600ms").start().await;
@@ -381,7 +382,7 @@ async fn who_falls_silent_is_let_go_and_who_lives_is_not() {
         let mut silent = TcpStream::connect(&address).await.unwrap();
         silent.write_all(said.as_bytes()).await.unwrap();
         let mut rest = Vec::new();
-        // With or without a word of farewell.
+        // With or without a GOAWAY.
         within(&format!("its end, after {said:?}"), silent.read_to_end(&mut rest)).await.ok();
     }
     assert!(!connection.is_finished());

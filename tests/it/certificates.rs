@@ -1,4 +1,4 @@
-//! Callers with client certificates, over real TLS: which ones act as a service account, and which do not.
+//! Callers with client certificates, over real TLS: which ones authenticate a service account, and which do not.
 
 use std::path::Path;
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
-    /// A client's certificate with these URIs, good from and until so many days from now.
+    /// A client certificate with these URIs, valid from and until so many days from now.
     fn issue(&self, common_name: &str, uris: &[&str], days: (i64, i64)) -> Identity {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
@@ -59,7 +59,7 @@ struct Site {
 }
 
 impl Site {
-    /// `corp` and `other` are named when asked for; otherwise `other` is not known at all.
+    /// `corp` and `other` are named when asked for; otherwise `other` is not configured at all.
     async fn start(name_other: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
@@ -101,7 +101,7 @@ impl Site {
         Client::new(self.channel(Some(identity)).await.unwrap(), token)
     }
 
-    /// A service account with these permissions, known by these URIs under `corp`.
+    /// A service account with these permissions and these URIs under `corp`.
     async fn account(
         &self,
         admin: &Client,
@@ -250,7 +250,7 @@ async fn with_certificate_and_token_only_what_both_permit_is_permitted() {
         assert_eq!(list_users(&client).await.is_ok(), users, "{certificate}, {token}: users");
         let listed = client.directory.clone().list_tenants(proto::ListTenantsRequest::default()).await;
         assert_eq!(listed.is_ok(), tenants, "{certificate}, {token}: tenants");
-        // It stays the token's owner who acts.
+        // The token's owner remains the principal.
         assert!(matches!(who(&client).await.unwrap().principal, Some(proto::who_am_i_response::Principal::User(_))));
     }
     let identity = site.corp.issue("x", &["spiffe://example.org/reader"], NOW);
@@ -347,7 +347,7 @@ async fn a_setting_that_names_no_usable_authority_stops_the_start() {
     assert!(fault.contains("corp.pem"), "{fault}");
 }
 
-/// What was opened with a token and a certificate ends when either ends.
+/// A stream that was opened with a token and a certificate ends when either ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_stream_ends_with_the_certificate_that_came_along() {
     let site = Site::start(false).await;

@@ -18,7 +18,7 @@ pub(crate) struct Operator {
     server: String,
 }
 
-/// What a run left behind.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub code: i32,
@@ -62,7 +62,7 @@ impl Operator {
         Ran { code: output.status.code().expect("ends by itself"), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// A run that prints an address among its messages, and is given what `answer` makes of it.
+    /// A run that prints an address among its messages, and reads what `answer` makes of it.
     pub async fn run_and_answer(&self, arguments: &[&str], answer: impl AsyncFnOnce(String) -> String) -> Ran {
         let mut child = self.command(arguments).spawn().expect("sidle starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -100,7 +100,7 @@ impl Operator {
         ran.out.trim().to_owned()
     }
 
-    /// As [`Operator::ok`], by somebody who types their password when a fresh proof is asked for.
+    /// As [`Operator::ok`], by an operator who types their password when a step-up is required.
     pub async fn ok_proven(&self, arguments: &[&str]) -> String {
         let ran = self.run_with(arguments, &[("SIDLE_PASSWORD", ADMIN_PASSWORD)], "").await;
         assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
@@ -117,8 +117,8 @@ impl Operator {
     }
 }
 
-/// An address that a service can come back to: below the ports that the system gives away, so that no other test is
-/// given it meanwhile.
+/// An address at which a service can be started again: below the ephemeral ports, so that no other test gets it
+/// meanwhile.
 pub(crate) fn lasting_address() -> String {
     let entropy = sidle::context::Entropy::system();
     loop {
@@ -188,7 +188,7 @@ async fn the_login_is_renewed_without_asking() {
     // As if the fifteen minutes were over.
     kept["servers"][&operator.server]["access_token_expires_at"] = "2026-01-01T00:00:00Z".into();
     std::fs::write(operator.credentials(), kept.to_string()).unwrap();
-    // Many at once: were the file not locked, two would use the same refresh token and end the session.
+    // Many concurrently: were the file not locked, two would use the same refresh token and end the session.
     let runs = (0..4).map(|_| operator.run(&["whoami"]));
     for ran in futures_util::future::join_all(runs).await {
         assert_eq!(ran.code, 0, "{ran:?}");
@@ -246,7 +246,7 @@ async fn tenants_roles_and_users_are_made_changed_and_listed() {
         "user",
         "--email-verified",
     ];
-    // A name with an escape sequence is refused where it comes in.
+    // A name with an escape sequence is refused at the input.
     assert_eq!(operator.run(&created).await.code, 1);
     let created: Vec<&str> =
         created.into_iter().map(|word| if word.contains('\u{1b}') { "Ann Lee" } else { word }).collect();
@@ -269,13 +269,13 @@ async fn rights_over_every_tenant_take_a_fresh_proof() {
     let (server, operator) = signed_in().await;
     let tenant = server.tenant("north").await;
     server.user(tenant, "ann@north.example", "user").await;
-    // Somebody found the terminal unlocked: what gives rights over everything asks for the password again.
+    // An attacker at an unlocked terminal: what gives rights over everything asks for the password again.
     let grant = ["memberships", "create", "ann@north.example", "SYSTEM_ADMIN", "--platform"];
     let refused = operator.run_with(&grant, &[("SIDLE_PASSWORD", "a guess")], "").await;
     assert_eq!(refused.code, 4, "{}", refused.err);
     assert_eq!(operator.run_with(&grant, &[("SIDLE_PASSWORD", ADMIN_PASSWORD)], "").await.code, 0);
     assert!(operator.ok(&["memberships", "list", "--platform"]).await.contains("ann@north.example"));
-    // The proof is asked for where none came along.
+    // A step-up is required where the call had none.
     let create = ["service-accounts", "create", "billing", "--permissions", "tokens.verify"];
     let proof = [("SIDLE_PASSWORD", ADMIN_PASSWORD)];
     assert!(operator.run(&create).await.err.contains("no password was given"));
@@ -294,7 +294,7 @@ async fn a_key_signs_a_program_in_until_it_is_revoked() {
     assert!(key.starts_with("sidle_ak_"));
     let keys = operator.run(&["api-keys", "list", "--service-account", "billing", "--output", "json"]).await;
     assert!(!keys.out.contains(&key));
-    // The key signs a program in, which may do what it permits and nothing else.
+    // The key authenticates a service account, which may do what the key permits and nothing else.
     let token = operator.ok(&["token", "print"]).await;
     let verify = operator.run_with(&["token", "verify"], &[("SIDLE_API_KEY", &key)], &token).await;
     assert!(verify.code == 0 && verify.out.contains("accepted"), "{verify:?}");
@@ -360,7 +360,7 @@ async fn an_import_tells_each_refused_row_and_takes_the_rest() {
         assert!(ran.out.contains(expected), "{expected}: {ran:?}");
     }
     assert_eq!(count().await, 2);
-    // Who came in signs in with the old password.
+    // An imported user signs in with the old password.
     server.sign_in("ann@north.example").await;
 
     let clean = operator.home.path().join("clean.jsonl");
@@ -396,7 +396,7 @@ async fn the_audit_log_is_listed_and_followed_across_a_restart() {
     let first = within("the event", lines.next_line()).await.unwrap().unwrap();
     assert!(first.contains("tenant.created"), "{first}");
 
-    // The service goes away and comes back at the same address.
+    // The service is stopped and started again at the same address.
     server.stop().await;
     let server = setup.start().await;
     operator.ok(&["tenants", "create", "second"]).await;
@@ -468,7 +468,7 @@ async fn a_second_factor_is_enrolled_and_asked_for() {
     let login = ["login", "--email", "ann@north.example"];
     let refused = operator.run_with(&login, &password, "000000\n").await;
     assert_eq!(refused.code, 4, "{refused:?}");
-    // Password and code from one stream, as a program would give them.
+    // Password and code from one stream, as a script would give them.
     let answer = format!("{ADMIN_PASSWORD}\n{}", code());
     assert_eq!(operator.run_with(&login, &[], &answer).await.code, 0);
     assert_eq!(operator.run_with(&login, &password, &format!("{}\n", codes[0])).await.code, 0);

@@ -58,7 +58,7 @@ async fn verifier(settings: Settings) -> Verifier {
     verifier
 }
 
-/// Ends the session of a token for the shop.
+/// Ends the session of a token for `shop`.
 async fn revoke(server: &TestServer, tokens: &proto::TokenPair) {
     let request = proto::RefreshTokenRequest { refresh_token: tokens.refresh_token.clone(), ..Default::default() };
     let session_id = server.client("").authenticate.refresh_token(request).await.unwrap().into_inner().session_id;
@@ -110,11 +110,11 @@ async fn a_revoked_token_is_refused_as_soon_as_it_was_told() {
     assert_eq!(late.verify(&tokens.access_token).await.unwrap_err(), Refused::Token);
 }
 
-/// G6: across a partition it fails the way it chose, and nothing is accepted past the bound that was chosen.
+/// G6: across a partition it fails as configured, and accepts nothing past the configured bound.
 #[tokio::test(flavor = "multi_thread")]
 async fn across_a_partition_it_fails_the_way_it_chose_and_comes_back() {
     let (server, key) = server(&setup().await).await;
-    // Time passes for both of them.
+    // The clocks of both move.
     let clock = Clock::default();
     let pass = |by| {
         server.context.clock.advance(by);
@@ -135,7 +135,7 @@ async fn across_a_partition_it_fails_the_way_it_chose_and_comes_back() {
         break_it(&proxy);
         revoke(&server, &tokens).await;
         assert!(closed.verify(&tokens.access_token).await.is_ok(), "it cannot know, and need not yet");
-        // What it was told last was told before the revocation: from now on that is longer ago than the bound.
+        // Its last message was sent before the revocation: from now on that is longer ago than the bound.
         pass(BOUND);
         for token in [&tokens.access_token, &other] {
             assert_eq!(
@@ -209,7 +209,7 @@ async fn a_rotation_of_keys_is_picked_up_and_a_revoked_key_is_refused() {
         admin.rotate_signing_keys(request).await
     };
     rotate(false).await.unwrap();
-    // Nobody prepared it for this key: it asks for it.
+    // It was not prepared for this key: it asks for it.
     let new = shop_token(&server).await;
     until(&verifier, &new, Ok(())).await;
     assert!(verifier.verify(&old).await.is_ok(), "the old key's tokens live out their time");
@@ -222,7 +222,7 @@ async fn a_rotation_of_keys_is_picked_up_and_a_revoked_key_is_refused() {
     until(&verifier, &newest, Ok(())).await;
 }
 
-/// Says who calls, as a service behind the layer sees it.
+/// The caller as a service behind the layer sees it.
 async fn whoami(request: Request<String>) -> Result<Response<String>, Infallible> {
     Ok(Response::new(request.extensions().get::<Caller>().unwrap().subject().to_string()))
 }
@@ -238,7 +238,7 @@ async fn the_layers_answer_for_themselves_in_the_words_of_http_and_of_grpc() {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        // Somebody before the layer claims to be somebody.
+        // A client claims an identity that the layer has not verified.
         let request = request.body(String::new()).unwrap();
         let service = protect.layer(Require::new(permission).layer(tower::service_fn(whoami)));
         service.oneshot(request).await.unwrap()

@@ -1,4 +1,4 @@
-//! The contract as a client meets it: every RPC is there, and those that this release does not implement say so.
+//! The contract as a client meets it: every RPC exists, and those that this release does not implement say so.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{TestServer, within};
 
-/// RPCs of the contract that answer `UNIMPLEMENTED` for now. Whoever implements one takes it off this list.
+/// RPCs of the contract that answer `UNIMPLEMENTED` for now. An implementation of one removes it from this list.
 const NOT_IMPLEMENTED: &[&str] = &[
     "AuditService/EraseSubject",
     "AuditService/ExportEvents",
@@ -49,7 +49,7 @@ async fn poke(server: &TestServer, path: &str, token: &str) -> Option<tonic::Sta
     match grpc.server_streaming(request, uri, codec).await {
         Err(status) => Some(status),
         Ok(response) => {
-            // Every stream has something to say at once: its state, or why it ends.
+            // Every stream answers immediately: with its state, or with its end.
             within(path, response.into_inner().message()).await.err()
         }
     }
@@ -100,7 +100,7 @@ async fn nothing_but_the_ways_in_answers_without_a_token() {
     }
 }
 
-/// A member without any permission gets nowhere that asks for one.
+/// A member without any permission is refused where one is required.
 #[tokio::test]
 async fn permissions_are_asked_for_before_anything_else() {
     let server = TestServer::start().await;

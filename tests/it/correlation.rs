@@ -1,4 +1,4 @@
-//! The correlation id of a call: in every line of the log that is written for it, and in every error.
+//! The correlation id of a call: in every log line that is written for it, and in every error.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -43,7 +43,7 @@ impl<'a> MakeWriter<'a> for Logged {
 }
 
 impl Logged {
-    /// Begins to keep the log; for as long as the guard lives.
+    /// Begins to keep the log, until the guard is dropped.
     pub fn start() -> (Self, DefaultGuard) {
         let logged = Self::default();
         let log = tracing_subscriber::fmt()
@@ -80,7 +80,7 @@ impl Logged {
         .await
     }
 
-    /// Fails when a line is under no id at all, but for those of work that no call began.
+    /// Fails when a line has no id, except those of work that no call began.
     pub fn assert_all_have_an_id(&self, of_workers: &[&str]) {
         let lines = self.lines();
         let is_of_a_call = |line: &&Value| !of_workers.iter().any(|event| line["event"] == *event);
@@ -120,7 +120,7 @@ async fn every_line_of_a_login_is_under_the_id_of_its_call() {
     let mut calls = server.client("").authenticate;
     logged.clear();
 
-    // Its hash is of a lower cost than today's: it is hashed anew after the answer, and fails at that on purpose.
+    // Its hash is of a lower cost than today's: it is rehashed after the answer, and fails at that on purpose.
     set_hash(&server, ann, &crate::support::cheap_hash(ADMIN_PASSWORD), 4).await;
     let (id, request) = call(password("ann@example.com", ADMIN_PASSWORD));
     let signed_in = calls.authenticate_password(request).await.unwrap().into_inner().outcome;
@@ -175,7 +175,7 @@ async fn every_line_of_a_login_is_under_the_id_of_its_call() {
     logged.assert_all_have_an_id(OF_WORKERS);
 }
 
-/// What is logged by work that goes on without calls.
+/// What work without a call logs.
 pub const OF_WORKERS: &[&str] = &["audit_listening_works", "mail_server_failed"];
 
 #[tokio::test]

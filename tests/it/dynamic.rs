@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 
 use crate::support::LIMIT;
 
-/// Sends and receives messages as the bytes that they are.
+/// Sends and receives messages as bytes.
 #[derive(Default)]
 pub struct Bytes;
 
@@ -73,7 +73,7 @@ pub async fn call(
     Ok(answer.map(|bytes| DynamicMessage::decode(rpc.output(), bytes.as_slice()).unwrap()))
 }
 
-/// The same with a message made by hand, and the answer as it came.
+/// The same with an encoded message, and the answer as it came.
 pub async fn send(
     channel: &Channel,
     rpc: &MethodDescriptor,
@@ -83,7 +83,7 @@ pub async fn send(
     exchange(channel, rpc, Request::new(message), token).await
 }
 
-/// The same with metadata of one's own.
+/// The same with metadata.
 pub async fn exchange(
     channel: &Channel,
     rpc: &MethodDescriptor,
@@ -97,8 +97,8 @@ pub async fn exchange(
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     }
     let path = PathAndQuery::try_from(path(rpc)).unwrap();
-    // Whatever a stream is asked for, it has something to say at once: its state, or why it ends. To take silence for
-    // success would pass over an error that comes a little later.
+    // Whatever a stream is asked for, it answers immediately: with its state, or with its end. To take silence for
+    // success would miss an error that comes a little later.
     let answer = async {
         let mut stream = grpc.streaming(request, path, Bytes).await?.into_inner();
         stream.message().await

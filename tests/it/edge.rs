@@ -106,7 +106,7 @@ async fn a_compressed_flag_without_an_encoding_is_the_callers_mistake() {
     assert_ne!(code.as_deref(), Some("13"), "{cut:?}");
 }
 
-/// One HTTP/2 request with a body of one's own making.
+/// One handmade HTTP/2 request.
 async fn http2(server: &TestServer, path: &str, body: &[u8]) -> tonic::codegen::http::Response<()> {
     use tower::ServiceExt as _;
     let body = tonic::body::Body::new(http_body_util::Full::new(bytes::Bytes::copy_from_slice(body)));
@@ -192,7 +192,7 @@ async fn reflection_asks_for_a_login_unless_it_is_open() {
     assert_eq!(refused.code(), Code::Unauthenticated);
 }
 
-/// With a login reflection answers, on both versions; a token that is no good is not one.
+/// With a login reflection answers, on both versions; an invalid token counts as none.
 #[tokio::test]
 async fn reflection_answers_who_has_signed_in() {
     use tonic_reflection::pb::{v1, v1alpha};
@@ -214,7 +214,7 @@ async fn reflection_answers_who_has_signed_in() {
     }
 }
 
-/// What anybody may see is on a port that has nothing else.
+/// Public pages are on a port that serves nothing else.
 #[tokio::test]
 async fn keys_can_be_published_apart_from_the_metrics() {
     let setup = Setup::new().await.with("SERVER__PUBLIC_ADDRESS", "127.0.0.1:0");
@@ -235,13 +235,13 @@ async fn keys_can_be_published_apart_from_the_metrics() {
     assert!(TestServer::start().await.app().config.server.public_address.is_none(), "off unless asked for");
 }
 
-/// The address that a session is noted with, as somebody would have it who writes headers: (proxies, headers, noted).
+/// The address that a session records, with headers that a client might forge: (proxies, headers, recorded).
 #[tokio::test]
 async fn the_address_of_a_client_is_not_what_it_says() {
     for (proxies, headers, noted) in [
         ("", &["198.51.100.7"][..], "127.0.0.1"),
         ("192.0.2.1", &["198.51.100.7"], "127.0.0.1"),
-        // Behind a proxy: what the proxy added last counts, not what the client had put there before.
+        // Behind a proxy: what the proxy appended counts, not what the client had put before it.
         ("127.0.0.1", &["203.0.113.66, 198.51.100.7"], "198.51.100.7"),
         ("127.0.0.1", &["203.0.113.66", "198.51.100.7"], "198.51.100.7"),
         ("127.0.0.1,192.0.2.1", &["203.0.113.66, 198.51.100.7, 192.0.2.1"], "198.51.100.7"),
@@ -264,7 +264,7 @@ async fn the_address_of_a_client_is_not_what_it_says() {
         for value in headers {
             request.metadata_mut().append("x-forwarded-for", value.parse().unwrap());
         }
-        // Other headers that some programs believe.
+        // Other headers that some programs trust.
         for name in ["x-real-ip", "forwarded", "x-client-ip", "true-client-ip"] {
             request.metadata_mut().insert(name, "203.0.113.99".parse().unwrap());
         }

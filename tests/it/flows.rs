@@ -1,4 +1,4 @@
-//! A day in the life of an ordinary user and of whoever administers them, over the calls that an application makes.
+//! A typical day of an ordinary user and of their administrators, in the calls that an application makes.
 
 use sidle::proto::*;
 use tonic::Code;
@@ -39,7 +39,7 @@ async fn a_users_day_goes_through() {
     let admin = server.admin().await;
     let tenant = server.tenant("harbour").await;
 
-    // An administrator makes the user.
+    // An administrator creates the user.
     let request = CreateUserRequest {
         tenant_id: tenant.to_string(),
         email: "ann@example.com".to_owned(),
@@ -51,7 +51,7 @@ async fn a_users_day_goes_through() {
     };
     let user = admin.directory.clone().create_user(request).await.unwrap().into_inner().user.unwrap();
 
-    // Signed in, remembered, and known.
+    // Signed in, with a persistent session and a known device.
     let session = sign_in(&server, FIRST_PASSWORD, true).await.unwrap();
     let tokens = session.tokens.unwrap();
     let ann = server.client(&tokens.access_token);
@@ -60,7 +60,7 @@ async fn a_users_day_goes_through() {
     assert_eq!((claims.subject, claims.tenant_id), (user.user_id.clone(), tenant.to_string()));
     assert_eq!(me.tenants.len(), 1);
 
-    // What her role does not give she may not do; with another role she may, after the next refresh.
+    // She may not do what her role does not permit; with another role she may, after the next refresh.
     let list = |client: &Client| client.directory.clone();
     let refused = list(&ann).list_users(ListUsersRequest::default()).await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED");
@@ -76,7 +76,7 @@ async fn a_users_day_goes_through() {
     let seen = list(&ann).list_users(ListUsersRequest::default()).await.unwrap().into_inner().users;
     assert_eq!(seen.len(), 1, "her tenant and no other");
 
-    // Another password: the other sessions end, this one goes on with new tokens, and the old password is no good.
+    // Another password: the other sessions end, this one continues with new tokens, and the old password is refused.
     let elsewhere = sign_in(&server, FIRST_PASSWORD, false).await.unwrap().tokens.unwrap();
     let change =
         ChangePasswordRequest { current_password: FIRST_PASSWORD.to_owned(), new_password: NEW_PASSWORD.to_owned() };
@@ -88,7 +88,7 @@ async fn a_users_day_goes_through() {
     let tokens = renew(&server, &tokens).await.expect("this session goes on");
     sign_in(&server, NEW_PASSWORD, false).await.expect("the new password");
 
-    // What is open where, and the way out.
+    // The list of sessions, and logging out.
     let ann = server.client(&tokens.access_token);
     let open = ann.session.clone().list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner().sessions;
     assert_eq!(open.iter().filter(|session| session.current && session.persistent).count(), 1);

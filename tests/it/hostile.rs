@@ -1,5 +1,5 @@
-//! No input gives `INTERNAL` or a panic: every field of every RPC is given what no sensible caller would send, one at a
-//! time, with the others as they should be.
+//! No input gives `INTERNAL` or a panic: every field of every RPC is given invalid values, one at a time, with the
+//! others valid.
 
 use futures_util::future::join_all;
 use prost_reflect::prost::Message as _;
@@ -17,9 +17,9 @@ use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 /// How deep messages within messages are filled in.
 const DEEPEST: usize = 4;
 
-/// What there is, for fields to name.
+/// Existing resources, for fields to name.
 struct World {
-    /// Where the administrators are at home.
+    /// Home tenant of the administrators.
     home: Uuid,
     tenant: Uuid,
     user: Uuid,
@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    /// What a sensible caller puts into a field of this name.
+    /// A valid value for a field of this name.
     fn text(&self, rpc: &str, field: &str) -> String {
         let fresh = Uuid::new_v4();
         match field {
@@ -76,7 +76,7 @@ impl World {
             "service_account_id" | "client_id" => self.account.clone(),
             "api_key_id" => self.key.clone(),
             "session_id" => self.session.clone(),
-            // An empty place to begin, and no demand on the version.
+            // The first page, and any version.
             "page_token" | "cursor" => String::new(),
             "etag" if rpc.starts_with("Update") => "v1".to_owned(),
             "etag" => String::new(),
@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-/// A message that a sensible caller could send.
+/// A valid message.
 fn sensible(world: &World, rpc: &str, shape: &MessageDescriptor, depth: usize) -> DynamicMessage {
     let mut message = DynamicMessage::new(shape.clone());
     match shape.full_name() {
@@ -112,7 +112,7 @@ fn sensible(world: &World, rpc: &str, shape: &MessageDescriptor, depth: usize) -
         }
         _ if depth < DEEPEST => {
             for field in shape.fields() {
-                // A dry run would stop short of what is to be reached.
+                // A dry run would end before what is to be reached.
                 if field.name() == "validate_only" || field.is_map() {
                     continue;
                 }
@@ -130,7 +130,7 @@ fn sensible_value(world: &World, rpc: &str, field: &FieldDescriptor, depth: usiz
     match field.kind() {
         Kind::String => Value::String(world.text(rpc, field.name())),
         Kind::Bytes => Value::Bytes(b"x".to_vec().into()),
-        // One of several that only counts when it is set.
+        // A member of a oneof that counts only when it is set.
         Kind::Bool => Value::Bool(field.containing_oneof().is_some()),
         Kind::Enum(_) => Value::EnumNumber(1),
         Kind::Message(shape) => Value::Message(sensible(world, rpc, &shape, depth + 1)),
@@ -149,7 +149,7 @@ fn number(kind: &Kind, value: i64) -> Value {
     }
 }
 
-/// What no sensible caller puts into a field of this kind.
+/// Invalid values for a field of this kind.
 fn hostile(field: &FieldDescriptor) -> Vec<Value> {
     let numbers = |kind: &Kind| [0, -1, i64::MIN, i64::MAX, i64::from(i32::MIN)].map(|n| number(kind, n)).to_vec();
     match field.kind() {
@@ -185,7 +185,7 @@ fn hostile(field: &FieldDescriptor) -> Vec<Value> {
     }
 }
 
-/// The sensible message with one field spoilt, for every field and every way of spoiling it.
+/// The valid message with one field invalid, for every field and every invalid value.
 fn spoilt(world: &World, rpc: &str, shape: &MessageDescriptor, depth: usize) -> Vec<(String, DynamicMessage)> {
     let mut all = Vec::new();
     if depth > DEEPEST {
@@ -242,14 +242,14 @@ fn is_ours(status: &Status) -> bool {
         || (status.code() == Code::DeadlineExceeded)
 }
 
-/// The token of an administrator of the platform whom nobody else acts as.
+/// The token of an administrator of the platform that only this test uses.
 async fn administrator(server: &TestServer, world: &World) -> String {
     let email = format!("{}@platform.example", Uuid::new_v4().simple());
     server.user(world.home, &email, "SYSTEM_ADMIN").await;
     server.sign_in(&email).await.access_token
 }
 
-/// Sends everything to one RPC and gives what went wrong.
+/// Sends all messages to one RPC and returns what went wrong.
 async fn torture(server: &TestServer, world: &World, rpc: &MethodDescriptor) -> (usize, Vec<String>) {
     let mut failures = Vec::new();
     let mut token = administrator(server, world).await;
@@ -261,7 +261,7 @@ async fn torture(server: &TestServer, world: &World, rpc: &MethodDescriptor) -> 
             token = administrator(server, world).await;
             answer = call(&server.channel, rpc, message, &token).await;
         }
-        // Behind a fresh proof there is more to reach.
+        // With a step-up token there is more to reach.
         if let Err(refused) = &answer
             && let Some(asked) = refused.get_details_error_info().filter(|info| info.reason == "STEP_UP_REQUIRED")
         {
@@ -290,7 +290,7 @@ async fn no_field_of_any_rpc_can_be_filled_so_that_the_service_fails() {
     let rpcs = rpcs();
     let mut failures = Vec::new();
     let mut sent = 0;
-    // A few at a time: the point is what is sent, not how much at once.
+    // A few at a time: the test is about the messages, not the load.
     for some in rpcs.chunks(8) {
         for (messages, wrong) in join_all(some.iter().map(|rpc| torture(&server, &world, rpc))).await {
             sent += messages;

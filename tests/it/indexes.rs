@@ -21,10 +21,10 @@ const TABLES: [&str; 8] = [
     "users",
 ];
 
-/// So often that statements are run from the plan that a connection keeps, too.
+/// So many calls that statements also run from the plan that a connection keeps.
 const ROUNDS: usize = 8;
 
-/// Fills every one of them, so that reading it from end to end never pays. Users are `user1` to `user10000`.
+/// Fills every one of them, so that a sequential scan never pays. Users are `user1` to `user10000`.
 async fn crowd(server: &TestServer) {
     let tenant = server.tenant("crowd").await;
     let fill = "
@@ -68,15 +68,15 @@ async fn crowd(server: &TestServer) {
         FROM programs";
     sqlx::query(fill).bind(tenant).bind(cheap_hash(ADMIN_PASSWORD)).execute(server.sql()).await.unwrap();
     sqlx::raw_sql("ANALYZE").execute(server.sql()).await.unwrap();
-    // What goes over the tables every minute may read them as it likes: it is kept from running.
+    // Work that runs every minute may scan the tables: it does not run here.
     let idle =
         "REVOKE EXECUTE ON FUNCTION expire_old_sessions FROM sidle_app; REVOKE DELETE ON known_devices FROM sidle_app";
     sqlx::raw_sql(idle).execute(server.sql()).await.unwrap();
 }
 
-/// How often each table was read from end to end, and through an index.
+/// How often each table was scanned sequentially, and through an index.
 async fn scans(watcher: &mut PgConnection) -> Vec<(String, i64, i64)> {
-    // A connection tells what it has read late, but at the latest when it ends: so everybody else is waited for.
+    // A connection reports its statistics late, but at the latest when it ends: so all others are waited for.
     let others = "SELECT count(*) FROM pg_stat_activity
                       WHERE datname = current_database() AND pid <> pg_backend_pid()
                           AND backend_type = 'client backend'";
@@ -90,7 +90,7 @@ async fn scans(watcher: &mut PgConnection) -> Vec<(String, i64, i64)> {
     sqlx::query_as(scans).bind(tables).fetch_all(watcher).await.unwrap()
 }
 
-/// Every hot call, as somebody among many.
+/// Every hot call, as one user among many.
 async fn hot_calls(server: &TestServer, smtp: &mut Smtp, key: &str, number: usize) {
     let (name, email) = (format!("user{number}"), format!("user{number}@crowd.example"));
     let anybody = server.client("");

@@ -1,4 +1,4 @@
-//! The move to Kanidm from the command line.
+//! The migration to Kanidm from the command line.
 
 use crate::cli::{Operator, lasting_address};
 use crate::support::{Setup, kanidm};
@@ -17,7 +17,7 @@ async fn users_are_planned_moved_and_watched_across_a_restart() {
     server.admin().await;
     let operator = Operator::new(&server);
     operator.sign_in("root@platform.example").await;
-    // Names of this run only: a full Kanidm remembers those of earlier ones.
+    // Names of this run only: a full Kanidm keeps those of earlier ones.
     let run = server.context.new_id().simple().to_string().split_off(24);
     let slug = format!("cli-{run}");
     let tenant = server.tenant(&slug).await;
@@ -109,7 +109,7 @@ async fn kanidm_is_checked_before_it_is_worked_with() {
         operator.run_with(&["kanidm", "check"], &variables, "").await
     };
     let fit = run(&setup).await;
-    // A full one may be without the index; then it says so.
+    // A full one may lack the index; then it says so.
     let says = |text: &str| fit.out.contains(text) || fit.err.contains(text);
     assert!(says("takes the token") && says("kanidmd database reindex"), "{fit:?}");
     if kanidm.is_dev() {

@@ -1,4 +1,4 @@
-//! Looking at what a call left behind.
+//! Queries for what a call left behind.
 
 use sidle::audit::{Filter, Progress, StoredEvent};
 use sidle::db::Scope;
@@ -29,7 +29,7 @@ pub async fn reasons(server: &TestServer, event_type: &str, outcome: &str) -> Ve
     .unwrap()
 }
 
-/// Waits until a statement of the service waits for what somebody else holds.
+/// Waits until a statement of the service waits for a lock that another holds.
 pub async fn a_statement_waits(server: &TestServer) {
     let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity
         WHERE datname = current_database() AND usename = 'sidle_app' AND wait_event_type = 'Lock')";
@@ -37,7 +37,7 @@ pub async fn a_statement_waits(server: &TestServer) {
         .await;
 }
 
-/// The first event of this type, waited for if it has not happened yet.
+/// The first event of this type; waits for it if it is not recorded yet.
 pub async fn event(server: &TestServer, event_type: &str) -> Arc<StoredEvent> {
     let log = &server.app().log;
     let mut follow = log.follow(Filter::new(Scope::Platform), log.beginning());

@@ -1,4 +1,5 @@
-//! What needs a database, a Kanidm or a running server: one binary, so that it links once. Start through `./run test`.
+//! Tests that need a database, a Kanidm or a running server: one binary, so that it links once. Start through `./run
+//! test`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::print_stderr, reason = "tests")]
 #![allow(missing_docs, reason = "tests")]
 

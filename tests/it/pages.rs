@@ -1,4 +1,4 @@
-//! Page tokens, cursors and stored answers belong to whoever got them, for what they were got for.
+//! Page tokens, cursors and stored answers are bound to the caller and the request that they were made for.
 
 use prost_reflect::{Cardinality, DynamicMessage, Kind, MethodDescriptor, Value};
 use sidle::proto;
@@ -37,7 +37,7 @@ impl World {
             admin.create_api_key(key).await.unwrap();
         }
         let rotate = proto::RotateSigningKeysRequest::default();
-        // Two keys, where keys can be rotated already.
+        // Two keys, since keys can be rotated already.
         let _ = admin.rotate_signing_keys(rotate).await;
         let tokens = [
             server.sign_in("root@platform.example").await.access_token,
@@ -202,7 +202,7 @@ async fn a_stored_answer_is_for_the_same_caller_the_same_call_and_a_day() {
     let first = create(&one, new_tenant(id, "north")).await.unwrap();
     assert_eq!(create(&one, new_tenant(id, "north")).await.unwrap(), first, "the same answer");
     assert_eq!(reason(&create(&one, new_tenant(id, "south")).await.unwrap_err()), "REQUEST_ID_REUSED", "another body");
-    // Somebody else with the same id gets nothing of it: their call is a call of its own.
+    // Another caller with the same id gets nothing of it: their call is a call of its own.
     assert_eq!(reason(&create(&two, new_tenant(id, "north")).await.unwrap_err()), "ALREADY_EXISTS");
     assert_ne!(create(&two, new_tenant(id, "west")).await.unwrap(), first);
     // So is another RPC with the same id.
@@ -214,7 +214,7 @@ async fn a_stored_answer_is_for_the_same_caller_the_same_call_and_a_day() {
     create(&one, new_tenant(id, "east")).await.expect("the id is free again");
 }
 
-/// Every call that hands out a secret and can be repeated: what is stored for the repeat does not hold it.
+/// Every call that returns a secret and can be repeated: what is stored for the repeat does not hold it.
 #[tokio::test]
 async fn a_stored_answer_holds_no_secret() {
     let world = World::make().await;

@@ -1,4 +1,4 @@
-//! The schema as the database sees it: both ways, explained, and walled.
+//! The schema as the database sees it: up and down, with descriptions, and isolated by row-level security.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ async fn schema(database: &Database) -> Schema {
     Schema::connect(&Config::load(None, settings).unwrap().database, Clock::system()).await.unwrap()
 }
 
-/// Everything that the catalogue says about tables, columns, indexes, policies, functions and triggers of ours, with who
-/// may do what and with what explains them.
+/// All tables, columns, indexes, policies, functions and triggers of ours in the catalogue, with their privileges and
+/// their descriptions.
 async fn shape(connection: &mut PgConnection) -> Vec<String> {
     let query = "
         SELECT concat_ws(' ', 'column', c.relname || '.' || a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -72,7 +72,7 @@ async fn every_migration_can_be_taken_back_and_applied_again() {
     assert_eq!(shape(&mut look).await, before);
 }
 
-/// A step that waited in line for a table would hold up everybody behind it.
+/// A step that waits in line for a table would hold up every statement behind it.
 #[tokio::test]
 async fn a_step_gives_up_on_a_table_that_somebody_holds_and_names_them() {
     let database = database().await;
@@ -87,7 +87,7 @@ async fn a_step_gives_up_on_a_table_that_somebody_holds_and_names_them() {
     let fault = down.await.expect("it gives up").unwrap_err();
     let cause = fault.cause().unwrap().to_string();
     assert!(cause.contains("report") && cause.contains("pid ") && cause.contains(".down.sql"), "{cause}");
-    // Whatever was taken back before it is whole.
+    // The steps that were rolled back before it were rolled back completely.
     held.rollback().await.unwrap();
     schema.up(false).await.unwrap();
     assert_eq!(shape(&mut look).await, before);
@@ -116,7 +116,8 @@ async fn a_service_says_what_the_schema_lacks() {
     };
     assert_eq!(refusal().await, None);
 
-    // Another text of a function is another release's. When its schema is newer as well, it does what this one expects.
+    // Another text of a function belongs to another release. When its schema is newer as well, it does what this one
+    // expects.
     sqlx::query("UPDATE schema_functions SET checksum = '\\x00' WHERE name = 'login_begin'")
         .execute(&mut look)
         .await
@@ -209,7 +210,7 @@ async fn the_application_role_owns_nothing_and_is_walled_everywhere() {
     assert!(everybodys.is_empty(), "functions that run as the owner for everybody: {everybodys:?}");
 }
 
-/// With no tenant set there is nothing to see, whatever lies there.
+/// With no tenant set no row is visible, whatever there is.
 #[tokio::test]
 async fn without_a_tenant_no_row_is_visible() {
     let server = crate::support::TestServer::start().await;

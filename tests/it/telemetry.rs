@@ -105,7 +105,7 @@ async fn a_call_is_one_trace_from_the_caller_through_sql_to_kanidm() {
     complete.metadata_mut().insert("traceparent", format!("00-{trace}-{parent}-01").parse().unwrap());
     let refused = calls.complete_kanidm_login(complete).await.unwrap_err();
     assert_eq!(crate::look::reason(&refused), "PERSON_NOT_LINKED", "nobody here is that person");
-    // What is left is exported when the service ends.
+    // The rest is exported when the service ends.
     server.stop().await;
 
     let spans = receiver.spans.lock().unwrap();

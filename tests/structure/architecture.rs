@@ -1,5 +1,5 @@
-//! What belongs where. Reads the sources of `src/` as text: an import that the rules forbid is named with its file. The layers
-//! and circles are in `layers.rs`.
+//! Which module may use what. Reads the sources of `src/` as text: a forbidden import is named with its file. The
+//! layers and circles are in `layers.rs`.
 
 use crate::files;
 
@@ -69,7 +69,7 @@ fn the_driver_is_known_to_stores_only() {
     assert!(offenders.is_empty(), "sqlx does not belong in {offenders:?}");
 }
 
-/// A connection that is not lent by `db` can come back in the middle of something.
+/// A connection that is not lent by `db` can be returned in the middle of a transaction.
 #[test]
 fn connections_are_made_and_lent_by_one_module() {
     let offenders: Vec<String> = files("src", ".rs")
@@ -141,7 +141,7 @@ fn a_status_is_built_in_one_place() {
     }
 }
 
-/// Work whose cost its caller chooses runs on the bounded hashing threads, behind a permit that a charge paid for.
+/// Work whose cost its caller chooses runs on the bounded hashing threads, with a permit that a charge paid for.
 #[test]
 fn what_is_expensive_runs_on_the_hashing_threads_only() {
     let pool = "credential/hashing.rs";
@@ -154,12 +154,12 @@ fn what_is_expensive_runs_on_the_hashing_threads_only() {
         (".compute_and_compare(", pool),
     ] {
         let files = files("src", ".rs");
-        // Fuzz targets call what they try by itself.
+        // Fuzz targets call what they test by themselves.
         let users = files.iter().filter(|(file, text)| !file.ends_with("fuzzing.rs") && code(text).contains(call));
         let users: Vec<&str> = users.map(|(file, _)| file.as_str()).collect();
         assert_eq!(users, [home], "`{call}` is called there");
     }
-    // Nor do they come under another name.
+    // Nor are they imported under another name.
     for (file, text) in files("src", ".rs") {
         let imports_all = code(&text).contains("strength::{") || code(&text).contains("bcrypt_hash::*");
         assert!(!imports_all, "{file} imports what only {pool} may call");

@@ -1,5 +1,4 @@
-//! Where dependencies come from and under which licence. Also a check that none of them is pulled from elsewhere than
-//! the registry.
+//! Where dependencies come from and under which licence. Also checks that each of them comes from the registry.
 
 use std::process::Command;
 
@@ -7,7 +6,7 @@ use serde_json::Value;
 
 use crate::root;
 
-/// What only development may use, on top.
+/// What development may use besides.
 const DEVELOPMENT: [&str; 1] = ["MPL-2.0"];
 
 /// The licences of what is shipped, as `cargo deny` is told them.
@@ -68,7 +67,7 @@ fn expressions_are_read_as_spdx_means_them() {
     assert!(acceptable("MPL-2.0", &DEVELOPMENT));
 }
 
-/// What other services take in with the client: nothing of the server, and no database driver.
+/// What other services depend on with the client: nothing of the server, and no database driver.
 #[test]
 fn the_client_brings_no_server_along() {
     let metadata = metadata("Cargo.toml");

@@ -1,17 +1,18 @@
-//! Who may import whom: no circle between files or between top-level modules, and no import that goes up.
+//! Which module may import which: no circle between files or between top-level modules, and no import of a higher
+//! layer.
 
 use std::sync::LazyLock;
 
 use crate::files;
 use crate::modules::{Graph, Step, told, top};
 
-/// The layers, the lowest first. What stands in one line is one layer; within it, circles are refused as everywhere.
+/// The layers, the lowest first. The modules in one line are one layer; within it, circles are refused as everywhere.
 const LAYERS: &[&[&str]] = &[
-    // The base: what every other module may use, and which knows none of them.
+    // The base: what every other module may use, and which imports none of them.
     &["db", "config", "seal", "context", "correlation", "fault", "metrics", "telemetry", "proto", "codec", "schema"],
     // Calls and their policies.
     &["access"],
-    // The ways to other systems.
+    // Clients of other systems.
     &["kanidm", "mail"],
     // Events, which everything that follows records.
     &["audit"],

@@ -1,5 +1,5 @@
-//! Rules of the tree itself, which need nothing running: who may import whom, where dependencies come from and under which
-//! licence, pages that are generated, migrations that go both ways.
+//! Checks of the tree itself, which need nothing running: imports, the origin and licences of dependencies, generated
+//! pages, migrations up and down.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod architecture;

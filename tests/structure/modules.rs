@@ -28,7 +28,7 @@ struct Mention {
     path: Vec<String>,
 }
 
-/// Which file knows which, with the line that says so first.
+/// Which file imports which, with the line of the first import.
 #[derive(Clone, Default)]
 pub struct Graph {
     edges: BTreeMap<String, BTreeMap<String, usize>>,
@@ -348,7 +348,7 @@ fn resolve(modules: &BTreeMap<ModulePath, Module>, from: &ModulePath, path: &[St
     step(modules, &at, rest, depth, true)
 }
 
-/// Goes on from a module by the names that are left.
+/// Follows the remaining names from a module.
 fn step(
     modules: &BTreeMap<ModulePath, Module>,
     at: &ModulePath,
@@ -358,7 +358,7 @@ fn step(
 ) -> Option<Found> {
     let module = modules.get(at)?;
     let Some((name, rest)) = path.split_first() else { return Some(Found::Module(at.clone())) };
-    // Imports that stand for each other: not Rust, but no reason to hang.
+    // Imports that alias each other: not Rust, but no reason to hang.
     if depth > 32 {
         return None;
     }
@@ -452,7 +452,7 @@ fn way_back<'a>(out: &BTreeMap<&'a str, BTreeMap<&'a str, &'a Step>>, node: &'a 
     None
 }
 
-/// A circle as it is told: each file, and the line of its import of the next.
+/// A circle as it is printed: each file, and the line of its import of the next.
 pub fn told(circle: &[Step]) -> String {
     let mut text: String = circle.iter().map(|step| format!("{}:{} -> ", step.from, step.line)).collect();
     text.push_str(circle.first().map_or("", |step| &step.from));

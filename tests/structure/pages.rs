@@ -91,7 +91,7 @@ fn permissions_page_is_current() {
     same("docs/permissions.md", page.trim_end());
 }
 
-/// A page that was renamed takes its readers along.
+/// A page that was renamed must not leave broken links.
 #[test]
 fn every_link_between_documents_leads_somewhere() {
     let mut pages: Vec<(String, String)> =

@@ -1,4 +1,4 @@
-//! The schema as files: versioned ones go both ways and are never edited, each function stands in a file of its own.
+//! The schema as files: versioned ones go up and down and are never edited, each function is in a file of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use crate::{files, root};
 
 const CHECKSUMS: &str = "migrations/checksums.txt";
 
-/// The functions that tables are made of, which stand in the first versioned file.
+/// The functions that tables are made of, which are in the first versioned file.
 const FOUNDATION: [&str; 3] = ["sidle_tenant", "sidle_platform", "sidle_touch"];
 
 fn migrations(ending: &str) -> Vec<(String, String)> {
@@ -119,7 +119,7 @@ fn functions_fix_their_search_path() {
     }
 }
 
-/// Whoever reads one file knows what the function is for, as whom it runs and who may call it.
+/// One file says what a function is for, as whom it runs and who may call it.
 #[test]
 fn a_functions_file_says_what_it_is_for_and_who_may_call_it() {
     let all = functions();
@@ -134,7 +134,7 @@ fn a_functions_file_says_what_it_is_for_and_who_may_call_it() {
             says("REVOKE ALL ON FUNCTION"),
             "functions/{file} runs as the owner for everybody: REVOKE ALL ON FUNCTION {name}(...) FROM PUBLIC"
         );
-        // Triggers are called by nobody, and what other functions alone call needs no right of the service.
+        // Triggers are not called, and functions that only other functions call need no grant to the service.
         let is_inner = text.contains("RETURNS trigger")
             || all.iter().any(|(other, text)| other != file && text.contains(&format!("{name}(")));
         assert!(
@@ -144,7 +144,7 @@ fn a_functions_file_says_what_it_is_for_and_who_may_call_it() {
     }
 }
 
-/// Postgres and Rust fold case differently (`İ`), and two folds make two keys of one name or one key of two.
+/// Postgres and Rust fold case differently (`İ`), and two foldings make two keys of one name or one key of two.
 #[test]
 fn the_database_folds_no_case() {
     for (file, text) in files("migrations", ".sql").into_iter().chain(files("src", ".rs")) {

@@ -1,15 +1,15 @@
-//! docs/security.md says which tests perform which attack. A test that was renamed, moved or removed must not go on
-//! standing there.
+//! docs/security.md says which tests perform which attack. A test that was renamed, moved or removed must not stay
+//! listed there.
 
 use crate::root;
 
 const PAGE: &str = "docs/security.md";
 
-/// Everything of the form `file.rs::function` that stands in backticks; with its line.
+/// Everything of the form `file.rs::function` between backticks; with its line.
 fn named(page: &str) -> Vec<(usize, &str)> {
     let mut named = Vec::new();
     for (line, text) in page.lines().enumerate() {
-        // Every second part stands between backticks.
+        // Every second part is between backticks.
         for quoted in text.split('`').skip(1).step_by(2) {
             let is_path =
                 ["tests/", "src/", "client/", "dev/", "benches/", "fuzz/"].iter().any(|f| quoted.starts_with(f));

@@ -1,11 +1,12 @@
-//! Integration tests wait with a bound: what hangs when its guard is removed fails nobody's build. Reads `tests/it` as text.
+//! Integration tests wait with a bound: one that hangs when its guard is removed does not fail. Reads `tests/it` as
+//! text.
 
 use crate::files;
 
-/// Calls that bound what stands between their parentheses, or do it in a task that nobody has to wait for.
+/// Calls that bound the future between their parentheses, or run it in a task that no test has to wait for.
 const BOUNDS: [&str; 5] = ["within(", "eventually(", "until(", "timeout(", "spawn("];
 
-/// Methods of streams, channels and processes that may never come back.
+/// Methods of streams, channels and processes that may never return.
 const WAITS: [&str; 10] = [
     ".message(",
     ".recv(",
@@ -19,7 +20,7 @@ const WAITS: [&str; 10] = [
     ".wait_with_output(",
 ];
 
-/// The helpers themselves, and a proxy whose tasks carry bytes for as long as its test lasts.
+/// The helpers themselves, and a proxy whose tasks forward bytes for as long as its test lasts.
 const OUTSIDE: [&str; 2] = ["support/wait.rs", "support/proxy.rs"];
 
 /// The same code with blanks in place of comments, strings and characters, so that every bracket is one.
@@ -61,7 +62,7 @@ fn bare(text: &str) -> String {
             at += 1;
         }
     }
-    // Whatever is not ASCII outside of strings would be cut in halves.
+    // A character outside of strings that is not ASCII would be cut.
     String::from_utf8_lossy(&bare).into_owned()
 }
 
@@ -97,8 +98,8 @@ fn closed(code: &str, open: usize) -> usize {
     code.len()
 }
 
-/// Whether what stands at `place` is bounded: it stands in the parentheses of one of [`BOUNDS`], or in an `async` block
-/// with a name that is given to one later.
+/// Whether the code at `place` is bounded: in the parentheses of one of [`BOUNDS`], or in an `async` block with a name
+/// that is given to one later.
 fn is_bounded(code: &str, place: usize) -> bool {
     let mut depth = 0;
     for (at, c) in code[..place].char_indices().rev() {
@@ -132,7 +133,7 @@ fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
         .map(|word| (word.as_ptr() as usize - code.as_ptr() as usize, word))
 }
 
-/// Places that wait without a bound, with what stands there.
+/// Positions that wait without a bound, with their code.
 fn unbounded(text: &str) -> Vec<(usize, String)> {
     let code = bare(text);
     let mut found = Vec::new();
@@ -177,7 +178,7 @@ fn no_integration_test_waits_without_a_bound() {
     );
 }
 
-/// Sleeping is what the helpers do; a test that sleeps guesses how long something takes.
+/// Only the helpers sleep; a test that sleeps guesses how long something takes.
 #[test]
 fn no_integration_test_sleeps() {
     for (file, text) in files("tests/it", ".rs") {

@@ -1,10 +1,11 @@
-//! The connection that listens dies without saying so: events are read all the same, only later, until that is noticed.
+//! The connection that listens for notifications dies silently: events are read all the same, only later, until that is
+//! noticed.
 
 use super::{Parts, numbered};
 use crate::support::proxy::Proxy;
 use crate::support::{Setup, within};
 
-/// Writes events until `enough`, each once the one before has been read.
+/// Writes events until `enough`, each after the one before was read.
 async fn write_until(parts: &Parts, number: &mut i64, enough: impl Fn(&Parts) -> bool) {
     within("it is noticed", async {
         while !enough(parts) {

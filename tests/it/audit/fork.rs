@@ -1,5 +1,6 @@
-//! The log goes back to an earlier state and on from there, as after a restore, or a fail-over to a standby that had not
-//! received the last events: whoever read it before learns so, and nobody goes on from a position that means another event.
+//! The log goes back to an earlier state and continues from there, as after a restore, or a fail-over to a standby that
+//! had not received the last events: its readers learn so, and none resumes from a position that now means another
+//! event.
 
 use sidle::audit::{Filter, Follow, Mark, Page, Progress, Start, Step, StoredEvent};
 use sidle::db::Scope;
@@ -10,10 +11,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{Parts, numbered, superuser};
 use crate::support::{Setup, within};
 
-/// The log as a restore leaves it that goes back to `position`.
+/// The log as a restore to `position` leaves it.
 pub async fn rewind(admin: &PgPool, position: i64) {
     let mut tx = admin.begin().await.unwrap();
-    // Nobody is numbering meanwhile; and no trigger keeps a superuser from it.
+    // No sequencer runs meanwhile; and no trigger stops a superuser.
     sqlx::query("SET LOCAL session_replication_role = 'replica'").execute(&mut *tx).await.unwrap();
     sqlx::query("SELECT FROM audit_head FOR UPDATE").execute(&mut *tx).await.unwrap();
     sqlx::query("DELETE FROM audit_events WHERE position > $1").bind(position).execute(&mut *tx).await.unwrap();
@@ -21,7 +22,7 @@ pub async fn rewind(admin: &PgPool, position: i64) {
     tx.commit().await.unwrap();
 }
 
-/// A replica whose log has `count` events, and somebody who has read them all.
+/// A replica whose log has `count` events, and a caller who has read them all.
 async fn stage(setup: &Setup, count: i64) -> (Parts, Follow, Vec<Mark>, DropGuard) {
     let parts = Parts::new(setup);
     parts.record((0..count).map(|number| numbered(None, number))).await;
@@ -56,7 +57,7 @@ async fn refusals(parts: &Parts, marks: &[Mark]) -> Vec<Option<Reason>> {
     reasons
 }
 
-/// What a follower ends with; it must end.
+/// How a follower ends; it must end.
 async fn end(follow: &mut Follow) -> Reason {
     within("the follower ends", async {
         loop {
@@ -76,7 +77,7 @@ async fn a_follower_of_a_log_that_is_gone_ends_and_every_event_of_the_new_one_is
     let setup = Setup::new().await;
     let (parts, mut follow, marks, _running) = stage(&setup, 27).await;
     rewind(&superuser(&setup), 9).await;
-    // The new log grows past where the reader stands before anybody looks.
+    // The new log grows past the reader's position before any replica looks.
     parts.record((100..140).map(|number| numbered(None, number))).await;
     parts.sequence().await;
 
@@ -86,7 +87,7 @@ async fn a_follower_of_a_log_that_is_gone_ends_and_every_event_of_the_new_one_is
     let expected: Vec<Option<Reason>> = (1..=27).map(|position| (position > 9).then_some(Reason::LogForked)).collect();
     assert_eq!(refusals(&parts, &marks).await, expected, "a cursor is good as long as the log holds its event");
 
-    // Whoever begins anew, or goes on from what both logs hold, gets every event.
+    // A reader that begins anew, or resumes from what both logs hold, gets every event.
     let origin = parts.log.resolve(Start::After(marks[8])).await.unwrap();
     let mut follow = parts.log.follow(Filter::new(Scope::Platform), origin);
     let mut seen = Vec::new();
@@ -128,7 +129,7 @@ async fn a_head_that_went_back_is_noticed_and_recorded_without_a_new_event() {
     assert_eq!(all(&parts).await.len(), 6, "once");
 }
 
-/// The sequencer gave a position to an event that nobody had read when it was lost.
+/// The sequencer gave a position to an event that was lost before it was read.
 #[tokio::test]
 async fn the_sequencer_notices_that_what_it_numbered_last_is_gone() {
     let setup = Setup::new().await;
@@ -147,8 +148,8 @@ async fn the_sequencer_notices_that_what_it_numbered_last_is_gone() {
     assert_eq!(parts.metrics.audit_forks.get(), 1, "once");
 }
 
-/// A reader on its way through old events, when the log is replaced under it: it gets no event of the new log as if it
-/// were the next one of the old.
+/// A reader of old events, while the log is replaced: it must not get an event of the new log as if it were the next
+/// one of the old.
 #[tokio::test]
 async fn a_follower_that_reads_the_table_ends_before_it_delivers_from_another_log() {
     let setup = Setup::new().await;
@@ -175,8 +176,8 @@ async fn a_follower_that_reads_the_table_ends_before_it_delivers_from_another_lo
     assert_eq!(reason, Reason::LogForked);
 }
 
-/// A cursor of a replica that had read further than this one: in a log that holds its event it is waited for, and in one
-/// that does not it is refused.
+/// A cursor of a replica that had read further than this one: in a log that holds its event this replica waits for it,
+/// and in one that does not the cursor is refused.
 #[tokio::test]
 async fn a_cursor_that_is_ahead_of_the_replica_is_compared_with_the_log() {
     let setup = Setup::new().await;
@@ -184,7 +185,7 @@ async fn a_cursor_that_is_ahead_of_the_replica_is_compared_with_the_log() {
     parts.record((0..5).map(|number| numbered(None, number))).await;
     parts.sequence().await;
     let newest = parts.log.resolve(Start::Now).await.unwrap();
-    // It runs only from now on.
+    // The sequencer runs only from now on.
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
     tokio::spawn(parts.feed.clone().run(stop));

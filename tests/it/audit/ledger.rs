@@ -1,4 +1,4 @@
-//! What is kept of an event: facts for good, personal data as long as its subject's key exists.
+//! What is kept of an event: facts permanently, personal data as long as its subject's key exists.
 
 use sha2::{Digest, Sha256};
 use sidle::audit::{Event, EventType, Key, Outcome};
@@ -65,7 +65,7 @@ async fn personal_data_is_readable_in_no_column_and_by_every_reader_with_the_key
         (&personal.data["email"], &personal.data["new"]["full_name"]),
         (&"ann@example.com".into(), &"Ann Lee".into())
     );
-    // The leaf holds the commitments, so whoever is shown the openings can check them.
+    // The leaf holds the commitments, so a reader who is shown the openings can check them.
     for part in [origin, personal] {
         let commitment = part.commitment();
         assert!(event.leaf.windows(32).any(|window| window == commitment));
@@ -93,13 +93,13 @@ async fn an_erased_person_is_forgotten_and_the_log_still_verifies() {
     assert_eq!(after.leaf, before.leaf);
     let digest: [u8; 32] = Sha256::new().chain_update([0]).chain_update(&after.leaf).finalize().into();
     assert_eq!(after.leaf_hash, digest);
-    // The administrator's own address is the administrator's, and stays.
+    // The administrator's own address belongs to the administrator, and stays.
     let by_admin = parts.log.get(Scope::Platform, Key::Id(ids[1])).await.unwrap();
     let opened = by_admin.open(&parts.keyring);
     assert!(opened.erased && opened.personal.is_none());
     assert_eq!(opened.origin.as_ref().unwrap().data["ip_address"], "203.0.113.7");
 
-    // What happens later is recorded without what was to be forgotten.
+    // Later events are recorded without the erased subject's personal data.
     let later = parts.record([telling(user)]).await;
     parts.sequence().await;
     let later = parts.log.get(Scope::Platform, Key::Id(later[0])).await.unwrap();
@@ -183,7 +183,7 @@ async fn a_database_function_may_say_what_only_it_knows() {
         (Some("locked"), Some(user.to_string().as_str()))
     );
     let opened = event.open(&parts.keyring);
-    // Nobody has signed in, so address and agent belong to whom the attempt was about.
+    // The caller is not authenticated, so address and agent belong to the user whom the attempt was about.
     let subjects = [&opened.origin, &opened.personal].map(|part| part.as_ref().unwrap().subject);
     assert_eq!(subjects, [user, user]);
 }

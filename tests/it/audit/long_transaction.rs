@@ -1,5 +1,5 @@
-//! A long transaction elsewhere keeps the rows of the inbox from being removed that were moved to the log. What waits is
-//! found at the same cost all the same, and nothing that commits late is missed.
+//! A long transaction elsewhere keeps inbox rows that were moved to the log from being removed. Waiting events are
+//! found at the same cost all the same, and none that commits late is missed.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::support::Setup;
 /// Events written while the other transaction is open.
 const MANY: i64 = 20_000;
 
-/// Pages that `statement` looks at, in a transaction of the service.
+/// Pages that `statement` reads, in a transaction of the service.
 async fn buffers(parts: &Parts, statement: &str) -> i64 {
     let mut tx = parts.db.begin(Scope::Platform).await.unwrap();
     let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}");
@@ -57,7 +57,7 @@ async fn looks_stay_cheap_beside(first: &'static str) {
     let (parts, admin) = (Parts::new(&setup), superuser(&setup));
     write(&parts, 0..500).await;
     let long = open(&admin, first).await;
-    // And one of our own that is under way all the while, with an event that has an early number.
+    // And one of our own, open all the while, with an event that has a low number.
     let mut late = parts.db.begin(Scope::Platform).await.unwrap();
     parts.recorder.record(&mut late, numbered(None, -1)).await.unwrap();
     write(&parts, 500..MANY).await;

@@ -53,7 +53,7 @@ impl Parts {
         Self { db, keyring, recorder, sequencer, feed, log, metrics, _setup: setup.clone() }
     }
 
-    /// Lets sequencer and feed work until the guard is dropped.
+    /// Runs sequencer and feed until the guard is dropped.
     fn run(&self) -> DropGuard {
         let stop = CancellationToken::new();
         tokio::spawn(self.sequencer.clone().run(stop.clone()));
@@ -72,7 +72,7 @@ impl Parts {
         ids
     }
 
-    /// Gives a position to everything that waits.
+    /// Gives positions to all waiting events.
     async fn sequence(&self) {
         within("everything that waits has its position", async {
             while self.sequencer.step().await.unwrap() != Step::Nothing {}
@@ -87,13 +87,13 @@ fn superuser(setup: &Setup) -> PgPool {
     PgPool::connect_lazy(&format!("{server}/{}", setup.database().name)).unwrap()
 }
 
-/// A call from somewhere, by nobody in particular.
+/// An anonymous call from some address.
 fn call() -> Call {
     let address = Some([203, 0, 113, 7].into());
     Call { address, user_agent: Some("agent/1.0".to_owned()), ..Call::internal(Uuid::from_u128(77)) }
 }
 
-/// An event that is told apart from others by its number.
+/// An event that is distinguished from others by its number.
 fn numbered(tenant: Option<Uuid>, number: i64) -> Event {
     Event::by_system(EventType::MigrationItemLinked, Uuid::nil()).tenant(tenant).detail("number", number)
 }

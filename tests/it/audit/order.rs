@@ -1,4 +1,4 @@
-//! One order for everybody: whatever writers, sequencers, connections and readers do.
+//! One order for every reader, whatever writers, sequencers, connections and readers do.
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::poll_fn;
@@ -16,10 +16,10 @@ use crate::support::{Setup, within};
 
 const WRITERS: i64 = 6;
 const ROUNDS: i64 = 12;
-/// Transactions that a writer holds open at once.
+/// Transactions that a writer holds open concurrently.
 const OPEN: i64 = 4;
 
-/// What a reader that resumes again and again got.
+/// The events that a reader got which resumes again and again.
 type Seen = Vec<(i64, Uuid)>;
 
 /// Follows until `count` events came, and every few events begins again at the last cursor, on the other replica.
@@ -48,7 +48,7 @@ async fn read(replicas: [Parts; 2], scope: Scope, count: usize, restless: usize)
     seen
 }
 
-/// Holds several transactions open, commits them in the order opposite to their writing, and rolls some back.
+/// Holds several transactions open, commits them in the reverse order of their writing, and rolls some back.
 async fn write(parts: Parts, writer: i64, tenants: [Uuid; 2]) -> Vec<(Uuid, Uuid)> {
     let mut committed = Vec::new();
     for round in 0..ROUNDS {
@@ -64,7 +64,7 @@ async fn write(parts: Parts, writer: i64, tenants: [Uuid; 2]) -> Vec<(Uuid, Uuid
             open.push((tx, ids));
         }
         for (at, (tx, ids)) in open.into_iter().enumerate().rev() {
-            // The third of four stays undone.
+            // The third of four is rolled back.
             if at == 2 {
                 drop(tx);
             } else {
@@ -185,7 +185,7 @@ async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
     let mut cuts = 0;
     within("every event comes", async {
         while seen.len() < usize::try_from(count).unwrap() {
-            // After an error a follower goes on where it was.
+            // After an error a follower continues where it was.
             let Ok(event) = follow.next().await else { continue };
             let event = event.expect("the replica runs");
             assert_eq!(number(&event), i64::try_from(seen.len()).unwrap(), "nothing is left out or repeated");
@@ -249,7 +249,7 @@ async fn a_reader_that_falls_behind_catches_up_from_the_table() {
         })
         .await;
     }
-    // More deliveries than wait for anybody.
+    // More deliveries than the channel holds.
     for number in 0..100 {
         parts.record([numbered(Some(tenant), number)]).await;
         parts.sequence().await;
@@ -264,7 +264,8 @@ async fn a_reader_that_falls_behind_catches_up_from_the_table() {
                     Progress::Event(event) => {
                         assert_eq!(number(&event), seen, "nothing is left out or repeated");
                         seen += 1;
-                        // Until it is live again: whoever resumes here misses nothing that still waits or was thrown away.
+                        // Until it is live again: a reader that resumes here misses none that still wait or were
+                        // dropped.
                         assert!(follow.position() == seen || seen == 100);
                     }
                     Progress::Live => live_again += 1,

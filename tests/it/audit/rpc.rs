@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{call, numbered};
 use crate::support::{Client, Setup, TestServer, within};
 
-/// Only the events of these tests, not those of signing in.
+/// Only the events of these tests, not those of logins.
 fn ours() -> AuditFilter {
     AuditFilter { types: vec!["migration.item_linked".to_owned()], ..Default::default() }
 }
@@ -57,7 +57,7 @@ async fn take(stream: &mut Streaming<StreamEventsResponse>, count: usize) -> (Ve
     (numbers, cursor)
 }
 
-/// Waits until everything before is past: a stream that begins now sends this first.
+/// Waits until all earlier events are past: a stream that begins now sends this first.
 async fn caught_up(stream: &mut Streaming<StreamEventsResponse>) -> String {
     let message = within("the state of the stream", stream.message()).await.unwrap().expect("the stream goes on");
     assert!(message.event.is_none() && message.caught_up);
@@ -216,7 +216,7 @@ async fn a_stream_goes_on_from_its_cursor_on_any_replica() {
     let mut start = Start::FromBeginning(true);
     let mut seen = Vec::new();
     for turn in 0..10 {
-        // New events come while a stream is read and while none is open.
+        // New events are recorded while a stream is read and while none is open.
         record(&servers[turn % 2], (0..3).map(|n| numbered(None, 20 + 3 * turn as i64 + n))).await;
         let mut open = stream(&mut clients[turn % 2], ours(), Some(start)).await;
         let (numbers, cursor) = take(&mut open, 5).await;

@@ -1,4 +1,4 @@
-//! What the database itself refuses, whoever asks.
+//! What the database itself refuses, whichever caller asks.
 
 use sidle::audit::{Filter, Key, Page};
 use sidle::db::Scope;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Parts, numbered};
 use crate::support::Setup;
 
-/// SQLSTATE of what `statement` comes to in a transaction of the application role.
+/// SQLSTATE that `statement` fails with in a transaction of the application role.
 async fn attempt(setup: &Setup, scope: &str, statement: &str) -> Result<u64, String> {
     let mut connection = PgConnection::connect(&setup.database().app_url).await.unwrap();
     let mut tx = connection.begin().await.unwrap();

@@ -165,7 +165,7 @@ async fn a_clients_secret_is_good_with_its_id_only_and_can_be_rotated_without_a_
     create(secret_of(&billing)).await.expect("there is room again");
 }
 
-/// CVE-2026-94000: whoever may only administer service accounts does not come to more through them.
+/// CVE-2026-94000: a caller who may only administer service accounts does not get more through them.
 #[tokio::test]
 async fn a_delegated_administrator_gains_nothing_through_keys() {
     let server = TestServer::start().await;
@@ -218,7 +218,7 @@ async fn a_delegated_administrator_gains_nothing_through_keys() {
     own.permissions = vec!["*".to_owned()];
     let refused = del.update_service_account(widen(own.clone(), "permissions")).await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED");
-    // A certificate of the operator's authority is not a tenant's to hand out.
+    // A certificate of the operator's authority is not a tenant's to assign.
     own.certificates =
         vec![proto::ClientCertificate { authority: "corp".to_owned(), uri: "spiffe://corp/payments".to_owned() }];
     let refused = del.update_service_account(widen(own.clone(), "certificates")).await.unwrap_err();
@@ -231,7 +231,7 @@ async fn a_delegated_administrator_gains_nothing_through_keys() {
             assert_eq!(reason(&refused), "PERMISSION_DENIED");
         }
     }
-    // An account that somebody else gave more to is out of reach from then on, for keys and for changes.
+    // An account to which another caller gave more is out of scope from then on, for keys and for changes.
     let get = proto::GetServiceAccountRequest {
         identifier: Some(proto::get_service_account_request::Identifier::ServiceAccountId(id.clone())),
     };
@@ -292,8 +292,8 @@ async fn an_address_that_tries_keys_is_slowed_down_whatever_it_tries() {
     exchange(&server, &key).await.expect("after a while");
 }
 
-/// Whoever has a leaked key keeps exchanging it. One exchange that waits while the key is revoked must not come out of the
-/// wait with a token that is younger than the revocation.
+/// An attacker with a leaked key keeps exchanging it. One exchange that waits while the key is revoked must not then
+/// return a token that is younger than the revocation.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_revoked_while_its_exchange_waits_buys_nothing() {
     let server = TestServer::start().await;

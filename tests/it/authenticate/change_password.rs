@@ -34,7 +34,7 @@ async fn a_new_password_ends_every_other_session_and_every_token_of_this_one() {
     let session = who_am_i(&server, &here.access_token).await.unwrap().claims.unwrap().session_id;
     let changed = change(&server.client(&here.access_token), ADMIN_PASSWORD, NEW).await.unwrap();
     assert_eq!(changed.sessions_revoked, 1);
-    // A thief with a copy of any older token is out at once.
+    // A thief with a copy of any older token is locked out immediately.
     for old in [&here.access_token, &elsewhere.access_token] {
         assert_eq!(reason(&who_am_i(&server, old).await.unwrap_err()), "UNAUTHENTICATED");
     }
@@ -91,7 +91,7 @@ async fn whoever_must_change_the_password_gets_the_rights_by_doing_so() {
     let token = seeded.tokens.unwrap().access_token;
     let claims = who_am_i(&server, &token).await.unwrap().claims.unwrap();
     assert!(claims.roles.is_empty() && claims.permissions.is_empty() && claims.platform_permissions.is_empty());
-    // The seeded one is not a new one.
+    // The seeded password is not accepted as a new one.
     let refused = change(&server.client(&token), ADMIN_PASSWORD, ADMIN_PASSWORD).await.unwrap_err();
     assert_eq!(reason(&refused), "INVALID_FIELD");
     let tokens = change(&server.client(&token), ADMIN_PASSWORD, NEW).await.unwrap().tokens.unwrap();
@@ -142,7 +142,7 @@ async fn of_two_changes_at_once_one_wins() {
     attempt(&server, ANN, kept).await.unwrap();
 }
 
-/// The token is good for a moment longer than the session, as when another replica has ended that.
+/// The token is valid for a moment longer than the session, as when another replica has ended that.
 #[tokio::test]
 async fn a_session_that_has_ended_changes_no_password() {
     let server = TestServer::start().await;
@@ -161,7 +161,7 @@ async fn a_session_that_has_ended_changes_no_password() {
     assert!(reasons(&server, "user.password_changed", "success").await.is_empty());
 }
 
-/// What a change of the password writes to a user.
+/// The columns of a user that a change of the password writes.
 async fn kept(server: &TestServer, user: uuid::Uuid) -> (String, Option<chrono::DateTime<chrono::Utc>>) {
     sqlx::query_as("SELECT password_hash, tokens_valid_from FROM users WHERE user_id = $1")
         .bind(user)
@@ -177,7 +177,7 @@ async fn a_program_has_no_password_to_change() {
     assert_eq!(reason(&change(&server.client(&token), ADMIN_PASSWORD, NEW).await.unwrap_err()), "USER_REQUIRED");
 }
 
-/// What an administrator sets obeys the same rules.
+/// A password that an administrator sets obeys the same rules.
 #[tokio::test]
 async fn a_first_password_obeys_the_policy_as_well() {
     let server = TestServer::start().await;

@@ -1,4 +1,4 @@
-//! What judging a new password costs is not the caller's to choose, and nothing is judged for somebody who may not set one.
+//! The cost of judging a new password is bounded, and none is judged for a caller who may not set one.
 
 use sidle::proto;
 use tonic::Status;
@@ -8,7 +8,7 @@ use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer};
 
 const ANN: &str = "ann@example.com";
 
-/// A second of an optimised build, when it was judged as a whole.
+/// It took a second in an optimised build when it was judged as a whole.
 fn dearest() -> String {
     "@4({[<369!1|0$57+2%8".repeat(4).chars().take(72).collect()
 }

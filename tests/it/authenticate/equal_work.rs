@@ -1,4 +1,4 @@
-//! What a refusal costs and says is the same for everybody: nobody learns who has an account here, or what kind.
+//! Cost and text of a refusal are the same for every account: they do not reveal which accounts exist, or of what kind.
 
 use tonic::{Code, Status};
 
@@ -9,10 +9,10 @@ use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 const WRONG: &str = "not the password";
 /// Longer than bcrypt reads.
 const LONG: &str = "seventy-two bytes and a little more, of which the first seventy-two are right";
-/// The highest cost that anybody has here, above today's.
+/// The highest cost of any account here, above today's.
 const DEAREST: u32 = 7;
 
-/// Every kind of account that a guess may meet, and what is typed.
+/// Every kind of account that a guess may meet, and the password that is tried.
 async fn populations(server: &TestServer) -> Vec<(&'static str, &'static str)> {
     let tenant = server.tenant("a").await;
     let user = async |name: &str| server.user(tenant, &format!("{name}@example.com"), "user").await;
@@ -31,7 +31,7 @@ async fn populations(server: &TestServer) -> Vec<(&'static str, &'static str)> {
     set(server, user("pepperless").await, "password_pepper_id = 9").await;
     set_hash(server, user("broken").await, "$2b$04$short", 4).await;
     set_hash(server, user("hostile").await, &bcrypt::hash(WRONG, 4).unwrap().replace("$04$", "$31$"), 4).await;
-    // What is set here is at most as long as bcrypt reads; more begins like it and is another.
+    // A password that is set here is at most as long as bcrypt reads; a longer one with the same beginning is another.
     let cut = user("cut").await;
     set_hash(server, cut, &bcrypt::hash(&LONG[..72], 4).unwrap(), 4).await;
     set(server, cut, "password_changed_at = now()").await;
@@ -55,7 +55,7 @@ async fn populations(server: &TestServer) -> Vec<(&'static str, &'static str)> {
     ]
 }
 
-/// All of an answer that a caller can see, but for what is different for every call.
+/// All of an answer that a caller can see, except what differs for every call.
 fn seen(status: &Status) -> (Code, String, Vec<u8>, Vec<String>) {
     let names = status.metadata().keys().map(|key| format!("{key:?}"));
     (status.code(), status.message().to_owned(), status.details().to_vec(), names.collect())
@@ -78,7 +78,7 @@ async fn a_refusal_does_the_same_work_for_everybody() {
     }
 }
 
-/// CVE-2026-23511: accounts were told from their absence by what a refusal said.
+/// CVE-2026-23511: existing accounts could be told from missing ones by the text of the refusal.
 #[tokio::test]
 async fn a_refusal_says_the_same_to_everybody() {
     let server = TestServer::start().await;
@@ -98,7 +98,7 @@ async fn a_refusal_says_the_same_to_everybody() {
     }
 }
 
-/// Asking for a tenant must not tell anything either before the password is right.
+/// Asking for a tenant must not reveal anything either before the password is right.
 #[tokio::test]
 async fn a_tenant_asked_for_makes_no_difference_to_a_refusal() {
     let server = TestServer::start().await;

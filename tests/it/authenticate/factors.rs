@@ -1,4 +1,4 @@
-//! What tests of second factors stand on: an authenticator application, and people who have one.
+//! Helpers for tests of second factors: an authenticator application, and users who have one.
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, Mac as _};
@@ -17,14 +17,14 @@ pub const ENROLL: &str = "sidle.v1.AuthenticateService/EnrollTotp";
 pub const DISABLE: &str = "sidle.v1.AuthenticateService/DisableTotp";
 pub const REGENERATE: &str = "sidle.v1.AuthenticateService/RegenerateRecoveryCodes";
 
-/// An authenticator application on somebody's telephone, whose clock is right.
+/// An authenticator application whose clock is right.
 #[derive(Clone)]
 pub struct Authenticator {
     secret: Vec<u8>,
 }
 
 impl Authenticator {
-    /// With a secret as it was shown.
+    /// With the secret as it was shown.
     pub fn new(base32: &str) -> Self {
         let mut bits = String::new();
         for c in base32.chars() {
@@ -35,7 +35,7 @@ impl Authenticator {
         Self { secret: bytes.map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap()).collect() }
     }
 
-    /// What it shows `steps` steps from `at`.
+    /// The code that it shows `steps` steps from `at`.
     pub fn code(&self, at: DateTime<Utc>, steps: i64) -> String {
         let mut mac = Hmac::<Sha1>::new_from_slice(&self.secret).unwrap();
         mac.update(&(at.timestamp() / 30 + steps).to_be_bytes());
@@ -52,7 +52,7 @@ impl Authenticator {
     }
 }
 
-/// Somebody with a second factor, signed in.
+/// A signed-in user with a second factor.
 pub struct Guarded {
     pub user: Uuid,
     pub email: &'static str,
@@ -61,7 +61,7 @@ pub struct Guarded {
     pub codes: Vec<String>,
 }
 
-/// Enrols an application for whoever `client` is; the clock is moved on, so that the next code is a fresh one.
+/// Enrols an application for the user of `client`; the clock is moved on, so that the next code is a fresh one.
 pub async fn enrol(server: &TestServer, client: &Client) -> (Authenticator, Vec<String>) {
     let request = client.proven(ENROLL, "", EnrollTotpRequest {}).await;
     let shown = client.authenticate.clone().enroll_totp(request).await.expect("an enrolment").into_inner();
@@ -80,7 +80,7 @@ pub async fn guarded(server: &TestServer, tenant: Uuid, email: &'static str) -> 
     Guarded { user, email, client, application, codes }
 }
 
-/// Lets the time of one code pass.
+/// Moves the clock past the time of one code.
 pub fn tick(server: &TestServer) {
     server.context.clock.advance(Duration::from_secs(30));
 }
@@ -96,13 +96,13 @@ impl Guarded {
         self.application.wrong(server.context.now())
     }
 
-    /// A fresh proof for a call on the own account by `proof`.
+    /// A fresh step-up token for a call on the caller's own account by `proof`.
     pub async fn prove(&self, method: &str, proof: Proof) -> Result<String, Status> {
         prove(&self.client, method, "", proof).await
     }
 }
 
-/// A fresh proof for a call whose request has no field.
+/// A fresh step-up token for a call whose request has no field.
 pub async fn prove(client: &Client, method: &str, target: &str, proof: Proof) -> Result<String, Status> {
     let request = StepUpRequest {
         method: method.to_owned(),
@@ -113,7 +113,7 @@ pub async fn prove(client: &Client, method: &str, target: &str, proof: Proof) ->
     Ok(client.authenticate.clone().step_up(request).await?.into_inner().step_up_token)
 }
 
-/// Shows the right password and gets a challenge.
+/// Proves the right password and gets a challenge.
 pub async fn challenge(server: &TestServer, email: &str) -> Result<MfaChallenge, Status> {
     let request = AuthenticatePasswordRequest {
         identifier: email.to_owned(),
@@ -137,13 +137,13 @@ pub async fn answer_code(server: &TestServer, challenge: &MfaChallenge, code: St
     answer(server, challenge, Factor::TotpCode(code)).await
 }
 
-/// The failures that an account has counted, and whether it is locked.
+/// The counted failures of an account, and whether it is locked.
 pub async fn counted(server: &TestServer, user: Uuid) -> (i32, bool) {
     let select = "SELECT failed_login_attempts, locked_until > $2 IS TRUE FROM users WHERE user_id = $1";
     sqlx::query_as(select).bind(user).bind(server.context.now()).fetch_one(server.sql()).await.unwrap()
 }
 
-/// How many sessions of a user live.
+/// Number of active sessions of a user.
 pub async fn sessions(server: &TestServer, user: Uuid) -> i64 {
     let select = "SELECT count(*) FROM sessions WHERE user_id = $1 AND status = 'active'";
     sqlx::query_scalar(select).bind(user).fetch_one(server.sql()).await.unwrap()

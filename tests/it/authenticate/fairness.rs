@@ -1,4 +1,4 @@
-//! The hashing threads are shared: whoever comes with many calls makes themselves wait, and nobody else.
+//! The hashing threads are shared: a caller who comes with many calls makes only themselves wait.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -13,7 +13,7 @@ use super::set_hash;
 use crate::look::reason;
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, until, within};
 
-/// A server with one hashing thread that believes what the test says about addresses.
+/// A server with one hashing thread that trusts the client addresses which the test sends.
 async fn one_thread(queue: &str) -> Setup {
     let setup = Setup::new().await.with("SERVER__TRUSTED_PROXIES", "127.0.0.1").with("PASSWORDS__THREADS", "1");
     let setup = setup.with("PASSWORDS__QUEUE", queue).with("PASSWORDS__MAX_WAIT", "1h");
@@ -30,13 +30,13 @@ async fn attempt(server: &TestServer, address: &str, identifier: &str, password:
     server.client("").authenticate.authenticate_password(request).await.map(drop)
 }
 
-/// One address with 80 streams of wrong passwords kept everybody else's right one out: 0 of 40 logins.
+/// One address with 80 streams of wrong passwords kept all other right ones out: 0 of 40 logins.
 #[tokio::test(flavor = "multi_thread")]
 async fn eighty_streams_of_guesses_from_one_address_keep_nobody_else_out() {
     let server = one_thread("8").await.start().await;
     let tenant = server.tenant("a").await;
     server.user(tenant, "ann@example.com", "user").await;
-    // One account is enough to make every guess as dear as this.
+    // One account is enough to make every guess as expensive as this.
     let dear = server.user(tenant, "dear@example.com", "user").await;
     set_hash(&server, dear, &cheap_hash(ADMIN_PASSWORD), 8).await;
     let (done, turned_away) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -66,12 +66,12 @@ async fn eighty_streams_of_guesses_from_one_address_keep_nobody_else_out() {
     tokio::join!(join_all(guesses), logins);
 }
 
-/// What is turned away at the queue has been charged: an address cannot knock at it without end.
+/// What the queue refuses has been charged: an address cannot try it without end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_charged_before_it_is_admitted() {
     let setup = one_thread("3").await.with("THROTTLE__PER_MINUTE", "1").with("THROTTLE__BURST", "10");
     let server = setup.start().await;
-    // Whoever is admitted stays so while this holds.
+    // Admitted calls stay admitted while this is held.
     let mut held = sqlx::PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
     let mut lock = held.begin().await.unwrap();
     sqlx::query("LOCK TABLE users, address_attempts IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_call_is_charged_before_it_is_admitted() {
     let mut calls: FuturesUnordered<_> =
         names.iter().map(|name| attempt(&server, "203.0.113.7", name, "a guess")).collect();
     let mut reasons = Vec::new();
-    // Two are admitted: half of one thread and three places to wait.
+    // Two are admitted: half of one thread and a queue of three.
     for _ in 0..38 {
         reasons.push(reason(&within("an answer", calls.next()).await.unwrap().unwrap_err()));
     }

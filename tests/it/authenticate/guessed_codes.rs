@@ -1,5 +1,5 @@
-//! Guessing at second factors by somebody who has the password: counted and recorded whoever goes away, ever longer
-//! locks, and a message to the user.
+//! Guesses at second factors by an attacker who has the password: counted and recorded also when the call is cancelled,
+//! with ever longer locks, and a message to the user.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn held_up(server: &TestServer) -> i64 {
     sqlx::query_scalar(waiting).fetch_one(server.sql()).await.unwrap()
 }
 
-/// Makes a call and goes away while its attempt is being reserved.
+/// Makes a call and cancels it while its attempt is being reserved.
 async fn hang_up(server: &TestServer, call: impl Future) {
     let mut held = sqlx::PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
     let mut lock = held.begin().await.unwrap();
@@ -83,7 +83,7 @@ async fn who_hangs_up_on_a_proof_leaves_its_event_and_a_right_code_is_spent() {
     assert_eq!(until_recorded(&server, "user.reauthentication_failed", 1).await, ["wrong_code"]);
     let code = Zeroizing::new(ann.code(&server));
     hang_up(&server, room.check_second_factor(&call, ann.user, code.clone())).await;
-    // The same code once more is a replay as soon as it is spent, and until then the call itself spends it.
+    // The same code once more is a replay as soon as it is used, and until then the call itself uses it.
     until("a code is for one use", async || room.check_second_factor(&call, ann.user, code.clone()).await.is_err())
         .await;
 }
@@ -99,10 +99,10 @@ async fn failures(server: &TestServer, user: Uuid) -> i32 {
     sqlx::query_scalar(select).bind(user).fetch_one(server.sql()).await.unwrap()
 }
 
-/// 120 wrong codes after the right password went on at the same pace, and nobody was told.
+/// 120 wrong codes after the right password went on at the same pace, and the user was not notified.
 #[tokio::test]
 async fn guesses_without_end_meet_longer_locks_and_the_user_is_told_once() {
-    // Nobody listens there: what is written to people stays where the test can look at it.
+    // No mail server listens: messages stay in the outbox, where the test can read them.
     let setup = Setup::new().await.with("MAIL__HOST", "127.0.0.1").with("MAIL__PORT", "1").with("MAIL__TLS", "none");
     let setup = setup.with("MAIL__FROM", "sidle@example.com").with("MAIL__ORIGIN", "https://accounts.example");
     let server = setup.with("THROTTLE__PER_MINUTE", "0").start().await;
@@ -116,7 +116,7 @@ async fn guesses_without_end_meet_longer_locks_and_the_user_is_told_once() {
         }
         let lock = locked_for(&server, ann.user).await;
         let expected = (TimeDelta::minutes(15) * 2_i32.pow(round.min(10))).min(TimeDelta::days(7));
-        // The clock goes on between the guess and the look.
+        // The clock goes on between the guess and the check.
         assert!(lock <= expected && lock > expected - TimeDelta::minutes(2), "round {round}: {lock}");
         longest = longest.max(lock);
         server.context.clock.advance(lock.to_std().unwrap() + Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! What guessing leads to.
+//! Attempts, locks and their events.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn every_alias_and_every_path_share_one_count() {
     assert_eq!(compared, ["wrong_password", "wrong_password", "locked"]);
 }
 
-/// A right password shown on another path gives back its own attempt and no other.
+/// A right password on another path gives back its own attempt and no other.
 #[tokio::test]
 async fn a_password_shown_in_a_session_makes_no_room_for_guesses() {
     let server = TestServer::start().await;
@@ -91,7 +91,7 @@ async fn a_password_shown_in_a_session_makes_no_room_for_guesses() {
     attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.expect_err("that was the fifth");
 }
 
-/// CVE-2026-119128: an account without any credential was given to whoever asked first.
+/// CVE-2026-119128: an account without any credential was given to the first caller who asked.
 #[tokio::test]
 async fn an_account_without_a_password_is_nobodys_to_claim() {
     let server = TestServer::start().await;
@@ -102,7 +102,7 @@ async fn an_account_without_a_password_is_nobodys_to_claim() {
     for password in [ADMIN_PASSWORD, " ", "null", "NULL"] {
         let refused = attempt(&server, "ann@example.com", password).await.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_CREDENTIALS", "{password:?}");
-        // Not even from within a session that lives on.
+        // Not even from within an active session.
         let request = proto::ChangePasswordRequest {
             current_password: password.to_owned(),
             new_password: "nine lives of a grey cat".to_owned(),
@@ -188,8 +188,8 @@ async fn a_user_of_kanidm_is_never_let_in_by_an_old_hash() {
     assert_eq!(reason(&refused), "INVALID_CREDENTIALS");
 }
 
-/// The last attempt locks before anything is compared. When the refusal cannot be written, the lock stands without its event:
-/// it is written later, once, by whichever replica looks.
+/// The last attempt locks before anything is compared. When the refusal cannot be written, the lock exists without its
+/// event: that is written later, once, by any replica that looks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_gets_its_event_although_the_database_failed_in_between() {
     let setup = Setup::new().await;
@@ -214,7 +214,7 @@ async fn a_lock_gets_its_event_although_the_database_failed_in_between() {
         .await
         .unwrap();
     assert!(locked && reasons(&server, "user.locked", "success").await.is_empty(), "a lock, and no event of it");
-    // Beside one whose event was written.
+    // Beside a lock whose event was written.
     attempt(&server, "bob@example.com", "a guess").await.unwrap_err();
     assert_eq!(event(&server, "user.locked").await.target_id, Some(other.to_string()));
 

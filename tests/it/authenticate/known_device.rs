@@ -1,5 +1,5 @@
-//! Guessing that is turned on the victim: an account that others lock still opens from its own device, and nobody gets
-//! more guesses by that.
+//! Guesses that are meant to lock the victim out: an account that others lock still opens from its own device, and
+//! guesses get no more attempts by that.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn from(server: &TestServer, device: &str, password: &str) -> Result<proto
     ask(server, request).await
 }
 
-/// Ann, and a device that is known for her.
+/// Ann, and a known device of hers.
 async fn ann(server: &TestServer) -> (Uuid, String) {
     let tenant = server.tenant("a").await;
     let user = server.user(tenant, ANN, "user").await;
@@ -58,7 +58,7 @@ async fn an_account_under_attack_still_opens_from_its_known_device() {
     from(&server, &device, ADMIN_PASSWORD).await.unwrap();
 }
 
-/// A device whose time is over is a device like any other: its owner's right logins clear what they reserved.
+/// An expired device counts as unknown: its owner's right logins clear what they reserved.
 #[tokio::test]
 async fn a_lapsed_device_does_not_lock_its_owner_out() {
     let server = TestServer::start().await;
@@ -70,7 +70,7 @@ async fn a_lapsed_device_does_not_lock_its_owner_out() {
         assert!(signed_in.known_device_token.starts_with("sidle_kd_"), "{n}: a new secret in the place of the old one");
         assert_eq!(super::factors::counted(&server, user).await, (0, false), "{n}");
     }
-    // With a second factor after it the attempt is given back in another way.
+    // With a second factor after it the attempt is given back on another path.
     let client = server.client(&server.sign_in(ANN).await.access_token);
     let (application, _) = super::factors::enrol(&server, &client).await;
     for n in 0..8 {
@@ -92,14 +92,14 @@ async fn a_lapsed_device_does_not_lock_its_owner_out() {
     }
 }
 
-/// A request from the device: `sidle-known-device` is for calls of those who are signed in.
+/// A request from the device: `sidle-known-device` is for calls of signed-in users.
 fn here<T>(device: &str, request: T) -> Request<T> {
     let mut request = Request::new(request);
     request.metadata_mut().insert("sidle-known-device", device.parse().unwrap());
     request
 }
 
-/// Somebody who is signed in, and wants to do something about an attack, can: others cannot guess that away either.
+/// A signed-in user who wants to act against an attack can: guesses by others do not prevent that either.
 #[tokio::test]
 async fn an_account_under_attack_still_proves_who_it_is_from_its_known_device() {
     let server = TestServer::start().await;
@@ -137,7 +137,7 @@ async fn an_account_under_attack_still_proves_who_it_is_from_its_known_device() 
     assert_eq!(reason(&ask(Request::new(code(right.clone()))).await.unwrap_err()), "INVALID_CREDENTIALS", "locked");
     ask(here(&device, code(right))).await.expect("the device's own count");
 
-    // It gets no more guesses than anybody, and they are the device's.
+    // The device gets no more guesses than any other, and they are its own.
     for n in 0..5 {
         let guess = ask(here(&device, code(application.wrong(server.context.now())))).await.unwrap_err();
         assert_eq!(reason(&guess), "INVALID_CREDENTIALS", "{n}");
@@ -173,13 +173,13 @@ async fn a_known_device_gets_no_more_guesses_than_anybody() {
     refused(&server, &device, "its own failures lock it").await;
     let locked = event(&server, "user.device_locked").await;
     assert_eq!(locked.target_id, Some(user.to_string()));
-    // Not even a lock of the account came of it: elsewhere there is a count of its own.
+    // The account was not even locked: elsewhere there is a count of its own.
     from(&server, "", ADMIN_PASSWORD).await.unwrap();
     server.context.clock.advance(Duration::from_secs(15 * 60 + 1));
     from(&server, &device, ADMIN_PASSWORD).await.unwrap();
 }
 
-/// Whoever has a device of his own that is known for somebody else, or makes secrets up, is anybody.
+/// A device that is known for another user, or a made-up secret, counts as none.
 #[tokio::test]
 async fn only_the_users_own_secret_makes_a_device_known() {
     let server = TestServer::start().await;
@@ -216,7 +216,7 @@ async fn a_known_device_opens_nothing_that_an_administrator_has_shut() {
     refused(&server, &device, "signs in through Kanidm").await;
     set(&server, user, "auth_method = 'password', status = 'pending_verification'").await;
     refused(&server, &device, "never verified").await;
-    // Before anything is compared: not one guess at the password is to be had.
+    // Before anything is compared: not one guess at the password is possible.
     let written = reasons(&server, "user.login_refused", "refused").await;
     assert_eq!(written, ["locked", "kanidm_only", "unverified"]);
 }
@@ -245,7 +245,7 @@ async fn a_device_is_forgotten_with_the_password_or_the_access() {
             set(&server, user, back).await;
         }
     }
-    // What is no change of the password leaves them alone.
+    // Other changes than of the password leave them alone.
     from(&server, "", ADMIN_PASSWORD).await.unwrap();
     set(&server, user, "password_hash = password_hash, full_name = 'Ann', auth_method = 'dual'").await;
     assert_eq!(known().await, 1);
@@ -271,7 +271,7 @@ async fn those_that_come_back_are_kept_before_those_that_never_did() {
     let (user, device) = ann(&server).await;
     from(&server, &device, ADMIN_PASSWORD).await.unwrap();
     for _ in 0..6 {
-        // A program that keeps nothing.
+        // A client that keeps nothing.
         assert_ne!(from(&server, "", ADMIN_PASSWORD).await.unwrap().known_device_token, "");
     }
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM known_devices WHERE user_id = $1")

@@ -6,7 +6,7 @@ use super::{attempt, set, set_hash};
 use crate::look::{event, reason};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
-/// 72 bytes, none of them like its neighbours.
+/// 72 bytes, no two neighbours of which are equal.
 const SEVENTY_TWO: &str = "Seven grey herons wade 19 cold rivers; nobody counts them twice, ever. !";
 
 async fn change(server: &TestServer, current: &str, new: &str) -> Result<(), tonic::Status> {
@@ -16,7 +16,7 @@ async fn change(server: &TestServer, current: &str, new: &str) -> Result<(), ton
     client.change_password(request).await.map(|_| ())
 }
 
-/// CVE-2025-22228, and Okta's of 2024, where what stood before the password filled the 72 bytes.
+/// CVE-2025-22228, and Okta's of 2024, where a prefix of the password filled the 72 bytes.
 #[tokio::test]
 async fn nobody_gets_in_with_only_the_beginning_of_a_password_set_here() {
     assert_eq!(SEVENTY_TWO.len(), 72);
@@ -48,7 +48,7 @@ async fn with_a_pepper_every_byte_of_a_long_password_counts() {
     }
 }
 
-/// The old application took any length, and nobody can tell any more what came after the 72nd byte.
+/// The old application accepted any length, and what came after the 72nd byte is unknown.
 #[tokio::test]
 async fn whoever_brought_a_longer_password_along_comes_in_and_must_set_another() {
     let server = TestServer::start().await;

@@ -1,5 +1,5 @@
-//! Who has lost telephone and recovery codes is helped by an administrator, who proves who they are, may do to this user
-//! what they please, and leaves a trace and a message.
+//! A user who has lost telephone and recovery codes is helped by an administrator, who needs a fresh proof, must hold
+//! every permission of the user, and leaves an event and a message.
 
 use sidle::proto::*;
 use sqlx::{Connection as _, PgConnection};
@@ -34,7 +34,7 @@ async fn count(server: &TestServer, table: &str, user: Uuid) -> i64 {
 
 #[tokio::test]
 async fn an_administrator_takes_a_lost_factor_away_with_a_proof_and_what_came_in_by_it() {
-    // There is a mail server that does not answer: what is to be told is written down all the same.
+    // There is a mail server that does not answer: notices are in the outbox all the same.
     let setup = Setup::new().await.with("MAIL__HOST", "localhost").with("MAIL__PORT", "1").with("MAIL__TLS", "none");
     let setup = setup.with("MAIL__FROM", "sidle@example.com").with("MAIL__ORIGIN", "https://accounts.example.com");
     let server = setup.start().await;
@@ -97,7 +97,7 @@ async fn nobody_takes_the_factor_of_somebody_out_of_their_reach() {
     let request = elsewhere.proven(UPDATE, &ann.user.to_string(), change(known.clone(), false)).await;
     assert_eq!(reason(&elsewhere.directory.clone().update_user(request).await.unwrap_err()), "NOT_FOUND");
 
-    // Somebody who may edit users, and not what ann may do besides.
+    // An administrator who may edit users, but lacks what ann may do besides.
     server.user(tenant, "boss@a.example", "super_admin").await;
     let clerk = CreateRoleRequest {
         tenant_id: tenant.to_string(),
@@ -124,7 +124,7 @@ async fn nobody_takes_the_factor_of_somebody_out_of_their_reach() {
     let refused = program.directory.clone().update_user(change(known, false)).await.unwrap_err();
     assert_eq!(reason(&refused), "USER_REQUIRED");
 
-    // The function does not rely on having been asked rightly.
+    // The function does not rely on the check of its caller.
     let mut app = PgConnection::connect(&server.setup.database().app_url).await.unwrap();
     sqlx::query("SELECT set_config('sidle.tenant_id', $1, false)")
         .bind(other.to_string())

@@ -1,4 +1,4 @@
-//! Second factors at login: enrolling one, completing a login with it, and everything that somebody who has the password
+//! Second factors at login: enrolling one, completing a login with it, and all that an attacker who has the password
 //! but not the factor would try.
 
 use std::time::Duration;
@@ -49,7 +49,7 @@ async fn with_a_second_factor_the_right_password_begins_no_session() {
     assert_eq!((&recorded["method"], &recorded["factor"]), (&"password".into(), &"totp".into()));
 }
 
-/// The device that was shown a password keeps what it asked for until the second factor is there.
+/// The login keeps what it asked for from the password until the second factor.
 #[tokio::test]
 async fn what_a_login_asked_for_survives_the_second_factor() {
     let server = TestServer::start().await;
@@ -83,8 +83,8 @@ async fn what_a_login_asked_for_survives_the_second_factor() {
     assert_eq!(device.as_deref(), Some("laptop-7"));
 }
 
-/// CVE-2025-64102, and S15: whoever has the password and guesses at the code has as many attempts as anybody, however
-/// often the right password is shown in between.
+/// CVE-2025-64102, and S15: an attacker who has the password and guesses at the code has as many attempts as any other,
+/// however often the right password is proved in between.
 #[tokio::test]
 async fn a_right_password_between_wrong_codes_does_not_hold_the_lock_off() {
     let server = TestServer::start().await;
@@ -101,7 +101,7 @@ async fn a_right_password_between_wrong_codes_does_not_hold_the_lock_off() {
     assert_eq!(reasons(&server, "user.locked", "success").await, ["too_many_failures"]);
 }
 
-/// One challenge is enough to guess with; and when the lock falls, the right code is refused like any other.
+/// One challenge is enough to guess with; and under the lock the right code is refused like any other.
 #[tokio::test]
 async fn guesses_at_one_challenge_lock_on_every_replica_and_for_every_factor() {
     let context = Context::system();
@@ -123,11 +123,11 @@ async fn guesses_at_one_challenge_lock_on_every_replica_and_for_every_factor() {
         let refused = answer(server, &asked, Factor::RecoveryCode(ann.codes[0].clone())).await.unwrap_err();
         assert_eq!(refused.message(), "The credentials are not accepted.");
     }
-    // The lock blocks guessing, not the session that lives.
+    // The lock blocks guesses, not the active session.
     ann.client.authenticate.clone().who_am_i(WhoAmIRequest {}).await.unwrap();
 }
 
-/// Attempts that come at once are counted one by one, before anything is compared.
+/// Concurrent attempts are counted one by one, before anything is compared.
 #[tokio::test]
 async fn many_guesses_at_once_are_no_more_than_five() {
     let server = TestServer::start().await;
@@ -150,7 +150,7 @@ async fn a_code_that_was_accepted_is_refused_wherever_it_is_shown_again() {
     let (first, second) = (challenge(&server, ann.email).await.unwrap(), challenge(&server, ann.email).await.unwrap());
     let (earlier, code) = (ann.application.code(server.context.now(), -1), ann.code(&server));
     answer_code(&server, &first, code.clone()).await.unwrap();
-    // Somebody looked over the shoulder, and knows the password.
+    // An attacker who knows the password.
     for seen in [&code, &earlier] {
         let refused = answer_code(&server, &second, seen.clone()).await.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_CREDENTIALS");
@@ -203,7 +203,7 @@ async fn one_challenge_answered_twice_at_once_begins_one_session() {
 
 #[tokio::test]
 async fn a_recovery_code_works_once_however_it_is_typed() {
-    // A mail server that is down: what is written for it can be looked at.
+    // A mail server that is down: its messages can be read in the outbox.
     let setup = Setup::new().await.with("MAIL__HOST", "localhost").with("MAIL__PORT", "1").with("MAIL__TLS", "none");
     let setup = setup.with("MAIL__FROM", "sidle@example.com").with("MAIL__ORIGIN", "https://accounts.example.com");
     let server = setup.start().await;
@@ -243,7 +243,7 @@ async fn one_recovery_code_shown_to_two_replicas_at_once_lets_one_in() {
     }
 }
 
-/// Whoever reads the database finds nothing to sign in with.
+/// An attacker who can read the database finds nothing to sign in with.
 #[tokio::test]
 async fn neither_secret_nor_recovery_codes_lie_in_the_database() {
     let server = TestServer::start().await;
@@ -264,7 +264,7 @@ async fn neither_secret_nor_recovery_codes_lie_in_the_database() {
         );
         assert!(!hashes.contains(&sidle::token::opaque::digest(code).to_vec()));
     }
-    // Whoever can write to it cannot put a secret of their own in the place of another's.
+    // An attacker who can write to it cannot replace another's secret by their own.
     sqlx::query("UPDATE user_totp a SET secret = b.secret FROM user_totp b WHERE a.user_id = $1 AND b.user_id = $2")
         .bind(ann.user)
         .bind(bob.user)
@@ -317,7 +317,7 @@ async fn a_challenge_lapses_after_five_minutes() {
         ("INVALID_CREDENTIALS", "The credentials are not accepted.")
     );
     assert_eq!(counted(&server, ann.user).await, (0, false), "nothing was compared");
-    // A token of nobody's looks the same.
+    // A token that was never issued looks the same.
     let forged = MfaChallenge { challenge_token: format!("sidle_mc_{}", "A".repeat(43)), ..asked };
     let refused = answer_code(&server, &forged, ann.code(&server)).await.unwrap_err();
     assert_eq!(
@@ -326,7 +326,7 @@ async fn a_challenge_lapses_after_five_minutes() {
     );
 }
 
-/// A stolen session must not give the thief a factor of their own, nor take away the one there is.
+/// A stolen session must not give the thief a factor of their own, nor remove the existing one.
 #[tokio::test]
 async fn a_stolen_session_neither_enrols_nor_disables() {
     let server = TestServer::start().await;
@@ -346,7 +346,7 @@ async fn a_stolen_session_neither_enrols_nor_disables() {
         (reason(&refused).as_str(), metadata(&refused, "ways").as_str()),
         ("STEP_UP_REQUIRED", "totp,recovery_code")
     );
-    // Also whoever knows the password: otherwise the second factor would guard nothing.
+    // Also an attacker who knows the password: otherwise the second factor would protect nothing.
     let refused = ann.prove(DISABLE, Proof::Password(ADMIN_PASSWORD.to_owned())).await.unwrap_err();
     assert_eq!(
         (reason(&refused).as_str(), metadata(&refused, "ways").as_str()),
@@ -393,7 +393,7 @@ async fn an_enrolment_counts_for_nothing_until_its_first_code_and_then_lapses() 
     assert_eq!(left, 0);
 }
 
-/// CVE-2025-64102: the first code of an enrolment gives recovery codes, so it is not to be guessed either.
+/// CVE-2025-64102: the first code of an enrolment gives recovery codes, so it must not be guessable either.
 #[tokio::test]
 async fn guesses_at_an_enrolment_lock() {
     let server = TestServer::start().await;
@@ -439,7 +439,7 @@ async fn enabling_and_disabling_end_what_came_in_before() {
     let other = server.client(&other.tokens.unwrap().access_token);
     assert_eq!(reason(&other.authenticate.clone().who_am_i(WhoAmIRequest {}).await.unwrap_err()), "UNAUTHENTICATED");
     client.authenticate.clone().who_am_i(WhoAmIRequest {}).await.expect("the session that did it");
-    // A login that waited for a factor that is gone begins anew.
+    // A login that waited for a factor that was removed begins anew.
     tick(&server);
     let code = application.code(server.context.now(), 0);
     assert_eq!(reason(&answer_code(&server, &waiting, code).await.unwrap_err()), "INVALID_CREDENTIALS");
@@ -464,7 +464,7 @@ async fn new_recovery_codes_replace_the_old_ones() {
     answer(&server, &asked, Factor::RecoveryCode(fresh.recovery_codes[1].clone())).await.unwrap();
 }
 
-/// An administrator who set the password still knows it, and must not end up with the second factor as well.
+/// An administrator who set the password still knows it, and must not get the second factor as well.
 #[tokio::test]
 async fn a_password_that_must_change_enrols_nothing() {
     let server = TestServer::start().await;

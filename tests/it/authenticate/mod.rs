@@ -1,4 +1,4 @@
-//! The ways in.
+//! Authentication.
 
 mod api_key;
 mod change_password;
@@ -49,7 +49,7 @@ pub async fn ask(server: &TestServer, request: proto::AuthenticatePasswordReques
     }
 }
 
-/// Has what has lapsed removed, once and now.
+/// Purges what has expired, once and now.
 pub async fn tidy(server: &TestServer) {
     let stop = server.app().stop.child_token();
     stop.cancel();

@@ -1,4 +1,4 @@
-//! One name has one key, whoever makes it; two names never have the same.
+//! One name has one key, wherever it is made; two names never have the same.
 
 use sidle::proto;
 
@@ -22,7 +22,7 @@ async fn create(server: &TestServer, admin: &Client, username: &str, password: &
     Ok(admin.clone().directory.create_user(request).await?.into_inner().user.unwrap().user_id)
 }
 
-/// Postgres folded `İ` to `i`, Rust does not: who had the one name was signed in as the other.
+/// Postgres folded `İ` to `i`, Rust does not: the user of one name was signed in as that of the other.
 #[tokio::test]
 async fn who_is_called_alike_is_never_signed_in_as_another() {
     let server = TestServer::start().await;

@@ -1,4 +1,4 @@
-//! Signing in with a password.
+//! Logins with a password.
 
 use sidle::proto;
 use sqlx::Connection as _;
@@ -77,9 +77,9 @@ async fn every_refusal_looks_the_same_and_is_written_down_before_it_is_answered(
             "{name}"
         );
         assert_eq!(refused.message(), "The credentials are not accepted.", "{name}");
-        // Already there when the answer comes, with the reason that the caller is not told.
+        // Already recorded when the answer comes, with the reason that the caller does not see.
         let written = reasons(&server, "user.login_refused", "refused").await;
-        // Of nobody's names the first is written down, and the others of the same address are counted.
+        // Of unknown identifiers the first is recorded, and the others of the same address are counted.
         let counted: i64 = sqlx::query_scalar("SELECT coalesce(sum(refusals), 0)::bigint FROM unknown_refusals")
             .fetch_one(server.sql())
             .await
@@ -107,13 +107,13 @@ async fn a_weaker_hash_is_replaced_after_the_login() {
     attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
 }
 
-/// Otherwise time would tell whose hash is an old one, and the user would wait for two.
+/// Otherwise the time would reveal that a hash is an old one, and the user would wait for two.
 #[tokio::test]
 async fn a_login_is_answered_before_its_password_is_hashed_anew() {
     let server = Setup::new().await.with("PASSWORDS__COST", "5").start().await;
     let tenant = server.tenant("a").await;
     let user = server.user(tenant, "ann@example.com", "user").await;
-    // The new hash is not kept before the test gives this lock back.
+    // The new hash is not written before the test releases this lock.
     let trigger = "CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql AS $$
                    BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN NEW; END $$;
                    CREATE TRIGGER held_up BEFORE UPDATE OF password_cost ON users FOR EACH ROW
@@ -229,7 +229,8 @@ async fn what_no_login_can_mean_is_named() {
     }
 }
 
-/// Between two points of the grid nobody is told anything, however early it was decided and written down.
+/// Between two multiples of the failure latency quantum no refusal is answered, however early it was decided and
+/// recorded.
 #[tokio::test]
 async fn a_refusal_waits_for_the_next_point_of_the_grid() {
     let server = Setup::new().await.with("PASSWORDS__FAILURE_LATENCY_QUANTUM", "1h").start().await;
@@ -251,7 +252,7 @@ async fn a_refusal_waits_for_the_next_point_of_the_grid() {
                 && !reasons(&server, "user.reauthentication_failed", "refused").await.is_empty()
         })
         .await;
-        // Whoever may come in does not wait; and an answer to the others would have come before this one.
+        // A success does not wait; and an answer to the others would have come before this one.
         server.sign_in("ann@example.com").await;
     };
     tokio::select! {

@@ -1,5 +1,5 @@
-//! What waits to become a way in - a login without its second factor, a link to a new password, a proof - is void after
-//! whatever shuts its user out, also when they are let in again.
+//! What waits to become a login - one without its second factor, a password reset, a step-up token - is void after all
+//! that shuts its user out, also when they are admitted again.
 
 use sidle::proto::step_up_request::Proof;
 use sidle::proto::*;
@@ -97,7 +97,7 @@ async fn whatever_shuts_a_user_out_voids_what_waits_to_become_a_way_in() {
         let request = with_proof(DisableTotpRequest {}, &proof);
         let refused = ann.client.authenticate.clone().disable_totp(request).await.expect_err(how);
         assert!(["STEP_UP_REQUIRED", "UNAUTHENTICATED"].contains(&reason(&refused).as_str()), "{how}: {refused:?}");
-        // Nothing else is in the way.
+        // Nothing else would refuse it.
         tick(&server);
         let asked = challenge(&server, email).await.unwrap_or_else(|status| panic!("{how}: {status:?}"));
         answer_code(&server, &asked, ann.code(&server)).await.unwrap_or_else(|status| panic!("{how}: {status:?}"));
@@ -107,7 +107,7 @@ async fn whatever_shuts_a_user_out_voids_what_waits_to_become_a_way_in() {
     }
 }
 
-/// Whoever guesses must not take the way back from the person whom that locks out.
+/// Guesses must not void the password reset of the user whom they lock out.
 #[tokio::test]
 async fn the_automatic_lock_voids_no_link_to_a_new_password() {
     let (server, mut smtp) = mail::server().await;
@@ -121,7 +121,7 @@ async fn the_automatic_lock_voids_no_link_to_a_new_password() {
     reset(&server, &link, String::new()).await.expect("the owner of the mailbox gets back in");
 }
 
-/// A tenant's administrator signs a guest out of that tenant, and reaches nothing of the guest's elsewhere.
+/// A tenant's administrator signs a guest out of that tenant, without effect on the guest elsewhere.
 #[tokio::test]
 async fn a_guests_pending_logins_are_not_the_hosts_to_void() {
     let (server, mut smtp) = mail::server().await;
@@ -136,8 +136,8 @@ async fn a_guests_pending_logins_are_not_the_hosts_to_void() {
     reset(&server, &link, ann.code(&server)).await.expect("not the host's to void");
 }
 
-/// Confirming an address for the first time, or again after it was changed and the account switched off and on: what was
-/// set before goes, and nobody loses a factor without an event and a notice.
+/// Verifying an address for the first time, or again after it was changed and the account was disabled and enabled:
+/// what was set before is removed, and no factor without an event and a notice.
 #[tokio::test]
 async fn factors_that_go_with_the_first_confirmation_go_with_event_and_notice() {
     let (server, mut smtp) = mail::server().await;
@@ -175,7 +175,7 @@ async fn factors_that_go_with_the_first_confirmation_go_with_event_and_notice() 
     let refused = super::attempt(&server, "new@example.com", ADMIN_PASSWORD).await.unwrap_err();
     assert_eq!(reason(&refused), "INVALID_CREDENTIALS");
 
-    // Who had nothing is told of nothing.
+    // A user who had none is notified of none.
     let create = CreateUserRequest {
         request_id: Uuid::new_v4().to_string(),
         tenant_id: tenant.to_string(),

@@ -1,4 +1,4 @@
-//! Hashes with a pepper, without one, and from one to the next.
+//! Hashes with a pepper, without one, and a change of the pepper.
 
 use uuid::Uuid;
 
@@ -9,9 +9,9 @@ use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
 const FIRST: &str = "1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const SECOND: &str = "2:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
-/// What is kept of a password, once it is of this pepper.
+/// The stored hash of a password, once it is made with this pepper.
 async fn kept(server: &TestServer, user: Uuid, pepper: Option<i16>) -> (String, Option<i16>) {
-    // It is hashed anew after the answer.
+    // It is rehashed after the answer.
     eventually("the password is hashed anew, with this pepper", async || {
         let row: (String, Option<i16>) =
             sqlx::query_as("SELECT password_hash, password_pepper_id FROM users WHERE user_id = $1")
@@ -69,7 +69,7 @@ async fn without_its_pepper_a_hash_is_like_a_wrong_password() {
     assert_eq!(reason(&refused), "INVALID_CREDENTIALS");
     assert_eq!(without.app().metrics.hash_units.get() - before, 1 << 4, "with as much work as ever");
     assert_eq!(reasons(&without, "user.login_refused", "refused").await, ["pepper_missing"]);
-    // What was hashed without one is not the other one's business.
+    // A hash without a pepper does not depend on the others.
     set(&without, user, "password_pepper_id = NULL").await;
     set_hash(&without, user, &bcrypt::hash(ADMIN_PASSWORD, 4).unwrap(), 4).await;
     attempt(&without, "ann@example.com", ADMIN_PASSWORD).await.unwrap();

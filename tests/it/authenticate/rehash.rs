@@ -1,4 +1,4 @@
-//! A new hash of the same password is not another password.
+//! A rehash of the same password is no change of the password.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -51,7 +51,7 @@ async fn another_password_between_begin_and_end_refuses_the_login() {
     let outcome: String = finish.fetch_one(server.sql()).await.unwrap().get(0);
     assert_eq!(outcome, "refused");
     assert_eq!(reasons(&server, "user.login_refused", "refused").await, ["changed_meanwhile"]);
-    // The same hash anew, said to be of the same password, leaves the version as it is.
+    // A rehash that is marked as such leaves the version as it is.
     let rehash = "UPDATE users SET password_hash = 'x', password_rehashes = password_rehashes + 1 WHERE user_id = $1
         RETURNING password_version";
     let after: i64 = sqlx::query_scalar(rehash).bind(user).fetch_one(server.sql()).await.unwrap();

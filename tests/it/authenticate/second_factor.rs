@@ -55,7 +55,7 @@ async fn a_right_password_begins_no_session_while_the_second_factor_is_missing()
     assert_eq!(challenged(&server, "ann@example.com").await.factors.len(), 2);
 }
 
-/// Whoever knows the password must not get fresh guesses at the code by showing it again.
+/// An attacker who knows the password must not get fresh guesses at the code by proving it again.
 #[tokio::test]
 async fn a_right_password_alone_never_forgets_the_failures() {
     let server = TestServer::start().await;

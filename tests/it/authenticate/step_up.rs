@@ -1,5 +1,5 @@
-//! Proofs for sensitive calls: every such call refuses without one, and a proof is good for one call, in one session, for
-//! one target, for five minutes.
+//! Step-up tokens: every sensitive call refuses without one, and one is valid for one call, in one session, for one
+//! target, for five minutes.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ fn password() -> Proof {
 const NEED_KANIDM: [&str; 2] =
     ["sidle.v1.DirectoryService/LinkKanidmPerson", "sidle.v1.AuthenticateService/StartKanidmLogin"];
 
-/// Asked of people only: a program has a lasting credential already, and makes these calls without a proof. So it does
-/// `CreateMembership` in a tenant.
+/// Required of users only: a service account has a lasting credential already, and makes these calls without a step-up
+/// token. So it does with `CreateMembership` in a tenant.
 const OF_PEOPLE: [&str; 11] = [
     "sidle.v1.DirectoryService/CreateApiKey",
     "sidle.v1.DirectoryService/CreateServiceAccount",
@@ -60,7 +60,7 @@ fn sensitive() -> impl Iterator<Item = &'static str> {
     sidle::access::all_sensitive().filter(|method| !NEED_KANIDM.contains(method))
 }
 
-/// A sensitive call: as whom, on what, and how.
+/// A sensitive call: its caller, its target, and its request.
 struct Case<'a> {
     method: &'static str,
     client: &'a Client,
@@ -70,18 +70,18 @@ struct Case<'a> {
     tenant: Option<Uuid>,
 }
 
-/// Settings that let anybody register.
+/// Settings that let anyone register.
 fn open() -> prost_types::Struct {
     let yes = prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(true)) };
     prost_types::Struct { fields: [("allow_registration".to_owned(), yes)].into() }
 }
 
-/// Makes the sensitive call `method` rightly, but for the proof.
+/// Makes the sensitive call `method` correctly, except for the step-up token.
 async fn make(case: &Case<'_>, token: &str) -> Result<(), Status> {
     make_another(case, 0, token).await
 }
 
-/// As [`make`], changing something else for each `variant` where there is something else.
+/// As [`make`], with another change for each `variant` where there is one.
 async fn make_another(case: &Case<'_>, variant: u32, token: &str) -> Result<(), Status> {
     let (mut own, mut directory) = (case.client.authenticate.clone(), case.client.plain.clone());
     let tenant_id = case.tenant.map(|id| id.to_string()).unwrap_or_default();
@@ -179,7 +179,8 @@ async fn make_another(case: &Case<'_>, variant: u32, token: &str) -> Result<(), 
             let identifier = Some(get_tenant_request::Identifier::TenantId(target.clone()));
             let found =
                 directory.clone().get_tenant(GetTenantRequest { identifier }).await?.into_inner().tenant.unwrap();
-            // Only where it is open: each change gives the tenant another etag, and makes the next another request.
+            // Only where registration is open: each change gives the tenant another etag, and makes the next another
+            // request.
             if found.settings.is_some_and(|settings| !settings.fields.is_empty()) {
                 settle(prost_types::Struct::default(), "").await.expect("closing needs no proof");
             }
@@ -210,8 +211,8 @@ async fn make_another(case: &Case<'_>, variant: u32, token: &str) -> Result<(), 
     }
 }
 
-/// The case for every RPC that declares that it needs a proof, each as somebody of its own: on the platform, and what can
-/// be done within a tenant there as well.
+/// The case for every RPC that declares that it needs a step-up, each with a caller of its own: on the platform, and in
+/// a tenant where that is possible.
 async fn cases<'a>(
     server: &TestServer,
     admin: &'a Client,
@@ -272,7 +273,7 @@ async fn cases<'a>(
         .collect()
 }
 
-/// What a tenant's administrator is asked for as well.
+/// What a tenant's administrator needs one for as well.
 const IN_TENANTS: [&str; 10] = [
     "sidle.v1.DirectoryService/CreateApiKey",
     "sidle.v1.DirectoryService/CreateMembership",
@@ -319,7 +320,7 @@ async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
         assert_eq!(metadata(&refused, "method").as_deref(), Some(method));
         assert_eq!(metadata(&refused, "target").as_deref(), Some(case.target.as_str()), "{method}");
         assert!(metadata(&refused, "ways").is_some_and(|ways| !ways.is_empty()), "{method}");
-        // What is no proof, and proofs of somebody else, for another target, for another call.
+        // Invalid tokens, and those of another user, for another target, for another call.
         let another = sensitive().find(|other| *other != method).unwrap();
         let elsewhere = Uuid::new_v4().to_string();
         let change = metadata(&refused, "change").expect("what the call changes");
@@ -363,7 +364,7 @@ async fn every_sensitive_call_needs_a_proof_for_exactly_this() {
     assert!(recorded.details.get("method").is_some() && recorded.details.get("factor").is_some(), "{recorded:?}");
 }
 
-/// A proof in one tenant is none in another, in which the same call may mean something else.
+/// A step-up token of one tenant is void in another, in which the same call may mean something else.
 #[tokio::test]
 async fn a_proof_is_for_the_tenant_that_the_session_acts_in() {
     let server = TestServer::start().await;
@@ -382,7 +383,8 @@ async fn a_proof_is_for_the_tenant_that_the_session_acts_in() {
     here.authenticate.clone().enroll_totp(with_proof(EnrollTotpRequest {}, &token)).await.expect("where it was made");
 }
 
-/// The rights of a session are not enough for these, whoever holds them; and a program has nothing to prove itself by.
+/// The rights of a session do not suffice for these, whichever user holds them; and a service account has nothing to
+/// reauthenticate with.
 #[tokio::test]
 async fn a_service_account_never_satisfies_a_step_up() {
     let server = TestServer::start().await;
@@ -397,15 +399,15 @@ async fn a_service_account_never_satisfies_a_step_up() {
         let own = method.contains("Authenticate");
         let target = if own { String::new() } else { victim.clone() };
         let case = Case { method, client: &program, target: target.clone(), proof: password(), tenant: None };
-        // Not even with the proof of a person.
+        // Not even with a user's step-up token.
         for token in [String::new(), admin.prove(method, &target).await] {
             assert_eq!(reason(&make(&case, &token).await.expect_err(method)), "USER_REQUIRED", "{method}");
         }
     }
 }
 
-/// Rotating its own keys is what a program does without anybody there; a person's session is asked for more than itself
-/// before it becomes a credential that outlasts it, in a tenant as on the platform.
+/// Rotating its own keys is what a service account does unattended; a user's session needs a step-up before it becomes
+/// a credential that outlasts it, in a tenant as on the platform.
 #[tokio::test]
 async fn what_outlasts_a_session_is_asked_of_people_and_taking_away_of_nobody() {
     let server = TestServer::start().await;
@@ -437,7 +439,7 @@ async fn what_outlasts_a_session_is_asked_of_people_and_taking_away_of_nobody() 
         Case { method: grant, client: &program, target: plain.to_string(), proof: password(), tenant: Some(tenant) };
     make(&case, "").await.expect("a role in a tenant");
 
-    // Who becomes an administrator of every tenant by a mark is one as much as by a permission.
+    // A user who becomes an administrator of every tenant by `is_admin` is one as much as by a permission.
     let shared = CreateRoleRequest { name: "shared".to_owned(), ..Default::default() };
     let shared = admin.directory.clone().create_role(shared).await.unwrap().into_inner().role.unwrap();
     let mark = UpdateRoleRequest {
@@ -447,7 +449,7 @@ async fn what_outlasts_a_session_is_asked_of_people_and_taking_away_of_nobody() 
     };
     assert_eq!(reason(&admin.plain.clone().update_role(mark).await.unwrap_err()), "STEP_UP_REQUIRED");
 
-    // Whoever takes the duty to change a password away lets in who set it.
+    // Without the required change, the administrator who set the password could keep signing in with it.
     set(&server, plain, "must_change_password = true").await;
     let identifier = Some(get_user_request::Identifier::UserId(plain.to_string()));
     let user = admin.plain.clone().get_user(GetUserRequest { identifier, include_deleted: false }).await.unwrap();
@@ -457,7 +459,7 @@ async fn what_outlasts_a_session_is_asked_of_people_and_taking_away_of_nobody() 
     let update = UpdateUserRequest { user: Some(user), update_mask, validate_only: false };
     assert_eq!(reason(&admin.plain.clone().update_user(update).await.unwrap_err()), "STEP_UP_REQUIRED");
 
-    // Of what takes rights away nobody is asked.
+    // Removing rights requires none.
     let identifier = Some(get_service_account_request::Identifier::ServiceAccountId(account.clone()));
     let status = async |status: ServiceAccountStatus| {
         let request = GetServiceAccountRequest { identifier: identifier.clone() };
@@ -524,7 +526,7 @@ async fn a_proof_is_of_one_session() {
         .expect("not spent by the thief");
 }
 
-/// Session, expiry, and every change of what the proof was given by.
+/// Session, expiry, and every change of what the user reauthenticated with.
 #[tokio::test]
 async fn a_proof_dies_with_what_it_stands_on() {
     let server = TestServer::start().await;
@@ -569,7 +571,7 @@ async fn a_proof_dies_with_what_it_stands_on() {
     assert_eq!(left, 0, "what has lapsed is removed");
 }
 
-/// A second factor that is enrolled after a password was shown makes that proof worthless.
+/// A second factor that is enrolled after the password was proved voids that step-up token.
 #[tokio::test]
 async fn enrolling_a_factor_voids_proofs_by_the_weaker_one() {
     let server = TestServer::start().await;
@@ -613,11 +615,11 @@ async fn a_call_that_fails_spends_nothing() {
     update("free@example.com", &token, true).await.expect("a trial run spends nothing either");
     update("free@example.com", &token, false).await.expect("the proof is still good");
     assert_eq!(reason(&update("third@example.com", &token, false).await.unwrap_err()), "STEP_UP_REQUIRED");
-    // What is not sensitive needs none.
+    // Calls that are not sensitive need none.
     update("free@example.com", "", false).await.expect("the address that is there already");
 }
 
-/// CVE-2025-64102: guesses at a proof are counted with those at the login, over every kind of proof.
+/// CVE-2025-64102: guesses at a step-up are counted with those at the login, over every kind of proof.
 #[tokio::test]
 async fn guesses_at_a_proof_lock_like_guesses_at_the_login() {
     let server = TestServer::start().await;
@@ -648,7 +650,7 @@ async fn guesses_at_a_proof_lock_like_guesses_at_the_login() {
     assert_eq!(reasons(&server, "user.step_up_refused", "refused").await[..5], ["wrong_code"; 5]);
 }
 
-/// A right proof gives its attempt back and no more: whoever holds a session cannot make room for guesses at the login.
+/// A right proof gives its attempt back and no more: a stolen session cannot get more guesses at the login.
 #[tokio::test]
 async fn right_proofs_between_guesses_do_not_hold_the_lock_off() {
     let server = TestServer::start().await;
@@ -664,15 +666,15 @@ async fn right_proofs_between_guesses_do_not_hold_the_lock_off() {
     assert_eq!(counted(&server, user).await, (5, true));
 }
 
-/// Between the look at the password and the token lies a hash: a change in between must win.
+/// Between reading the password and storing the token lies a hash: a change in between must win.
 #[tokio::test]
 async fn a_password_that_was_changed_meanwhile_proves_nothing() {
     let server = TestServer::start().await;
     let tenant = server.tenant("a").await;
     let user = server.user(tenant, "ann@example.com", "user").await;
     let client = server.client(&server.sign_in("ann@example.com").await.access_token);
-    // The old password is right when it is compared, and is gone when the proof is to be kept: a trigger changes it as
-    // the attempt is given back.
+    // The old password is right when it is compared, and is replaced when the token is to be stored: a trigger changes
+    // it as the attempt is given back.
     set_hash(&server, user, &cheap_hash(ADMIN_PASSWORD), 4).await;
     let other = cheap_hash("another password entirely");
     let change = format!(
@@ -715,6 +717,6 @@ async fn what_makes_no_sense_is_refused_by_field() {
     assert_eq!(unread.get_details_bad_request().unwrap().field_violations[0].field, "change");
     assert_eq!(step_up(ENROLL, "", Some(Proof::TotpCode("1".repeat(999)))).await, field("totp_code"));
     assert_eq!(step_up(ENROLL, "", Some(Proof::Password(String::new()))).await, field("password"));
-    // A way that the account does not have is told, since the caller has signed in; and nothing is counted.
+    // A method that the account does not have is named, since the caller has signed in; and nothing is counted.
     assert_eq!(step_up(ENROLL, "", Some(Proof::TotpCode("123456".to_owned()))).await.0, "STEP_UP_REQUIRED");
 }

@@ -1,4 +1,4 @@
-//! More logins at once than can be hashed.
+//! More concurrent logins than can be hashed.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -10,7 +10,7 @@ use super::{attempt, set_hash, verifier_token, verify};
 use crate::look::{reason, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, until, within};
 
-/// One thread and seven places to wait, of which one address has half: four logins at once.
+/// One thread and a queue of seven, of which one address has half: four concurrent logins.
 const PLACES: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn in_a_storm_whoever_gets_a_place_signs_in_and_the_rest_are_told_when_to_
     let caller = verifier_token(&server).await;
     let token = server.sign_in(&names[0]).await.access_token;
 
-    // Nobody's login gets past its first statement while this holds, so the places stay taken until it is let go.
+    // No login gets past its first statement while this is held, so the permits stay taken until it is released.
     let mut held = sqlx::PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
     let mut lock = held.begin().await.unwrap();
     sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
@@ -36,7 +36,7 @@ async fn in_a_storm_whoever_gets_a_place_signs_in_and_the_rest_are_told_when_to_
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         assert!(refused.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
     }
-    // With every place taken tokens are verified as ever.
+    // With every permit taken tokens are verified as ever.
     for _ in 0..20 {
         verify(&server, &caller, &token, "sidle").await.unwrap();
     }
@@ -61,7 +61,7 @@ async fn held_up(server: &TestServer) -> i64 {
     sqlx::query_scalar(waiting).fetch_one(server.sql()).await.unwrap()
 }
 
-/// Whoever checks tokens waits neither for a hashing thread nor for the runtime, which is one thread here.
+/// Verifying tokens waits neither for a hashing thread nor for the runtime, which is one thread here.
 #[tokio::test]
 async fn tokens_are_verified_while_every_thread_hashes() {
     const DEAREST: u32 = 13;
@@ -71,7 +71,7 @@ async fn tokens_are_verified_while_every_thread_hashes() {
     let server = setup.start().await;
     let tenant = server.tenant("a").await;
     server.user(tenant, "ann@example.com", "user").await;
-    // One account is enough to make every refusal as dear.
+    // One account is enough to make every refusal as expensive.
     let dear = server.user(tenant, "dear@example.com", "user").await;
     set_hash(&server, dear, &cheap_hash(ADMIN_PASSWORD), DEAREST as i16).await;
     let caller = verifier_token(&server).await;
@@ -112,14 +112,14 @@ async fn tokens_are_verified_while_every_thread_hashes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_others_with_the_same_identifier_is_told_in_time_when_to_come_back() {
     const CALLERS: usize = 10;
-    // So few attempts lock that one at a time is let through; in the line is room for all the others.
+    // So few attempts lock that one at a time is admitted; the queue has space for all the others.
     let setup = Setup::new().await.with("PASSWORDS__MAX_ATTEMPTS", "3").with("PASSWORDS__QUEUE", "100");
     let setup = setup.with("PASSWORDS__MAX_WAIT", "200ms").with("DATABASE__ACQUIRE_TIMEOUT", "60s");
     let server = setup.start().await;
     let tenant = server.tenant("a").await;
     let user = server.user(tenant, "ann@example.com", "user").await;
 
-    // Whoever was let through stays there while this holds: without a bound the others would wait as long.
+    // The admitted one stays there while this is held: without a bound the others would wait as long.
     let mut held = sqlx::PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
     let mut lock = held.begin().await.unwrap();
     sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();

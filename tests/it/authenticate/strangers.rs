@@ -1,4 +1,4 @@
-//! Names of nobody: what anybody can make up fills neither the log nor the table of keys.
+//! Unknown identifiers: what an anonymous caller can make up fills neither the log nor the table of keys.
 
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -40,7 +40,7 @@ async fn thousands_of_unknown_names_leave_one_event_an_interval_and_no_keys() {
     assert_eq!(first.len(), 1);
     assert_eq!((&first[0]["refusals"], &first[0]["earlier"]), (&1.into(), &0.into()));
 
-    // Once the interval is over, one event tells of all the others.
+    // Once the interval is over, one event records all the others.
     server.context.clock.advance(std::time::Duration::from_secs(301));
     let stop = CancellationToken::new();
     let tidy = tokio::spawn(server.app().authenticate.clone().purge_expired(stop.clone()));
@@ -60,10 +60,10 @@ async fn thousands_of_unknown_names_leave_one_event_an_interval_and_no_keys() {
     assert!(keys <= 2, "{keys} keys: one for all strangers of a day");
 }
 
-/// A new password asked for in nobody's name is nobody's affair; in somebody's it is theirs.
+/// A password reset requested for an unknown identifier leaves no event; one for a user does.
 #[tokio::test(flavor = "multi_thread")]
 async fn resets_asked_for_in_nobodys_name_leave_nothing() {
-    // Nobody listens there: what is written to people stays where it is.
+    // No mail server listens: messages stay in the outbox.
     let setup = Setup::new().await.with("MAIL__HOST", "127.0.0.1").with("MAIL__PORT", "1").with("MAIL__TLS", "none");
     let setup = setup.with("MAIL__FROM", "sidle@example.com").with("MAIL__ORIGIN", "https://accounts.example");
     let server = setup.with("MAIL__POLL", "50ms").start().await;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::look::{reason, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
-/// A server that believes what the test says about addresses: ten attempts at once, one a minute.
+/// A server that trusts the client addresses which the test sends: a burst of ten attempts, then one a minute.
 async fn few_attempts() -> Setup {
     let setup = Setup::new().await.with("SERVER__TRUSTED_PROXIES", "127.0.0.1");
     setup.with("THROTTLE__PER_MINUTE", "1").with("THROTTLE__BURST", "10")
@@ -63,7 +63,7 @@ async fn an_address_has_as_many_attempts_over_all_replicas_as_over_one() {
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(10 * 60), "{wait:?}");
     }
     assert_eq!(reasons(&one, "user.login_refused", "refused").await.len(), 10);
-    // Everybody else is served, and the address again when it has rested.
+    // All others are served, and the address again when it has waited.
     assert!(!is_throttled(&guess(&one, "203.0.113.8", "ann@example.com", "a guess").await));
     context.clock.advance(Duration::from_secs(61));
     assert!(!is_throttled(&guess(&two, "203.0.113.7", "ann@example.com", "a guess").await));
@@ -81,7 +81,8 @@ async fn who_owns_a_network_of_ipv6_gains_nothing_by_its_addresses() {
     assert!(!is_throttled(&guess(&server, "2001:db8:1:3::1", "nobody@example.com", "a guess").await));
 }
 
-/// A throttled call tells nothing, counts against nobody and costs nothing: not even the right password changes that.
+/// A throttled call reveals nothing, counts against no user and costs nothing: not even the right password changes
+/// that.
 #[tokio::test]
 async fn what_is_throttled_was_no_attempt() {
     let server = few_attempts().await.start().await;
@@ -109,7 +110,7 @@ async fn what_is_throttled_was_no_attempt() {
     assert_eq!(failures, 0);
 }
 
-/// A header of the client's own is worth nothing unless a configured proxy brings it.
+/// A header of the client's own is ignored unless a configured proxy sends it.
 #[tokio::test]
 async fn an_address_cannot_be_made_up() {
     let server = Setup::new().await.with("THROTTLE__PER_MINUTE", "1").with("THROTTLE__BURST", "3").start().await;
@@ -136,10 +137,10 @@ async fn what_is_paid_off_is_removed() {
     assert_eq!(counted().await, 0);
 }
 
-/// Public calls that are not counted: the keys are everybody's to fetch, and a refresh token has 256 random bits.
+/// Public calls that are not counted: the keys are public, and a refresh token has 256 random bits.
 const NOT_COUNTED: [&str; 2] = ["/sidle.v1.AuthenticateService/GetJwks", "/sidle.v1.AuthenticateService/RefreshToken"];
 
-/// Makes the public call at `path`: complete, with secrets that look right and are nobody's.
+/// Makes the public call at `path`: complete, with secrets that look valid and were never issued.
 async fn knock(server: &TestServer, path: &str, address: &str) -> Result<(), Status> {
     let mut ways = server.client("").authenticate;
     let secret = |prefix: &str| format!("{prefix}{}", "A".repeat(43));
@@ -220,7 +221,7 @@ async fn an_address_gets_no_further_at_any_public_way_in_by_going_to_another_rep
     let (one, two) = (setup.start().await, setup.start().await);
     let public = policies().iter().filter(|(_, policy)| *policy == Policy::Public).map(|(path, _)| *path);
     for (n, path) in public.filter(|path| !NOT_COUNTED.contains(path)).enumerate() {
-        // An address for each, since some ways in are counted together.
+        // An address for each, since some authentication methods are counted together.
         let address = format!("203.0.113.{n}");
         let first = knock(&one, path, &address).await.expect_err(path);
         assert!(!["THROTTLED", "INVALID_FIELD"].contains(&reason(&first).as_str()), "{path}: {first:?}");

@@ -51,7 +51,7 @@ async fn a_token_is_good_for_its_audience_and_for_whoever_may_ask() {
     assert_eq!(reason(&refused), "UNAUTHENTICATED", "Sidle's own calls take only tokens for Sidle");
 }
 
-/// A program of one tenant learns nothing of another tenant's people, not even that a token is one.
+/// A service account of one tenant learns nothing about users of another, not even that a token is valid.
 #[tokio::test]
 async fn a_tenants_program_is_told_of_its_own_tenants_tokens_only() {
     let server = shop().await;
@@ -166,7 +166,7 @@ async fn verification_asks_nobody_and_stops_when_revocations_are_not_known() {
     server.app().db.close().await;
     server.app().reserved.feed.close().await;
     verify(&server, &caller, &token, "shop").await.expect("without a database");
-    // Until the snapshot is older than the bound, tokens are good; from then on nothing is vouched for.
+    // Until the snapshot is older than the bound, tokens are accepted; from then on none is.
     let clock = &server.context.clock;
     let left = BOUND - server.app().verifier.revocation_age().unwrap();
     clock.advance(left / 2);
@@ -188,7 +188,7 @@ async fn replicas_that_start_together_sign_with_one_key_that_is_published() {
     let caller = verifier_token(&two).await;
     verify(&two, &caller, &token, "shop").await.expect("the other replica knows the key");
 
-    // Whoever has only the published keys can verify as well.
+    // Another library that has only the published keys can verify as well.
     let mut client = two.client("").authenticate;
     let published = client.get_jwks(proto::GetJwksRequest {}).await.unwrap().into_inner().keys;
     assert_eq!(published.len(), 1);

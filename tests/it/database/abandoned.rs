@@ -1,4 +1,4 @@
-//! A caller who goes away leaves nothing behind on a pooled connection: no transaction, no scope, no statement.
+//! A cancelled call leaves nothing behind on a pooled connection: no transaction, no scope, no statement.
 
 use sidle::db::{Db, Scope};
 use sqlx::PgPool;
@@ -11,7 +11,7 @@ use crate::support::{Setup, until};
 /// More waits than any of the calls below has.
 const MOST_WAITS: usize = 24;
 
-/// A database that nobody else works in, a pool of one connection to it, and a look behind the scenes.
+/// A database of its own, a pool of one connection to it, and a second connection to observe it.
 async fn stage() -> (Setup, Db, PgPool) {
     let setup = Setup::new().await;
     let sql = PgPoolOptions::new().max_connections(2).connect(&setup.superuser_url()).await.unwrap();
@@ -22,7 +22,7 @@ async fn stage() -> (Setup, Db, PgPool) {
     (setup, db, sql)
 }
 
-/// Writes on the pool's one connection and sees from elsewhere that it is committed, without a scope.
+/// Writes on the pool's one connection and sees from another that it is committed, without a scope.
 async fn assert_clean(db: &Db, sql: &PgPool, n: i64, after: &str) {
     let (scoped, old): (bool, bool) = sqlx::query_as(
         "SELECT coalesce(current_setting('sidle.tenant_id', true), '') <> ''

@@ -1,4 +1,4 @@
-//! A row that somebody holds delays those who want it and nobody else, and what nobody waits for any more is cancelled.
+//! A locked row delays only the calls that need it, and statements of cancelled calls are cancelled.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn rows_that_are_locked_by_somebody_delay_their_own_callers_only() {
     for answer in held {
         match answer.await.unwrap() {
             Ok(_) => {}
-            // Had to give way.
+            // Refused, to leave connections to others.
             Err(refused) => assert_eq!(refused.code(), Code::Unavailable, "{refused:?}"),
         }
     }
@@ -104,7 +104,7 @@ async fn whoever_waits_too_long_for_a_lock_is_told_to_come_back() {
     assert_eq!((refused.code(), crate::look::reason(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
 }
 
-/// An import into one tenant that is held open must not cost the others theirs.
+/// An import into one tenant that is held open must not cost the other tenants their connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_what_may_wait_for_others_keys_one_tenant_has_half() {
     let setup = Setup::new().await;
@@ -123,7 +123,8 @@ async fn of_what_may_wait_for_others_keys_one_tenant_has_half() {
     db.begin_contended(one).await.expect("what was given back is there again").commit().await.unwrap();
 }
 
-/// Whoever signs up or in for the first time acts for the platform, but has the tenant's share of what may wait.
+/// A caller who registers, or signs in for the first time, acts for the platform, but within the tenant's share of
+/// waiting calls.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_done_for_a_tenants_users_takes_nothing_from_the_platforms_share() {
     let setup = Setup::new().await;

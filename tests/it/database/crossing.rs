@@ -1,4 +1,5 @@
-//! Callers with short deadlines beside others: what the others are told was done is done, and only to what is theirs.
+//! Callers with short deadlines beside others: what the others are told was committed is, and only within their own
+//! scope.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +12,12 @@ use uuid::Uuid;
 
 use crate::support::{ADMIN_PASSWORD, Client, Setup, TestServer, within};
 
-/// Makes calls of every kind whose deadlines pass in the middle, until told to stop.
+/// Makes calls of every kind whose deadlines expire midway, until told to stop.
 async fn hurry(caller: Client, anybody: Client, seed: u64, stop: Arc<AtomicBool>) {
     let mut deadline = seed;
     within("the others are done", async {
         while !stop.load(Ordering::Acquire) {
-            // 0.3 to 50 ms, in an order of no meaning.
+            // 0.3 to 50 ms, in no particular order.
             deadline = deadline.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let timeout = Duration::from_micros(300 + (deadline >> 33) % 50_000);
             match deadline % 3 {
@@ -67,7 +68,7 @@ async fn deadlines_of_some_lose_no_writes_of_others_and_open_no_tenant() {
     let stop = Arc::new(AtomicBool::new(false));
     let hurried: Vec<_> = (0..6)
         .map(|seed| {
-            // On a connection of their own: the server closes one that takes back too many calls.
+            // On a connection of their own: the server closes one that cancels too many calls.
             let channel = Endpoint::from_shared(server.grpc_url()).unwrap().connect_lazy();
             let caller = if seed % 2 == 0 { &platform } else { &tenant_admin };
             let (caller, anybody) = (caller.on(channel.clone()), Client::new(channel, ""));

@@ -15,8 +15,8 @@ use sidle::db::Db;
 
 use crate::support::{Setup, TestServer};
 
-/// Drives `future` and drops it the time after next that it has to wait for something, `waits` times in all; none when it
-/// was dropped. So every await in it is the last one once.
+/// Polls `future` and drops it when it is pending once more than `waits` times; none then. Called with each number of
+/// waits, so that every await in it is the last one once.
 pub async fn abandoned<F: Future>(future: F, waits: usize) -> Option<F::Output> {
     let mut future = Box::pin(future);
     let mut left = waits;

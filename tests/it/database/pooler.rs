@@ -106,7 +106,7 @@ async fn behind_a_transaction_pooler_without_prepared_statements_nothing_fails()
     for caller in callers {
         caller.await.unwrap();
     }
-    // A lock is waited for as long as the setting says, although the session belongs to nobody.
+    // A lock is waited for as long as configured, although the session is shared.
     let mut holder = one.sql().begin().await.unwrap();
     sqlx::query("SELECT FROM users FOR UPDATE").execute(&mut *holder).await.unwrap();
     let refused = attempt(&one, "user0@example.com", ADMIN_PASSWORD).await.unwrap_err();
@@ -124,7 +124,7 @@ async fn a_pooler_that_is_not_configured_is_named_at_the_start() {
         Ok(_) => panic!("it starts although statements get mixed up"),
         Err(fault) => fault,
     };
-    // By the check of the session, which finds it every time, and not by statements that happen to be mixed up.
+    // By the check of the session, which always detects it, and not by statements that happen to be mixed up.
     let fields = format!("{:?}", fault.fields());
     assert!(fields.contains("database.pooler") && fields.contains("prepared_statements"), "{fault} {fields}");
 

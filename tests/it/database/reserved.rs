@@ -1,5 +1,5 @@
-//! What must go on whatever calls do with their connections: giving events their positions, knowing what is revoked, and
-//! saying whether the service is ready.
+//! What must continue whatever calls do with their connections: the sequencer, the revocation snapshot, and the
+//! readiness check.
 
 use sidle::db::Scope;
 use sidle::proto;

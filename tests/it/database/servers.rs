@@ -1,4 +1,4 @@
-//! Which server and which role the service works with: one that takes writes, as one that row-level security holds.
+//! The server and the role that the service accepts: a server that takes writes, a role that row-level security binds.
 
 use sidle::app::App;
 use sidle::config::Config;
@@ -36,7 +36,7 @@ async fn a_role_that_row_level_security_does_not_hold_is_refused_by_name() {
     let refused = refusal(&setup, &setup.database().owner_url).await;
     assert!(refused.contains("sidle_owner") && refused.contains("owns"), "{refused}");
 
-    // By membership as well: whoever may become such a role is one.
+    // By membership as well: a role that may become such a role counts as one.
     let (bypassing, member) = (format!("{}_b", setup.database().name), format!("{}_m", setup.database().name));
     for sql in [
         format!("CREATE ROLE {bypassing} LOGIN BYPASSRLS PASSWORD 'x' IN ROLE sidle_app"),
@@ -66,7 +66,7 @@ async fn a_connection_that_takes_no_writes_is_replaced() {
         Ok(())
     };
     write().await.unwrap();
-    // What a session on a demoted server is like.
+    // What a session on a demoted server sees.
     sqlx::query("SET default_transaction_read_only = on").execute(&db).await.unwrap();
     let refused = write().await.unwrap_err();
     assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "25006");

@@ -1,5 +1,5 @@
-//! Servers and connections that say nothing more, and never that they are gone: a machine that lost its power, a network that
-//! drops packets. No answer is waited for without an end.
+//! Servers and connections that fall silent without being closed: a machine that lost its power, a network that drops
+//! packets. No answer is waited for without a bound.
 
 use std::net::TcpListener;
 
@@ -47,7 +47,7 @@ async fn a_statement_whose_answer_never_comes_fails_and_the_next_one_has_another
     let tx = db.begin(Scope::Platform).await.unwrap();
     proxy.strand();
     assert_eq!(within("a commit", tx.commit()).await.unwrap_err().reason(), Reason::DatabaseUnavailable);
-    // A transaction that has done nothing yet begins on another connection without its caller's knowing.
+    // A transaction that has done nothing yet begins on another connection, unnoticed by its caller.
     assert_eq!(ask().await.unwrap(), 1);
     proxy.strand();
     within("a beginning", db.begin(Scope::Platform)).await.expect("it began");
@@ -88,7 +88,7 @@ async fn a_replica_that_vanished_while_it_gave_positions_holds_up_the_others_for
     let vanishing = behind.start().await;
     let tenant = vanishing.tenant("acme").await;
     vanishing.user(tenant, "ann@example.com", "user").await;
-    // It gives positions, and waits for the table while it holds the end of the log.
+    // It gives positions, and waits for the table while it holds the lock on the end of the log.
     let mut holder = vanishing.sql().begin().await.unwrap();
     sqlx::query("LOCK TABLE audit_events IN SHARE MODE").execute(&mut *holder).await.unwrap();
     attempt(&vanishing, "ann@example.com", ADMIN_PASSWORD).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_replica_that_vanished_while_it_gave_positions_holds_up_the_others_for
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_servers_one_that_says_nothing_does_not_keep_the_next_from_being_tried() {
     let setup = Setup::new().await;
-    // Takes connections, as a network that forwards to nobody may seem to, and answers none.
+    // Accepts connections and answers none, as some networks do.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = &setup.environment()["SIDLE_DATABASE__URL"];
     let url = url.replacen('@', &format!("@{},", silent.local_addr().unwrap()), 1);

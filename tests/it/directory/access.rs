@@ -1,4 +1,4 @@
-//! Delegated administration: nobody rises by it, and what changes takes effect at once.
+//! Delegated administration: it gives no caller more rights, and changes take effect immediately.
 
 use sidle::proto::*;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ async fn who_am_i(client: &Client) -> Result<WhoAmIResponse, tonic::Status> {
     Ok(client.authenticate.clone().who_am_i(WhoAmIRequest {}).await?.into_inner())
 }
 
-/// CVE-2026-94000: a delegated administrator raises himself through roles and groups.
+/// CVE-2026-94000: a delegated administrator gains rights through roles and groups.
 #[tokio::test]
 async fn an_administrator_of_a_tenant_cannot_rise() {
     let server = TestServer::start().await;
@@ -45,7 +45,7 @@ async fn an_administrator_of_a_tenant_cannot_rise() {
     };
     assert_eq!(reason(d.create_service_account(account).await), "PERMISSION_DENIED");
 
-    // A stronger user's address, status and roles are out of reach: with the address would go the password.
+    // A stronger user's address, status and roles are out of scope: with the address the password could be reset.
     for stronger in [owner.to_string(), operator.user_id.clone()] {
         let identifier = Some(get_user_request::Identifier::UserId(stronger.clone()));
         let request = GetUserRequest { identifier, include_deleted: false };
@@ -69,7 +69,7 @@ async fn an_administrator_of_a_tenant_cannot_rise() {
         "PERMISSION_DENIED"
     );
 
-    // What is held may be handed on.
+    // What the caller holds may be granted.
     let user = create_user(&admin, new_user(tenant, "ann@north.example")).await;
     d.create_membership(grant(&user.user_id, Some(tenant), ADMIN)).await.expect("one's own role can be given");
 }
@@ -143,7 +143,7 @@ async fn a_changed_role_counts_at_once() {
     assert_eq!(reason(before.directory.clone().list_users(ListUsersRequest::default()).await), "UNAUTHENTICATED");
     let told = events(&server, "role.updated").await;
     assert!(told.iter().any(|(_, details)| details["principals"] == serde_json::json!([user.to_string()])), "{told:?}");
-    // The session goes on, with the new rights.
+    // The session continues, with the new rights.
     let refresh = RefreshTokenRequest {
         refresh_token: tokens.refresh_token,
         request_id: Uuid::from_u128(7).to_string(),
@@ -170,8 +170,8 @@ async fn a_given_and_a_taken_role_count_at_once() {
     let twice = root.directory.clone().create_membership(grant(user, Some(south), ADMIN)).await;
     assert_eq!(reason(twice), "ALREADY_EXISTS");
 
-    // A visitor's access ends too when the tenant that is visited takes the role, whose administrator cannot change
-    // the visitor's record.
+    // A visitor's access ends too when the visited tenant, whose administrator cannot change the visitor's record,
+    // removes the role.
     let (_, boss) = member(&server, south, "boss@south.example", "super_admin").await;
     let visitor = server.client(&server.sign_in("ann@north.example").await.access_token);
     who_am_i(&visitor).await.expect("good before");
@@ -267,8 +267,8 @@ async fn a_role_of_one_tenant_is_not_given_in_another() {
     assert_eq!(field(root.directory.clone().create_membership(grant(user, None, &role.role_id)).await), "role_id");
 }
 
-/// CVE-2026-94000: a role that makes an administrator puts its holder into the tenant's group of administrators in Kanidm,
-/// and that group gives what the role itself does not say.
+/// CVE-2026-94000: a role with `is_admin` puts its holder into the tenant's group of administrators in Kanidm, and that
+/// group gives what the role itself does not say.
 #[tokio::test]
 async fn a_delegated_administrator_makes_no_administrators() {
     let server = TestServer::start().await;
@@ -292,7 +292,7 @@ async fn a_delegated_administrator_makes_no_administrators() {
         validate_only: false,
     };
     assert_eq!(reason(del.directory.clone().update_role(update).await), "PERMISSION_DENIED");
-    // Nor hands one out that somebody else made.
+    // Nor assigns one that another caller made.
     let made = root.directory.clone().create_role(hollow(true)).await.unwrap().into_inner().role.unwrap();
     let given = del.directory.clone().create_membership(grant(user, Some(tenant), &made.role_id)).await;
     assert_eq!(reason(given), "PERMISSION_DENIED");

@@ -1,4 +1,4 @@
-//! Somebody can always administer the platform.
+//! The platform always has an administrator.
 
 use sidle::directory::{FirstAdmin, bootstrap};
 use sidle::fault::Reason;
@@ -96,7 +96,7 @@ async fn the_master_administrator_stays_whatever_others_do() {
         UpdateUserRequest { user: Some(user.clone()), update_mask: mask(&["has_second_factor"]), validate_only: false };
     assert_eq!(reason(d.update_user(weakened).await), "MASTER_ADMIN");
     assert_eq!(get_user(&rival, &id).await, user);
-    // Not even by mistake of one's own; but the address is one's own to change.
+    // Not even by a mistake of their own; but the address is their own to change.
     let master = server.client(&server.sign_in("first@example.com").await.access_token);
     assert_eq!(reason(master.directory.clone().delete_membership(grant).await), "MASTER_ADMIN");
     let takeover = master.proven(UPDATE_USER, &id, takeover).await;
@@ -141,7 +141,7 @@ async fn the_last_administrator_stays_by_every_way_out() {
     assert_eq!(reason(d.update_tenant(close).await), "LAST_ADMIN");
     d.list_users(ListUsersRequest::default()).await.expect("still the administrator");
 
-    // With a second one who can sign in, the first may go.
+    // With a second one who can sign in, the first may be removed.
     let second = server.user(home, "second@example.com", "SYSTEM_ADMIN").await;
     let second_client = server.client(&server.sign_in("second@example.com").await.access_token);
     second_client.directory.clone().delete_membership(demote).await.unwrap();
@@ -184,7 +184,7 @@ async fn two_administrators_who_turn_on_each_other_leave_one() {
         assert_eq!(left, 1, "round {round}");
         let restore = "UPDATE users SET status = 'active', deleted_at = NULL, locked_until = NULL, lock_reason = NULL";
         sqlx::query(restore).execute(server.sql()).await.unwrap();
-        // A token issued in the instant of the revocation would not be told apart from one before it.
+        // A token issued in the instant of the revocation would not be distinguished from one before it.
         server.context.clock.advance(std::time::Duration::from_millis(5));
     }
 }

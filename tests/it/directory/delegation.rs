@@ -1,4 +1,4 @@
-//! Who may do what to whom: attacks by administrators of a tenant on those above them, on members of other tenants, and on
+//! Delegation: attacks by administrators of a tenant on users with more rights, on members of other tenants, and on
 //! what all tenants share.
 
 use sidle::proto::*;
@@ -10,16 +10,16 @@ use crate::support::{Client, TestServer, eventually};
 
 const USER: &str = "00000000-0000-7000-8000-000000000004";
 
-/// A tenant with an administrator of each kind, and one of the platform who is at home there as well.
+/// A tenant with an administrator of each kind, and one of the platform whose home it is as well.
 struct Harbour {
     server: TestServer,
     tenant: Uuid,
     root_id: String,
     root: Client,
-    /// Everything within the tenant.
+    /// All permissions within the tenant.
     boss: Client,
     boss_id: String,
-    /// Sidle's own list of permissions for administrators of people.
+    /// Sidle's own list of permissions for administrators of users.
     admin: Client,
 }
 
@@ -74,7 +74,7 @@ async fn update(client: &Client, as_seen_by: &Client, id: &str, path: &str) -> R
     client.proving(request, call).await.map(drop)
 }
 
-/// Every call that is aimed at a user, each made rightly but for whom it is aimed at.
+/// Every call that targets a user, each made correctly except for the target.
 async fn aim_everything(at: &Harbour, by: &Client, user: &str) -> Vec<(&'static str, String)> {
     let (directory, session) = (|| by.directory.clone(), || by.session.clone());
     let (membership_id, session_id) = (at.membership_of(user).await, at.session_of(user).await);
@@ -117,7 +117,7 @@ async fn nothing_that_is_aimed_at_a_user_reaches_past_what_the_caller_holds() {
     assert!(at.is_good(&at.root).await && at.is_good(&at.boss).await, "their tokens and sessions are as they were");
 }
 
-/// An empty role voids the tokens of whoever gets it: given and taken in a loop it would keep anybody out.
+/// An empty role voids the tokens of its holder: assigned and removed in a loop it would lock a user out.
 #[tokio::test]
 async fn an_empty_role_voids_nobodys_tokens_above_its_giver() {
     let at = Harbour::new().await;
@@ -126,7 +126,7 @@ async fn an_empty_role_voids_nobodys_tokens_above_its_giver() {
     assert_eq!(reason(given), "PERMISSION_DENIED");
     assert!(at.is_good(&at.root).await);
 
-    // Nor those of somebody who holds nothing of ours on the platform, and is something there all the same.
+    // Nor those of a user with no permission of ours on the platform, but a role there all the same.
     let watch = CreateRoleRequest { name: "watch".to_owned(), is_platform: true, ..Default::default() };
     let watch = at.root.directory.clone().create_role(watch).await.unwrap().into_inner().role.unwrap();
     let guard = at.server.user(at.tenant, "guard@harbour.example", "user").await.to_string();
@@ -150,7 +150,8 @@ async fn an_administrator_ends_the_sessions_of_whom_they_cover() {
     assert_eq!(at.admin.session.clone().revoke_all_sessions(end).await.unwrap().into_inner().sessions_revoked, 1);
 }
 
-/// A guest's role in another tenant is an application's: it holds no permission of Sidle's, and is a right all the same.
+/// A guest's role in another tenant is an application's: it holds no permission of Sidle's, and is a right all the
+/// same.
 #[tokio::test]
 async fn a_member_of_another_tenant_is_not_the_home_administrators_to_take_over() {
     let at = Harbour::new().await;
@@ -163,14 +164,14 @@ async fn a_member_of_another_tenant_is_not_the_home_administrators_to_take_over(
         assert_eq!(reason(update(&at.boss, &at.root, &guest, path).await), "PERMISSION_DENIED", "{path}");
     }
     assert_eq!(get_user(&at.root, &guest).await.email, "guest@harbour.example");
-    // The address that somebody else chose, vouched for: a way to a new password.
+    // An address chosen by another caller and marked as verified: a way to reset the password.
     let disable = DisableUserRequest { user_id: guest.clone(), ..Default::default() };
     at.boss.directory.clone().disable_user(disable).await.expect("the home may switch its users off");
     let vouch = EnableUserRequest { user_id: guest.clone(), email_verified: true, ..Default::default() };
     assert_eq!(reason(at.boss.directory.clone().enable_user(vouch).await), "PERMISSION_DENIED");
     let enable = EnableUserRequest { user_id: guest.clone(), ..Default::default() };
     at.boss.directory.clone().enable_user(enable).await.expect("and on again");
-    // What takes nothing over, and whoever is a member here only.
+    // What takes nothing over, and a user who is a member here only.
     update(&at.boss, &at.root, &guest, "full_name").await.expect("a name");
     update(&at.boss, &at.root, &plain, "username").await.expect("a member of this tenant only");
     update(&at.root, &at.root, &guest, "email").await.expect("from the platform");
@@ -187,7 +188,7 @@ async fn a_role_is_given_by_who_has_it_or_may_assign() {
     let with_role =
         CreateUserRequest { role_ids: vec![cashier.role_id.clone()], ..new_user(at.tenant, "new@harbour.example") };
     assert_eq!(reason(at.admin.directory.clone().create_user(with_role).await), "PERMISSION_DENIED");
-    // The administrator's own role, and being a member, come with the permission to give roles.
+    // The administrator's own role, and the plain member's, come with the permission to assign roles.
     create_user(&at.admin, new_user(at.tenant, "member@harbour.example")).await;
     at.admin.directory.clone().create_membership(grant(&plain, Some(at.tenant), ADMIN)).await.expect("one's own");
     at.boss.directory.clone().create_membership(give()).await.expect("who may assign");
@@ -227,7 +228,7 @@ async fn names_of_roles_that_are_no_tenants_own_are_reserved() {
         assert_eq!(field(at.boss.directory.clone().update_role(rename).await), "name", "renamed to {name}");
     }
     create_role(&at.boss, at.tenant, "HOTEL_ADMIN", &[]).await;
-    // Neither does the database take them.
+    // Neither does the database accept them.
     let insert = "INSERT INTO roles (role_id, tenant_id, name) VALUES (gen_random_uuid(), $1, 'System.Admin')";
     let refused = sqlx::query(insert).bind(at.tenant).execute(at.server.sql()).await.unwrap_err();
     assert_eq!(refused.as_database_error().and_then(|error| error.constraint()), Some("roles_reserved_check"));
@@ -255,7 +256,7 @@ async fn a_token_says_whose_a_role_is() {
     assert_eq!((root.roles, root.platform_roles), (vec!["user".to_owned()], vec!["SYSTEM_ADMIN".to_owned()]));
 }
 
-/// Moving users makes persons in the Kanidm of all tenants: everything in a tenant does not include it.
+/// Migrating users creates persons in the Kanidm of all tenants: `*` in a tenant does not include it.
 #[tokio::test]
 async fn everything_in_a_tenant_moves_nobody() {
     let at = Harbour::new().await;
@@ -279,7 +280,7 @@ async fn everything_in_a_tenant_moves_nobody() {
         let sync = SyncTenantGroupsRequest::default();
         assert_eq!(reason(migration().sync_tenant_groups(sync).await), "PERMISSION_DENIED");
     }
-    // Nor is it theirs to hand out, to a role, an account or through one of either.
+    // Nor can they grant it, to a role, an account or through one of either.
     let role = CreateRoleRequest {
         tenant_id: at.tenant.to_string(),
         name: "mover".to_owned(),
@@ -295,7 +296,7 @@ async fn everything_in_a_tenant_moves_nobody() {
     };
     assert_eq!(reason(at.boss.create_service_account(mover).await), "PERMISSION_DENIED");
 
-    // The platform gives it to a tenant by name.
+    // The platform grants it to a tenant by name.
     let role = at.root.directory.clone().create_role(role).await.unwrap().into_inner().role.unwrap();
     let user = at.server.user(at.tenant, "mover@harbour.example", "user").await;
     let refused = at.boss.directory.clone().create_membership(grant(user, Some(at.tenant), &role.role_id)).await;
@@ -352,7 +353,7 @@ async fn users_of_a_confined_tenant_have_addresses_of_its_domains_only() {
     let found = imported.verdicts[1].findings[0].reason();
     assert_eq!(found, ImportReason::EmailForeignDomain);
 
-    // Whatever statement brings somebody in: there is one gate.
+    // Whatever statement adds a user: one trigger checks it.
     let insert = "INSERT INTO users (user_id, tenant_id, email, email_key) VALUES (gen_random_uuid(), $1, $2, $2)";
     let refused = sqlx::query(insert).bind(at.tenant).bind("ceo@elsewhere.example").execute(at.server.sql()).await;
     let refused = refused.unwrap_err();
@@ -386,7 +387,7 @@ async fn a_key_has_a_longest_life_also_where_none_is_asked_for() {
     assert_eq!(field(at.boss.create_api_key(late).await), "expires_at");
 }
 
-/// Whoever sees the end coming makes a key.
+/// A user about to lose access makes a key.
 #[tokio::test]
 async fn deleting_or_demoting_a_user_lists_and_ends_what_they_made() {
     let at = Harbour::new().await;
@@ -404,7 +405,7 @@ async fn deleting_or_demoting_a_user_lists_and_ends_what_they_made() {
         let account = client.create_service_account(account).await.unwrap().service_account.unwrap();
         let key = CreateApiKeyRequest { service_account_id: account.service_account_id.clone(), ..Default::default() };
         let own = client.create_api_key(key.clone()).await.unwrap();
-        // Somebody else's key of the same account goes on.
+        // Another maker's key of the same account stays valid.
         let other = at.boss.create_api_key(key).await.unwrap().secret;
         let token = crate::authenticate::exchange(&at.server, &own.secret).await.unwrap().access_token;
         keys.push((user, account.service_account_id, own, other, at.server.client(&token)));
@@ -443,7 +444,7 @@ async fn deleting_or_demoting_a_user_lists_and_ends_what_they_made() {
     assert!(ended(made, demoted).await.is_empty());
 }
 
-/// Where others depend on a key, whoever deletes its maker says so.
+/// Where others depend on a key, the caller who deletes its maker says so.
 #[tokio::test]
 async fn what_a_user_made_is_kept_only_on_request() {
     let at = Harbour::new().await;
@@ -460,7 +461,8 @@ async fn what_a_user_made_is_kept_only_on_request() {
     crate::authenticate::exchange(&at.server, &key.secret).await.expect("kept");
 }
 
-/// Whoever sees the end coming has a program make the key: what a program makes with somebody's key ends with them as well.
+/// A user about to lose access has a service account make the key: what that makes with a user's key ends with them as
+/// well.
 #[tokio::test]
 async fn what_a_program_made_with_a_users_key_ends_with_the_user() {
     let at = Harbour::new().await;
@@ -490,10 +492,10 @@ async fn what_a_program_made_with_a_users_key_ends_with_the_user() {
     let second_key = key(&program(&first_key).await, &second).await;
     let third = account(&program(&second_key).await, "third", &[]).await;
     let third_key = key(&program(&second_key).await, &third).await;
-    // What let the program in may be gone by the time.
+    // The credential that was used may be deleted by then.
     let gone = DeleteApiKeyRequest { api_key_id: first_key.api_key.clone().unwrap().api_key_id };
     client.directory.clone().delete_api_key(gone).await.unwrap();
-    // What the same accounts have from somebody else stays, and so does what they make from then on.
+    // Keys that the same accounts have from another maker stay, and so do those they make from then on.
     let others_key = key(&at.boss, &second).await;
 
     let delete = DeleteUserRequest { user_id: leaver, ..Default::default() };
@@ -543,7 +545,7 @@ async fn a_key_is_not_made_by_a_caller_that_is_being_ended() {
     ending.commit().await.unwrap();
     assert_eq!(made.await.unwrap().unwrap_err().code(), tonic::Code::Unauthenticated);
 
-    // A user who makes a key is held before the account, as whoever deletes the user locks them: no deadlock.
+    // A user who makes a key is locked before the account, in the order of the deletion of the user: no deadlock.
     let proven = at.boss.proven("sidle.v1.DirectoryService/CreateApiKey", &plain, making).await;
     let mut ending = at.server.sql().begin().await.unwrap();
     let hold = "SELECT FROM users WHERE user_id = $1::uuid FOR UPDATE";
@@ -582,7 +584,7 @@ async fn a_role_is_renamed_by_who_may_assign_roles() {
     at.boss.directory.clone().update_role(update(rename, "name")).await.expect("who may assign");
 }
 
-/// What is given to somebody who was deleted meanwhile would be there when they come back.
+/// What is given to a user who was deleted meanwhile would still be there when they are restored.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_given_to_a_user_who_is_being_deleted() {
     let at = Harbour::new().await;

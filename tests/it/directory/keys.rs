@@ -109,7 +109,7 @@ async fn changed_rights_of_an_account_end_its_tokens() {
     let delete = DeleteServiceAccountRequest { service_account_id, etag: String::new() };
     let deleted = admin.directory.clone().delete_service_account(delete).await.unwrap().into_inner();
     assert_eq!(deleted.api_keys_revoked, 1);
-    // The name is free again.
+    // The name can be used again.
     self::account(&admin, None, "billing", &[]).await;
 }
 

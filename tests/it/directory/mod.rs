@@ -80,7 +80,7 @@ fn grant(user: impl ToString, tenant: Option<Uuid>, role: &str) -> CreateMembers
     }
 }
 
-/// Makes a user an administrator of the platform, with the proof that it takes.
+/// Makes a user an administrator of the platform, with the step-up that it requires.
 async fn grant_on_platform(admin: &Client, user: &str) {
     let request = admin.proven(CREATE_MEMBERSHIP, user, grant(user, None, SYSTEM_ADMIN)).await;
     admin.directory.clone().create_membership(request).await.expect("granted");
@@ -103,7 +103,7 @@ fn mask(paths: &[&str]) -> Option<prost_types::FieldMask> {
     Some(prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
 }
 
-/// Events of a type in the order they were recorded, whether or not they have their position yet: target and details.
+/// Events of a type in the order they were recorded, with or without a position: target and details.
 async fn events(server: &TestServer, kind: &str) -> Vec<(String, serde_json::Value)> {
     let sql = "SELECT target_id, details FROM (
             SELECT event_id, event_type, target_id, details FROM audit_inbox

@@ -1,4 +1,4 @@
-//! Tenants, and the walls between them.
+//! Tenants, and the isolation between them.
 
 use sidle::proto::*;
 use sqlx::{Connection as _, PgConnection};
@@ -65,7 +65,7 @@ async fn a_slug_is_never_used_again() {
     assert_eq!(refusal(again), ("ALREADY_EXISTS".to_owned(), "slug".to_owned()));
 }
 
-/// Two tenants: an administrator of the one, and somebody in the other.
+/// Two tenants: an administrator of the one, and a user in the other.
 struct Neighbours {
     root: Client,
     boss: Client,
@@ -129,7 +129,7 @@ async fn an_administrator_of_one_tenant_reaches_no_membership_of_another() {
         "NOT_FOUND"
     );
     assert_eq!(reason(d().create_membership(grant(&id, Some(south), ADMIN)).await), "NOT_FOUND");
-    // Nor is a stranger pulled into one's own tenant.
+    // Nor is a user of another tenant pulled into one's own.
     assert_eq!(reason(d().create_membership(grant(&id, Some(north), ADMIN)).await), "NOT_FOUND");
     assert_eq!(memberships(&root, &id).await, [membership], "nothing has changed");
 }
@@ -229,7 +229,7 @@ async fn lists_of_one_tenant_show_nothing_of_another() {
     assert_eq!(reason(boss.directory.clone().list_memberships(platform).await), "PERMISSION_DENIED");
 }
 
-/// Whatever the code above forgets, the database holds back.
+/// What the code above forgets, the database refuses.
 #[tokio::test]
 async fn the_application_role_sees_only_what_its_scope_allows() {
     const TABLES: [&str; 8] = [

@@ -1,4 +1,4 @@
-//! Users: what they are, and that nothing about them happens twice, halfway or unseen.
+//! Users: their fields, and that no change of them happens twice, halfway or unrecorded.
 
 use sidle::proto::get_user_request::Identifier;
 use sidle::proto::*;
@@ -169,7 +169,7 @@ async fn validating_changes_nothing_and_fails_when_the_real_call_would() {
     assert_eq!(answer.email, "ann@example.com");
     assert_eq!(count_users(&server).await, before);
     assert!(events(&server, "user.created").await.is_empty());
-    // The same id may then be used for the real call, since nothing was answered for good.
+    // The same id may then be used for the real call, since no answer was stored.
     let user = create_user(&admin, real).await;
     let again = CreateUserRequest { request_id: String::new(), ..dry };
     assert_eq!(reason(admin.directory.clone().create_user(again).await), "ALREADY_EXISTS");
@@ -239,7 +239,7 @@ async fn lists_are_narrowed_by_status_and_method() {
     assert_eq!(field(admin.directory.clone().list_users(odd).await), "status");
 }
 
-/// Refused as a caller and as somebody to verify, on the replica that was asked and on another one.
+/// Refused as a caller and as a token to verify, on the replica that was asked and on another one.
 async fn assert_signed_out(server: &TestServer, verifier: &Client, tokens: &TokenPair) {
     let request = VerifyTokenRequest { token: tokens.access_token.clone(), audience: "sidle".to_owned() };
     assert_eq!(reason(verifier.authenticate.clone().verify_token(request).await), "INVALID_TOKEN");
@@ -303,7 +303,7 @@ async fn another_replica_refuses_a_disabled_user_too() {
     there.authenticate.clone().who_am_i(WhoAmIRequest {}).await.expect("good before");
     let request = DisableUserRequest { user_id: id.to_string(), etag: String::new() };
     admin.directory.clone().disable_user(request).await.unwrap();
-    // The log carries it over; the bound on how long that takes is measured elsewhere.
+    // The log carries it to the other replica; the bound on how long that takes is measured elsewhere.
     until("the replica refuses the token", async || {
         there.authenticate.clone().who_am_i(WhoAmIRequest {}).await.is_err()
     })
@@ -414,7 +414,7 @@ async fn what_makes_no_sense_is_refused_by_field() {
     assert_eq!(field(admin.directory.clone().get_user(nobody).await), "identifier");
 }
 
-/// Hashing takes long: nobody has a password hashed who may not create the user, has not proven who they are, or has the
+/// Hashing takes long: no password is hashed for a caller who may not create the user, has no step-up token, or has the
 /// answer already.
 #[tokio::test]
 async fn an_initial_password_is_hashed_only_for_a_call_that_may_come_to_something() {

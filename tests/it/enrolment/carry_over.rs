@@ -1,4 +1,4 @@
-//! Passwords that are set in Kanidm too when they were right at a login.
+//! Passwords that are also set in Kanidm after a right login.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ fn on(setup: Setup) -> Setup {
 }
 
 impl World {
-    /// How carrying the person's password over ended, once it has.
+    /// The outcome of carrying over the person's password, once it has one.
     async fn carried_over(&self, person: &Person) -> String {
         let select = "SELECT carry_over_outcome FROM kanidm_enrolments WHERE person_id = $1 AND lease_id IS NULL
             AND carry_over_outcome IS NOT NULL";
@@ -90,7 +90,7 @@ async fn who_is_not_to_be_carried_over_is_not() {
         let ann = world.person("ann").await;
         set(&world.server, ann.user, assignment).await;
         world.login(&ann.email, "").await;
-        // Whoever signs in later is carried over later.
+        // Users who sign in later are carried over later.
         let bob = world.person("bob").await;
         world.login(&bob.email, "").await;
         assert_eq!(world.carried_over(&bob).await, "done");
@@ -249,7 +249,7 @@ async fn only_so_many_are_under_way_at_once() {
     assert_eq!(world.carried_over(&bob).await, "done", "the next login did");
 }
 
-/// Everything that is logged, by whoever it is.
+/// All logs, of every thread.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! Correlation ids of the ways that lead through Kanidm.
+//! Correlation ids of calls that lead through Kanidm.
 
 use sidle::proto;
 

@@ -1,4 +1,4 @@
-//! Who is invited by a login, when, and by which way.
+//! Which users are invited by a login, when, and by which route.
 
 use std::time::Duration;
 

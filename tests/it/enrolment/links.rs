@@ -1,4 +1,4 @@
-//! At most one reset link lives, whatever gets lost and however many ask.
+//! At most one reset link is valid, whatever gets lost and however many calls ask.
 
 use serde_json::{Value, json};
 use sidle_dev::kanidm::Fault;
@@ -36,7 +36,7 @@ async fn opening_the_page_spends_neither_the_invitation_nor_the_link() {
     let ann = world.person("ann").await;
     let invitation = world.invited(&ann).await;
     let link = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap();
-    // As the page does when it is opened; nobody sets anything, and the tab is closed.
+    // As the page does when it is opened; no credential is set, and the tab is closed.
     for _ in 0..2 {
         let opened = world.kanidm.post("/v1/credential/_exchange_intent", &json!(intent(&link))).await.unwrap();
         let session: &Value = &opened[0];
@@ -110,8 +110,8 @@ async fn a_link_made_while_the_invitation_died_is_handed_to_nobody() {
     assert_eq!(world.count(kept, ann.person).await, 0);
 }
 
-/// Whoever voids an invitation has the user's row: what comes of the link is decided after they are done, not by what was
-/// there before.
+/// What voids an invitation locks the user's row: whether the link is kept is decided after it is done, not by the rows
+/// that were there before.
 #[tokio::test]
 async fn a_link_made_while_the_invitation_is_dying_is_handed_to_nobody() {
     let world = World::new().await;
@@ -168,7 +168,7 @@ async fn the_link_lies_sealed_and_not_longer_than_it_lives() {
     let token = intent(&link);
     assert!(!sealed.windows(token.len()).any(|window| window == token.as_bytes()));
     world.set_enrolment(ann.person, "link_until = now() - interval '1 second'").await;
-    // Every replica removes what has lapsed as soon as it starts.
+    // Every replica purges what has expired as soon as it starts.
     let _replica = world.server.setup.start().await;
     let kept = "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link IS NOT NULL";
     until("the link is gone", async || world.count(kept, ann.person).await == 0).await;
@@ -189,7 +189,7 @@ async fn an_invitation_that_has_lapsed_is_removed_and_no_other() {
     assert!(world.has_invitation(bob.user).await);
 }
 
-/// S14: whoever can write to the table gets a way into nobody's account by that.
+/// S14: an attacker who can write to the table gets no access to any account by that.
 #[tokio::test]
 async fn a_link_that_was_moved_to_another_person_is_handed_to_nobody() {
     let world = World::new().await;
@@ -215,7 +215,7 @@ async fn a_link_that_was_moved_to_another_person_is_handed_to_nobody() {
     }
 }
 
-/// S14: the id of a link is a column like any other, and moves as easily.
+/// S14: the id of a link is a column like any other, and can be moved as easily.
 #[tokio::test]
 async fn a_link_that_was_moved_with_its_id_is_not_handed_to_somebody_else() {
     let world = World::new().await;

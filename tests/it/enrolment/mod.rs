@@ -46,7 +46,7 @@ impl World {
     async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
         let kanidm = crate::support::kanidm().await;
         let access = kanidm.prepare(REDIRECT).await.unwrap();
-        // Nobody listens there: what is written to people stays where the test can look at it.
+        // No mail server listens: messages stay in the outbox, where the test can read them.
         let setup = Setup::new()
             .await
             .with_kanidm(&kanidm, &access)
@@ -61,7 +61,7 @@ impl World {
         Self { kanidm, server, tenant }
     }
 
-    /// Somebody who was migrated and has not enrolled.
+    /// A user who was migrated and has not enrolled.
     async fn person(&self, name: &str) -> Person {
         let name = format!("{name}_{}", random_word(10));
         let email = format!("{name}@example.com");
@@ -81,7 +81,7 @@ impl World {
         login(&self.server, email, ADMIN_PASSWORD, device).await
     }
 
-    /// Signs in until the device is known, and then once more; gives the invitation of that.
+    /// Signs in until the device is known, and then once more; returns the invitation of that.
     async fn invited(&self, person: &Person) -> String {
         let device = self.login(&person.email, "").await.known_device_token;
         let hint = self.login(&person.email, &device).await.enrolment.expect("an invitation");
@@ -116,7 +116,7 @@ impl World {
         rows.into_iter().map(token).collect()
     }
 
-    /// Sets a column of what is known about a person's credentials.
+    /// Sets a column of the row about a person's credentials.
     async fn set_enrolment(&self, person: Uuid, assignment: &str) {
         let update = format!("UPDATE kanidm_enrolments SET {assignment} WHERE person_id = $1");
         sqlx::query(sqlx::AssertSqlSafe(update)).bind(person).execute(self.server.sql()).await.unwrap();
@@ -155,13 +155,13 @@ async fn redeem(
     Ok(server.client("").authenticate.redeem_invitation(request).await?.into_inner())
 }
 
-/// Kanidm's token in the address of its page.
+/// Kanidm's token in the URL of its page.
 fn intent(link: &proto::RedeemInvitationResponse) -> String {
     let (_, token) = link.enrolment_url.split_once("/ui/reset?token=").expect("Kanidm's page");
     token.to_owned()
 }
 
-/// That this is the one refusal there is.
+/// Asserts that this is the one refusal there is.
 fn assert_refused<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>) {
     let refused = answer.expect_err(what);
     assert_eq!(reason(&refused), "INVALID_CREDENTIALS", "{what}");

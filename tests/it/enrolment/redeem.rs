@@ -1,4 +1,4 @@
-//! What redeeming an invitation takes.
+//! What redeeming an invitation requires.
 
 use super::{World, assert_refused, intent};
 use crate::authenticate::set;

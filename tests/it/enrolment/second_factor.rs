@@ -1,4 +1,5 @@
-//! Users with a second factor: no invitation before they have shown it, none redeemed without it, no password carried over.
+//! Users with a second factor: no invitation before they have proved it, none redeemed without it, no password carried
+//! over.
 
 use super::{Person, World, assert_refused};
 use crate::authenticate::factors::{Authenticator, answer_code, counted, enrol, tick};
@@ -46,7 +47,7 @@ async fn no_invitation_before_the_second_factor() {
 
 #[tokio::test]
 async fn a_redemption_takes_the_second_factor() {
-    // Room for the guesses below: a lock would void the invitation.
+    // More attempts for the guesses below: a lock would void the invitation.
     let patient = |setup: Setup| setup.with("ENROLMENT__HINTS", "true").with("PASSWORDS__MAX_ATTEMPTS", "20");
     let world = World::with(patient).await;
     let ann = world.person("ann").await;
@@ -103,7 +104,7 @@ async fn a_user_with_a_second_factor_is_never_carried_over() {
     let client = quiet.client(&quiet.sign_in(&ann.email).await.access_token);
     let (application, _) = enrol(&quiet, &client).await;
     world.login_with(&ann, "", &application).await;
-    // Whoever signs in later is carried over later.
+    // Users who sign in later are carried over later.
     let bob = world.person("bob").await;
     world.login(&bob.email, "").await;
     until("the other is carried over", async || {

@@ -1,10 +1,10 @@
-//! What voids an invitation, whoever does it and however.
+//! What voids an invitation, by any caller and on any path.
 
 use super::{World, assert_refused};
 use crate::authenticate::set;
 use crate::support::ADMIN_PASSWORD;
 
-/// Each way for an invitation to die, and how the account is put right again afterwards, so that nothing else refuses.
+/// Each way to void an invitation, and how to restore the account afterwards, so that nothing else refuses.
 const EVENTS: &[(&str, &str, &str)] = &[
     ("the mail address changes", "email = 'x' || email, email_key = 'x' || email_key", "version = version"),
     ("the password is set anew", "password_changed_at = now()", "version = version"),
@@ -93,7 +93,7 @@ async fn a_link_is_not_handed_out_again_once_the_account_has_changed() {
     set(&world.server, ann.user, "password_changed_at = now()").await;
     let sealed = "SELECT count(*) FROM kanidm_enrolments WHERE person_id = $1 AND link IS NOT NULL";
     assert_eq!(world.count(sealed, ann.person).await, 0);
-    // Whoever has it still holds a link that works: no other may be made beside it.
+    // Its holder still has a valid link: no other may be made beside it.
     let invitation = world.invited(&ann).await;
     let refused = world.redeem(&invitation, ADMIN_PASSWORD, "").await.unwrap_err();
     assert_eq!(crate::look::reason(&refused), "ENROLMENT_LINK_PENDING");

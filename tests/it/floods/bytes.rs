@@ -1,4 +1,4 @@
-//! Bytes of requests: the largest message of an RPC, and budgets for what is not complete.
+//! Limits of request bytes: the largest message of an RPC, and budgets for unfinished requests.
 
 use std::future::poll_fn;
 
@@ -18,7 +18,7 @@ use crate::support::{Setup, TestServer, until, within};
 
 const IMPORT: &str = "/sidle.v1.MigrationService/ImportUsers";
 
-/// The head of a message that says that it has so many bytes, and the first of them, which make no message.
+/// The head of a message that announces so many bytes, and the first of them, which make no message.
 fn begun(length: u32, sent: usize) -> Bytes {
     [&[0], length.to_be_bytes().as_slice(), vec![0x07; sent].as_slice()].concat().into()
 }
@@ -65,11 +65,11 @@ async fn a_message_over_the_limit_of_its_rpc_is_refused_at_its_length() {
         let (answer, _held) = begin(&mut send, JWKS, begun(length, 0)).await;
         assert_eq!(refusal(answer).await, ("8".to_owned(), Some("MESSAGE_TOO_LARGE".to_owned())), "{length}");
     }
-    // The service has read it and finds that it is not a message.
+    // The service has read it and finds that it is no valid message.
     let whole = begun(64 * 1024, 64 * 1024);
     assert_eq!(status_of(&mut send, request(JWKS), &whole).await.as_deref(), Some("3"));
 
-    // Who has not signed in is told so, and nothing is read, whatever the RPC takes of others.
+    // An anonymous caller is refused as such, and nothing is read, whatever the RPC accepts from others.
     for path in [WHO, IMPORT, "/sidle.v1.AuthenticateService/VerifyTokens"] {
         let (answer, _held) = begin(&mut send, path, begun(4 << 20, 60_000)).await;
         assert_eq!(refusal(answer).await.0, "16", "{path}");
@@ -86,7 +86,7 @@ async fn a_message_over_the_limit_of_its_rpc_is_refused_at_its_length() {
     assert_eq!(info.metadata["max_request_bytes"], "2228224");
 }
 
-/// In a stream each message counts by itself, and the last one does as well as the first.
+/// In a stream each message is limited by itself, the last one like the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_bounded_message_by_message() {
     use proto::import_users_request::Part;
@@ -123,8 +123,8 @@ async fn a_stream_is_bounded_message_by_message() {
     assert_eq!(refused.get_details_error_info().unwrap().reason, "MESSAGE_TOO_LARGE");
 }
 
-/// The attack as it was: many calls that anybody may make, each with most of a large message. The memory of the real program
-/// is looked at, which had grown by 600 MiB.
+/// The original attack: many anonymous calls, each with most of a large message. The memory of the real program is
+/// measured, which had grown by 600 MiB.
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_calls_of_strangers_take_little_memory() {
     let server = Process::start(&Setup::new().await).await;
@@ -145,12 +145,12 @@ async fn unfinished_calls_of_strangers_take_little_memory() {
         for answer in answers {
             assert_eq!(refusal(answer).await.0, "8");
         }
-        // As much as is allowed: some are held, and the others are told that there is too much.
+        // As many as the budget allows are held; the others are refused.
         for _ in 0..75 {
             let (_, stream) = begin(&mut send, JWKS, allowed.clone()).await;
             held.push(stream);
         }
-        // Everything before it has come.
+        // Everything sent before has arrived.
         assert_eq!(status_of(&mut send, request(JWKS), &[0; 5]).await.as_deref(), Some("0"));
     }
     let grown = server.resident().saturating_sub(before);
@@ -159,7 +159,7 @@ async fn unfinished_calls_of_strangers_take_little_memory() {
     drop(held);
 }
 
-/// The budgets as they are counted: one address has a quarter, small calls go on, and what is given up is given back.
+/// How the budgets are counted: one address has a quarter, small calls continue, and what is finished is given back.
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_bytes_of_strangers_are_counted_and_given_back() {
     let setup = Setup::new().await.with("SERVER__MAX_UNFINISHED_BYTES_UNAUTHENTICATED", "262144");
@@ -168,7 +168,7 @@ async fn unfinished_bytes_of_strangers_are_counted_and_given_back() {
     server.user(tenant, "ann@harbour.example", "user").await;
     let (mut send, _connection) = connect(&server).await;
     let (mut other, _another) = connect(&server).await;
-    // Two of these do not fit into 64 KiB, on whichever connections they come: one is refused.
+    // Two of these do not fit into 64 KiB, on whichever connections they are sent: one is refused.
     let (first, mut one) = begin(&mut send, JWKS, begun(60_000, 40_000)).await;
     let (second, mut two) = begin(&mut other, JWKS, begun(60_000, 40_000)).await;
     let answered = futures_util::future::select(Box::pin(refusal(first)), Box::pin(refusal(second)));
@@ -180,14 +180,15 @@ async fn unfinished_bytes_of_strangers_are_counted_and_given_back() {
     one.send_reset(h2::Reason::CANCEL);
     two.send_reset(h2::Reason::CANCEL);
     let body = begun(60_000, 60_000);
-    // Whole messages of this size are read again as soon as the reset has come: 3 is what it is no message for.
+    // Whole messages of this size are read again as soon as the reset has arrived: 3 is the status of an invalid
+    // message.
     until("what was held is given back", async || {
         status_of(&mut send, request(JWKS), &body).await.as_deref() == Some("3")
     })
     .await;
 }
 
-/// Who has signed in has a share as well, over all connections, and others have theirs.
+/// A signed-in caller has a share as well, over all connections, and others have theirs.
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_bytes_of_one_caller_are_counted_and_others_go_on() {
     let setup = Setup::new().await.with("SERVER__MAX_MESSAGE_BYTES", "65536");
@@ -227,7 +228,7 @@ async fn unfinished_bytes_of_a_connection_are_counted_and_other_connections_go_o
     assert_eq!(status_of(&mut other, request(JWKS), &body).await.as_deref(), Some("3"), "read and no message");
 }
 
-/// A client is told small windows, so that nothing piles up before it is read.
+/// A client is given small flow-control windows, so that little is buffered before it is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_are_as_small_as_configured() {
     let server = TestServer::start().await;

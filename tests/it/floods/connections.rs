@@ -1,5 +1,5 @@
-//! Connections: bounded for each address and together, below the limit of open files, and an accept loop that does not
-//! spin when the system has no more files to give.
+//! Connections: bounded for each address and in total, below the limit of open files, and an accept loop that does not
+//! spin when the system has no more files.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -31,9 +31,9 @@ async fn served_from(own: &str, to: SocketAddr) -> Option<Open> {
     (answered.as_deref() == Some("0")).then_some(open)
 }
 
-/// An open connection; it ends with this value, at once.
+/// An open connection; dropping it closes it immediately.
 struct Open {
-    // Without it the connection would end in its own time.
+    // Without it the connection would close later.
     _send: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
 }
@@ -75,8 +75,8 @@ async fn connections_are_bounded_for_each_address_and_together() {
     .await;
 }
 
-/// The attack as it was: more connections than files. One address gets no more than its part, the program keeps files for
-/// its database, and others are served.
+/// The original attack: more connections than files. One address gets no more than its quota, the program keeps files
+/// for its database, and others are served.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_idle_connections_leaves_files_for_everybody_else() {
     let server = Process::start_with_files(&Setup::new().await, 256).await;
@@ -93,7 +93,7 @@ async fn a_flood_of_idle_connections_leaves_files_for_everybody_else() {
     assert!(server.logged("connections_refused").len() < 10, "a line now and then, not one for each");
 }
 
-/// With no file left the accept loop waits, longer each time, and says so; with files again it goes on.
+/// Without a free file the accept loop waits, longer each time, and logs so; with files again it continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_files_the_accept_loop_waits_and_does_not_spin() {
     let server = Process::start(&Setup::new().await).await;

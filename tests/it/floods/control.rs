@@ -1,4 +1,4 @@
-//! Frames that get nothing done, requests that are no gRPC, and connections that never begin.
+//! Control frames without effect, requests that are not gRPC, and connections that never begin.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Sends a flood over a connection on which a call was begun, and says whether the server puts up with it.
+/// Sends a flood over a connection on which a call was begun, and returns whether the server tolerates it.
 async fn survives(stream: impl AsyncRead + AsyncWrite, flood: &[u8]) -> bool {
     let (mut from, mut to) = tokio::io::split(stream);
     let begin = [PREFACE, &frame(4, 0, 0, &[]), &frame(1, 0x4, 1, &headers(JWKS))].concat();
@@ -50,7 +50,7 @@ async fn survives(stream: impl AsyncRead + AsyncWrite, flood: &[u8]) -> bool {
         () = &mut answers => false,
         sent = flood => sent,
     };
-    // It may all lie in the buffers of two sockets: what counts is whether the server closes.
+    // All of it may be in the buffers of two sockets: what counts is whether the server closes.
     sent && tokio::time::timeout(PATIENCE, answers).await.is_err()
 }
 
@@ -61,13 +61,13 @@ async fn a_flood_of_control_frames_ends_its_connection_and_no_other() {
         let stream = TcpStream::connect(port_of(&server)).await.unwrap();
         assert!(!survives(stream, &flood).await, "the server puts up with a flood of {name}");
         let series = "sidle_connections_refused_total{why=\"control_frames\"}";
-        // The library has a bound of its own for empty data, and may be first.
+        // The library has a bound of its own for empty data, and may reach it first.
         assert!(counted(&server, series) >= closed - u64::from(name == "empty DATA"), "{name}");
         assert!(is_served(&server).await, "{name}");
     }
 }
 
-/// A client that measures the line with every call, as clients do, is not one that floods.
+/// A client that pings with every call to measure bandwidth, as clients do, does not count as a flood.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_gets_something_done_may_send_control_frames() {
     let server = TestServer::start().await;
@@ -127,7 +127,7 @@ impl Secured {
     }
 }
 
-/// Inside TLS as well, where a wrapper around the socket would see nothing.
+/// Inside TLS as well, where a wrapper around the socket would not see the frames.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_control_frames_inside_tls_ends_its_connection() {
     let server = Secured::start(&[]).await;
@@ -143,7 +143,7 @@ async fn a_flood_of_control_frames_inside_tls_ends_its_connection() {
     server.stop().await;
 }
 
-/// Bytes now and then do not keep a connection that never begins to speak HTTP/2.
+/// A few bytes from time to time do not keep a connection open that never begins to speak HTTP/2.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_does_not_begin_in_time_is_closed() {
     let server = Setup::new().await.with("SERVER__HANDSHAKE_TIMEOUT", "500ms").start().await;
@@ -180,7 +180,7 @@ async fn what_is_no_grpc_is_told_so_as_http_says() {
         }
         let mut ready = send.clone().ready().await.unwrap();
         let (answer, mut stream) = ready.send_request(request.body(()).unwrap(), false).unwrap();
-        // Refused before it may have come.
+        // Refused, perhaps before it was read.
         let _ = stream.send_data(bytes::Bytes::from_static(&[0; 5]), true);
         let answer = within("an answer", answer).await.unwrap();
         (answer.status().as_u16(), answer.headers().contains_key("grpc-status"))

@@ -1,4 +1,4 @@
-//! What somebody who has not signed in can make the service hold or do: bytes of unfinished requests, streams, connections,
+//! What an anonymous caller can make the service hold or do: bytes of unfinished requests, streams, connections,
 //! answers to control frames.
 
 mod bytes;
@@ -30,7 +30,7 @@ pub(crate) async fn connect_from(own: &str, to: SocketAddr) -> TcpStream {
     socket.connect(to).await.unwrap()
 }
 
-/// What a counter of the server stands at.
+/// The value of a counter of the server.
 fn counted(server: &TestServer, series: &str) -> u64 {
     let page = server.app().metrics.render().unwrap();
     let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));

@@ -1,4 +1,4 @@
-//! The ports with pages: few addresses do not hold all of their connections.
+//! The HTTP ports: few addresses cannot hold all of their connections.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -8,7 +8,7 @@ use crate::support::{TestServer, within};
 
 const ASKED: &[u8] = b"GET /.well-known/jwks.json HTTP/1.1\r\nhost: sidle\r\nconnection: close\r\n\r\n";
 
-/// The attack as it was: two addresses begin requests on as many connections as they get, and finish none.
+/// The original attack: two addresses begin requests on as many connections as they get, and finish none.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_addresses_do_not_keep_everybody_from_the_pages() {
     let server = TestServer::start().await;
@@ -17,7 +17,7 @@ async fn two_addresses_do_not_keep_everybody_from_the_pages() {
     for own in ["127.0.0.2", "127.0.0.3"] {
         for _ in 0..64 {
             let mut stream = connect_from(own, to).await;
-            // Fails where it was closed at once.
+            // Fails where it was closed immediately.
             let _ = stream.write_all(b"GET /.well-known/jwks.json HT").await;
             held.push(stream);
         }
@@ -27,7 +27,7 @@ async fn two_addresses_do_not_keep_everybody_from_the_pages() {
     let mut answer = String::new();
     within("an answer", asking.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    // None of what was begun is waited for beyond its time.
+    // None of the begun requests is waited for beyond its timeout.
     for mut stream in held {
         let gone = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
         let _ = gone.expect("let go");

@@ -1,4 +1,4 @@
-//! Calls that are begun and never finished: each keeps a place among the calls in work, and nobody gets all of them.
+//! Unfinished calls: each holds a permit of concurrent calls, and no caller gets all of them.
 
 use std::net::SocketAddr;
 
@@ -58,7 +58,7 @@ fn status(answer: Result<tonic::codegen::http::Response<h2::RecvStream>, h2::Err
     String::from_utf8(status).unwrap()
 }
 
-/// Of sixteen places eight are for calls without a login, two of these for one address.
+/// Of sixteen permits eight are for calls without a login, two of these for one address.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_of_one_address_leave_places_to_strangers_elsewhere() {
     let server = Setup::new().await.with("SERVER__MAX_CONCURRENT_CALLS", "16").start().await;
@@ -73,7 +73,7 @@ async fn calls_of_one_address_leave_places_to_strangers_elsewhere() {
     }
     let mut elsewhere = from("127.0.0.3", &server).await;
     assert_eq!(status_of(&mut elsewhere, request(JWKS), &[0; 5]).await.as_deref(), Some("0"));
-    // Who has signed in has the rest of the address's places.
+    // Signed-in callers have the rest of the address's permits.
     let tenant = server.tenant("harbour").await;
     server.user(tenant, "ann@harbour.example", "user").await;
     let token = server.sign_in("ann@harbour.example").await.access_token;
@@ -84,7 +84,7 @@ async fn calls_of_one_address_leave_places_to_strangers_elsewhere() {
     assert_eq!(answers.len(), 2, "two are held");
 }
 
-/// One account with many addresses is one caller: it gets a quarter of the places.
+/// One account with many addresses is one caller: it gets a quarter of the permits.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_of_one_caller_leave_places_to_others_wherever_they_come_from() {
     let server = Setup::new().await.with("SERVER__MAX_CONCURRENT_CALLS", "16").start().await;
@@ -109,13 +109,13 @@ async fn calls_of_one_caller_leave_places_to_others_wherever_they_come_from() {
     assert_eq!((answers.len(), held.len()), (4, 16), "four are held");
 }
 
-/// A probe finds a place and an answer whatever one address does; and who never asks what they came for is let go.
+/// A probe gets a permit and an answer whatever one address does; and a call that is never completed loses its permit.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_checks_without_a_request_keep_no_probe_out() {
     let server = TestServer::start().await;
     let mut attacker = from("127.0.0.2", &server).await;
     let (answers, held) = begin(&attacker, CHECK, None, 128).await;
-    // Everything before it has come.
+    // Everything sent before has arrived.
     assert_eq!(status_of(&mut attacker, request(JWKS), &[0; 5]).await.as_deref(), Some("0"));
     let mut prober = from("127.0.0.1", &server).await;
     assert_eq!(status_of(&mut prober, request(CHECK), &[0; 5]).await.as_deref(), Some("0"));
@@ -127,14 +127,14 @@ async fn health_checks_without_a_request_keep_no_probe_out() {
     assert_eq!(status_of(&mut attacker, request(CHECK), &[0; 5]).await.as_deref(), Some("0"), "and has them again");
 }
 
-/// Whoever is turned away again and again fills no log: there is a line now and then, with the number.
+/// Refusals do not fill the log: there is a line from time to time, with their number.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_are_turned_away_are_a_line_now_and_then() {
     let server = Process::start(&Setup::new().await.with("SERVER__MAX_CONCURRENT_CALLS", "16")).await;
     let begun = std::time::Instant::now();
     let mut send = from_to("127.0.0.2", server.address.parse().unwrap()).await;
     let (mut answers, held) = begin(&send, JWKS, None, 8).await;
-    // Whichever two of them came first have the address's places from then on.
+    // The two that were first have the address's permits from then on.
     for _ in 0..6 {
         let (turned_away, others) = next(answers).await;
         assert_eq!(turned_away, "8");

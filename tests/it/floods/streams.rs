@@ -1,4 +1,4 @@
-//! Streams that need no login: bounded for each address and together, and none is for good.
+//! Streams that need no login: bounded for each address and in total, and none is unlimited in time.
 
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_client::HealthClient;

@@ -1,4 +1,4 @@
-//! Linking people who were in Kanidm before, by an administrator.
+//! An administrator links persons that already existed in Kanidm.
 
 use sidle::proto::{GetUserRequest, LinkKanidmPersonRequest, LinkKanidmPersonResponse, User, get_user_request};
 use tonic::{Code, Status};
@@ -28,7 +28,7 @@ fn asked(user: &User, person: Uuid) -> LinkKanidmPersonRequest {
     }
 }
 
-/// The call with this proof; none for the empty one.
+/// The call with this step-up token; none for the empty one.
 async fn link_with(
     caller: &Client,
     request: LinkKanidmPersonRequest,
@@ -37,7 +37,7 @@ async fn link_with(
     Ok(caller.directory.clone().link_kanidm_person(with_proof(request, proof)).await?.into_inner())
 }
 
-/// The call with a fresh proof for it.
+/// The call with a fresh step-up token for it.
 async fn link(
     server: &TestServer,
     token: &str,
@@ -109,7 +109,7 @@ async fn an_administrators_link_needs_a_persons_proof_for_exactly_this_and_spend
         let refused = link_with(&here, request.clone(), &proof).await.expect_err(of);
         assert_eq!(reason(&refused), "STEP_UP_REQUIRED", "{of}");
     }
-    // A program that may do everything, with nothing and with the proof of a person.
+    // A service account with every permission, with no step-up token and with a user's.
     let key = api_key(server, None, &["*"], &[]).await;
     let program = server.client(&exchange(server, &key).await.unwrap().access_token);
     for proof in [String::new(), here.prove_change(METHOD, &target, &wanted["change"]).await] {
@@ -126,7 +126,7 @@ async fn an_administrators_link_needs_a_persons_proof_for_exactly_this_and_spend
     assert_eq!(reason(&again), "STEP_UP_REQUIRED", "spent");
 }
 
-/// S33: also when it was somebody else who made the link.
+/// S33: also when another caller made the link.
 #[tokio::test]
 async fn a_user_is_told_once_of_a_link_that_an_administrator_made() {
     let world = World::with(with_mail).await;
@@ -168,7 +168,7 @@ async fn only_what_is_there_unchanged_and_free_is_linked() {
     link(server, &root, asked(&user(server, &root, bob).await, id)).await.expect("and as it is now");
 }
 
-/// CVE-2026-94000: who may administer some rises to what they do not hold, through links and groups.
+/// CVE-2026-94000: a caller with some permissions of administration gains others, through links and groups.
 #[tokio::test]
 async fn a_delegated_administrator_does_not_rise_through_links_and_groups() {
     let world = World::new().await;
@@ -176,16 +176,16 @@ async fn a_delegated_administrator_does_not_rise_through_links_and_groups() {
     let eve = server.user(world.tenant, "eve@example.com", "admin").await;
     let eves = server.sign_in("eve@example.com").await.access_token;
     let (own, _) = person(kanidm, "eve").await;
-    // Her own person to an account that may do more than she.
+    // Her own person to an account with more permissions than she has.
     for (mail, role) in [("chief@example.com", "super_admin"), ("operator@example.com", "SYSTEM_ADMIN")] {
         let chief = server.user(world.tenant, mail, role).await;
         let refused = link(server, &eves, asked(&user(server, &eves, chief).await, own)).await.unwrap_err();
         assert_eq!(reason(&refused), "PERMISSION_DENIED", "{mail}");
     }
-    // Her own account to anybody's person, by her administrator's word instead of a proof.
+    // Her own account to any person, by an administrator's call instead of a login.
     let refused = link(server, &eves, asked(&user(server, &eves, eve).await, own)).await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED");
-    // An account whose password she knows to the person of somebody whose groups give more: in another tenant, or here.
+    // An account whose password she knows to a person whose groups give more: in another tenant, or here.
     server.user(world.tenant, "puppet@example.com", "user").await;
     let puppet = "SELECT user_id FROM users WHERE email = 'puppet@example.com'";
     let puppet: Uuid = sqlx::query_scalar(puppet).fetch_one(server.sql()).await.unwrap();
@@ -203,7 +203,7 @@ async fn a_delegated_administrator_does_not_rise_through_links_and_groups() {
         let refused = link(server, &eves, asked(&user(server, &eves, puppet).await, victim)).await.unwrap_err();
         assert_eq!(reason(&refused), "PERMISSION_DENIED", "{group}");
     }
-    // A program of hers.
+    // A service account of hers.
     let key = api_key(server, Some(world.tenant), &["users.write", "users.read"], &[]).await;
     let program = exchange(server, &key).await.unwrap().access_token;
     let (plain, _) = person(kanidm, "plain").await;
@@ -212,7 +212,7 @@ async fn a_delegated_administrator_does_not_rise_through_links_and_groups() {
     let request = asked(&user(server, &eves, puppet).await, plain);
     let refused = server.client(&program).directory.link_kanidm_person(request.clone()).await.unwrap_err();
     assert_eq!(reason(&refused), "USER_REQUIRED");
-    // A role without any permission of Sidle's may be everything to another service.
+    // A role without any permission of Sidle's may mean everything to another service.
     let refused = link(server, &eves, request).await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED", "another tenant's, whatever it gives there");
     let (nobodys, _) = person(kanidm, "nobodys").await;

@@ -1,4 +1,4 @@
-//! The attempt itself: its state, its secret, its address, its code.
+//! The login attempt itself: its state, its secret, its redirect address, its code.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn another_clients_secret_neither_completes_nor_spends_an_attempt() {
         let refused = complete(&world.server, &back, secret).await.unwrap_err();
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "INVALID_LOGIN_ATTEMPT"));
     }
-    // Anybody can make attempts up, so that of many in a second one is written down.
+    // Anonymous callers can make attempts up, so of many in a second one is recorded.
     let told = reasons(&world.server, "user.login_refused", "refused").await;
     assert!(!told.is_empty() && told.iter().all(|why| why == "unknown_attempt"), "{told:?}");
     complete(&world.server, &back, &mine.login_secret).await.expect("its own secret still does");
@@ -52,7 +52,7 @@ async fn a_code_of_another_attempt_is_of_no_use() {
     assert_eq!(reasons(&world.server, "user.login_refused", "refused").await, ["kanidm_refused"; 2]);
 }
 
-/// S14. The digests of the nonces move along: whoever writes to the table is stopped by the seal and by nothing else.
+/// S14. The digests of the nonces are moved along: only the seal stops an attacker who can write to the table.
 #[tokio::test]
 async fn a_verifier_that_was_moved_to_another_attempt_completes_nothing() {
     let world = World::new().await;
@@ -156,7 +156,7 @@ async fn a_nonce_that_was_exchanged_on_the_way_is_noticed() {
 #[tokio::test]
 async fn a_code_that_kanidm_gave_for_another_application_is_of_no_use() {
     let world = World::new().await;
-    // Another application, whose owner wants to get into this one as its own visitors.
+    // Another application, whose owner wants to get into this one as its own users.
     let other = world.kanidm.prepare(REDIRECT).await.unwrap();
     let begun = world.start().await.unwrap();
     let own = begun.authorization_url.split("client_id=").nth(1).unwrap().split('&').next().unwrap();

@@ -1,4 +1,4 @@
-//! People who come from Kanidm and are nobody here yet.
+//! Persons of Kanidm who have no user here yet.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::look::{event, reason, reasons};
 use crate::support::ADMIN_PASSWORD;
 
 impl World {
-    /// Has the tenant make users of people whom Kanidm vouches for.
+    /// Lets the tenant create users for persons whom Kanidm authenticates.
     async fn open_to_new_people(&self, tenant: Uuid) {
         let settings = json!({ "sidle": { "kanidm_first_login": true } });
         let update = "UPDATE tenants SET settings = settings || $2 WHERE tenant_id = $1";
@@ -74,13 +74,13 @@ async fn nobody_becomes_a_user_over_somebody_elses_address_or_id() {
     let mail = world.kanidm.person(&thief.to_string()).await.unwrap().unwrap()["name"][0].as_str().unwrap().to_owned();
     world.server.user(world.tenant, &format!("{mail}@EXAMPLE.com"), "admin").await;
     assert_eq!(reason(&world.login_as(&bearer).await.unwrap_err()), "PERSON_NOT_LINKED");
-    // CVE-2026-119128: the account has no credential of its own, so that nobody but an administrator can say whose it is.
+    // CVE-2026-119128: the account has no credential of its own, so that only an administrator can say whose it is.
     sqlx::query("UPDATE users SET password_hash = NULL, password_cost = NULL")
         .execute(world.server.sql())
         .await
         .unwrap();
     assert_eq!(reason(&world.login_as(&bearer).await.unwrap_err()), "PERSON_NOT_LINKED");
-    // A person whose uuid is the id of a user who is not linked: anybody with the on-boarding right can choose it.
+    // A person whose uuid is the id of a user who is not linked: any client with the on-boarding right can choose it.
     let (twin, bearer) = world.newcomer("twin").await;
     let insert =
         "INSERT INTO users (user_id, tenant_id, email, email_key) VALUES ($1, $2, 'twin@x.example', 'twin@x.example')";
@@ -95,7 +95,7 @@ async fn nobody_becomes_a_user_over_somebody_elses_address_or_id() {
     assert_eq!(linked, 0);
 }
 
-/// An import holds the addresses of its rows until it ends, which may take minutes: nobody waits for that.
+/// An import holds the addresses of its rows until it ends, which may take minutes: no call waits that long.
 #[tokio::test]
 async fn a_first_login_waits_only_for_a_moment_for_somebody_who_writes_the_address() {
     let world = World::with(|setup| setup.with("DATABASE__LOCK_TIMEOUT", "25s")).await;

@@ -1,4 +1,4 @@
-//! Linking a person to one's own account: both sides proven in one sitting.
+//! Linking a person to one's own account: both are proved in one session.
 
 use sidle::proto;
 use sidle::proto::KanidmLoginPurpose::Link;
@@ -13,7 +13,7 @@ use crate::authenticate::set;
 use crate::look::{a_statement_waits, event, reason, reasons};
 use crate::support::{ADMIN_PASSWORD, Setup};
 
-/// A user with a password who is not linked, and somebody's person who is nobody's here.
+/// A user with a password who is not linked, and a person to whom no user is linked.
 struct Two {
     world: World,
     user: Uuid,
@@ -75,7 +75,7 @@ async fn who_proves_both_sides_in_one_sitting_is_linked() {
     assert_eq!(reason(&two.link().await.unwrap_err()), "ALREADY_EXISTS", "once");
 }
 
-/// S33: a link is a way in, which its user hears of.
+/// S33: a link is an authentication method, of which its user is notified.
 #[tokio::test]
 async fn a_user_is_told_once_of_a_link_that_they_made() {
     let two = Two::with(with_mail).await;
@@ -88,8 +88,8 @@ async fn a_user_is_told_once_of_a_link_that_they_made() {
     assert_eq!(two.world.mailed(two.user).await, ["kanidm_linked"]);
 }
 
-/// A stolen access token, however young its session is, and the thief's own person: the link would outlast every change of
-/// password and go past the second factor.
+/// A stolen access token, however young its session is, and the thief's own person: the link would outlast every change
+/// of password and bypass the second factor.
 #[tokio::test]
 async fn a_session_alone_links_nobody_however_young_it_is() {
     let two = Two::new().await;
@@ -97,7 +97,7 @@ async fn a_session_alone_links_nobody_however_young_it_is() {
     let client = server.client(&two.token);
     let refused = two.world.go_with(&two.token, Link, "").await.unwrap_err();
     assert_eq!(reason(&refused), "STEP_UP_REQUIRED", "seconds after the login");
-    // Proofs for something else, of another session, and one that was spent.
+    // Step-up tokens for another call, of another session, and one that was used.
     let enroll = client.prove("sidle.v1.AuthenticateService/EnrollTotp", "").await;
     let change = tonic_types::StatusExt::get_details_error_info(&refused).unwrap().metadata["change"].clone();
     let elsewhere = server.client(&server.sign_in("bob@example.com").await.access_token);
@@ -112,7 +112,7 @@ async fn a_session_alone_links_nobody_however_young_it_is() {
     assert_eq!(two.linked().await, None);
 }
 
-/// With a second factor the password is no proof, so that a thief of both a session and the password links nobody.
+/// With a second factor the password is no proof, so that a thief of both a session and the password cannot link.
 #[tokio::test]
 async fn past_a_second_factor_a_password_links_nobody() {
     let two = Two::new().await;
@@ -133,7 +133,8 @@ async fn past_a_second_factor_a_password_links_nobody() {
     two.world.go_with(ann.client.token(), Link, &proof).await.expect("by a factor that the account has");
 }
 
-/// Whoever set that password may still know it, and would keep a way in that no change of it shuts.
+/// The administrator who set that password may still know it, and would keep an authentication method that no change of
+/// it removes.
 #[tokio::test]
 async fn a_password_that_must_be_changed_links_nobody() {
     let two = Two::new().await;
@@ -166,7 +167,7 @@ async fn a_password_that_must_be_changed_links_nobody() {
 async fn a_link_belongs_to_the_session_that_began_it() {
     let two = Two::new().await;
     let server = &two.world.server;
-    // Somebody has a victim finish what they began: the victim's person would open the attacker's account, or theirs.
+    // An attacker has a victim finish the login: the victim's person would open the attacker's account, or theirs.
     server.user(two.world.tenant, "eve@example.com", "user").await;
     let eve = server.sign_in("eve@example.com").await.access_token;
     let bobs_other = server.sign_in("bob@example.com").await.access_token;
@@ -190,12 +191,13 @@ async fn a_link_needs_a_session_and_a_session_no_link() {
     for token in ["", "nonsense", &crate::authenticate::verifier_token(&two.world.server).await] {
         assert_eq!(reason(&two.world.go(token, Link).await.unwrap_err()), "UNAUTHENTICATED");
     }
-    // One that was begun to sign in is completed with a token along: it still only signs in, here as nobody.
+    // One that was begun to sign in is completed with a token along: it still only signs in, here a person without a
+    // user.
     let begun = two.world.start().await.unwrap();
     let back = two.world.kanidm.authorise(&two.bearer, &begun.authorization_url).await.unwrap();
     let refused = complete_as(&two.world.server, &two.token, &back, &begun.login_secret).await.unwrap_err();
     assert_eq!(reason(&refused), "PERSON_NOT_LINKED");
-    // And one that was begun to link signs nobody in.
+    // And one that was begun to link does not sign in.
     let (back, secret) = two.at_kanidm(&two.token, &two.world.bearer).await.unwrap();
     assert_eq!(reason(&complete(&two.world.server, &back, &secret).await.unwrap_err()), "INVALID_LOGIN_ATTEMPT");
     assert_eq!(two.linked().await, None);
@@ -208,7 +210,7 @@ async fn a_person_who_is_somebodys_is_nobody_elses() {
     let (back, secret) = two.at_kanidm(&two.token, &two.world.bearer).await.unwrap();
     let refused = complete_as(&two.world.server, &two.token, &back, &secret).await.unwrap_err();
     assert_eq!(reason(&refused), "ALREADY_EXISTS");
-    // The person that a migration made for somebody who is not linked any more has that user's id.
+    // The person that a migration created for a user who is not linked any more has that user's id.
     let (twin, bearer) = person(&two.world.kanidm, "twin").await;
     let insert =
         "INSERT INTO users (user_id, tenant_id, email, email_key) VALUES ($1, $2, 'twin@x.example', 'twin@x.example')";
@@ -220,7 +222,8 @@ async fn a_person_who_is_somebodys_is_nobody_elses() {
     assert_eq!(two.linked().await, None);
 }
 
-/// Two who prove the same person at the same moment: the second finds out by the index alone, and is refused on record.
+/// Two callers who prove the same person concurrently: the second finds out by the index alone, and is refused on
+/// record.
 #[tokio::test]
 async fn a_person_who_becomes_somebodys_at_the_same_moment_is_nobody_elses() {
     let two = Two::new().await;

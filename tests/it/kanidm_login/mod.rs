@@ -1,4 +1,4 @@
-//! Signing in through Kanidm.
+//! Logins through Kanidm.
 
 mod admin_link;
 mod attempts;
@@ -61,7 +61,7 @@ impl World {
         start(&self.server, REDIRECT).await
     }
 
-    /// The whole login, as a browser and an application go through it.
+    /// The whole login, as a browser and an application perform it.
     async fn login(&self) -> Result<proto::SignedIn, Status> {
         self.login_as(&self.bearer).await
     }
@@ -73,8 +73,8 @@ impl World {
         complete(&self.server, &back, &begun.login_secret).await
     }
 
-    /// Goes to Kanidm for a purpose, as the user of this access token, with a fresh proof by [`ADMIN_PASSWORD`] where one
-    /// is asked for.
+    /// Logs in at Kanidm for a purpose, as the user of this access token, with a fresh step-up token by
+    /// [`ADMIN_PASSWORD`] where one is required.
     async fn go(
         &self,
         token: &str,
@@ -83,7 +83,7 @@ impl World {
         self.go_by(token, purpose, ADMIN_PASSWORD).await
     }
 
-    /// As [`World::go`], proven by this password.
+    /// As [`World::go`], with a step-up by this password.
     async fn go_by(
         &self,
         token: &str,
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    /// As [`World::go`], with this proof; none for the empty one.
+    /// As [`World::go`], with this step-up token; none for the empty one.
     async fn go_with(
         &self,
         token: &str,
@@ -144,7 +144,7 @@ impl World {
     }
 }
 
-/// With a mail server that is down: what is written for people stays where a test can look at it.
+/// With a mail server that is down: messages stay in the outbox, where a test can read them.
 fn with_mail(setup: Setup) -> Setup {
     let setup = setup.with("MAIL__HOST", "localhost").with("MAIL__PORT", "1").with("MAIL__TLS", "none");
     setup.with("MAIL__FROM", "sidle@example.com").with("MAIL__ORIGIN", "https://accounts.example.com")
@@ -159,7 +159,7 @@ pub(crate) async fn person(kanidm: &Kanidm, name: &str) -> (Uuid, String) {
     (id, kanidm.sign_in(&name, PASSWORD).await.unwrap())
 }
 
-/// A group of Kanidm's that stands for a role in a tenant.
+/// A group of Kanidm's for a role in a tenant.
 async fn group(kanidm: &Kanidm, server: &TestServer, tenant: Uuid, role: &str) -> Uuid {
     let (id, name) = (Uuid::new_v4(), format!("tenant_{}", Uuid::new_v4().simple()));
     kanidm.post("/v1/group", &json!({ "attrs": { "name": [name], "uuid": [id] } })).await.unwrap();
@@ -178,7 +178,7 @@ async fn group(kanidm: &Kanidm, server: &TestServer, tenant: Uuid, role: &str) -
     id
 }
 
-/// Name of the RPC, as proofs are made for it.
+/// Name of the RPC, as step-up tokens name it.
 const START: &str = "sidle.v1.AuthenticateService/StartKanidmLogin";
 
 async fn start(server: &TestServer, redirect_uri: &str) -> Result<proto::StartKanidmLoginResponse, Status> {

@@ -1,4 +1,4 @@
-//! Kanidm down, slow, or answering nonsense: needs the switches of dev Kanidm.
+//! Kanidm down, slow, or with invalid answers: needs the switches of dev Kanidm.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn a_renewal_whose_answer_got_lost_at_kanidm_asks_for_a_new_login_at_worst
     world.kanidm.advance(Duration::from_secs(5)).await.unwrap();
     world.kanidm.fault(Fault::DropReply, "/oauth2/token", 0, Some(1)).await.unwrap();
     assert_eq!(reason(&world.refresh(&tokens.refresh_token, 1).await.unwrap_err()), "KANIDM_UNAVAILABLE");
-    // Kanidm has moved on to a token that nobody got, and takes the old one for stolen after a second.
+    // Kanidm has moved on to a token that was never received, and takes the old one for stolen after a second.
     world.kanidm.advance(Duration::from_secs(5)).await.unwrap();
     assert_eq!(reason(&world.refresh(&tokens.refresh_token, 1).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
     world.login().await.expect("a new login");
@@ -62,7 +62,8 @@ async fn kanidms_keys_are_not_fetched_for_every_login() {
     assert_eq!(fetched, 1);
 }
 
-/// Kanidm answers nothing until the test ends, and calls to it are waited for that long: whoever waits hangs the test.
+/// Kanidm answers nothing until the test ends, and calls to it have that long a timeout: a caller that waits hangs the
+/// test.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kanidm_holds_every_call_nobody_with_a_password_waits_for_it() {
     let world = World::with(|setup| setup.with("KANIDM__TIMEOUT", "1h").with("MIGRATION__LONGEST_CALL", "1h")).await;
@@ -135,7 +136,7 @@ async fn one_call_finds_out_that_kanidm_is_back() {
     assert_eq!(circuit(&world.server).await, "closed");
 }
 
-/// What readiness and metrics say about the circuit; the service is ready all the while.
+/// What readiness and metrics say about the circuit breaker; the service is ready all the while.
 async fn circuit(server: &crate::support::TestServer) -> String {
     let page = async |path: &str| reqwest::get(format!("{}{path}", server.ops_url())).await.unwrap();
     let ready = page("/readyz").await;

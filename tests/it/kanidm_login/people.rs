@@ -1,4 +1,4 @@
-//! Who is let in, and into which tenants.
+//! Which persons may sign in, and to which tenants.
 
 use sidle::proto;
 
@@ -43,7 +43,7 @@ async fn nobody_signs_in_by_name_or_address() {
     let (stranger, bearer) = person(&world.kanidm, "stranger").await;
     let entry = world.kanidm.person(&stranger.to_string()).await.unwrap().unwrap();
     let name = entry["name"][0].as_str().unwrap();
-    // A user with the very name and address of the person, in the person's group; but nobody linked the two.
+    // A user with the very name and address of the person, in the person's group; but they are not linked.
     let user = world.server.user(world.tenant, &format!("{name}@example.com"), "admin").await;
     set(&world.server, user, &format!("username = '{name}', username_key = '{name}', auth_method = 'password'")).await;
     world.kanidm.add_member(&world.group.to_string(), &stranger.to_string()).await.unwrap();
@@ -97,7 +97,7 @@ async fn groups_give_tenants_and_only_recorded_ones_do() {
     let seen: Vec<_> = tenants.iter().map(|tenant| (tenant.slug.as_str(), tenant.roles.join(","))).collect();
     assert_eq!(seen, [("a", "user".to_owned()), ("b", "admin".to_owned())]);
 
-    // A group that nobody recorded, whatever its name, and one that stands for a role over every tenant.
+    // A group that is not recorded, whatever its name, and one mapped to a role of the platform.
     let name = format!("tenant_c_{}", uuid::Uuid::new_v4().simple());
     let named = serde_json::json!({ "attrs": { "name": [name] } });
     kanidm.post("/v1/group", &named).await.unwrap();

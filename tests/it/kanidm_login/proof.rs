@@ -1,4 +1,4 @@
-//! A login at Kanidm as a proof that somebody is there now. Kanidm 1.11 says when a person authenticated; others do not.
+//! A login at Kanidm as reauthentication. Kanidm 1.11 reports when a person authenticated; others do not.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use tonic_types::StatusExt as _;
 use super::{PASSWORD, World, complete_as, person};
 use crate::look::reason;
 
-/// What has Kanidm ask a person who is signed in for the password again.
+/// The parameter by which Kanidm asks a signed-in person for the password again.
 const ANEW: &str = "&prompt=login&max_age=0";
-/// A call that needs a proof.
+/// A call that needs a step-up.
 const SENSITIVE: &str = "sidle.v1.AuthenticateService/EnrollTotp";
 
 impl World {
-    /// Whether this Kanidm says when a person authenticated.
+    /// Whether this Kanidm reports when a person authenticated.
     async fn tells_auth_time(&self) -> bool {
         let answer = self.kanidm.http.get(format!("{}/v1/self", self.kanidm.url)).send().await.unwrap();
         let version = answer.headers().get("x-kanidm-version").and_then(|value| value.to_str().ok()).unwrap_or("1.7.4");
@@ -25,7 +25,7 @@ impl World {
         (parts.next().unwrap(), parts.next().unwrap()) >= (1, 11)
     }
 
-    /// What `StepUp` says to the proof.
+    /// What `StepUp` answers.
     async fn prove(&self, token: &str, back: &Returned, secret: &str) -> Result<(), String> {
         let proof = KanidmProof { state: back.state.clone(), code: back.code.clone(), login_secret: secret.to_owned() };
         let request =
@@ -34,15 +34,15 @@ impl World {
         client.step_up(request).await.map(drop).map_err(|status| reason(&status))
     }
 
-    /// The ways to prove it that a sensitive call names when it is made without a proof.
+    /// The methods that a sensitive call names when it is made without a step-up token.
     async fn ways(&self, token: &str) -> String {
         let status = self.server.client(token).authenticate.enroll_totp(EnrollTotpRequest {}).await.unwrap_err();
         assert_eq!(reason(&status), "STEP_UP_REQUIRED");
         status.get_details_error_info().unwrap().metadata["ways"].clone()
     }
 
-    /// Goes to Kanidm to prove, shows the password there, and comes back. Kanidm's page remembers the request meanwhile and
-    /// goes on with it without asking again, which only the page can; what it asks of the server then is this.
+    /// Logs in at Kanidm for a step-up, with the password, and returns. Kanidm's page keeps the request meanwhile and
+    /// resumes it without asking again, which only the page can; this is the request that it then sends.
     async fn prove_anew(&self, token: &str) -> (Returned, String) {
         let begun = self.go(token, StepUp).await.unwrap();
         let bearer = self.kanidm.sign_in(&self.person.to_string(), PASSWORD).await.unwrap();
@@ -50,12 +50,12 @@ impl World {
         (self.kanidm.authorise(&bearer, url).await.unwrap(), begun.login_secret)
     }
 
-    /// Goes to Kanidm to prove, and comes back from a browser where this person is signed in, without having been asked
-    /// for anything there.
+    /// Logs in at Kanidm for a step-up in a browser where this person is signed in, without being asked for anything
+    /// there.
     async fn prove_at_kanidm(&self, token: &str, bearer: &str) -> (Returned, String) {
         let begun = self.go(token, StepUp).await.unwrap();
         assert!(begun.authorization_url.ends_with(ANEW), "the person is asked to authenticate anew");
-        // Here, as an attacker would have it, that is left out.
+        // Left out here, as an attacker would.
         let url = begun.authorization_url.trim_end_matches(ANEW);
         self.kanidm.authorise(bearer, &begun.authorization_url).await.expect_err("Kanidm asks for it");
         (self.kanidm.authorise(bearer, url).await.unwrap(), begun.login_secret)
@@ -70,7 +70,7 @@ async fn a_proof_is_offered_only_where_kanidm_tells_when_a_person_authenticated(
     assert_eq!(world.ways(&token).await.split(',').any(|way| way == "kanidm"), tells);
     let begun = world.go(&token, StepUp).await.map(drop).map_err(|status| reason(&status));
     assert_eq!(begun, if tells { Ok(()) } else { Err("KANIDM_PROOF_UNAVAILABLE".to_owned()) });
-    // Whoever is not linked has nobody to prove it.
+    // A user who is not linked has no person to prove.
     world.server.user(world.tenant, "bob@example.com", "user").await;
     let bobs = world.server.sign_in("bob@example.com").await.access_token;
     assert_eq!(world.ways(&bobs).await, "password");
@@ -88,7 +88,7 @@ async fn the_callers_own_person_proves_it_in_the_callers_session_once_and_within
     world.prove(&token, &back, &secret).await.expect("just authenticated");
     assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_LOGIN_ATTEMPT".to_owned()), "once");
 
-    // Somebody else's person, one's own other session, another purpose.
+    // Another user's person, another session of one's own, another purpose.
     let (_, stranger) = person(&world.kanidm, "stranger").await;
     let (back, secret) = world.prove_at_kanidm(&token, &stranger).await;
     assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_CREDENTIALS".to_owned()));
@@ -108,13 +108,13 @@ async fn the_callers_own_person_proves_it_in_the_callers_session_once_and_within
     let refused = world.prove(&token, &login, &begun.login_secret).await;
     assert_eq!(refused, Err("INVALID_LOGIN_ATTEMPT".to_owned()), "a login is no proof");
 
-    // Somebody at the browser of a person who is signed in, who leaves out the question for who they are: even minutes
-    // after the person authenticated.
+    // An attacker at the browser of a signed-in person, who leaves out the parameter that asks for a fresh
+    // authentication: even minutes after the person authenticated.
     world.server.context.clock.advance(Duration::from_secs(2 * 60));
     let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
     assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_CREDENTIALS".to_owned()));
 
-    // Who comes back too late.
+    // A login that is completed too late.
     let (back, secret) = world.prove_at_kanidm(&token, &world.bearer).await;
     world.server.context.clock.advance(Duration::from_secs(5 * 60));
     assert_eq!(world.prove(&token, &back, &secret).await, Err("INVALID_CREDENTIALS".to_owned()));

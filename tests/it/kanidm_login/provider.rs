@@ -1,4 +1,4 @@
-//! What Kanidm publishes about itself: read from its own place, kept, read again, and never believed about others.
+//! What Kanidm publishes about itself: read from its own address, cached, read again, and never trusted about others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,15 +24,16 @@ fn often(setup: Setup) -> Setup {
     setup.with("KANIDM__METADATA_REFRESH", "100ms").with("KANIDM__BREAKER_FAILURES", "0")
 }
 
-/// Waits until Kanidm has been asked for this so many times more. Only one reading is under way at a time: with the last
-/// of several, what the ones before it found is in use.
+/// Waits until Kanidm has been asked for this so many times more. Only one reading is in progress at a time: with the
+/// last of several, what the ones before it found is in use.
 async fn asked_again(world: &World, kind: &str, times: u64) {
     let asked = async || world.kanidm.requests(kind).await.unwrap();
     let enough = asked().await + times;
     until("it is read again in the background", async || asked().await >= enough).await;
 }
 
-/// What is said to a token of Kanidm's own while the keys count as confirmed, which they may not where the machine stalls.
+/// The answer about a token of Kanidm's own while the keys count as confirmed, which they may not where the machine
+/// stalls.
 async fn verdict(world: &World, caller: &str, token: &str) -> Result<(), String> {
     let client = world.client();
     eventually("the keys are confirmed", async || {
@@ -58,12 +59,12 @@ async fn discovery_and_keys_are_read_again_without_a_login() {
     asked_again(&world, KEYS, 3).await;
 }
 
-/// Somebody has got hold of a key: Kanidm's administrator revokes it, and nobody signs in to bring that here.
+/// A key was stolen: Kanidm's administrator revokes it, and no login brings that here.
 #[tokio::test]
 async fn a_key_that_kanidm_revoked_is_trusted_no_longer() {
     let world = World::with(often).await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
-    // Two of the same key: what is known of a token that was presented before is remembered for a while.
+    // Two of the same key: what is known of a token that was presented before is cached for a while.
     let one = world.own(&world.bearer).await.access_token;
     let other = world.own(&world.bearer).await.access_token;
     let kid = |token: &str| jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
@@ -83,7 +84,7 @@ async fn a_key_that_kanidm_revoked_is_trusted_no_longer() {
     world.login().await.expect("by that key as well");
 }
 
-/// Whoever keeps Sidle from Kanidm must not keep a stolen key alive.
+/// An attacker who cuts Sidle off from Kanidm must not keep a stolen key valid.
 #[tokio::test]
 async fn keys_that_could_not_be_confirmed_for_long_vouch_for_nobody() {
     let world = World::with(often).await;
@@ -99,7 +100,7 @@ async fn keys_that_could_not_be_confirmed_for_long_vouch_for_nobody() {
         let refused = verify(&world.server, &caller, token, &client).await.expect_err("not confirmed");
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "KANIDM_UNAVAILABLE"));
     }
-    // A service that asks through the client answers that it cannot tell, not that the token is bad.
+    // A service that asks through the client answers that it cannot verify, not that the token is invalid.
     let asking = sidle_client::Verifier::start(sidle_client::Settings {
         mode: sidle_client::Mode::Remote,
         replicas: vec![world.server.grpc_url().parse().unwrap()],
@@ -145,14 +146,14 @@ async fn clocks_may_differ_by_what_is_configured() {
     world.kanidm.advance(Duration::from_secs(40)).await.unwrap();
     assert_eq!(reason(&login(&world.server).await.unwrap_err()), "KANIDM_UNAVAILABLE", "ahead by a minute");
     login(&tolerant).await.expect("which another leeway allows");
-    // Its tokens last 15 minutes: with ours that far ahead and half a minute they are of the past.
+    // Its tokens last 15 minutes: with our clock that far ahead and half a minute they have expired.
     tolerant.context.clock.advance(Duration::from_secs(60 + 15 * 60 + 4 * 60));
     login(&tolerant).await.expect("Kanidm's clock is behind by less than the leeway");
     tolerant.context.clock.advance(Duration::from_secs(2 * 60));
     assert_eq!(reason(&login(&tolerant).await.unwrap_err()), "KANIDM_UNAVAILABLE");
 }
 
-/// What a server in Kanidm's place answers when asked for discovery.
+/// What a server that replaces Kanidm answers to discovery.
 #[derive(Clone, Copy, Debug)]
 enum Lie {
     Redirect,

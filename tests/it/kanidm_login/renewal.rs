@@ -1,4 +1,4 @@
-//! Refreshing a session that Kanidm vouches for.
+//! Refreshing a session that Kanidm authenticated.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use super::{PASSWORD, World, group, is_good};
 use crate::look::{event, reason, reasons};
 use crate::support::{eventually, until};
 
-/// What ends a session in Kanidm, besides the account being switched off.
+/// What ends a session in Kanidm, besides disabling the account.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// By its own browser.
+    /// Its own browser.
     Logout,
-    /// From another of the person's sessions.
+    /// Another of the person's sessions.
     Session,
-    /// By who holds its OAuth2 token.
+    /// The holder of its OAuth2 token.
     Token,
-    /// By who deletes the person.
+    /// The deletion of the person.
     Deletion,
 }
 
@@ -36,7 +36,7 @@ impl World {
         list.as_array().unwrap().iter().map(|session| session["session_id"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Kanidm's refresh token behind the user's only session.
+    /// Kanidm's refresh token of the user's only session.
     async fn token_of_kanidms(&self) -> String {
         let select = "SELECT session_id, kanidm_refresh_token FROM sessions WHERE user_id = $1 AND status = 'active'";
         let (row, sealed): (Uuid, Vec<u8>) =
@@ -144,7 +144,7 @@ async fn whatever_ends_a_session_in_kanidm_ends_it_here_at_the_next_refresh() {
     let world = World::new().await;
     let entry = world.kanidm.person(&world.person.to_string()).await.unwrap().unwrap();
     let person = entry["name"][0].as_str().unwrap();
-    // Kanidm writes a session down after it has answered: what is not there yet could not be ended.
+    // Kanidm stores a session after it has answered: what is not stored yet could not be ended.
     until("Kanidm has written the first session down", async || !world.sessions_in_kanidm().await.is_empty()).await;
     for (n, end) in [End::Logout, End::Session, End::Token, End::Deletion].into_iter().enumerate() {
         let before = world.sessions_in_kanidm().await;
@@ -198,7 +198,7 @@ async fn many_refreshes_at_once_ask_kanidm_one_after_the_other_and_come_to_one_b
 }
 
 impl World {
-    /// Has somebody else renew the user's session at Kanidm, who takes their time; or no more.
+    /// Takes the lease to renew the user's session at Kanidm, for long; or releases it.
     async fn leased(&self, leased: bool) {
         let lease = "UPDATE sessions SET kanidm_lease_id = CASE WHEN $2 THEN gen_random_uuid() END,
                 kanidm_lease_until = CASE WHEN $2 THEN now() + interval '1 hour' END, kanidm_renewed = false
@@ -206,14 +206,15 @@ impl World {
         sqlx::query(lease).bind(self.user).bind(leased).execute(self.server.sql()).await.unwrap();
     }
 
-    /// Waits until a call with one of the session's tokens has come.
+    /// Waits until a call with one of the session's tokens has arrived.
     async fn called(&self) {
         let called = "SELECT refresh_free_at IS NOT NULL FROM sessions WHERE user_id = $1";
         eventually("a call has come", async || self.column::<bool>(called).await.then_some(())).await;
     }
 }
 
-/// Kanidm may take longer than the leeway: a call that comes when the first one is answered is the same client all the same.
+/// Kanidm may take longer than the leeway: a call that arrives when the first one is answered is the same client all
+/// the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_renewal_at_kanidm_makes_no_thief_of_the_other_tab() {
     let world = World::new().await;
@@ -239,7 +240,7 @@ async fn a_slow_renewal_at_kanidm_makes_no_thief_of_the_other_tab() {
     assert!(access.1 - access.0 >= lifetime - 1, "what was handed out last is good for as long: {access:?}");
 }
 
-/// Many calls with one token while somebody else renews the session: some wait, the others are told to look again.
+/// Many calls with one token while another renews the session: some wait, the others are told to retry.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_calls_with_one_token_only_some_wait_for_kanidm() {
     let world = World::new().await;

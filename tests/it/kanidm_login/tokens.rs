@@ -1,4 +1,4 @@
-//! Kanidm's own access tokens, presented to a service that asks Sidle about them.
+//! Kanidm's own access tokens, presented to a service that verifies them with Sidle.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) struct Given {
     id_token: String,
 }
 
-/// Signs a person in to an application of Kanidm's that is not Sidle's doing.
+/// Signs a person in to an application of Kanidm's without Sidle.
 async fn given(world: &World, bearer: &str, client: &str, secret: &str) -> Given {
     let verifier = "a-verifier-of-forty-three-characters-or-more-than-that";
     // base64url of its SHA-256.
@@ -90,7 +90,7 @@ async fn a_token_of_kanidms_own_says_who_it_is_and_sidle_what_they_may() {
     assert_eq!(claims.revocation_bound.unwrap().seconds, 900, "nobody is told when Kanidm revokes it");
 
     assert!(!is_good(&world.server, &token).await, "Sidle's own calls take Sidle's tokens only");
-    // Looked up once: what changes without a revocation is not noticed at once.
+    // Looked up once: a change without a revocation is not noticed immediately.
     set(&world.server, world.user, "auth_method = 'password'").await;
     verify(&world.server, &caller, &token, &client).await.expect("remembered");
     let replica = world.server.setup.start().await;
@@ -172,7 +172,7 @@ async fn what_is_no_access_token_of_kanidms_for_us_of_a_linked_person_is_refused
             "for {audience}"
         );
     }
-    // In a batch a bad one is one verdict, and no failure.
+    // In a batch an invalid one is one verdict, and no failure.
     let request =
         proto::VerifyTokensRequest { tokens: vec![own.id_token, own.access_token.clone()], audience: client.clone() };
     let mut asker = world.server.client(&caller).authenticate;

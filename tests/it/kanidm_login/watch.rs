@@ -1,4 +1,4 @@
-//! Sessions that nobody refreshes: Kanidm is asked about them all the same.
+//! Sessions that are not refreshed: Kanidm is asked about them all the same.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn watchful(setup: Setup) -> Setup {
     setup.with("KANIDM__RECHECK_INTERVAL", "50ms")
 }
 
-/// A server that asks about nothing unless its database says that it did not for long.
+/// A server that asks only about sessions that, by its database, it did not ask about for long.
 fn forgetful(setup: Setup) -> Setup {
     setup.with("KANIDM__RECHECK_INTERVAL", "1h").with("KANIDM__RECHECK_AT_ONCE", "3")
 }
@@ -79,13 +79,13 @@ async fn a_session_that_both_sides_vouch_for_ends_with_kanidms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checks_and_refreshes_of_one_session_never_cross() {
-    // Kanidm's clock is put forward again and again.
+    // Kanidm's clock is moved forward again and again.
     let world = World::with(|setup| watchful(setup).with("KANIDM__LEEWAY", "4m")).await;
     let replica = world.server.setup.start().await;
     let mut tokens = world.login().await.unwrap().tokens.unwrap();
-    // Kanidm's own token changes hands each time: whoever used an old one would end the session there.
+    // Kanidm's own token rotates each time: the use of an old one would end the session there.
     let asked = async || world.kanidm.requests("POST /oauth2/token").await.unwrap();
-    // The login and each refresh ask Kanidm once: whoever asked more often checked in between.
+    // The login and each refresh ask Kanidm once: more calls than that were background checks.
     let mut refreshes = 0;
     for round in 0..100 {
         if round >= 12 && asked().await > refreshes + 1 {
@@ -97,7 +97,7 @@ async fn checks_and_refreshes_of_one_session_never_cross() {
         tokens = world.refresh(&tokens.refresh_token, round).await.expect("nobody was in the way").tokens.unwrap();
     }
     assert!(asked().await > refreshes + 1, "nothing was checked in the background");
-    // In order: what it has under way with Kanidm it finishes.
+    // In order: it finishes the calls to Kanidm that are in progress.
     replica.stop().await;
     world.refresh(&tokens.refresh_token, 100).await.expect("Kanidm's chain is whole");
 }
@@ -140,7 +140,7 @@ async fn an_outage_ends_no_session_and_what_was_due_is_asked_about_after_it() {
         sqlx::query(long_ago).execute(world.server.sql()).await.unwrap();
         let before = asked().await;
         until("Kanidm is asked in the background", async || asked().await != before).await;
-        // And somebody who looks at the figures sees for how long nobody could be asked.
+        // And the metrics show for how long no session could be checked.
         until("the figure shows the outage", async || oldest_check(&world) >= 3_600.0).await;
         world.kanidm.heal().await.unwrap();
         let id = u128::from(before) + 1000;
@@ -156,7 +156,7 @@ async fn sessions_that_fail_do_not_keep_the_others_from_being_asked_about() {
     for _ in 0..3 {
         world.login().await.unwrap();
     }
-    // Sealed under a key that is lost: these can never be asked about, and they are always the first in line.
+    // Sealed under a key that is lost: these can never be checked, and they are always the first.
     sqlx::query("UPDATE sessions SET kanidm_refresh_token = '\\x00', kanidm_checked_at = now() - interval '2 days'")
         .execute(world.server.sql())
         .await

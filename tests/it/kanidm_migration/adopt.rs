@@ -1,4 +1,4 @@
-//! Persons who are in Kanidm already under a user's uuid: whose are they?
+//! Persons that already exist in Kanidm under a user's uuid: when they are adopted.
 
 use serde_json::json;
 use sidle::proto::*;
@@ -19,7 +19,7 @@ async fn without_an_intent_nobody_is_adopted() {
     let stage = stage().await;
     let imported = stage.users(50).await;
     let plan = stage.plan().await;
-    // Somebody with the right to create persons guesses what is about to come, down to the last letter.
+    // An attacker with the right to create persons guesses exactly what is to be created.
     let name = format!("{}-33", stage.slug);
     person(&stage, &imported.verdict(33).user_id, &name, &stage.mail(33), "Person 33").await;
     let migration = stage.start(&plan).await;
@@ -40,7 +40,7 @@ async fn with_an_intent_only_the_intended_person_without_a_credential_is_adopted
     let name = |line: i64| format!("{}-{line}", stage.slug);
     let plan = stage.plan().await;
     assert_eq!(plan.will_be_created, 6);
-    // After the plan, so that the engine is the one that has to notice.
+    // After the plan, so that the engine has to notice it.
     person(&stage, &id(1), &name(1), &stage.mail(1), "Person 1").await;
     person(&stage, &id(2), &name(2), &stage.mail("elsewhere"), "Person 2").await;
     person(&stage, &id(3), &format!("x{}", random_word(12)), &stage.mail(3), "Person 3").await;

@@ -1,4 +1,4 @@
-//! What Kanidm says to our client, in the words of whichever release answers.
+//! How our client understands the answers of each Kanidm release.
 
 use sidle::config::Config;
 use sidle::kanidm::{Kanidm, KanidmError, NewPerson};
@@ -34,7 +34,7 @@ async fn refusals_are_understood() {
     let create = async |change: &dyn Fn(&mut NewPerson)| {
         let mut other = person(&format!("b{}", random_word(12)));
         change(&mut other);
-        // With an innocent entry beside it, which must not come in alone.
+        // With a valid entry beside it, which must not be created alone.
         let innocent = person(&format!("c{}", random_word(12)));
         let error = kanidm.create_persons(&[innocent.clone(), other]).await.unwrap_err();
         assert_eq!(kanidm.person(innocent.uuid).await.unwrap(), None, "a batch is all or nothing");
@@ -73,7 +73,7 @@ async fn persons_are_read_back_as_they_were_made() {
     assert_eq!(taken.mails.get(mails[0]), Some(&persons[4].uuid));
     assert_eq!((taken.names.len(), taken.mails.len()), (1, 1));
 
-    // A password that its owner sets shows in both ways of asking.
+    // A password that its owner sets shows in both queries.
     let owner = persons[5].uuid;
     assert!(!kanidm.has_credential(owner).await.unwrap());
     let link = dev.reset_link(&owner.to_string()).await.unwrap();

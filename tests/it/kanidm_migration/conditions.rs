@@ -1,4 +1,4 @@
-//! What Kanidm answers when the entries are not to blame, or one of a hundred gets no sensible answer. Needs dev Kanidm's
+//! Errors of Kanidm that the entries do not cause, or one of a hundred without a valid answer. Needs dev Kanidm's
 //! switches.
 
 use std::time::Duration;
@@ -39,7 +39,7 @@ async fn a_full_disk_at_kanidm_fails_nobody_and_the_job_goes_on_by_itself() {
     assert_eq!((message.state(), counts(&message)), (MigrationState::Running, (0, 0, 0, 0)));
     let tries = stage.kanidm.requests("POST /v1/raw/create").await.unwrap();
     assert!(tries < 10, "a condition of the server is not taken apart: {tries} tries");
-    // Now persons can be made, and not be put into groups.
+    // Now persons can be created, but not added to groups.
     stage.kanidm.heal().await.unwrap();
     let before = stage.kanidm.requests(JOIN).await.unwrap();
     stage.kanidm.answer_with(MEMBERS, Some("["), full, None).await.unwrap();
@@ -123,7 +123,7 @@ async fn one_of_a_hundred_without_a_sensible_answer_does_not_hold_up_the_others(
         assert!(item.remedy.ends_with('.'));
     }
     stage.moved(&stage.mails(100, &guilty)).await;
-    // Once the answers are sensible again, a new plan takes them along.
+    // Once the answers are valid again, a new plan includes them.
     stage.kanidm.heal().await.unwrap();
     let migration = stage.start(&stage.plan().await).await;
     assert_eq!(counts(stage.watch(&migration).await.last().unwrap()), (6, 0, 0, 0));
@@ -151,13 +151,13 @@ async fn answers_that_nobody_understands_end_after_a_bounded_number_of_tries() {
         assert!(items.values().all(|item| item.reason() == ItemReason::Stopped));
         stage.kanidm.heal().await.unwrap();
     }
-    // Nobody is held by what stopped.
+    // No user is held by the stopped migration.
     let migration = stage.start(&stage.plan().await).await;
     assert_eq!(counts(stage.watch(&migration).await.last().unwrap()), (50, 0, 0, 0));
     stage.moved(&stage.mails(50, &[])).await;
 }
 
-/// A page in Kanidm's place stays for as long as somebody needs to mend what stands before it.
+/// A page in place of Kanidm's answer stays until an operator repairs the proxy before it.
 #[tokio::test]
 async fn answers_that_nobody_understands_are_waited_out_for_a_while() {
     let once = |setup: crate::support::Setup| setup.with("MIGRATION__UNCLEAR_TRIES", "1");
@@ -179,7 +179,7 @@ async fn a_kanidm_slower_than_the_time_limit_gets_smaller_batches_until_it_comes
     let stage = stage_with(limits).await;
     stage.users(30).await;
     let plan = stage.plan().await;
-    // A batch of 30 takes nine seconds; no call may take more than four.
+    // A batch of 30 takes nine seconds; the longest call is four.
     stage.kanidm.slow(CREATE, Duration::from_millis(300)).await.unwrap();
     let migration = stage.start(&plan).await;
     waits(&stage, &migration, WaitReason::KanidmTooSlow).await;

@@ -1,4 +1,4 @@
-//! The server is killed in the middle, again and again. Run as the real program, since only a process can be killed.
+//! The server is killed midway, again and again. Run as the real program, since only a process can be killed.
 
 use sidle::proto::*;
 use sidle_dev::kanidm::Fault;
@@ -7,7 +7,8 @@ use super::{Stage, adds_up, counts, stage};
 use crate::support::process::Process;
 use crate::support::{Client, Setup, until, within};
 
-/// The stage, with its own server left without work: users are imported and planned there, and moved by processes.
+/// The stage, without a running engine in its own server: users are imported and planned there, and migrated by
+/// processes.
 async fn quiet(users: i64) -> (Stage, Setup, Plan) {
     let stage = stage().await;
     stage.users(users).await;
@@ -43,7 +44,7 @@ async fn killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing() {
         }
         let client = server.client(&stage.token);
         let mut stream = client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
-        // One, two or three steps on, so that it dies at different distances.
+        // One, two or three steps on, so that it is killed at different points.
         for _ in 0..=kills % 3 {
             let Some(message) = within("the next step", stream.message()).await.unwrap() else { break };
             request.cursor = message.cursor.clone();
@@ -63,7 +64,7 @@ async fn killed_again_and_again_it_carries_on_and_the_watcher_misses_nothing() {
     stage.moved(&stage.mails(240, &[])).await;
 }
 
-/// Killed while Kanidm has requests in its hands, of which nobody learns whether they were carried out.
+/// Killed while requests to Kanidm are in progress, whose outcome stays unknown.
 #[tokio::test]
 async fn killed_while_kanidm_works_nobody_is_made_twice() {
     let (mut stage, setup, plan) = quiet(60).await;

@@ -1,4 +1,4 @@
-//! A Kanidm that loses replies, is down, stalls, or talks nonsense. Needs dev Kanidm's switches.
+//! A Kanidm that loses replies, is down, stalls, or gives invalid answers. Needs dev Kanidm's switches.
 
 use futures_util::StreamExt as _;
 use sidle::proto::*;
@@ -50,7 +50,7 @@ async fn a_lost_reply_to_a_batch_with_guilty_entries_still_ends_right() {
     stage.moved(&stage.mails(80, &[5, 6, 61])).await;
 }
 
-/// Watches until a message is as wanted, and returns the stream's last cursor with it.
+/// Watches until a message meets the condition, and returns the stream's last cursor with it.
 async fn until(
     stage: &Stage,
     migration: &Migration,
@@ -128,7 +128,7 @@ async fn a_silent_stream_shows_that_it_lives() {
         }
     })
     .await;
-    // A heartbeat's cursor is as good as any.
+    // A heartbeat's cursor can be resumed like any other.
     request.cursor = seen.last().unwrap().cursor.clone();
     stage.kanidm.heal().await.unwrap();
     let mut stream = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();

@@ -46,13 +46,13 @@ async fn both_groups_are_made_once_and_known_by_uuid() {
 async fn a_crash_between_recording_and_confirming_is_made_good() {
     let stage = stage().await;
     sync(&stage, false).await.unwrap();
-    // As after a lost reply: the group is there, and nobody has noted it.
+    // As after a lost reply: the group exists, and that is not recorded.
     sqlx::query("UPDATE kanidm_tenant_groups SET confirmed_at = NULL WHERE tenant_id = $1")
         .bind(stage.tenant)
         .execute(stage.server.sql())
         .await
         .unwrap();
-    // As before the call: the uuid is recorded, and Kanidm has not heard of it.
+    // As before the call: the uuid is recorded, and Kanidm does not know it.
     let fresh = Uuid::new_v4();
     sqlx::query(
         "UPDATE kanidm_tenant_groups SET kanidm_group_uuid = $2, kanidm_group_name = kanidm_group_name || '2'
@@ -81,7 +81,7 @@ async fn a_group_that_others_made_under_our_name_is_never_adopted() {
         let info = refused.get_error_details().error_info().unwrap().clone();
         assert_eq!(info.metadata.get("groups"), Some(&name));
     }
-    // The other group was made all the same, and nobody was put into the foreign one.
+    // The other group was made all the same, and no person was put into the foreign one.
     let users = stage.kanidm.get(&format!("/v1/group/tenant_{}_users", stage.slug)).await.unwrap();
     assert_ne!(users, serde_json::Value::Null);
     let plan = stage.plan().await;

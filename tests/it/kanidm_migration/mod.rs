@@ -1,4 +1,4 @@
-//! Migrations against a real Kanidm. Names are of their own, so that they run against a full Kanidm as well.
+//! Migrations against a real Kanidm. Names are unique to each test, so that they run against a full Kanidm as well.
 
 mod adopt;
 mod client;
@@ -59,7 +59,7 @@ pub async fn stage_with(change: impl FnOnce(Setup) -> Setup) -> Stage {
 }
 
 impl Stage {
-    /// Stops this process's server, so that others have the work to themselves.
+    /// Stops this process's server, so that others have all the work.
     pub async fn rest(&mut self) {
         let setup = self.setup.clone().with("KANIDM__URL", "");
         self.replace(&setup).await;
@@ -157,7 +157,8 @@ impl Stage {
         persons
     }
 
-    /// Checks that exactly these users are in Kanidm, each once and rightly grouped, and linked here; nobody else is.
+    /// Checks that exactly these users are in Kanidm, each once and in the right groups, and linked here, and no
+    /// others.
     pub async fn moved(&self, expected: &BTreeSet<String>) {
         let persons = self.persons().await;
         let here: Vec<(String, Uuid, String, Option<Uuid>, bool, bool)> = sqlx::query_as(
@@ -202,7 +203,7 @@ impl Stage {
         (1..=count).filter(|n| !except.contains(n)).map(|n| self.mail(n)).collect()
     }
 
-    /// A migration long ago that meant to make this person, and left it at that.
+    /// An old migration that intended to create this person, and never did.
     pub async fn earlier_intent(&self, user: &str, name: &str, display_name: &str) {
         let user = Uuid::parse_str(user).unwrap();
         let migration = Uuid::new_v4();

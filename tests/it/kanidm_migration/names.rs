@@ -1,4 +1,4 @@
-//! Derived names, before the one who decides whether they are names.
+//! Derived names, checked by Kanidm itself.
 
 use sidle::migration::names;
 use sidle_dev::random_word;
@@ -37,14 +37,14 @@ async fn kanidm_accepts_what_is_derived() {
         {
             let id = Uuid::new_v4();
             let first = names::first_choice(id, Some(&username), "", "");
-            // The long ones are cut to the same, which is what numbers are for.
+            // The long ones are cut to the same, for which numbers are added.
             let name = names::choice(&first, if form == 2 { at + 1 } else { 1 });
             entries.push(serde_json::json!({ "attrs": {
                 "class": ["object", "account", "person"], "uuid": [id], "name": [name], "displayname": ["Test"],
             }}));
         }
     }
-    // Names that Kanidm keeps for itself, which only stand when they are written differently.
+    // Names that Kanidm reserves, which must be written differently.
     for kept in ["anonymous", "root"] {
         let name = names::first_choice(Uuid::new_v4(), Some(kept), "", "");
         assert_ne!(name, kept);

@@ -1,5 +1,5 @@
-//! Several migrations beside each other: one that waits holds up no other, and a plan that another has overtaken is
-//! refused instead of failing everybody in it.
+//! Several concurrent migrations: one that waits delays no other, and a plan that another has overtaken is refused
+//! instead of failing every item.
 
 use serde_json::json;
 use sidle::proto::*;
@@ -54,7 +54,7 @@ async fn a_migration_that_waits_holds_up_no_other() {
     assert_eq!(seen.counts.unwrap().pending, 5, "nobody fails of it");
 }
 
-/// What keeps failing here must not be taken up before everything else each time.
+/// A migration that keeps failing must not be tried before all others each time.
 #[tokio::test]
 async fn a_migration_that_stumbles_each_time_holds_up_no_other() {
     let stage = stage().await;
@@ -122,7 +122,7 @@ async fn of_two_plans_with_the_same_names_the_later_one_is_refused_and_planned_a
     let tenants = [tenant(&stage, &wanted).await, tenant(&stage, &wanted).await, tenant(&stage, &wanted).await];
     let plans = [plan(&stage, tenants[0]).await, plan(&stage, tenants[1]).await, plan(&stage, tenants[2]).await];
     let first = stage.start(&plans[0]).await;
-    // While the first may still be at work, and after it.
+    // While the first may still run, and after it.
     let refused = stage.try_start(&plans[1]).await.unwrap_err();
     assert_eq!(reason(&refused), "PLAN_STALE", "{refused:?}");
     assert_eq!(counts(stage.watch(&first).await.last().unwrap()), (6, 0, 0, 0));
@@ -148,7 +148,7 @@ async fn a_plan_leaves_alone_the_names_that_another_migration_is_about_to_give()
     let (one, two) = (tenant(&stage, &wanted).await, tenant(&stage, &wanted).await);
     let first = plan(&stage, one).await;
     stage.start(&first).await;
-    // Whether or not Kanidm has heard of the first by now.
+    // Whether or not Kanidm has seen the first by now.
     let second = plan(&stage, two).await;
     let migration = stage.start(&second).await;
     assert_eq!(counts(stage.watch(&migration).await.last().unwrap()), (3, 0, 0, 0));
@@ -163,7 +163,7 @@ async fn a_plan_none_of_whose_users_is_as_planned_is_refused() {
     assert_eq!(reason(&stage.try_start(&two).await.unwrap_err()), "PLAN_STALE");
 }
 
-/// As many installations are: analysed once after the schema was made, and then filled.
+/// As in many installations: analysed once after the schema was created, and then filled.
 #[tokio::test]
 async fn starting_reads_each_table_once_whatever_the_statistics_say() {
     let stage = stage().await;
@@ -198,7 +198,7 @@ async fn starting_reads_each_table_once_whatever_the_statistics_say() {
     let start = Plan { plan_id: plan_id.to_string(), digest, ..Default::default() };
     let migration = stage.start(&start).await;
     stage.watch(&migration).await;
-    // A connection tells what it did some time later, all of it at once.
+    // A connection reports its statistics some time later, all together.
     let (inserted, scanned) = within("the connections have told what they did", async {
         loop {
             let seen: (i64, i64) =
@@ -209,7 +209,7 @@ async fn starting_reads_each_table_once_whatever_the_statistics_say() {
             if seen.0 >= ITEMS {
                 break seen;
             }
-            // Makes connections that have something to tell tell it.
+            // Makes connections with unreported statistics report them.
             stage.client.migration.clone().list_migrations(ListMigrationsRequest::default()).await.unwrap();
         }
     })

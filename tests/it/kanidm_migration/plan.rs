@@ -46,7 +46,7 @@ async fn a_plan_tells_what_will_become_of_everybody_and_changes_nothing() {
     assert_eq!(person(1).uuid, of(1).user_id);
     assert_eq!(person(1).groups, [format!("tenant_{}_users", stage.slug)]);
 
-    // The same users and the same Kanidm give the same plan, and nothing has been done.
+    // The same users and the same Kanidm give the same plan, and nothing has been changed.
     assert_eq!(stage.plan().await.digest, plan.digest);
     assert_eq!(stage.persons().await.len(), 3);
     assert_eq!(
@@ -141,7 +141,7 @@ async fn two_migrations_never_hold_one_user() {
     let stage = stage().await;
     stage.users(3).await;
     let (one, two) = (stage.plan().await, stage.plan().await);
-    // A migration that nobody works on: it stays open.
+    // A migration that no replica works on: it stays open.
     let held = stage.start(&one).await;
     let migration_id = Uuid::parse_str(&held.migration_id).unwrap();
     stage.watch(&held).await;
@@ -186,7 +186,7 @@ async fn a_tenants_administrator_plans_for_their_own_tenant_only() {
     assert_eq!(reason(&chief.start_migration(start).await.unwrap_err()), "NOT_FOUND");
 }
 
-/// Gives somebody a tenant's own role that may move users, as the platform does.
+/// Gives a user a tenant's own role that may migrate users, as the platform does.
 async fn may_move(stage: &super::Stage, tenant: Uuid, user: Uuid) {
     sqlx::query(
         "WITH role AS (INSERT INTO roles (role_id, tenant_id, name, permissions)
@@ -201,7 +201,7 @@ async fn may_move(stage: &super::Stage, tenant: Uuid, user: Uuid) {
     .unwrap();
 }
 
-/// A person with any address would be somebody to every service that trusts Kanidm's.
+/// A person with an arbitrary address would be trusted by every service that trusts Kanidm's addresses.
 #[tokio::test]
 async fn only_proven_addresses_of_the_tenants_domains_go_over() {
     let stage = stage().await;
@@ -245,13 +245,13 @@ async fn only_proven_addresses_of_the_tenants_domains_go_over() {
     let refused = |reason| (Forecast::WillBeRefused, reason);
     let (unverified, foreign) = (refused(ItemReason::MailUnverified), refused(ItemReason::MailForeignDomain));
     assert_eq!(reasons(&stage.client).await, [created, unverified, foreign, created]);
-    // Within the tenant nobody moves a user who is somebody elsewhere as well.
+    // A caller in one tenant cannot migrate a user who has a role elsewhere as well.
     let above = refused(ItemReason::UserAboveCaller);
     assert_eq!(reasons(&mover).await, [created, unverified, foreign, above]);
 }
 
-/// Names and addresses are one space with those of groups, programs and OAuth2 clients, not all of which the service
-/// account may see; uuids of deleted persons stay taken.
+/// Names and addresses share one namespace with those of groups, service accounts and OAuth2 clients, not all of which
+/// the service account may see; uuids of deleted persons stay taken.
 #[tokio::test]
 async fn what_a_plan_may_not_see_fails_alone_and_says_why() {
     let stage = stage().await;
@@ -277,7 +277,7 @@ async fn what_a_plan_may_not_see_fails_alone_and_says_why() {
     let other = format!("s{}", random_word(12));
     let program = serde_json::json!({ "name": [other], "displayname": ["x"], "entry_managed_by": managed });
     kanidm.post("/v1/service_account", &entry(program)).await.unwrap();
-    // Not every administrator may give a program an address.
+    // Not every administrator may give a service account an address.
     let address = format!("/v1/service_account/{other}/_attr/mail");
     let has_address = kanidm.put(&address, &serde_json::json!([stage.mail(5)])).await.is_ok();
     let deleted = &imported.verdict(6).user_id;
@@ -294,7 +294,7 @@ async fn what_a_plan_may_not_see_fails_alone_and_says_why() {
         let became = &items[&item.email];
         let n = (1..=9).find(|n| imported.verdict(*n).user_id == item.user_id).unwrap();
         let outcome = (became.state(), became.reason());
-        // What was foreseen is what comes.
+        // The result is what was forecast.
         if item.forecast() == Forecast::WillBeRefused {
             assert_eq!(outcome, (ItemState::Failed, item.reason()), "{n}");
         }
@@ -314,8 +314,8 @@ async fn what_a_plan_may_not_see_fails_alone_and_says_why() {
     }
 }
 
-/// A tenant's administrators say of their own users whatever they like. In a Kanidm that all tenants share, an address says
-/// who somebody is.
+/// A tenant's administrators can claim anything about their own users. In a Kanidm that all tenants share, an address
+/// identifies its owner.
 #[tokio::test]
 async fn a_tenants_word_for_an_address_makes_nobody_a_person_in_kanidm() {
     let stage = stage().await;
@@ -343,7 +343,7 @@ async fn a_tenants_word_for_an_address_makes_nobody_a_person_in_kanidm() {
     let fine = (Forecast::WillBeCreated, ItemReason::Unspecified);
     assert_eq!([forecast(&ceo).await, forecast(&own).await, forecast(&known).await], [unverified, unverified, fine]);
 
-    // Switching off and on makes it no better, unless the platform does and says so.
+    // Disabling and enabling does not verify it, unless the platform does it and says so.
     let switch = async |client: &support::Client, verified: bool| {
         let disable = DisableUserRequest { user_id: ceo.user_id.clone(), ..Default::default() };
         let call = async |request| client.plain.clone().disable_user(request).await;
@@ -359,7 +359,7 @@ async fn a_tenants_word_for_an_address_makes_nobody_a_person_in_kanidm() {
     switch(&stage.client, true).await;
     assert_eq!(forecast(&ceo).await, fine);
 
-    // For addresses of the domains that the platform gave it, the tenant's word is enough.
+    // For addresses of the domains that the platform gave it, the tenant's word suffices.
     let settings = serde_json::json!({ "sidle": { "domains": [stage.mail("").trim_start_matches('@')] } });
     let confine = "UPDATE tenants SET settings = $2 WHERE tenant_id = $1";
     sqlx::query(confine).bind(stage.tenant).bind(settings).execute(stage.server.sql()).await.unwrap();

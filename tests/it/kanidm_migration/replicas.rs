@@ -12,7 +12,7 @@ async fn two_replicas_share_the_work_and_do_nothing_twice() {
     let stage = stage().await;
     let other = stage.setup.start().await;
     stage.users(200).await;
-    // Two migrations of halves, so that both replicas have something to take up.
+    // Two migrations of halves, so that both replicas have something to work on.
     let ids: Vec<String> = sqlx::query_scalar("SELECT user_id::text FROM users WHERE tenant_id = $1 ORDER BY user_id")
         .bind(stage.tenant)
         .fetch_all(stage.server.sql())
@@ -25,7 +25,7 @@ async fn two_replicas_share_the_work_and_do_nothing_twice() {
         let plan = stage.client.migration.clone().plan_migration(request).await.unwrap().into_inner().plan.unwrap();
         migrations.push(stage.start(&plan).await);
     }
-    // The one is watched through the replica that may have done the other.
+    // The one is watched through the replica that may have run the other.
     let far = other.client(&stage.token);
     for migration in &migrations {
         for client in [&stage.client, &far] {
@@ -63,7 +63,7 @@ async fn two_replicas_that_make_groups_at_once_make_the_same() {
     assert_eq!((here.len(), &here), (24, &there));
 }
 
-/// The replica that held the job fell silent in the middle and never gave it back.
+/// The replica that held the lease fell silent midway and never released it.
 #[tokio::test]
 async fn a_lapsed_lease_is_taken_over_where_its_holder_left_it() {
     let stage = stage().await;
@@ -71,7 +71,7 @@ async fn a_lapsed_lease_is_taken_over_where_its_holder_left_it() {
     let plan = stage.plan().await;
     let migration = stage.start(&plan).await;
     stage.watch(&migration).await;
-    // Put back to where a holder died in the middle: some done, some created, some only intended, one not begun.
+    // Reset to the state when a holder died midway: some done, some created, some only intended, one not begun.
     let id = Uuid::parse_str(&migration.migration_id).unwrap();
     let ghost = Uuid::new_v4();
     let sql = stage.server.sql();
@@ -104,7 +104,7 @@ async fn a_lapsed_lease_is_taken_over_where_its_holder_left_it() {
     assert_eq!(taken_over, 1);
 }
 
-/// A holder that lost its lease while Kanidm had its requests writes nothing of what comes back.
+/// A holder that lost its lease while Kanidm processed its requests writes nothing of their results.
 #[tokio::test]
 async fn who_lost_the_lease_writes_no_more() {
     let stage = stage().await;
@@ -113,7 +113,7 @@ async fn who_lost_the_lease_writes_no_more() {
     stage.kanidm.fault(Fault::Stall, "/v1/raw/create", 0, None).await.unwrap();
     let migration = stage.start(&plan).await;
     let (id, ghost, sql) = (Uuid::parse_str(&migration.migration_id).unwrap(), Uuid::new_v4(), stage.server.sql());
-    // Both batches are with Kanidm.
+    // Both batches are at Kanidm.
     until("both batches are with Kanidm", async || stage.kanidm.requests("POST /v1/raw/create").await.unwrap() >= 2)
         .await;
     let steal = "UPDATE migrations SET lease_owner = $2, lease_epoch = lease_epoch + 1,
@@ -126,7 +126,7 @@ async fn who_lost_the_lease_writes_no_more() {
     let seen = stage.watch(&migration).await;
     assert_eq!(counts(seen.last().unwrap()), (80, 0, 0, 0));
     stage.moved(&stage.mails(80, &[])).await;
-    // The first step after the start is the taking over, so nothing was written before it.
+    // The first step after the start is the take-over, so nothing was written before it.
     let first: String =
         sqlx::query_scalar("SELECT event_type FROM audit_events WHERE target_id = $1 AND details ->> 'step' = '1'")
             .bind(&migration.migration_id)

@@ -1,4 +1,4 @@
-//! Whoever ceases to be an administrator is none again by way of a group that Sidle put them into.
+//! A user who ceases to be an administrator does not become one again through a group that Sidle put them into.
 
 use serde_json::json;
 use sidle::proto::*;
@@ -10,7 +10,7 @@ use crate::support::until;
 const JOIN: &str = "POST /v1/group/{id}/_attr/{attr}";
 const PASSWORD: &str = "a-password-that-Kanidm-likes-4711";
 
-/// What a demotion is: the administrator's role goes, a plain one comes.
+/// A demotion: the administrator's role is removed, a plain one is added.
 async fn demote(stage: &Stage, user: &str) {
     let mut client = stage.client.directory.clone();
     let list =
@@ -45,7 +45,7 @@ async fn give_role(stage: &Stage, user: &str, role: Uuid) {
     stage.client.proving(create, call).await.unwrap();
 }
 
-/// Signs a moved user in through Kanidm; the roles they have then.
+/// Signs a migrated user in through Kanidm; returns the roles they have then.
 async fn roles_after_login(stage: &Stage, user: &str) -> Vec<String> {
     let person = stage.kanidm.person(user).await.unwrap().expect("a person");
     let status = stage.kanidm.get(&format!("/v1/person/{user}/_credential/_status")).await;
@@ -97,7 +97,7 @@ async fn who_is_demoted_before_the_run_is_moved_as_what_they_are() {
     assert_eq!(roles_after_login(&stage, user).await, ["user"]);
 }
 
-/// While Kanidm has the request to make the person: the intent is recorded, nothing is in a group yet.
+/// While the request to create the person is at Kanidm: the intent is recorded, nothing is in a group yet.
 #[tokio::test]
 async fn who_is_demoted_while_the_person_is_made_is_not_put_into_the_group_of_administrators() {
     let stage = stage().await;
@@ -118,7 +118,7 @@ async fn who_is_demoted_while_the_person_is_made_is_not_put_into_the_group_of_ad
     assert_eq!(roles_after_login(&stage, user).await, ["user"]);
 }
 
-/// While Kanidm has the request to put the person into the group: nobody can call it back, so it counts for nothing.
+/// While the request to put the person into the group is at Kanidm: it cannot be cancelled, so it counts for nothing.
 #[tokio::test]
 async fn who_is_demoted_while_the_group_is_joined_gets_nothing_from_the_group() {
     let stage = stage().await;
@@ -146,7 +146,7 @@ async fn who_is_demoted_after_the_run_gets_nothing_from_the_group_until_they_are
     let imported = stage.users(30).await;
     let migration = stage.start(&stage.plan().await).await;
     assert_eq!(counts(stage.watch(&migration).await.last().unwrap()), (30, 0, 0, 0));
-    // Before the first login through Kanidm, and after it, when the group has given its own membership already.
+    // Before the first login through Kanidm, and after it, when the group has already given its own membership.
     let (early, late, other) =
         (&imported.verdict(10).user_id, &imported.verdict(20).user_id, &imported.verdict(30).user_id);
     demote(&stage, early).await;
@@ -168,7 +168,7 @@ async fn who_is_demoted_after_the_run_gets_nothing_from_the_group_until_they_are
     assert_eq!(roles_after_login(&stage, other).await, ["admin", "user"], "nobody else is touched");
 }
 
-/// The same when it is the role that ceases to be an administrator's.
+/// The same when the role loses `is_admin`.
 #[tokio::test]
 async fn a_role_that_ceases_to_be_an_administrators_takes_the_group_with_it() {
     let stage = stage().await;

@@ -90,7 +90,7 @@ async fn a_watcher_resumes_anywhere_without_missing_or_repeating_a_step() {
     .await;
     super::adds_up(&pieces);
     assert_eq!(pieces.last().unwrap().state(), MigrationState::Completed);
-    // From the first cursor on, everything comes again, the same for everybody.
+    // From the first cursor on, everything is sent again, the same for every watcher.
     request.cursor = pieces[0].cursor.clone();
     let stream = stage.client.migration.clone().watch_migration(request.clone()).await.unwrap().into_inner();
     let whole: Vec<WatchMigrationResponse> = stream.map(Result::unwrap).collect().await;
@@ -104,7 +104,7 @@ async fn a_watcher_resumes_anywhere_without_missing_or_repeating_a_step() {
     assert!(within("the end of the stream", stream.next()).await.is_none());
     assert_eq!(stage.watch(&migration).await.len(), 1);
 
-    // A cursor is of one caller and one migration.
+    // A cursor is bound to one caller and one migration.
     let other = WatchMigrationRequest { migration_id: Uuid::new_v4().to_string(), ..request };
     let refused = stage.client.migration.clone().watch_migration(other).await.unwrap_err();
     assert_eq!(reason(&refused), "INVALID_PAGE_TOKEN");

@@ -1,4 +1,4 @@
-//! The sender is killed in the middle. Run as the real program, since only a process can be killed.
+//! The sender is killed midway. Run as the real program, since only a process can be killed.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{smtp, until, with_mail};
 use crate::support::process::Process;
 use crate::support::{Setup, TestServer, within};
 
-/// A server that does not send, for arranging; the settings of one that does; a mail server.
+/// A server that does not send, for the setup; the settings of one that does; a mail server.
 async fn stage() -> (TestServer, Setup, Smtp) {
     let smtp = smtp().await;
     let setup = Setup::new().await;
@@ -32,7 +32,7 @@ async fn write(server: &TestServer, sending: &Setup, count: usize) {
     tx.commit().await.unwrap();
 }
 
-/// As if the time of the dead one's lease had passed.
+/// As if the lease of the killed one had lapsed.
 async fn lapse(server: &TestServer) {
     let lapsed = "UPDATE mail_outbox SET lease_until = now() - interval '1 second' WHERE lease_until IS NOT NULL";
     sqlx::query(lapsed).execute(server.sql()).await.unwrap();
@@ -44,7 +44,7 @@ async fn waiting(server: &TestServer) -> i64 {
 }
 
 /// Killed at a random moment again and again: every message arrives, and a kill repeats at most the one that was being
-/// handed over, under its Message-ID.
+/// sent, under its Message-ID.
 #[tokio::test]
 async fn killed_again_and_again_while_sending_every_message_arrives() {
     let (server, sending, mut smtp) = stage().await;
@@ -120,7 +120,7 @@ async fn killed_in_the_middle_of_a_message_it_sends_it_once() {
     assert_eq!(smtp.taken().unwrap().len(), 1);
 }
 
-/// Nobody takes over what a living sender holds.
+/// A message that a living sender holds is not taken over.
 #[tokio::test]
 async fn a_message_that_somebody_is_sending_is_left_alone() {
     let (server, sending, mut smtp) = stage().await;

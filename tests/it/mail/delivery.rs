@@ -1,4 +1,4 @@
-//! Sending: through a server that puts off, refuses, hangs up or is not there.
+//! Sending: through a server that defers, refuses, hangs up or is not there.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +58,7 @@ async fn what_is_refused_is_given_up_and_does_not_stop_the_others() {
     }
 }
 
-/// A sender that is refused is a mistake of the set-up: it must not cost the messages.
+/// A refused sender is an error of the configuration: it must not cost the messages.
 #[tokio::test]
 async fn a_server_that_refuses_the_sender_loses_no_message() {
     let (server, mut smtp) = server().await;
@@ -81,7 +81,7 @@ async fn a_connection_that_ends_before_the_message_is_taken_delivers_it_once() {
     assert_eq!(smtp.taken().unwrap().len(), 1);
 }
 
-/// The one window that SMTP leaves: the server has the message, and its answer got lost.
+/// The one window that SMTP leaves: the server has the message, and its answer is lost.
 #[tokio::test]
 async fn a_lost_answer_sends_again_under_the_same_message_id() {
     let (server, mut smtp) = server().await;
@@ -141,7 +141,7 @@ async fn a_message_that_is_of_no_use_any_more_is_given_up() {
     assert!(page.contains("mail_failures_total{class=\"expired\"} 1"), "{page}");
 }
 
-/// Names and addresses as only an import or a database could bring them.
+/// Names and addresses that only an import or a write to the database could contain.
 #[tokio::test]
 async fn hostile_names_and_addresses_add_neither_headers_nor_recipients_nor_markup() {
     let (server, mut smtp) = server().await;

@@ -43,7 +43,7 @@ pub(crate) async fn server() -> (TestServer, Smtp) {
     (server, smtp)
 }
 
-/// Writes a message, and makes it so.
+/// Writes a message, and commits it.
 async fn write(server: &TestServer, message: Message) {
     let app = server.app();
     let mut tx = app.db.begin(Scope::Platform).await.unwrap();
@@ -58,7 +58,7 @@ fn with_token(address: &str, token: &str) -> Message {
         .with("expires_at", "2026-01-02T12:00:00Z")
 }
 
-/// A row of the outbox as text, for looking for what should not be in it, and its state and attempts.
+/// A row of the outbox as text, to search for what must not be in it, and its state and attempts.
 async fn row(server: &TestServer, kind: &str) -> (String, String, i32) {
     let query = "SELECT mail_outbox::text AS line, state, attempts FROM mail_outbox WHERE kind = $1";
     let row = sqlx::query(query).bind(kind).fetch_one(server.sql()).await.unwrap();
@@ -70,7 +70,7 @@ async fn until(server: &TestServer, kind: &str, state: &str) {
     crate::support::until(&format!("{kind} is {state}"), async || row(server, kind).await.1 == state).await;
 }
 
-/// A user to write to.
+/// A user to send to.
 async fn ann(server: &TestServer) -> Uuid {
     let tenant = server.tenant("letters").await;
     server.user(tenant, "ann@letters.example", "user").await

@@ -1,4 +1,4 @@
-//! Whoever changes a credential of an account, its user hears of it.
+//! A change of an account's credential notifies its user, whoever makes it.
 
 use sidle::proto::step_up_request::Proof;
 use sidle::proto::*;
@@ -13,7 +13,7 @@ use crate::support::{ADMIN_PASSWORD, Client, TestServer, until};
 const SECOND: &str = "seven otters juggle walnuts";
 const THIRD: &str = "purple tractor orbit lemonade";
 
-/// Events that tell of a change of a credential, and the message that each leads to. Both happen in one transaction.
+/// Events of changes of a credential, and the message that each leads to. Both happen in one transaction.
 const CHANGES: [(&str, &str); 7] = [
     ("user.password_changed", "password_changed"),
     ("user.password_reset", "password_changed"),
@@ -70,7 +70,7 @@ async fn update(admin: &Client, user: Uuid, field: &str, change: impl FnOnce(Use
     admin.directory.clone().update_user(update).await.unwrap();
 }
 
-/// Added, its codes used and replaced, taken away by the user, and by an administrator.
+/// Added, its codes used and replaced, removed by the user, and by an administrator.
 #[tokio::test]
 async fn every_change_of_the_second_factor_tells_its_user() {
     let (server, mut smtp) = server().await;
@@ -97,7 +97,7 @@ async fn every_change_of_the_second_factor_tells_its_user() {
     every_change_was_told(&server, user).await;
 }
 
-/// By the user, with the present password, and by whoever has the mailbox.
+/// By the user, with the present password, and by the holder of the mailbox.
 #[tokio::test]
 async fn every_change_of_the_password_tells_its_user() {
     let (server, mut smtp) = server().await;
@@ -112,7 +112,7 @@ async fn every_change_of_the_password_tells_its_user() {
     every_change_was_told(&server, user).await;
 }
 
-/// The old address is told as well, which the new one's holder cannot keep away.
+/// The old address is notified as well, which the new one's holder cannot prevent.
 #[tokio::test]
 async fn a_change_of_the_address_by_an_administrator_tells_both() {
     let (server, mut smtp) = server().await;
@@ -135,7 +135,7 @@ async fn a_change_of_the_address_by_an_administrator_tells_both() {
             ("new@letters.example".to_owned(), changed, false),
         ]
     );
-    // Until the new address is confirmed, nothing is set through it.
+    // Until the new address is verified, no password is reset through it.
     let ask = RequestPasswordResetRequest { identifier: "new@letters.example".to_owned() };
     server.client("").authenticate.request_password_reset(ask).await.unwrap();
     let asked = "SELECT count(*) FROM password_reset_requests";

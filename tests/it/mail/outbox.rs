@@ -1,4 +1,4 @@
-//! Writing messages: with the change or not at all, unreadable, and gone when they are sent.
+//! Writing messages: with the change or not at all, unreadable, and deleted when they are sent.
 
 use data_encoding::HEXLOWER;
 use sidle::db::Scope;
@@ -71,7 +71,7 @@ async fn a_token_lies_sealed_in_the_outbox_and_only_until_it_is_sent() {
     assert!(!row(&server, "password_reset").await.0.contains("letters.example"));
 }
 
-/// Somebody who can write to the database moves a sealed token into a message to themselves.
+/// An attacker who can write to the database moves a sealed token into a message to themselves.
 #[tokio::test]
 async fn a_sealed_token_that_is_moved_to_another_message_does_not_open() {
     let (server, mut smtp) = server().await;

@@ -1,4 +1,4 @@
-//! Registering and confirming addresses, and those who register the address of somebody else.
+//! Registering and verifying addresses, and attackers who register the address of another.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ async fn somebody_registers_confirms_the_address_and_signs_in() {
     assert_eq!(left, 0, "nothing personal is left behind");
 }
 
-/// Who registers a name that only looks like somebody's, or that the database would fold to it, gets a key of their own.
+/// A name that only looks like another user's, or that the database would fold to it, gets a key of its own.
 #[tokio::test]
 async fn a_registered_name_has_the_key_that_its_login_has() {
     let (server, mut smtp) = server().await;
@@ -107,7 +107,7 @@ async fn a_registered_name_has_the_key_that_its_login_has() {
     }
 }
 
-/// Pre-hijacking: the attacker registers the victim's address and waits for the victim to confirm it.
+/// Pre-hijacking: the attacker registers the victim's address and waits for the victim to verify it.
 #[tokio::test]
 async fn whoever_registers_somebody_elses_address_does_not_get_into_their_account() {
     let (server, mut smtp) = server().await;
@@ -117,7 +117,7 @@ async fn whoever_registers_somebody_elses_address_does_not_get_into_their_accoun
     let verified = verify(&server, &token, "").await.unwrap();
     assert!(!verified.password_kept);
     assert!(!signs_in(&server, "victim@open.example", OTHER_PASSWORD).await);
-    // The secret alone is worth nothing either, and comes too late.
+    // The secret alone is worthless as well, and comes too late.
     assert!(!verify(&server, &token, &attackers.registration_secret).await.unwrap().password_kept);
     assert!(!signs_in(&server, "victim@open.example", OTHER_PASSWORD).await);
 
@@ -125,7 +125,7 @@ async fn whoever_registers_somebody_elses_address_does_not_get_into_their_accoun
     assert!(signs_in(&server, "victim@open.example", ADMIN_PASSWORD).await);
 }
 
-/// The attacker registers the address once more, after its owner did, so that the owner confirms the wrong one.
+/// The attacker registers the address once more, after its owner did, so that the owner verifies the wrong one.
 #[tokio::test]
 async fn the_password_is_kept_only_of_the_registration_that_is_confirmed() {
     let (server, mut smtp) = server().await;
@@ -142,7 +142,7 @@ async fn the_password_is_kept_only_of_the_registration_that_is_confirmed() {
     assert!(!signs_in(&server, "victim@open.example", ADMIN_PASSWORD).await);
 }
 
-/// Somebody got into an account before its address was ever confirmed.
+/// An attacker got into an account before its address was ever verified.
 #[tokio::test]
 async fn the_first_confirmation_drops_passwords_and_sessions_from_before() {
     let (server, mut smtp) = server().await;
@@ -182,8 +182,8 @@ async fn the_first_confirmation_drops_passwords_and_sessions_from_before() {
     assert_eq!(refused(&who), "UNAUTHENTICATED");
 }
 
-/// An account that is in use under an address that nobody has confirmed, as one that began with a login through Kanidm:
-/// whoever has the mailbox and wants an account of their own must not confirm that one for its user unknowingly.
+/// An account that is in use under an unverified address, as one that began with a login through Kanidm: the holder of
+/// the mailbox who wants an account of their own must not verify that one for its user unknowingly.
 #[tokio::test]
 async fn whoever_registers_does_not_confirm_the_address_of_an_account_that_is_in_use() {
     let (server, mut smtp) = server().await;
@@ -196,7 +196,7 @@ async fn whoever_registers_does_not_confirm_the_address_of_an_account_that_is_in
     assert!(told.token().is_none(), "nothing that confirms anything");
 }
 
-/// Whoever wants to know which addresses have accounts.
+/// An attacker who wants to know which addresses have accounts.
 #[tokio::test]
 async fn a_taken_address_gets_the_same_answer_and_the_same_work_and_its_owner_is_told() {
     let (server, mut smtp) = server().await;
@@ -227,7 +227,7 @@ async fn a_taken_address_gets_the_same_answer_and_the_same_work_and_its_owner_is
         assert!(!message.body().contains("evil.example"), "what a stranger chose goes to nobody");
     }
 
-    // A repeat tells no more: the same answer for both, and another request under the id is refused for both.
+    // A repeat reveals no more: the same answer for both, and another request under the id is refused for both.
     for (request, answer) in [(free, free_answer), (taken, taken_answer)] {
         assert_eq!(register(&server, request.clone()).await, answer);
         let other = RegisterRequest { password: ADMIN_PASSWORD.to_owned(), ..request };
@@ -241,7 +241,7 @@ async fn a_taken_address_gets_the_same_answer_and_the_same_work_and_its_owner_is
 #[tokio::test]
 async fn asking_writes_the_same_rows_for_a_free_and_for_a_taken_address() {
     let smtp = smtp().await;
-    // Nobody answers, so that the rows stay as the calls left them.
+    // No worker runs, so that the rows stay as the calls left them.
     let server = with_mail(Setup::new().await, smtp.port).with("MAIL__POLL", "1h").start().await;
     let tenant = open(&server, "open").await;
     server.user(tenant, "ann@open.example", "user").await;
@@ -291,7 +291,7 @@ async fn without_a_mail_server_the_answer_says_so_for_every_address() {
     }
 }
 
-/// Somebody has the service fill the mailbox of somebody else.
+/// An attacker has the service fill the mailbox of another.
 #[tokio::test]
 async fn an_address_gets_no_more_than_its_share_of_messages() {
     let (server, mut smtp) = server().await;
@@ -313,7 +313,7 @@ async fn an_address_gets_no_more_than_its_share_of_messages() {
     }
 }
 
-/// An administrator does, by making and deleting somebody with that address, or by giving it and taking it away.
+/// An administrator does, by creating and deleting a user with that address, or by setting it and removing it.
 #[tokio::test]
 async fn an_administrator_sends_an_address_no_more_than_its_share_either() {
     let (server, _smtp) = server().await;
@@ -397,7 +397,7 @@ async fn a_token_that_has_expired_or_was_never_made_confirms_nothing() {
     assert_eq!(refused(&status), "INVALID_CREDENTIALS");
 }
 
-/// An administrator makes the account, and its holder confirms the address.
+/// An administrator creates the account, and its holder verifies the address.
 #[tokio::test]
 async fn a_user_whom_an_administrator_makes_is_asked_to_confirm_the_address() {
     let (server, mut smtp) = server().await;
@@ -418,12 +418,12 @@ async fn a_user_whom_an_administrator_makes_is_asked_to_confirm_the_address() {
     assert!(signs_in(&server, "ann@letters.example", ADMIN_PASSWORD).await);
 }
 
-/// Two registrations of one address, confirmed at the same time: one becomes the user, the other is refused, and neither call
-/// holds what the other one waits for.
+/// Two registrations of one address, verified concurrently: one becomes the user, the other is refused, and neither
+/// call holds a lock that the other waits for.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_registrations_of_one_address_are_confirmed_at_once_without_a_deadlock() {
     let mut smtp = smtp().await;
-    // So that both may wait at the same time.
+    // So that both may wait concurrently.
     let server = with_mail(Setup::new().await, smtp.port).with("DATABASE__POOL_SIZE", "16").start().await;
     let mut tokens = Vec::new();
     let mut tenants = Vec::new();
@@ -433,7 +433,7 @@ async fn two_registrations_of_one_address_are_confirmed_at_once_without_a_deadlo
         tokens.push(next_token(&mut smtp).await);
         tenants.push(tenant);
     }
-    // Each has to wait here when it has its own registration, before it has a user.
+    // Each has to wait here when it has locked its own registration, before it has a user.
     let mut holder = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
     sqlx::query("BEGIN").execute(&mut holder).await.unwrap();
     let hold = "SELECT FROM tenants WHERE tenant_id = ANY ($1) FOR UPDATE";
@@ -453,7 +453,7 @@ async fn two_registrations_of_one_address_are_confirmed_at_once_without_a_deadlo
     assert_eq!(users, 1);
 }
 
-/// Between the message and its answer somebody else gets the address, or the name.
+/// Between the message and its answer another user gets the address, or the name.
 #[tokio::test]
 async fn what_was_taken_meanwhile_stays_with_whoever_has_it() {
     let (server, mut smtp) = server().await;
@@ -487,7 +487,7 @@ async fn what_was_taken_meanwhile_stays_with_whoever_has_it() {
     assert_eq!(serde_json::Value::Object(registered.details.clone()), serde_json::json!({ "password_kept": true }));
 }
 
-/// A tenant that is confined to domains is open to their addresses only, when somebody asks and when they confirm.
+/// A tenant that is confined to domains accepts their addresses only, at the request and at the verification.
 #[tokio::test]
 async fn a_confined_tenant_registers_addresses_of_its_domains_only() {
     let (server, mut smtp) = server().await;
@@ -510,7 +510,7 @@ async fn a_confined_tenant_registers_addresses_of_its_domains_only() {
     verify(&server, &token, &registered.registration_secret).await.unwrap();
 }
 
-/// Whoever holds the user is waited for before the token is taken: others lock in that order as well.
+/// A transaction that holds the user is waited for before the token is taken: others lock in that order as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_not_held_while_its_user_is_waited_for() {
     let (server, mut smtp) = server().await;
@@ -532,7 +532,7 @@ async fn a_token_is_not_held_while_its_user_is_waited_for() {
     verified.unwrap();
 }
 
-/// What has lapsed is removed with whoever asked for it.
+/// Whatever has expired is purged, also the registrations of users who exist.
 #[tokio::test]
 async fn registrations_and_tokens_that_have_lapsed_are_removed() {
     let (context, mut smtp) = (Context::system(), smtp().await);

@@ -1,4 +1,4 @@
-//! Setting a forgotten password through a message.
+//! Resetting a forgotten password through a message.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn token_for(server: &TestServer, smtp: &mut Smtp, email: &str) -> String 
     .await
 }
 
-/// The whole way: asks, sets `password`, and reads the notice.
+/// The whole reset: requests it, sets `password`, and reads the notice.
 pub(super) async fn forgotten(server: &TestServer, smtp: &mut Smtp, email: &str, password: &str) {
     let token = token_for(server, smtp, email).await;
     reset(server, &token, password).await.unwrap();
@@ -198,7 +198,7 @@ async fn a_reset_takes_an_automatic_lock_away_and_an_administrators_not() {
     }
 }
 
-/// Whoever has the mailbox alone does not get past a second factor.
+/// The holder of the mailbox alone does not bypass a second factor.
 #[tokio::test]
 async fn a_user_with_a_second_factor_does_not_get_in_by_mail_alone() {
     let (server, mut smtp) = server().await;
@@ -206,7 +206,7 @@ async fn a_user_with_a_second_factor_does_not_get_in_by_mail_alone() {
     let client = server.client(&server.sign_in("ann@letters.example").await.access_token);
     let (application, codes) = enrol(&server, &client).await;
     let token = token_for(&server, &mut smtp, "ann@letters.example").await;
-    // Counted with the guesses at the login: the fifth locks, and then the right code is no better.
+    // Counted with the guesses at the login: the fifth locks, and then the right code is refused as well.
     for guess in ["", &application.wrong(server.context.now()), "0000-0000-0000-0000", "nonsense", ""] {
         let status = reset_with(&server, &token, NEW_PASSWORD, guess.to_owned()).await.unwrap_err();
         assert_eq!(refused(&status), "INVALID_CREDENTIALS");
@@ -239,7 +239,7 @@ async fn a_password_that_breaks_the_rules_spends_nothing() {
     reset(&server, &token, NEW_PASSWORD).await.unwrap();
 }
 
-/// The event that was kept with the request is about whom the worker found.
+/// The event that was stored with the request is about the user whom the worker found.
 #[tokio::test]
 async fn a_request_and_its_answer_are_recorded_about_the_user() {
     let (server, mut smtp) = server().await;
@@ -266,15 +266,15 @@ async fn a_request_and_its_answer_are_recorded_about_the_user() {
     assert_eq!(subject, Some(user), "what was typed goes with the user");
 }
 
-/// What a token was refused for tells nobody but the log.
+/// Why a token was refused is recorded in the log only.
 #[tokio::test]
 async fn a_refused_token_is_recorded_with_its_reason_unless_nobody_ever_had_it() {
     let (context, mut smtp) = (Context::system(), smtp().await);
-    // Nobody removes what has lapsed before it is shown.
+    // What has expired is not purged before it is used.
     let setup = with_mail(Setup::new().await, smtp.port).with("MAIL__POLL", "1h");
     let server = setup.start_with(context.clone()).await;
     let user = ann(&server).await;
-    // What happens to a user voids the token besides, and would come before every other reason.
+    // A change of the user voids the token besides, and would come before every other reason.
     let quietly = "ALTER TABLE users DISABLE TRIGGER users_pending_void";
     sqlx::query(quietly).execute(server.sql()).await.unwrap();
     let token = token_for(&server, &mut smtp, "ann@letters.example").await;
@@ -302,7 +302,7 @@ async fn a_refused_token_is_recorded_with_its_reason_unless_nobody_ever_had_it()
     assert_eq!(recorded, expected);
 }
 
-/// What a newer release has written is nothing to refuse somebody for, let alone to let them in.
+/// Data that a newer release has written is no reason to refuse a user, let alone to admit them.
 #[tokio::test]
 async fn a_status_that_this_release_does_not_know_is_an_error() {
     let (server, mut smtp) = server().await;
@@ -320,7 +320,7 @@ async fn a_status_that_this_release_does_not_know_is_an_error() {
     reset(&server, &token, NEW_PASSWORD).await.unwrap();
 }
 
-/// Whoever holds the user is waited for before the token is taken: others lock in that order as well.
+/// A transaction that holds the user is waited for before the token is taken: others lock in that order as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_not_held_while_its_user_is_waited_for() {
     let (server, mut smtp) = server().await;
@@ -339,7 +339,7 @@ async fn a_token_is_not_held_while_its_user_is_waited_for() {
     done.unwrap();
 }
 
-/// How long the answer to a request takes depends on whose the name is: nobody may be able to wait for its end.
+/// How long a request takes to answer depends on the identifier's user: no other call may be able to wait for its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_request_does_not_wait_for_the_answer_to_the_first() {
     let smtp = smtp().await;
@@ -360,7 +360,7 @@ async fn a_second_request_does_not_wait_for_the_answer_to_the_first() {
     event(&server, "user.password_reset_sent").await;
 }
 
-/// Two use one token at the same time.
+/// Two concurrent uses of one token.
 #[tokio::test]
 async fn of_two_who_use_a_token_one_is_too_late() {
     let (server, mut smtp) = server().await;

@@ -1,4 +1,5 @@
-//! STARTTLS injection: what a server, or somebody in between, says in the clear must not pass for an answer inside TLS.
+//! STARTTLS injection: what a server, or an attacker in between, sends in the clear must not pass for an answer inside
+//! TLS.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,10 +19,10 @@ use crate::support::{Setup, TestServer, within};
 /// What an attacker has taken for the answer to the EHLO inside TLS.
 const INJECTED: &str = "250 AUTH PLAIN LOGIN\r\n";
 
-/// Every line that a server got, and whether inside TLS.
+/// Every line that a server received, and whether inside TLS.
 type Heard = Arc<Mutex<Vec<(bool, String)>>>;
 
-/// A server that says `behind` in one packet with its answer to STARTTLS and then begins TLS as usual.
+/// A server that sends `behind` in one packet with its answer to STARTTLS and then begins TLS as usual.
 async fn server(certificate: &Path, key: &Path, behind: &'static str) -> (u16, Heard) {
     let certificate = CertificateDer::from_pem_file(certificate).unwrap();
     let key = PrivateKeyDer::from_pem_file(key).unwrap();
@@ -81,7 +82,7 @@ async fn signing_in(port: u16, ca: &Path) -> TestServer {
     setup.with("MAIL__USERNAME", "sidle").with("MAIL__PASSWORD", "hunter2").start().await
 }
 
-/// The state of the only message, and why it was not taken.
+/// The state of the only message, and why it was not accepted.
 async fn outbox(server: &TestServer) -> (String, Option<String>) {
     let row = sqlx::query("SELECT state, failure FROM mail_outbox").fetch_one(server.sql()).await.unwrap();
     (row.get("state"), row.get("failure"))
@@ -98,7 +99,7 @@ async fn an_answer_put_before_the_handshake_gets_no_password() {
         let heard = heard.lock().unwrap().clone();
         let encrypted: Vec<&str> = heard.iter().filter(|(tls, _)| *tls).map(|(_, line)| line.as_str()).collect();
         if behind.is_empty() {
-            // The same server without the attack is asked to let us in, which is what would be seen otherwise.
+            // The same server without the attack is asked to authenticate, which is what would be seen otherwise.
             assert!(encrypted.iter().any(|line| line.starts_with("AUTH PLAIN")), "{heard:?}");
         } else {
             assert!(encrypted.is_empty(), "{heard:?}");
@@ -109,7 +110,7 @@ async fn an_answer_put_before_the_handshake_gets_no_password() {
     }
 }
 
-/// Passes everything on between a client and the server at `port`, and puts [`INJECTED`] behind the answer to STARTTLS.
+/// Forwards everything between a client and the server at `port`, and puts [`INJECTED`] behind the answer to STARTTLS.
 async fn somebody_in_between(port: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap().port();

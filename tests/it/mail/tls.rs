@@ -1,4 +1,4 @@
-//! TLS to the mail server: always with a checked certificate, never given up because the server does not offer it.
+//! TLS to the mail server: always with a verified certificate, never given up because the server does not offer it.
 
 use std::path::PathBuf;
 
@@ -56,7 +56,7 @@ async fn a_wrong_password_is_told_from_other_failures() {
     assert!(smtp.taken().unwrap().is_empty());
 }
 
-/// Somebody on the way takes the offer of STARTTLS out, as attackers do: nothing may go in the clear then.
+/// An attacker in between removes the offer of STARTTLS: nothing may be sent in the clear then.
 #[tokio::test]
 async fn a_server_that_does_not_offer_starttls_gets_nothing() {
     let smtp = Smtp::start(Options::default()).await.unwrap();

@@ -1,5 +1,5 @@
-//! An import holds the addresses of its rows until it ends. Who wants one of them waits a short time, and nobody else
-//! does.
+//! An import holds the addresses of its rows until it ends. Calls that want one of them wait a short time, and no
+//! others do.
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
@@ -37,7 +37,7 @@ async fn while_an_import_is_held_open_those_who_want_its_addresses_are_refused_a
         let call = async |request| client.directory.clone().create_user(request).await;
         client.proving(request, call).await
     };
-    // Proven one after the other: of one person's proofs one is made at a time.
+    // Proved one after the other: a user's step-ups are serialised.
     let mut requests = Vec::new();
     for n in 1..=30 {
         let email = format!("new{n}@harbour.example");
@@ -58,7 +58,7 @@ async fn while_an_import_is_held_open_those_who_want_its_addresses_are_refused_a
         let refused = refused.unwrap_err();
         assert_eq!((reason(&refused).as_str(), refused.code()), ("VALUE_CONTENDED", tonic::Code::Unavailable));
     }
-    // Another address is nobody's.
+    // Another address is free.
     create("else@harbour.example".to_owned()).await.unwrap();
 
     messages.send(part(Part::End(ImportEnd { row_count: 30 }))).await.unwrap();
@@ -73,7 +73,8 @@ async fn while_an_import_is_held_open_those_who_want_its_addresses_are_refused_a
     assert_eq!(reason(&taken), "ALREADY_EXISTS");
 }
 
-/// An import holds its addresses while its answers wait to be read: a client that reads none does not hold them for ever.
+/// An import holds its addresses while its answers wait to be read: a client that reads none does not hold them for
+/// ever.
 #[tokio::test]
 async fn an_import_whose_answers_nobody_reads_ends() {
     let server = Setup::new().await.with("DATABASE__IDLE_IN_TRANSACTION_TIMEOUT", "2s").start().await;
@@ -82,7 +83,7 @@ async fn an_import_whose_answers_nobody_reads_ends() {
     let (messages, received) = mpsc::channel(1);
     let mut importing = client.migration.clone();
     let feeding = tokio::spawn(async move {
-        // Far more verdicts than all buffers on the way take.
+        // Far more verdicts than all buffers in between hold.
         for n in 0..40 {
             let rows =
                 (0..2_000).map(|m| ImportRow { email: "nobody".to_owned(), ..row(2_000 * n + m, "x") }).collect();

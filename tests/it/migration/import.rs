@@ -90,13 +90,13 @@ async fn the_same_file_again_changes_nothing() {
         assert_eq!(second.verdict(line).outcome(), ImportOutcome::AlreadyImported);
     }
 
-    // A row that says something else now is not written over the user.
+    // A row with other content is not written over the user.
     let mut changed = rows.clone();
     changed[0].full_name = "Somebody Else".to_owned();
     let third = import(&client, header("harbour"), changed).await.unwrap();
     assert_eq!(third.reasons(1), ["ROW_CHANGED"]);
     assert_eq!((third.summary.already_imported, third.summary.refused), (719, 1));
-    // Another source's row of the same id is another person.
+    // Another source's row of the same id is another user.
     let other = ImportHeader { source: "other".to_owned(), ..header("harbour") };
     let fourth = import(&client, other, vec![row(1, "new@harbour.example")]).await.unwrap();
     assert_eq!(fourth.summary.accepted, 1);
@@ -146,7 +146,7 @@ async fn a_stream_that_breaks_anywhere_leaves_nothing_behind() {
         assert_eq!(reason(&send(&client, broken).await.unwrap_err()), "IMPORT_UNREADABLE");
         assert_eq!(users(&server).await, 0);
     }
-    // A client that goes away before the end; then the whole goes in as if nothing had been.
+    // A client that cancels before the end; then the whole is imported as if nothing had been.
     let mut migration = client.migration.clone();
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
     for message in &whole[..2] {
@@ -160,7 +160,7 @@ async fn a_stream_that_breaks_anywhere_leaves_nothing_behind() {
         Some(import_users_response::Part::Verdicts(_))
     ));
     drop((answers, sender));
-    // The lock of the import that was left goes with its transaction.
+    // The lock of the cancelled import ends with its transaction.
     let imported =
         eventually("the lock of the import that was left is free", async || match send(&client, whole.clone()).await {
             Err(status) if reason(&status) == "OVERLOADED" => None,
@@ -219,7 +219,7 @@ async fn ids_tenants_and_roles_are_taken_over_by_the_mapping() {
     let client = server.admin().await;
     let (harbour, juniper) = (server.tenant("harbour").await, server.tenant("juniper").await);
     let id = uuid::Uuid::new_v4();
-    // Kanidm keeps this range for itself: a person could never have such an id.
+    // Kanidm reserves this range for itself: a person could never have such an id.
     let reserved = "00000000-0000-0000-0000-ffffff000044";
     let header = ImportHeader {
         tenants: [("T1".to_owned(), "harbour".to_owned()), ("T2".to_owned(), juniper.to_string())].into(),
@@ -349,7 +349,7 @@ async fn the_sample_files_give_what_they_promise() {
     assert_eq!(users(&server).await, expected["totals"]["accepted"].as_i64().unwrap());
 }
 
-/// Who may import hands out no more than they hold, as whoever gives roles one at a time.
+/// A caller who may import grants no more than they hold, as when roles are assigned one at a time.
 #[tokio::test]
 async fn an_import_gives_no_role_that_its_caller_does_not_hold() {
     let server = TestServer::start().await;
@@ -374,7 +374,7 @@ async fn an_import_gives_no_role_that_its_caller_does_not_hold() {
     }
     assert_eq!(users(&server).await, 1);
 
-    // A role that says little and leads into the group of administrators.
+    // A role with few permissions that leads into the group of administrators.
     let hollow = CreateRoleRequest {
         tenant_id: harbour.to_string(),
         name: "hollow".to_owned(),

@@ -1,4 +1,4 @@
-//! Importing, planning and migrating over gRPC: what needs no Kanidm, and what the tests that need one share.
+//! Importing, planning and migrating over gRPC: tests that need no Kanidm, and helpers that the tests with one share.
 
 mod contention;
 mod import;
@@ -13,7 +13,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{Client, cheap_hash, within};
 
-/// Everything that an import answered.
+/// All answers of an import.
 #[derive(Debug)]
 pub struct Imported {
     pub verdicts: Vec<ImportVerdict>,
@@ -66,7 +66,7 @@ pub fn messages(header: ImportHeader, rows: Vec<ImportRow>) -> Vec<ImportUsersRe
         .collect()
 }
 
-/// Sends messages, with a fresh proof where one is asked for, closes the stream, and reads what comes back.
+/// Sends messages, with a fresh step-up token where one is required, closes the stream, and reads the answers.
 pub async fn send(client: &Client, messages: Vec<ImportUsersRequest>) -> Result<Imported, Status> {
     match send_once(client, messages.clone(), "").await {
         Err(status) if reason(&status) == "STEP_UP_REQUIRED" => {
@@ -77,10 +77,10 @@ pub async fn send(client: &Client, messages: Vec<ImportUsersRequest>) -> Result<
     }
 }
 
-/// Name of the RPC, as proofs are made for it.
+/// Name of the RPC, as step-up tokens name it.
 pub const IMPORT: &str = "sidle.v1.MigrationService/ImportUsers";
 
-/// As [`send`], with this proof; none for the empty one.
+/// As [`send`], with this step-up token; none for the empty one.
 pub async fn send_once(client: &Client, messages: Vec<ImportUsersRequest>, proof: &str) -> Result<Imported, Status> {
     let mut client = client.migration.clone();
     let request = crate::support::server::with_proof(tokio_stream::iter(messages), proof);

@@ -34,7 +34,7 @@ async fn what_is_not_there_is_not_found_and_what_is_no_id_is_refused() {
     assert_eq!(reason(&client.list_migrations(list).await.unwrap_err()), "INVALID_PAGE_TOKEN");
 }
 
-/// An import tells whose addresses are taken in every tenant, so a tenant's own administrator cannot run one.
+/// An import reveals which addresses are taken in every tenant, so a tenant's own administrator cannot run one.
 #[tokio::test]
 async fn importing_needs_the_platform() {
     let server = TestServer::start().await;

@@ -58,7 +58,7 @@ impl Stage {
         sqlx::query_scalar(question).fetch_one(&mut self.look).await.unwrap()
     }
 
-    /// Which functions there are, with their texts.
+    /// The functions that exist, with their texts.
     async fn functions(&mut self) -> Vec<String> {
         let all = "SELECT array_agg(proname || ': ' || prosrc ORDER BY proname) FROM pg_proc
             WHERE pronamespace = 'public'::regnamespace";
@@ -101,7 +101,7 @@ async fn going_down_puts_back_the_functions_of_that_time() {
     let (f, goes) = (gives("f", 1), gives("goes", 1));
     let first = files(&[one], &[("f", &f), ("goes", &goes), ("of_row", row), ("on_t", on_t)]);
     stage.schema(&first).await.up(false).await.unwrap();
-    // Once more under the same version: what comes back is what was there last.
+    // Once more under the same version: what is restored is what was there last.
     let f = gives("f", 2);
     let first = files(&[one], &[("f", &f), ("goes", &goes), ("of_row", row), ("on_t", on_t)]);
     stage.schema(&first).await.up(false).await.unwrap();
@@ -121,7 +121,7 @@ async fn going_down_puts_back_the_functions_of_that_time() {
     assert_eq!(plan.files, ["0003_step.down.sql", "0002_step.down.sql"]);
     assert_eq!(plan.dropped, ["new"]);
     assert_eq!((ours(shape(&mut stage.look).await), stage.functions().await), before);
-    // What the release of that time finds is its own.
+    // The release of that version finds its own functions.
     assert!(stage.schema(&first).await.up(false).await.unwrap().is_empty());
 
     schema.up(false).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_function_or_trigger_without_a_file_goes() {
     );
     let triggers = "SELECT array_agg(tgname::text) FROM pg_trigger WHERE NOT tgisinternal";
     assert_eq!(stage.ask::<Vec<String>>(triggers).await, ["t_stays"]);
-    // The last one too, and for good.
+    // The last one too, and not restored.
     let mut schema = stage.schema(&files(&[table], &[])).await;
     assert_eq!(schema.up(false).await.unwrap().dropped, ["on_t"]);
     assert!(stage.functions().await.is_empty());

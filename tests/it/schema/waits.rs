@@ -1,4 +1,4 @@
-//! Steps that wait for what others hold: they let everybody else pass, and say who is in the way.
+//! Steps that wait for locks of others: they let all other statements pass, and report which one holds the lock.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::schema;
 use crate::support::{TestServer, eventually};
 
-/// A waiting step stands in line, and whoever comes later stands behind it.
+/// A waiting step is in the lock queue, and later statements are behind it.
 #[tokio::test]
 async fn a_login_never_waits_behind_a_migration_for_longer_than_the_lock_timeout() {
     let server = TestServer::start().await;
@@ -19,8 +19,8 @@ async fn a_login_never_waits_behind_a_migration_for_longer_than_the_lock_timeout
     let mut held = holder.begin().await.unwrap();
     sqlx::query("SELECT count(*) FROM users").execute(&mut *held).await.unwrap();
 
-    // Shorter than what the service itself waits for a lock before it gives up. The pauses are nothing, so that the step
-    // waits nearly all of the time.
+    // Shorter than the service itself waits for a lock before it gives up. There are no pauses, so that the step waits
+    // nearly all of the time.
     let wait = LockWait { timeout: Duration::from_millis(500), pause: Duration::from_nanos(1), attempts: 8 };
     let mut files = Files::embedded();
     files.migrations.to_mut().push(MigrationFile {

@@ -1,4 +1,5 @@
-//! Which came first, a token or the revocation that is to end it: decided by the principal's row, by no replica's clock.
+//! Whether a token or the revocation that is to end it came first is decided by the principal's row, by no replica's
+//! clock.
 
 use std::time::Duration;
 
@@ -46,8 +47,8 @@ async fn exchange(server: &TestServer, key: &str) -> Result<String, tonic::Statu
     Ok(server.client("").authenticate.authenticate_service_account(request).await?.into_inner().access_token)
 }
 
-/// An exchange that is under way when the key is deleted, in both orders: whoever gets the row first, what is bought before
-/// the deletion dies with it, however much later the token is made.
+/// An exchange that is in progress when the key is deleted, in both orders: whichever gets the row first, a token from
+/// before the deletion is revoked by it, however much later the token is signed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_bought_while_its_key_is_deleted_dies_with_it() {
     let server = TestServer::start().await;
@@ -62,7 +63,7 @@ async fn a_token_that_is_bought_while_its_key_is_deleted_dies_with_it() {
         };
         let (bought, ()) = tokio::join!(buy, async {
             waiting(&server, 1).await;
-            // The deletion takes its place behind the exchange, before anybody gets the row.
+            // The deletion queues behind the exchange, before either gets the row.
             let release = async {
                 waiting(&server, 2).await;
                 holder.close_hard().await.unwrap();
@@ -78,7 +79,7 @@ async fn a_token_that_is_bought_while_its_key_is_deleted_dies_with_it() {
 }
 
 struct Replicas {
-    /// Ahead of the other.
+    /// The clock ahead of the other.
     fast: TestServer,
     slow: TestServer,
     admin: Client,
@@ -93,7 +94,7 @@ async fn four_seconds_apart() -> Replicas {
 }
 
 impl Replicas {
-    /// After a change that was made at the slow replica: tokens from before are refused at both, wherever they come from.
+    /// After a change that was made at the slow replica: tokens from before are refused at both, whichever issued them.
     async fn refused(&self, what: &str, event: &str, tokens: &[String]) {
         for server in [&self.slow, &self.fast] {
             settled(server, &self.slow, event).await;
@@ -103,7 +104,7 @@ impl Replicas {
         }
     }
 
-    /// And those from after it are good at both at once, also from the replica whose clock is behind.
+    /// And those from after it are accepted at both immediately, also from the replica whose clock is behind.
     async fn good(&self, what: &str, tokens: &[String]) {
         for server in [&self.slow, &self.fast] {
             for token in tokens {
@@ -127,7 +128,7 @@ async fn with_clocks_four_seconds_apart_no_right_outlives_its_end() {
         tokens
     };
 
-    // A membership, given and taken.
+    // A membership, added and removed.
     let old = sign_in().await;
     let grant = CreateMembershipRequest {
         user_id: user.to_string(),
@@ -151,7 +152,7 @@ async fn with_clocks_four_seconds_apart_no_right_outlives_its_end() {
     let plain = sign_in().await;
     world.good("a membership was taken", &plain).await;
 
-    // The account itself, and back again.
+    // The account itself, disabled and enabled.
     let disable = DisableUserRequest { user_id: user.to_string(), ..Default::default() };
     world
         .admin
@@ -169,7 +170,7 @@ async fn with_clocks_four_seconds_apart_no_right_outlives_its_end() {
     world.good("the user was enabled", &back).await;
     world.refused("the user was enabled", "user.disabled", &plain).await;
 
-    // Programs.
+    // Service accounts.
     let (_, key_id, key) = program(&world.admin, "billing").await;
     let bought = [exchange(fast, &key).await.unwrap(), exchange(slow, &key).await.unwrap()];
     world.good("bought", &bought).await;
@@ -177,7 +178,8 @@ async fn with_clocks_four_seconds_apart_no_right_outlives_its_end() {
     world.refused("the key was deleted", "api_key.revoked", &bought).await;
 }
 
-/// The password is changed at one replica: what the session had is void, what it gets is good, on either side of the gap.
+/// The password is changed at one replica: what the session had is void, what it gets is valid, on either side of the
+/// gap.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_clocks_apart_a_new_token_is_good_at_once_after_a_revocation() {
     let world = four_seconds_apart().await;
@@ -196,7 +198,7 @@ async fn with_clocks_apart_a_new_token_is_good_at_once_after_a_revocation() {
     world.good("and refreshed", &[next.access_token]).await;
 }
 
-/// A revocation that does not come after the one before it would end nothing; nobody can write one.
+/// A revocation that does not come after the one before it would end nothing; none can be written.
 #[tokio::test]
 async fn a_revocation_is_never_set_back() {
     let server = TestServer::start().await;

@@ -1,4 +1,4 @@
-//! A real fail-over: the primary dies before its standby has received the last writes, and the standby goes on.
+//! A real fail-over: the primary dies before its standby has received the last writes, and the standby takes over.
 
 use sidle::audit::{Filter, Page};
 use sidle::db::Scope;
@@ -64,7 +64,7 @@ async fn after_a_fail_over_that_lost_the_last_events_every_event_is_delivered_an
     // While nothing could be read it may have ended for that.
     assert!(["LOG_FORKED", "REVOCATIONS_STALE", "DATABASE_UNAVAILABLE"].contains(&ended.as_str()), "{ended}");
 
-    // Revoked at the one replica, refused at the other, however far the old log had been read there.
+    // Revoked at one replica, refused at the other, however far the old log had been read there.
     recovered(async || {
         let mut client = one.client(&first.access_token).session;
         client.revoke_session(proto::RevokeSessionRequest::default()).await
@@ -78,9 +78,9 @@ async fn after_a_fail_over_that_lost_the_last_events_every_event_is_delivered_an
     let tokens = recovered(async || sign_in(&two).await).await;
     recovered(async || verify(&two, &caller, &tokens.access_token, "sidle").await).await;
 
-    // The new log is whole, says what happened, and both replicas have read all of it.
+    // The new log is complete, records the fork, and both replicas have read all of it.
     let page = Page { size: 10_000, ..Page::default() };
-    // Each replica tells how far it had read, in whatever order they notice.
+    // Each replica records how far it had read, in whatever order they notice.
     let events = eventually("the fork is an event of the replica that had read furthest", async || {
         let events = recovered(async || Ok(one.app().log.list(&Filter::new(Scope::Platform), page).await?)).await;
         let is_told = events.iter().any(|event| {

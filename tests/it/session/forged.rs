@@ -1,5 +1,6 @@
-//! Forged, broken and hostile tokens, against `VerifyToken` and against Sidle's own RPCs. The forger here is the strongest
-//! one: where a forgery needs a good signature, it is made with the real key, so that what is tested is the check itself.
+//! Forged, broken and hostile tokens, against `VerifyToken` and against Sidle's own RPCs. The forger here is the
+//! strongest one: where a forgery needs a valid signature, it is made with the real key, so that the check itself is
+//! tested.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
@@ -20,14 +21,14 @@ use crate::authenticate::{verifier_token, verify};
 use crate::look::reason;
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
-/// Everything a forger could session_request for.
+/// All that a forger could have.
 struct Forger {
     server: TestServer,
     /// May call `VerifyToken`.
     caller: String,
-    /// A good token for `shop`.
+    /// A valid token for `shop`.
     shop: String,
-    /// A good token for Sidle itself.
+    /// A valid token for Sidle itself.
     own: String,
     /// The real key, as PKCS#8.
     key: Zeroizing<Vec<u8>>,
@@ -69,7 +70,7 @@ impl Forger {
         (read(), read())
     }
 
-    /// The real key's signature.
+    /// A signature with the real key.
     fn sign(&self, message: &str) -> Vec<u8> {
         match self.algorithm {
             "EdDSA" => {
@@ -91,7 +92,7 @@ impl Forger {
         format!("{message}.{signature}")
     }
 
-    /// A good token with header and claims changed, signed with the real key.
+    /// A valid token with header and claims changed, signed with the real key.
     fn changed(&self, token: &str, header: impl FnOnce(&mut Value), claims: impl FnOnce(&mut Value)) -> String {
         let (mut head, mut body) = Self::parts(token);
         header(&mut head);
@@ -99,7 +100,8 @@ impl Forger {
         self.signed(&head.to_string(), &body.to_string())
     }
 
-    /// Presents a forgery of both kinds of token everywhere. What it is made from decides where it would be good.
+    /// Presents a forgery of both kinds of token everywhere. The token that it is made from decides where it would be
+    /// valid.
     async fn is_refused(&self, what: &str, forge: impl Fn(&str) -> String) {
         let forged = forge(&self.shop);
         let refused = match verify(&self.server, &self.caller, &forged, "shop").await {
@@ -128,7 +130,7 @@ impl Forger {
     }
 }
 
-/// A good token whose signature is replaced by an HMAC under `secret`.
+/// A valid token whose signature is replaced by an HMAC under `secret`.
 fn with_hmac(token: &str, secret: &[u8]) -> String {
     let (mut head, body) = Forger::parts(token);
     head["alg"] = json!("HS256");
@@ -139,7 +141,7 @@ fn with_hmac(token: &str, secret: &[u8]) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
 }
 
-/// Bytes as PEM has them, in lines of 64 characters.
+/// Bytes in PEM form, in lines of 64 characters.
 fn pem(label: &str, bytes: &[u8]) -> String {
     let body = STANDARD.encode(bytes);
     let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
@@ -179,7 +181,7 @@ async fn headers_decide_nothing() {
             .is_refused("our signature, a foreign kid", |token| forger.changed(token, set("kid", kid.clone()), keep))
             .await;
     }
-    // With a good signature over all of it, so that it is the member that is refused.
+    // With a valid signature over all of it, so that the member is what is refused.
     for (member, value) in [
         ("typ", json!("JWT")),
         ("typ", json!("application/at+jwt")),
@@ -242,7 +244,7 @@ async fn no_signature_and_the_public_key_as_a_secret_are_refused() {
     }
 }
 
-/// Everybody has the public key, and can write it down in whatever form a careless verifier would take for a secret.
+/// The public key is public, and can be written in any form that a careless verifier would take for a secret.
 #[tokio::test]
 async fn a_public_rsa_key_is_no_secret_for_hmac() {
     let forger = Forger::of(Setup::new().await.with("TOKENS__RSA_BITS", "2048"), "RS256").await;
@@ -262,7 +264,7 @@ async fn a_public_rsa_key_is_no_secret_for_hmac() {
     }
 }
 
-/// CVE-2026-25537: claims of another type than expected passed for absent, and what is absent was not checked.
+/// CVE-2026-25537: claims of another type than expected were taken for absent, and absent ones were not checked.
 #[tokio::test]
 async fn claims_of_a_confused_type_are_refused_though_the_signature_is_good() {
     let forger = Forger::new().await;
@@ -351,7 +353,7 @@ async fn tokens_of_another_time_or_audience_are_refused() {
     forger.is_refused("expired", |token| forger.changed(token, keep, set("exp", json!(now - 6)))).await;
     forger.is_refused("not yet valid", |token| forger.changed(token, keep, set("nbf", json!(now + 60)))).await;
     forger.is_accepted("within the leeway", |token| forger.changed(token, keep, set("nbf", json!(now + 2)))).await;
-    // Each is good where it belongs, and nowhere else.
+    // Each is valid where it belongs, and nowhere else.
     assert!(verify(&forger.server, &forger.caller, &forger.shop, "shop").await.is_ok());
     for (token, audience) in
         [(&forger.shop, "sidle"), (&forger.own, "shop"), (&forger.shop, "Shop"), (&forger.shop, "shop ")]
@@ -371,7 +373,7 @@ async fn oversized_and_deeply_nested_tokens_cost_neither_stack_nor_memory() {
         forger.is_refused("only dots", |_| ".".repeat(bytes)).await;
         forger.is_refused("long header", |token| format!("{}.{token}", "A".repeat(bytes))).await;
     }
-    // A good signature, and within the limit or not: what is too long is not even looked at.
+    // A valid signature, and within the limit or not: what is too long is not even parsed.
     let padded = |token: &str, bytes: usize| forger.changed(token, keep, set("roles", json!(["x".repeat(bytes)])));
     assert!(padded(&forger.shop, 4000).len() < 8192 && padded(&forger.shop, 6500).len() > 8192);
     forger.is_accepted("below the limit", |token| padded(token, 4000)).await;
@@ -474,8 +476,8 @@ async fn signatures_on_p256_have_one_form() {
     forger.is_refused("short", |token| with(token, &|s| s.to_bytes()[..63].to_vec())).await;
     forger.is_refused("long", |token| with(token, &|s| [&s.to_bytes()[..], &[0]].concat())).await;
 
-    // (r, n - s) is a signature as well, as the curve has it: another spelling of the same token. It is remembered apart
-    // and says nothing else; whatever ends the one ends the other.
+    // (r, n - s) is a valid signature as well on this curve: another encoding of the same token. It is cached
+    // separately and says nothing else; whatever revokes the one revokes the other.
     let negated = |token: &str| {
         with(token, &|signature| {
             let (r, s) = signature.split_scalars();

@@ -1,5 +1,5 @@
-//! The database goes back to an earlier state, as after a restore or a fail-over that lost the last writes: what a replica
-//! knew of revocations is discarded and read again before any token is accepted, and whoever watches begins anew.
+//! The database goes back to an earlier state, as after a restore or a fail-over that lost the last writes: what a
+//! replica knew of revocations is discarded and read again before any token is accepted, and watchers begin anew.
 
 use sidle::proto;
 use sqlx::Connection as _;
@@ -16,7 +16,7 @@ async fn revoke(server: &TestServer, tokens: &proto::TokenPair) {
     client.revoke_session(proto::RevokeSessionRequest::default()).await.unwrap();
 }
 
-/// Asks until the answer is this one: the reason of a refusal, or nothing.
+/// Asks until the answer is this one: the reason of a refusal, or none.
 async fn until(server: &TestServer, caller: &str, tokens: &proto::TokenPair, expected: &str) {
     crate::support::until(&format!("the answer {expected:?}"), async || {
         let answer = verify(server, caller, &tokens.access_token, "sidle").await;
@@ -75,7 +75,7 @@ async fn after_the_database_went_back_revocations_are_read_anew_before_a_token_i
     let third = one.sign_in("ann@example.com").await;
     settled(&two, &one, "user.authenticated").await;
     let before = one.app().log.head().await.unwrap();
-    // What happens now is lost later: this revocation, and many other events, as far as the readers have come.
+    // What happens now is lost later: this revocation, and many other events, up to where the readers are.
     revoke(&one, &second).await;
     for _ in 0..20 {
         one.sign_in("ann@example.com").await;
@@ -107,10 +107,10 @@ async fn after_the_database_went_back_revocations_are_read_anew_before_a_token_i
     held.commit().await.unwrap();
     drop(holder);
 
-    // What is known now is what the database knows: the revocation that was lost is gone, and new ones count.
+    // The snapshot is now what the database knows: the lost revocation is not in it any more, and new ones are.
     until(&two, &caller, &second, "").await;
     until(&two, &caller, &first, "").await;
-    // Each replica reads anew by itself: the one that is asked to revoke must be through with that as well.
+    // Each replica reads anew by itself: the one that is asked to revoke must have finished that as well.
     until(&one, &caller, &first, "").await;
     revoke(&one, &third).await;
     until(&two, &caller, &third, "INVALID_TOKEN").await;
@@ -130,8 +130,8 @@ async fn after_the_database_went_back_revocations_are_read_anew_before_a_token_i
     assert!(told >= 1, "the fork is an event");
 }
 
-/// The new log has grown past where a replica had read the old one before that replica looks again: nothing shows but the
-/// events themselves. A token that was revoked meanwhile is refused all the same.
+/// The new log has grown past where a replica had read the old one before that replica looks again: only the events
+/// themselves differ. A token that was revoked meanwhile is refused all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_revoked_before_the_replica_noticed_is_refused() {
     let setup = Setup::new().await;
@@ -145,7 +145,7 @@ async fn what_was_revoked_before_the_replica_noticed_is_refused() {
     }
     settled(&two, &one, "user.authenticated").await;
 
-    // Nobody numbers or looks while the log is exchanged and its first new event is a revocation.
+    // No sequencer or reader runs while the log is exchanged and its first new event is a revocation.
     rewind(one.sql(), before).await;
     revoke(&one, &first).await;
     for _ in 0..40 {

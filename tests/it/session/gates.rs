@@ -1,4 +1,4 @@
-//! The functions through which sessions change, as the service's role can call them in the wrong scope.
+//! The functions that change sessions, as the service's role can call them in the wrong scope.
 
 use sidle::db::Scope;
 use uuid::Uuid;
@@ -25,7 +25,7 @@ async fn what_writes_sessions_for_the_platform_refuses_a_tenants_transaction() {
     }
     let (_, _, after): (Uuid, Uuid, String) = sqlx::query_as(read).fetch_one(server.sql()).await.unwrap();
     assert_eq!(after, before);
-    // What sees nothing outside the platform's scope must not take that for a permission.
+    // A function that sees nothing outside the platform's scope must not take that for a permission.
     crate::authenticate::set(&server, user, "auth_method = 'dual', kanidm_user_id = gen_random_uuid()").await;
     let strict = "SELECT mail_rate_limited('ann@example.com', 'verify_email', 5), coalesce(enrolment_pending(u), false)
         FROM users u WHERE user_id = $1";

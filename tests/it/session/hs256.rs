@@ -1,4 +1,4 @@
-//! HS256 for old clients (S12): one key and one audience each, and good for nothing else.
+//! HS256 for old clients (S12): one key and one audience each, and valid for nothing else.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -57,7 +57,7 @@ fn parts(token: &str) -> Vec<Value> {
     parts.map(|part| serde_json::from_slice(&part).unwrap()).collect()
 }
 
-/// What the holder of an old client's key can make.
+/// Tokens that the holder of an old client's key can make.
 fn forge(secret: &[u8], header: &Value, claims: &Value) -> String {
     let message = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).unwrap();
@@ -72,7 +72,7 @@ async fn an_old_client_gets_tokens_of_its_own_that_open_nothing_else() {
     let caller = verifier_token(&server).await;
     let token = token(&server, "old-shop").await;
     assert_eq!(parts(&token)[0]["alg"], "HS256");
-    // The old client's own library agrees.
+    // The old client's own library verifies it.
     let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
     validation.set_audience(&["old-shop"]);
     let key = jsonwebtoken::DecodingKey::from_secret(&SECRET);

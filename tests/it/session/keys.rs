@@ -1,4 +1,4 @@
-//! Signing keys: rotated under traffic, retired at once, sealed to their row.
+//! Signing keys: rotated under traffic, retired immediately, sealed to their row.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -45,7 +45,7 @@ async fn published(server: &TestServer, kid: &str) {
     .await;
 }
 
-/// Waits until new tokens of the replica come from this key.
+/// Waits until this key signs the replica's new tokens.
 async fn signs(server: &TestServer, email: &str, with: &str) {
     until("the replica signs with the key", async || kid(&server.sign_in(email).await.access_token) == with).await;
 }
@@ -97,7 +97,7 @@ async fn a_rotation_under_traffic_refuses_no_token_on_any_replica() {
     let fresh = one.client(&one.sign_in("root@example.com").await.access_token);
     assert_eq!(states(&list(&fresh, false).await), [proto::SigningKeyState::Active, proto::SigningKeyState::Retiring]);
 
-    // When the last token it may have signed has expired, the old key goes, and its private half is deleted.
+    // When the last token it may have signed has expired, the old key is retired, and its private half is deleted.
     context.clock.advance(Duration::from_secs(15 * 60 + 3600));
     until("both replicas have forgotten the old key", async || {
         one.app().verifier.published_keys().len() + two.app().verifier.published_keys().len() <= 2
@@ -181,7 +181,7 @@ async fn keys_of_every_algorithm_sign_and_are_published() {
         assert_eq!(kid(&token), key.key_id);
         assert!(is_good(&server, &token).await, "{algorithm}");
 
-        // Somebody with the published keys and another library agrees.
+        // Another library with the published keys verifies as well.
         let mut client = server.client("").authenticate;
         let jwks = client.get_jwks(proto::GetJwksRequest {}).await.unwrap().into_inner().keys;
         assert!(jwks.iter().any(|jwk| jwk.kid == key.key_id && jwk.alg == algorithm));
@@ -238,7 +238,7 @@ async fn a_rotation_is_checked_repeatable_and_for_the_platform_only() {
         assert_eq!(reason(&refused), "INVALID_FIELD", "{what}");
         assert!(refused.message().contains(what), "{refused:?}");
     }
-    // An administrator of one tenant, whatever they hold there, has nothing to do with keys.
+    // An administrator of one tenant, with any permissions there, cannot administer keys.
     let tenant = server.tenant("b").await;
     server.user(tenant, "boss@example.com", "super_admin").await;
     let boss = server.client(&server.sign_in("boss@example.com").await.access_token);
@@ -247,7 +247,8 @@ async fn a_rotation_is_checked_repeatable_and_for_the_platform_only() {
     assert_eq!(reason(&boss.directory.clone().list_signing_keys(request).await.unwrap_err()), "PERMISSION_DENIED");
 }
 
-/// S14: whoever can write to the database cannot have the service sign with a key of their choice, or with an old one.
+/// S14: an attacker who can write to the database cannot have the service sign with a key of their choice, or with an
+/// old one.
 #[tokio::test]
 async fn a_sealed_key_that_was_moved_does_not_open() {
     let setup = Setup::new().await;
@@ -282,7 +283,7 @@ async fn a_sealed_key_that_was_moved_does_not_open() {
     assert!(!starts().await, "a key that is not sealed");
     sqlx::query(put).bind(rows[0].0).bind(&rows[0].1).execute(server.sql()).await.unwrap();
     assert!(starts().await);
-    // What is published is derived: there is no public key in the database that one could change.
+    // The published key is derived: there is no public key in the database that could be changed.
     let columns: Vec<String> = sqlx::query_scalar(
         "SELECT column_name::text FROM information_schema.columns WHERE table_name = 'signing_keys'",
     )

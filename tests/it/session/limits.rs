@@ -1,4 +1,4 @@
-//! How long sessions live, how many a user may have, and what goes when.
+//! How long sessions last, how many a user may have, and when rows are purged.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn sign_in(server: &TestServer, persistent: bool) -> proto::TokenPair {
     crate::authenticate::ask(server, login(persistent)).await.unwrap().tokens.unwrap()
 }
 
-/// Sessions of everybody, newest first: id and, for revoked ones, why.
+/// All sessions, newest first: id and, for revoked ones, the reason.
 async fn sessions(server: &TestServer) -> Vec<(Uuid, String, Option<String>)> {
     let all = "SELECT session_id, status, revoke_reason FROM sessions ORDER BY session_id DESC";
     sqlx::query_as(all).fetch_all(server.sql()).await.unwrap()
@@ -45,7 +45,7 @@ async fn over_the_limit_the_session_used_longest_ago_ends_on_every_replica() {
     let bob = one.sign_in("bob@example.com").await;
     let second = one.sign_in("ann@example.com").await;
     let third = one.sign_in("ann@example.com").await;
-    // The oldest has been used since, so that it is not the one to go.
+    // The oldest has been used since, so that it is not the one to end.
     let first = refresh(&one, &first.refresh_token, None).await.unwrap().tokens.unwrap();
     assert!(is_good(&two, &second.access_token).await);
     let fourth = two.sign_in("ann@example.com").await;
@@ -205,7 +205,7 @@ async fn a_fingerprint_is_a_keyed_digest_that_tells_devices_apart_and_opens_noth
         "without one, what the device says of itself"
     );
     assert_ne!(shown(agent("Shop/3")).await, shown(agent("Shop/4")).await);
-    // Whoever shows a known device's fingerprint, as told or as shown, still needs the password.
+    // A caller with a known device's fingerprint, as sent or as shown, still needs the password.
     let shown = shown(told("x")).await;
     for copied in ["x", &shown] {
         let mut request = login(false).with(told(copied));

@@ -1,4 +1,4 @@
-//! Showing and ending sessions.
+//! Listing and ending sessions.
 
 use sidle::proto;
 use uuid::Uuid;
@@ -43,7 +43,7 @@ async fn a_session_shows_where_it_came_from() {
     assert_eq!((&session.session_id, &session.user_id), (&signed_in.session_id, &user.to_string()));
     let mut told = request.device.clone().unwrap();
     let shown = session.device.clone().unwrap();
-    // What recognises the device is shown as a digest under a key of ours, never as it was told.
+    // The fingerprint is shown as a digest under a key of ours, never as it was sent.
     told.fingerprint.clone_from(&shown.fingerprint);
     assert_eq!(shown, told);
     assert!(
@@ -140,7 +140,8 @@ async fn others_sessions_take_the_permission_and_reach_no_other_tenant() {
     assert_eq!(reasons(&server, "session.revoked", "success").await, ["administrator"], "and is not recorded");
 }
 
-/// What a tenant ends reaches a session that has just gone to another tenant, as long as it holds tokens for this one.
+/// What a tenant ends includes a session that has just moved to another tenant, as long as it holds tokens for this
+/// one.
 #[tokio::test]
 async fn a_session_that_was_switched_away_does_not_escape_the_tenant_it_holds_tokens_for() {
     let server = TestServer::start().await;
@@ -174,7 +175,7 @@ async fn a_session_that_was_switched_away_does_not_escape_the_tenant_it_holds_to
     assert_eq!(reason(&refresh(&server, &away.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
     assert!(is_good(&server, &never.access_token).await, "what was never the tenant's is not for it to end");
 
-    // Once its tokens have expired, a session that left is nothing to the tenant.
+    // Once its tokens have expired, a session that moved is not the tenant's any more.
     let there = switch(&never.refresh_token, left).await;
     let away = switch(&there.refresh_token, other).await;
     server.context.clock.advance(std::time::Duration::from_secs(20 * 60));
@@ -214,7 +215,8 @@ async fn blocked(server: &TestServer, many: i64) {
     eventually("they wait for a row", async || (waiting_for_locks(server).await >= many).then_some(())).await;
 }
 
-/// A login that is about to begin its session holds the user's row, and its session is not there yet for anybody else.
+/// A login that is about to begin its session holds the user's row, and its session is not visible yet to any other
+/// transaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_under_way_does_not_survive_signing_out_everywhere() {
     let server = TestServer::start().await;
@@ -229,7 +231,7 @@ async fn a_login_under_way_does_not_survive_signing_out_everywhere() {
     let mut client = server.client(&tokens.access_token).session;
     let all = proto::RevokeAllSessionsRequest::default();
     let revoking = tokio::spawn(async move { client.revoke_all_sessions(all).await });
-    // Without waiting for the login it is done already.
+    // It does not wait for the login.
     eventually("it waits for the login", async || {
         (revoking.is_finished() || waiting_for_locks(&server).await >= 1).then_some(())
     })
@@ -244,13 +246,13 @@ async fn a_login_under_way_does_not_survive_signing_out_everywhere() {
     assert_eq!((ended, living), (2, 0));
 }
 
-/// Who changes the password and signs out everywhere at the same time gets both, in whichever order.
+/// A user who changes the password and signs out everywhere concurrently gets both, in whichever order.
 #[tokio::test(flavor = "multi_thread")]
 async fn signing_out_everywhere_and_changing_the_password_do_not_wait_for_one_another() {
     let server = TestServer::start().await;
     let (_, _, older) = signed_in(&server).await;
     let newer = server.sign_in("ann@example.com").await;
-    // Something under way, which a change of the password voids after it has locked its own session.
+    // A pending login, which a change of the password voids after it has locked its own session.
     server.client(&older.access_token).prove("sidle.v1.AuthenticateService/DisableTotp", "").await;
     let mut holder = begin(&server).await;
     sqlx::query("SELECT FROM step_up_tokens FOR UPDATE").execute(&mut holder).await.unwrap();

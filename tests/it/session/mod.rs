@@ -1,4 +1,4 @@
-//! Sessions, their renewal and their end.
+//! Sessions, their refresh and their end.
 
 mod epoch;
 mod failover;
@@ -40,7 +40,7 @@ async fn refresh(
     Ok(server.client("").authenticate.refresh_token(request).await?.into_inner())
 }
 
-/// Whether Sidle takes this access token.
+/// Whether Sidle accepts this access token.
 async fn is_good(server: &TestServer, access_token: &str) -> bool {
     server.client(access_token).authenticate.who_am_i(proto::WhoAmIRequest {}).await.is_ok()
 }
@@ -52,16 +52,16 @@ async fn signed_in(server: &TestServer) -> (Uuid, Uuid, proto::TokenPair) {
     (tenant, user, server.sign_in("ann@example.com").await)
 }
 
-/// The key that a token says it is signed with.
+/// The key id in a token's header.
 pub fn kid(token: &str) -> String {
     let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
     serde_json::from_slice::<serde_json::Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
 }
 
-/// Waits until the newest event of this type is in the log, and in `server`'s snapshot of revocations. What was recorded
-/// at `writer` before is then known.
+/// Waits until the newest event of this type is in the log, and in `server`'s revocation snapshot, together with all
+/// that was recorded at `writer` before.
 pub async fn settled(server: &TestServer, writer: &TestServer, event_type: &str) {
-    // The inbox is empty once everything that was committed has its place in the log.
+    // The inbox is empty once every committed event has its position in the log.
     let waiting = "SELECT count(*) FROM audit_inbox";
     until("every event has its position", async || {
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(writer.sql()).await.unwrap() == 0

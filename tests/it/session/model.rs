@@ -1,5 +1,6 @@
 //! Refreshing as a game between an owner who races themselves and whose network loses replies, and a thief who copies
-//! tokens, played over two replicas with a clock that the game moves. What must hold is decided by a model that knows everything.
+//! tokens, played over two replicas with a clock that the game moves. A model that knows everything decides what must
+//! hold.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -28,9 +29,9 @@ enum Move {
     },
     /// The owner repeats the last call as it was made.
     Repeat { replica: usize },
-    /// The thief uses a token from the past, the how-manieth of those ever handed out.
+    /// The thief uses an earlier token: its index among those ever issued.
     Steal { replica: usize, token: usize, with_id_of_owner: bool },
-    /// Time passes. Sums of these stay well clear of 40 s and 60 s from below, so that a slow machine does not decide the game.
+    /// Time passes. Sums of these stay well below 40 s and 60 s, so that a slow machine does not decide the game.
     Wait { seconds: u64 },
 }
 
@@ -55,15 +56,15 @@ struct Used {
     at: u64,
 }
 
-/// Until so many seconds after the first exchange another one is the owner's own; longer than in earnest, so that time that
-/// passes by itself decides nothing.
+/// Until so many seconds after the first exchange another one counts as the owner's own; longer than by default, so
+/// that time that passes by itself decides nothing.
 const LEEWAY: u64 = 40;
 
-/// What the server ought to know and what the owner holds.
+/// What the server must know and what the owner holds.
 #[derive(Default)]
 struct Model {
     now: u64,
-    /// Every token that was ever handed out, whether or not the reply arrived.
+    /// Every token that was ever issued, whether or not the reply arrived.
     handed_out: Vec<String>,
     used: HashMap<String, Used>,
     ended: bool,
@@ -108,7 +109,7 @@ struct Game<'a> {
 }
 
 impl Game<'_> {
-    /// Makes a call, holds the answer against the model, and gives the successor.
+    /// Makes a call, compares the answer with the model, and returns the successor.
     async fn call(&mut self, replica: usize, token: &str, id: Option<Uuid>) -> Option<String> {
         let ought = self.model.ought(token, id);
         let answer = refresh(&self.servers[replica], token, id).await;
@@ -138,7 +139,7 @@ impl Game<'_> {
         self.model.handed_out.push(successor.to_owned());
     }
 
-    /// The same call several times at once, on both replicas.
+    /// The same call several times concurrently, on both replicas.
     async fn storm(&mut self, token: &str, id: Option<Uuid>, times: usize) -> Option<String> {
         let ought = self.model.ought(token, id);
         let calls = (0..times).map(|n| refresh(&self.servers[n % 2], token, id));
@@ -191,7 +192,7 @@ impl Game<'_> {
                 let token = self.model.handed_out[token % self.model.handed_out.len()].clone();
                 let known = self.model.used.get(&token).and_then(|used| used.id);
                 let id = if with_id_of_owner { known } else { Some(Uuid::from_u128(u128::MAX)) };
-                // Whatever the thief gets, the owner does not.
+                // What the thief gets, the owner does not.
                 self.call(replica, &token, id).await;
             }
             Move::Wait { seconds } => {
@@ -212,7 +213,7 @@ impl Game<'_> {
     }
 }
 
-/// A game of one user; the servers go on to the next.
+/// A game of one user; the servers continue with the next.
 async fn play(moves: &[Move], servers: &[TestServer; 2], tenant: Uuid, game: u128) {
     let [one, two] = servers;
     let email = format!("player{game}@example.com");
@@ -226,7 +227,7 @@ async fn play(moves: &[Move], servers: &[TestServer; 2], tenant: Uuid, game: u12
     }
     let held = &game.model.held;
     if game.model.ended {
-        // Refused at once where it was seen, and on the other replica as soon as the log has told.
+        // Refused immediately where it was detected, and on the other replica as soon as the log has reported it.
         until("its access tokens end too", async || {
             !(is_good(one, &tokens.access_token).await || is_good(two, &tokens.access_token).await)
         })

@@ -1,4 +1,4 @@
-//! A replica that loses its database refuses everything once it cannot know what is revoked, and comes back by itself.
+//! A replica that loses its database refuses everything once its snapshot is too old, and recovers by itself.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn replicas() -> (TestServer, TestServer, Proxy) {
     (setup.start().await, behind.start().await, proxy)
 }
 
-/// Cuts the second replica off, revokes a session at the first, and asks the second while its time passes.
+/// Cuts the second replica off, revokes a session at the first, and asks the second while its clock moves.
 async fn cut_off(break_it: impl Fn(&Proxy)) {
     let (one, two, proxy) = replicas().await;
     let (_, _, tokens) = signed_in(&one).await;
@@ -37,7 +37,7 @@ async fn cut_off(break_it: impl Fn(&Proxy)) {
     let mut client = one.client(&tokens.access_token).session;
     client.revoke_session(proto::RevokeSessionRequest::default()).await.unwrap();
     verify(&two, &caller, &tokens.access_token, "sidle").await.expect("it cannot know, and need not yet");
-    // What it was told last was told before the revocation: from now on that is longer ago than the bound.
+    // Its last answer was from before the revocation: from now on that is longer ago than the bound.
     two.context.clock.advance(BOUND);
     let stale = verify(&two, &caller, &tokens.access_token, "sidle").await.unwrap_err();
     assert_eq!((stale.code(), reason(&stale).as_str()), (Code::Unavailable, "REVOCATIONS_STALE"), "it fails closed");
@@ -47,7 +47,7 @@ async fn cut_off(break_it: impl Fn(&Proxy)) {
     assert_eq!(reason(&watching.unwrap_err()), "REVOCATIONS_STALE", "and tells nobody what it does not know");
 
     proxy.mend();
-    // The answer to a look from before the revocation may have been on its way: it counts from when it was asked for.
+    // The answer to a query from before the revocation may have been on its way: its age counts from the query.
     let refused = eventually("it knows again what is revoked", async || {
         let refused = verify(&two, &caller, &tokens.access_token, "sidle").await.expect_err("revoked longer ago");
         (reason(&refused) != "REVOCATIONS_STALE").then_some(refused)

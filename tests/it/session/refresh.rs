@@ -1,4 +1,4 @@
-//! Refresh tokens: one branch lives, a lost answer can be asked for again, a thief ends the family.
+//! Refresh tokens: one branch is valid, a lost answer can be repeated, theft ends the family.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -21,14 +21,14 @@ fn pair(response: proto::RefreshTokenResponse) -> proto::TokenPair {
     response.tokens.unwrap()
 }
 
-/// How many refresh tokens could still be exchanged.
+/// Number of refresh tokens that could still be exchanged.
 async fn live_branches(server: &TestServer) -> i64 {
     let count = "SELECT count(*) FROM refresh_tokens t JOIN sessions s USING (session_id)
                  WHERE t.used_at IS NULL AND t.revoked_at IS NULL AND s.status = 'active'";
     sqlx::query_scalar(count).fetch_one(server.sql()).await.unwrap()
 }
 
-/// Where every second exchange without the first one's id is theft.
+/// A server for which every second exchange without the first one's id is theft.
 async fn strict() -> Setup {
     Setup::new().await.with("TOKENS__REFRESH_LEEWAY", "0s")
 }
@@ -111,7 +111,7 @@ async fn a_second_use_that_is_no_repeat_ends_the_session() {
     }
 }
 
-/// The two guards of a repeat apart from one another: here the successor was never used, and only time passes.
+/// Separately for the two conditions of a repeat: here the successor was never used, and only time passes.
 #[tokio::test]
 async fn an_unused_successor_is_given_again_for_less_than_sixty_seconds() {
     let server = TestServer::start().await;
@@ -141,7 +141,7 @@ async fn a_used_successor_is_not_given_again_however_soon() {
     assert_eq!(reason(&refresh(&server, &third.refresh_token, None).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
 }
 
-/// Who changes the password because of a thief must not leave the thief a way to ask once more for the last answer.
+/// A user who changes the password because of a thief must not leave the thief the repeat of the last exchange.
 #[tokio::test]
 async fn a_successor_that_was_revoked_is_given_to_nobody_again() {
     let server = TestServer::start().await;
@@ -156,7 +156,7 @@ async fn a_successor_that_was_revoked_is_given_to_nobody_again() {
     assert_eq!(reason(&refresh(&server, &first.refresh_token, id).await.unwrap_err()), "INVALID_REFRESH_TOKEN");
 }
 
-/// Real clients race themselves: two tabs, or a page that fans out. Each gets on, and nothing ends.
+/// Real clients race themselves: two tabs, or a page that makes parallel calls. Each succeeds, and nothing ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_race_themselves_come_to_one_successor_and_go_on() {
     let setup = Setup::new().await;
@@ -201,7 +201,7 @@ async fn outside_the_leeway_a_second_exchange_is_theft() {
     }
 }
 
-/// Where there is no same successor to give, the call is told so and nothing ends.
+/// Where there is no same successor to return, the call is told so and nothing ends.
 #[tokio::test]
 async fn a_racing_call_for_another_tenant_is_told_to_look_again() {
     let server = TestServer::start().await;
@@ -223,7 +223,7 @@ async fn a_racing_call_for_another_tenant_is_told_to_look_again() {
     refresh(&server, &second.refresh_token, None).await.expect("nothing has ended");
 }
 
-/// A session for one service must not buy a token for another.
+/// A session for one audience must not get a token for another.
 #[tokio::test]
 async fn the_audience_of_a_session_is_that_of_all_its_tokens() {
     let server = Setup::new().await.with("TOKENS__AUDIENCES", "shop,depot").start().await;
@@ -251,7 +251,7 @@ async fn the_audience_of_a_session_is_that_of_all_its_tokens() {
     assert_eq!(reason(&ask(&tokens.refresh_token, "elsewhere").await.unwrap_err()), "INVALID_FIELD");
     let second = pair(ask(&tokens.refresh_token, "shop").await.expect("the token is not spent by a refusal"));
     assert!(!is_good(&server, &second.access_token).await);
-    // A second exchange, as a race, is no way around it.
+    // A second exchange, as a race, does not get around it.
     assert_eq!(reason(&ask(&tokens.refresh_token, "sidle").await.unwrap_err()), "AUDIENCE_BOUND");
     let third = pair(ask(&second.refresh_token, "").await.unwrap());
     assert!(!is_good(&server, &third.access_token).await, "for the shop all along");
@@ -375,8 +375,8 @@ async fn a_refresh_token_ends_with_time_with_its_user_and_with_its_session() {
     }
 }
 
-/// A session is charged for every call with one of its tokens, on whichever replica, so that who holds one does not decide
-/// how many rows and events there are.
+/// A session is charged for every call with one of its tokens, on any replica, so that the holder of one does not
+/// decide how many rows and events there are.
 #[tokio::test]
 async fn one_session_is_good_for_so_many_exchanges_over_all_replicas() {
     let setup = Setup::new().await.with("THROTTLE__SESSION_REFRESH_PER_MINUTE", "1");
@@ -396,15 +396,15 @@ async fn one_session_is_good_for_so_many_exchanges_over_all_replicas() {
     let rows: i64 =
         sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(servers[0].sql()).await.unwrap();
     assert_eq!((rows, reasons(&servers[0], "session.refreshed", "success").await.len()), (4, 3));
-    // Another session is not concerned, and this one goes on when its time has come.
+    // Another session is not affected, and this one continues after the delay.
     let other = servers[1].sign_in("ann@example.com").await;
     refresh(&servers[1], &other.refresh_token, None).await.expect("another session");
     context.clock.advance(Duration::from_secs(60));
     refresh(&servers[1], &held.refresh_token, None).await.expect("nothing was spent");
 }
 
-/// Whoever repeats an exchange again and again makes one event of it, and is charged for each call; and a theft is found
-/// however often one has called.
+/// An exchange that is repeated again and again makes one event, and is charged for each call; and a theft is detected
+/// however many calls came before.
 #[tokio::test]
 async fn calls_that_race_are_charged_and_recorded_together_and_theft_is_found_all_the_same() {
     let server = Setup::new().await.with("THROTTLE__SESSION_REFRESH_BURST", "20").start().await;
@@ -434,7 +434,7 @@ async fn calls_that_race_are_charged_and_recorded_together_and_theft_is_found_al
     assert!(!is_good(&server, &third.access_token).await, "the family has ended");
 }
 
-/// Tokens that nobody has cost an address what good ones do, before anything is looked up.
+/// Invalid tokens cost an address what valid ones do, before anything is looked up.
 #[tokio::test]
 async fn an_address_is_good_for_so_many_exchanges() {
     let setup = Setup::new().await.with("THROTTLE__REFRESH_PER_MINUTE", "1");
@@ -449,7 +449,7 @@ async fn an_address_is_good_for_so_many_exchanges() {
     refresh(&server, &held.refresh_token, None).await.expect("nothing was spent");
 }
 
-/// The leeway counts from when a token was exchanged, not from when the call came in that waited for the session's row.
+/// The leeway counts from when a token was exchanged, not from when the call arrived that waited for the session's row.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_exchange_waits_for_is_no_part_of_the_leeway() {
     let setup = Setup::new().await.with("DATABASE__LOCK_TIMEOUT", "60s").with("TOKENS__REFRESH_LEEWAY", "6s");

@@ -1,5 +1,5 @@
-//! Every change of what somebody may do takes effect at once: the tokens from before are refused on every replica, open
-//! streams end, and the next refresh gives the new rights or none.
+//! Every change of a principal's rights takes effect immediately: the tokens from before are refused on every replica,
+//! open streams end, and the next refresh gives the new rights or none.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::{is_good, refresh};
 use crate::look::reason;
 use crate::support::{Client, Setup, TestServer, until, within};
 
-/// RPCs of the directory that change what a person may do; each has a case below.
+/// RPCs of the directory that change a user's rights; each has a case below.
 const CHANGES_RIGHTS: &[&str] = &[
     "CreateMembership",
     "DeleteMembership",
@@ -25,9 +25,9 @@ const CHANGES_RIGHTS: &[&str] = &[
     "UpdateUser",
 ];
 
-/// RPCs of the directory that change nothing about what a person may do who has tokens.
+/// RPCs of the directory that do not change the rights of a user who has tokens.
 const LEAVES_RIGHTS: &[&str] = &[
-    // A person gets something new that no token knows of yet, or a way in again.
+    // The user gets something new that is in no token yet, or an authentication method again.
     "CreateRole",
     "CreateTenant",
     "CreateUser",
@@ -35,22 +35,22 @@ const LEAVES_RIGHTS: &[&str] = &[
     "RestoreUser",
     "UnlockUser",
     "LinkKanidmPerson",
-    // Only a role that nobody has can be deleted.
+    // Only a role without holders can be deleted.
     "DeleteRole",
-    // Programs have no sessions; their tokens are looked at in `a_programs_tokens_end_with_what_they_came_from`.
+    // Service accounts have no sessions; their tokens are tested in `a_programs_tokens_end_with_what_they_came_from`.
     "CreateApiKey",
     "CreateServiceAccount",
     "DeleteApiKey",
     "DeleteServiceAccount",
     "UpdateServiceAccount",
-    // Keys sign tokens; they say nothing about who may do what.
+    // Keys sign tokens; they do not define rights.
     "RotateSigningKeys",
 ];
 
 /// A member of a tenant of its own with a role of its own.
 struct Member {
     tenant: Uuid,
-    /// Where the user is at home.
+    /// The user's home tenant.
     home: Uuid,
     user: Uuid,
     role: Role,
@@ -58,9 +58,9 @@ struct Member {
     tokens: TokenPair,
 }
 
-/// What the next refresh leads to.
+/// The result of the next refresh.
 enum After {
-    /// These permissions in the tenant, and these everywhere.
+    /// These permissions in the tenant, and these on the platform.
     Rights(&'static [&'static str], &'static [&'static str]),
     /// A refusal for this reason.
     Refused(&'static str),
@@ -103,7 +103,7 @@ fn mask(path: &str) -> Option<prost_types::FieldMask> {
     Some(prost_types::FieldMask { paths: vec![path.to_owned()] })
 }
 
-/// The cases: a name of its own, the RPC, what the next refresh leads to.
+/// The cases: a unique name, the RPC, and the result of the next refresh.
 fn cases() -> Vec<(&'static str, &'static str, After)> {
     use After::{Refused, Rights};
     vec![
@@ -182,7 +182,7 @@ async fn refused(server: &TestServer, token: &str, case: &str) {
     until(&format!("{case}: the token is refused"), async || !is_good(server, token).await).await;
 }
 
-/// How a stream ends that was open.
+/// How an open stream ends.
 async fn end_of(mut stream: tonic::Streaming<StreamEventsResponse>) -> Status {
     within("the stream ends", async {
         loop {
@@ -241,7 +241,7 @@ fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Whoever adds an RPC says here whether it changes rights, and if so adds the case.
+/// A new RPC is entered here as one that changes rights or not, and if it does, with its case.
 #[test]
 fn every_rpc_of_the_directory_is_accounted_for() {
     let reads = |name: &str| name.starts_with("Get") || name.starts_with("List");
@@ -256,8 +256,9 @@ fn every_rpc_of_the_directory_is_accounted_for() {
     assert_eq!(tested, CHANGES_RIGHTS.iter().copied().collect());
 }
 
-/// CVE-2023-22492, CVE-2024-46999: whoever was switched off keeps nothing: no refresh, no token, no way in, also when
-/// the session began elsewhere or is used for the first time since; and switching on again does not wake old sessions.
+/// CVE-2023-22492, CVE-2024-46999: a disabled user keeps nothing: no refresh, no token, no authentication method, also
+/// when the session began elsewhere or is used for the first time since; and enabling them does not restore old
+/// sessions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disabled_user_keeps_no_grant_and_an_enabled_one_gets_none_back() {
     let setup = Setup::new().await;
@@ -285,7 +286,7 @@ async fn a_disabled_user_keeps_no_grant_and_an_enabled_one_gets_none_back() {
     one.sign_in("ann@example.com").await;
 }
 
-/// Even a row that was switched off behind the service's back, without its sessions being ended, refreshes no more.
+/// Even a row that was disabled behind the service's back, without its sessions being ended, refreshes no more.
 #[tokio::test]
 async fn the_refresh_itself_looks_at_the_user() {
     let server = TestServer::start().await;
@@ -305,7 +306,7 @@ async fn the_refresh_itself_looks_at_the_user() {
         assert_eq!(reason(&refused), "INVALID_REFRESH_TOKEN", "{off}");
         crate::authenticate::set(&server, member.user, on).await;
     }
-    // A lock that guessing led to keeps nobody out who is in.
+    // A lock after failures does not end existing sessions.
     let lock = "locked_until = now() + interval '1 hour', lock_reason = 'too_many_failures'";
     crate::authenticate::set(&server, member.user, lock).await;
     refresh(&server, &member.tokens.refresh_token, None).await.expect("the token was spent by no refusal, and lives");

@@ -1,4 +1,4 @@
-//! Revoked means refused, on every replica.
+//! A revoked token is refused, on every replica.
 
 use sidle::audit::{Event, EventType};
 use sidle::db::Scope;
@@ -30,7 +30,7 @@ async fn tokens_from_before_a_change_of_rights_are_refused_everywhere_and_new_on
     let (one, two) = (setup.start().await, setup.start().await);
     let (_, user, tokens) = signed_in(&one).await;
     assert!(is_good(&two, &tokens.access_token).await);
-    // As every module does it that changes what somebody may do.
+    // As every module does that changes rights.
     let (app, now) = (one.app(), one.context.now());
     let mut tx = app.db.begin(Scope::Platform).await.unwrap();
     let update = "UPDATE users SET tokens_valid_from = $2 WHERE user_id = $1";

@@ -1,4 +1,4 @@
-//! `WatchRevocations`: everything that matters, then the news, in order, against any replica.
+//! `WatchRevocations`: the whole snapshot, then new revocations, in order, against any replica.
 
 use std::collections::HashSet;
 
@@ -134,7 +134,7 @@ async fn only_verifiers_of_the_platform_watch_and_only_while_they_are_welcome() 
     let refused = watch(&server, &local.access_token, "").await.unwrap_err();
     assert_eq!(reason(&refused), "PERMISSION_DENIED", "it would learn of other tenants");
 
-    // The watcher itself is revoked.
+    // The watcher's own token is revoked.
     let admin = server.admin().await;
     let account = exchange(&server, &api_key(&server, None, &["tokens.verify"], &[]).await).await.unwrap();
     let mut stream = watch(&server, &account.access_token, "").await.unwrap();
@@ -182,7 +182,7 @@ async fn cursors_belong_to_their_watcher_and_expire_with_the_log() {
     assert_eq!(reason(&watch(&server, &mine, &cursor).await.unwrap_err()), "CURSOR_EXPIRED");
 }
 
-/// More than one message holds, and one who reads slowly: nothing is kept for them here, and nothing is lost.
+/// More than one message holds, and a slow reader: nothing is buffered for them, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_receiver_of_many_revocations_gets_them_all_in_order() {
     let server = TestServer::start().await;
@@ -192,7 +192,7 @@ async fn a_slow_receiver_of_many_revocations_gets_them_all_in_order() {
     read(&mut stream, |message| message.caught_up).await;
     let app = server.app();
     let mut expected = Vec::new();
-    // More batches than the feed keeps for anybody, while nobody reads.
+    // More batches than the feed buffers, while the reader does not read.
     for _ in 0..100 {
         let ids: Vec<Uuid> = (0..50).map(|_| Uuid::new_v4()).collect();
         let mut tx = app.db.begin(sidle::db::Scope::Platform).await.unwrap();
@@ -214,7 +214,7 @@ async fn a_slow_receiver_of_many_revocations_gets_them_all_in_order() {
     .await;
     assert_eq!(got, expected);
 
-    // Whoever comes later gets the snapshot in pieces.
+    // A watcher that begins later gets the snapshot in pieces.
     let mut stream = watch(&server, &caller, "").await.unwrap();
     let mut pieces = 0;
     let (snapshot, _) = read(&mut stream, |message| {

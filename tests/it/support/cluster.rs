@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use super::{eventually, until};
 
-/// Data directories and the programs that work on them. Ends with this value.
+/// Data directories and the programs that work on them. Stopped when this value is dropped.
 pub struct Cluster {
     home: TempDir,
     programs: PathBuf,
@@ -18,7 +18,7 @@ pub struct Cluster {
     pub port: u16,
 }
 
-/// A server that runs.
+/// A running server.
 pub struct Server {
     process: Child,
     port: u16,
@@ -29,7 +29,7 @@ impl Cluster {
     pub async fn start() -> (Self, Server) {
         let programs = PathBuf::from(std::env::var("SIDLE_DEV_PG_BIN").expect("started through ./run"));
         let run_as = std::env::var("SIDLE_DEV_PG_RUN_AS").expect("started through ./run");
-        // Where the user may go whom Postgres runs as.
+        // Where the user that Postgres runs as may enter.
         let home = tempfile::Builder::new().prefix("sidle-cluster-").tempdir_in("/var/tmp").unwrap();
         let cluster = Self { home, programs, run_as, port: free_port() };
         if !cluster.run_as.is_empty() {
@@ -120,7 +120,7 @@ impl Server {
     }
 }
 
-/// The one text that a query comes to, as the superuser.
+/// The text result of a query, as the superuser.
 async fn ask(server: &Server, query: &str) -> String {
     let mut connection = server.connect("postgres").await;
     let answer = sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&mut connection).await.unwrap();

@@ -1,4 +1,4 @@
-//! What tests stand on: a server with a database of its own, clients for its services, a Kanidm.
+//! Helpers of all tests: a server with a database of its own, clients for its services, a Kanidm.
 
 pub mod cluster;
 pub mod process;
@@ -37,7 +37,7 @@ pub async fn template() -> &'static str {
             let mut schema = sidle::schema::Schema::connect(&config.unwrap().database, clock).await.unwrap();
             schema.up(false).await.expect("the schema applies");
             let name = database.name.clone();
-            // It must outlive the test that happened to come first; the next run sweeps it.
+            // It must outlive the test that happened to be first; the next run removes it.
             std::mem::forget(database);
             name
         })

@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{Client, LIMIT, Setup, within};
 
-/// The real program. Ends with this value.
+/// The real program. Stopped when this value is dropped.
 pub struct Process {
     process: Child,
     channel: Channel,
@@ -57,7 +57,7 @@ impl Process {
             }
         })
         .await;
-        // A pipe that nobody reads would stop the server before anything else does.
+        // A pipe that is not read would block the server.
         let log = Arc::<Mutex<Vec<Value>>>::default();
         let keeps = Arc::clone(&log);
         tokio::spawn(async move {
@@ -80,18 +80,18 @@ impl Process {
         self.process.id().expect("it runs")
     }
 
-    /// Bytes of memory that it has.
+    /// Its resident memory in bytes.
     pub fn resident(&self) -> u64 {
         let figures = std::fs::read_to_string(format!("/proc/{}/statm", self.id())).unwrap();
         figures.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }
 
-    /// The lines of its log with this event, since it serves.
+    /// The lines of its log with this event, since it was started.
     pub fn logged(&self, event: &str) -> Vec<Value> {
         self.log.lock().unwrap().iter().filter(|line| line["event"] == event).cloned().collect()
     }
 
-    /// SIGTERM, and waits until it has ended in order.
+    /// SIGTERM, and waits until it has shut down in order.
     pub async fn stop(mut self) {
         let told = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().await.unwrap();
         assert!(told.success());
@@ -99,7 +99,7 @@ impl Process {
         assert!(ended.expect("it ends").unwrap().success(), "in order");
     }
 
-    /// SIGKILL: nothing is given back, nothing is finished.
+    /// SIGKILL: nothing is released, nothing is finished.
     pub async fn kill(mut self) {
         self.process.kill().await.unwrap();
     }

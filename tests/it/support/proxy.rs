@@ -1,4 +1,4 @@
-//! A TCP proxy in front of something, which a test can cut, freeze and mend.
+//! A TCP proxy that a test can cut, freeze and restore.
 
 use std::sync::Arc;
 
@@ -7,23 +7,23 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of the bytes.
+/// What the proxy does with the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mood {
-    /// They pass.
+    /// They are forwarded.
     Passes,
     /// Connections are closed, new ones too.
     Cut,
-    /// Connections stay open and nothing passes: what a network does that drops packets.
+    /// Connections stay open and nothing is forwarded, as in a network that drops packets.
     Frozen,
 }
 
-/// The proxy. Ends with this value.
+/// The proxy. Stopped when this value is dropped.
 pub struct Proxy {
     /// Where it listens: host and port.
     pub address: String,
     mood: Arc<watch::Sender<Mood>>,
-    /// How often what was open was stranded.
+    /// How often the open connections were frozen.
     strandings: Arc<watch::Sender<u64>>,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -60,7 +60,7 @@ impl Proxy {
                         stranded = strands.wait_for(|count| *count > open_since) => stranded.is_ok(),
                     };
                     if is_stranded {
-                        // Open for good, and nobody carries anything any more.
+                        // Open for ever, and nothing is forwarded any more.
                         let _ = cut.wait_for(|mood| *mood == Mood::Cut).await;
                     }
                 });
@@ -69,22 +69,22 @@ impl Proxy {
         Self { address, mood, strandings, serving }
     }
 
-    /// Closes every connection and takes no new one.
+    /// Closes every connection and accepts no new one.
     pub fn cut(&self) {
         self.mood.send_replace(Mood::Cut);
     }
 
-    /// Keeps connections open and lets nothing pass.
+    /// Keeps connections open and forwards nothing.
     pub fn freeze(&self) {
         self.mood.send_replace(Mood::Frozen);
     }
 
-    /// Keeps the connections that are open now open, and lets nothing pass on them, whatever comes; new ones work.
+    /// Keeps the present connections open and forwards nothing on them any more; new ones work.
     pub fn strand(&self) {
         self.strandings.send_modify(|count| *count += 1);
     }
 
-    /// Lets everything pass again.
+    /// Forwards everything again.
     pub fn mend(&self) {
         self.mood.send_replace(Mood::Passes);
     }
@@ -97,7 +97,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Carries bytes until an end closes, or the proxy is cut.
+/// Forwards bytes until an end closes, or the proxy is cut.
 async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut mood: watch::Receiver<Mood>) {
     let mut buffer = vec![0; 16 * 1024];
     loop {

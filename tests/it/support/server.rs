@@ -25,13 +25,13 @@ use uuid::Uuid;
 
 use super::LIMIT;
 
-/// The password of everybody whom [`TestServer::user`] makes.
+/// The password of every user that [`TestServer::user`] creates.
 pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
 
-/// What every test's server seals with.
+/// The sealing key of every test's server.
 const SEAL: &str = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-/// What a test's server is made of; further servers on the same database are its replicas.
+/// The setup of a test's server; further servers on the same database are its replicas.
 #[derive(Clone)]
 pub struct Setup {
     database: Arc<Database>,
@@ -55,8 +55,8 @@ impl Setup {
             ("SEAL__KEYS", SEAL),
             ("PASSWORDS__COST", "4"),
             ("PASSWORDS__FAILURE_LATENCY_QUANTUM", "10ms"),
-            // What is known of revocations ages with the clock, which tests move by days; and a machine that runs many of
-            // them at once may stall for longer than a replica is given in earnest.
+            // The age of the revocation snapshot follows the clock, which tests move by days; and a machine that runs
+            // many of them concurrently may stall for longer than a replica is normally given.
             ("TOKENS__MAX_REVOCATION_AGE", "365d"),
             ("MIGRATION__POLL", "100ms"),
             ("LOG__LEVEL", "off"),
@@ -125,7 +125,7 @@ impl Setup {
             .expect("the server listens");
         let superuser = sqlx::postgres::PgPoolOptions::new().max_connections(2);
         let options: sqlx::postgres::PgConnectOptions = self.superuser_url().parse().unwrap();
-        // A test that waits for a lock that nobody gives back fails as one that waits for anything else does.
+        // A test that waits for a lock that is never released fails as one that waits for anything else does.
         let superuser =
             superuser.connect_lazy_with(options.options([("lock_timeout", format!("{}s", LIMIT.as_secs()))]));
         TestServer { setup: self.clone(), context, running: Some(running), channel, superuser }
@@ -142,9 +142,9 @@ impl Setup {
     }
 }
 
-/// A running server. Ends with this value.
+/// A running server. Stopped when this value is dropped.
 pub struct TestServer {
-    /// What it was made of.
+    /// Its setup.
     pub setup: Setup,
     /// Its clock and randomness.
     pub context: Context,
@@ -154,7 +154,7 @@ pub struct TestServer {
     superuser: PgPool,
 }
 
-/// A channel that sends an access token along.
+/// A channel that sends an access token with every call.
 pub type Authorized = InterceptedService<Channel, Bearer>;
 
 /// Puts the access token into every call.
@@ -185,17 +185,17 @@ pub struct Client {
     pub session: proto::session_service_client::SessionServiceClient<Authorized>,
     pub audit: proto::audit_service_client::AuditServiceClient<Authorized>,
     pub migration: proto::migration_service_client::MigrationServiceClient<Authorized>,
-    /// The directory, for a caller who gives the fresh proofs that are asked for.
+    /// The directory, for a caller who gives step-up tokens where they are required.
     pub directory: Proving,
-    /// The directory, for a caller who gives only what the request carries.
+    /// The directory, for a caller who sends only what the request carries.
     pub plain: Directory,
 }
 
 /// A client of the directory.
 pub type Directory = proto::directory_service_client::DirectoryServiceClient<Authorized>;
 
-/// A client of the directory that makes some calls again with a fresh proof by [`ADMIN_PASSWORD`], when they are refused
-/// for want of one. A request that carries a proof is made once.
+/// A client of the directory that repeats a call with a fresh step-up token by [`ADMIN_PASSWORD`] when it is refused
+/// for lack of one. A request that carries one is made once.
 #[derive(Clone)]
 pub struct Proving {
     plain: Directory,
@@ -220,7 +220,7 @@ macro_rules! proving {
     ($($call:ident($request:ident) -> $answer:ident;)+) => {
         impl Proving {
             $(
-                /// Makes the call, with a fresh proof where one is asked for.
+                /// Makes the call, with a fresh step-up token where one is required.
                 pub async fn $call(
                     &mut self,
                     request: impl tonic::IntoRequest<proto::$request>,
@@ -256,7 +256,7 @@ proving! {
 }
 
 impl Proving {
-    /// The proof that a refusal asks for; none when it asks for none, or the caller has another password.
+    /// The step-up token that a refusal asks for; none when it asks for none, or the caller has another password.
     async fn proof(&mut self, refused: &Status) -> Option<String> {
         let asked = refused.get_details_error_info().filter(|info| info.reason == "STEP_UP_REQUIRED")?;
         let proof = proto::step_up_request::Proof::Password(ADMIN_PASSWORD.to_owned());
@@ -297,13 +297,13 @@ impl Client {
         Self::new(channel, &self.token)
     }
 
-    /// A fresh proof by [`ADMIN_PASSWORD`] for one call of `method`, such as `sidle.v1.AuthenticateService/DisableTotp`, with
-    /// a request without any field.
+    /// A fresh step-up token by [`ADMIN_PASSWORD`] for one call of `method`, such as
+    /// `sidle.v1.AuthenticateService/DisableTotp`, with a request without any field.
     pub async fn prove(&self, method: &str, target: &str) -> String {
         self.prove_change(method, target, "").await
     }
 
-    /// `request` with a fresh proof by [`ADMIN_PASSWORD`], for a server with the seal of [`Setup`].
+    /// `request` with a fresh step-up token by [`ADMIN_PASSWORD`], for a server with the seal of [`Setup`].
     pub async fn proven<T: prost::Message>(&self, method: &str, target: &str, request: T) -> Request<T> {
         let payload = URL_SAFE_NO_PAD.decode(self.token.split('.').nth(1).expect("a token")).unwrap();
         let claims: sidle_token::Claims = serde_json::from_slice(&payload).unwrap();
@@ -314,7 +314,7 @@ impl Client {
         with_proof(request, &proof)
     }
 
-    /// A fresh proof by [`ADMIN_PASSWORD`] for the change that a refusal named.
+    /// A fresh step-up token by [`ADMIN_PASSWORD`] for the change that a refusal named.
     pub async fn prove_change(&self, method: &str, target: &str, change: &str) -> String {
         let proof = Some(proto::step_up_request::Proof::Password(ADMIN_PASSWORD.to_owned()));
         let (method, target, change) = (method.to_owned(), target.to_owned(), change.to_owned());
@@ -322,7 +322,7 @@ impl Client {
         self.authenticate.clone().step_up(request).await.expect("a proof").into_inner().step_up_token
     }
 
-    /// Makes a call and, when it is refused for want of a fresh proof, gives what was asked for and makes it again.
+    /// Makes a call and, when it is refused for lack of a step-up token, repeats it with one.
     pub async fn proving<T: Clone, A>(
         &self,
         request: T,
@@ -339,13 +339,13 @@ impl Client {
         Ok(call(with_proof(request, &proof)).await?.into_inner())
     }
 
-    /// A fresh proof by [`ADMIN_PASSWORD`] for what a refusal asks for.
+    /// A fresh step-up token by [`ADMIN_PASSWORD`] for what a refusal asks for.
     pub async fn prove_asked(&self, refused: &Status) -> String {
         let asked = refused.get_details_error_info().expect("a refusal of Sidle's").metadata;
         self.prove_change(&asked["method"], &asked["target"], &asked["change"]).await
     }
 
-    /// Creates a service account, with a fresh proof where one is asked for.
+    /// Creates a service account, with a fresh step-up token where one is required.
     pub async fn create_service_account(
         &self,
         request: proto::CreateServiceAccountRequest,
@@ -353,7 +353,7 @@ impl Client {
         self.proving(request, async |request| self.directory.clone().create_service_account(request).await).await
     }
 
-    /// Changes a service account, with a fresh proof where one is asked for.
+    /// Changes a service account, with a fresh step-up token where one is required.
     pub async fn update_service_account(
         &self,
         request: proto::UpdateServiceAccountRequest,
@@ -361,7 +361,7 @@ impl Client {
         self.proving(request, async |request| self.directory.clone().update_service_account(request).await).await
     }
 
-    /// Makes an API key, with a fresh proof where one is asked for.
+    /// Creates an API key, with a fresh step-up token where one is required.
     pub async fn create_api_key(
         &self,
         request: proto::CreateApiKeyRequest,
@@ -369,7 +369,7 @@ impl Client {
         self.proving(request, async |request| self.directory.clone().create_api_key(request).await).await
     }
 
-    /// Rotates signing keys, with a fresh proof.
+    /// Rotates signing keys, with a fresh step-up token.
     pub async fn rotate_signing_keys(
         &self,
         request: proto::RotateSigningKeysRequest,
@@ -378,7 +378,7 @@ impl Client {
     }
 }
 
-/// Whether a call was refused for want of a fresh proof.
+/// Whether a call was refused for lack of a step-up token.
 pub fn is_step_up(refused: &Status) -> bool {
     refused.get_details_error_info().is_some_and(|info| info.reason == "STEP_UP_REQUIRED")
 }
@@ -418,12 +418,12 @@ impl TestServer {
         Client::new(self.channel.clone(), token)
     }
 
-    /// The database as its superuser, past row-level security: for arranging and for looking behind the scenes.
+    /// The database as its superuser, exempt from row-level security: for setting up and for inspecting.
     pub fn sql(&self) -> &PgPool {
         &self.superuser
     }
 
-    /// Makes an active tenant and returns its id.
+    /// Creates an active tenant and returns its id.
     pub async fn tenant(&self, slug: &str) -> Uuid {
         let id = self.context.new_id();
         let insert = "INSERT INTO tenants (tenant_id, slug, name) VALUES ($1, $2, $2)";
@@ -431,7 +431,7 @@ impl TestServer {
         id
     }
 
-    /// Makes an active user with [`ADMIN_PASSWORD`] and a built-in role (`user`, `admin`, `super_admin`) in its home
+    /// Creates an active user with [`ADMIN_PASSWORD`] and a built-in role (`user`, `admin`, `super_admin`) in its home
     /// tenant; `SYSTEM_ADMIN` becomes a `user` with that role on the platform.
     pub async fn user(&self, tenant: Uuid, email: &str, role: &str) -> Uuid {
         let id = self.context.new_id();

@@ -1,15 +1,15 @@
-//! Waiting for what may never come: bounded, and the failure says what was waited for. `tests/structure` refuses a loop that
-//! waits without one of these.
+//! Waiting with a bound, whose failure says what was waited for. `tests/structure` refuses a loop that waits without
+//! one of these.
 
 use std::time::Duration;
 
-/// Everything that tests wait for comes long before, on a machine that runs many of them at once too.
+/// All that tests wait for happens long before, also on a machine that runs many of them concurrently.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// How long [`eventually`] and [`until`] wait before they ask again.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What `future` comes to. For whatever can be awaited: an event, a message of a stream, the end of a task.
+/// The output of `future`. For what can be awaited: an event, a message of a stream, the end of a task.
 ///
 /// # Panics
 /// When it has not come after [`LIMIT`]: says what was waited for.
@@ -17,8 +17,8 @@ pub async fn within<F: IntoFuture>(what: &str, future: F) -> F::Output {
     tokio::time::timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
 }
 
-/// Asks again and again until there is an answer, and gives that. For what announces itself to nobody: a row, a figure
-/// among the metrics, a lock that somebody waits for.
+/// Polls until there is an answer, and returns that. For what sends no notification: a row, a metric, a lock that is
+/// waited for.
 ///
 /// # Panics
 /// When there is none after [`LIMIT`]: says what was waited for.
@@ -34,7 +34,7 @@ pub async fn eventually<T>(what: &str, mut answer: impl AsyncFnMut() -> Option<T
     within(what, asked).await
 }
 
-/// [`eventually`] for what is only true or not.
+/// [`eventually`] for a condition.
 ///
 /// # Panics
 /// When it is not true after [`LIMIT`]: says what was waited for.
