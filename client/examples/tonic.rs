@@ -1,4 +1,4 @@
-//! A gRPC service behind Sidle: health, which here takes a token like every other call. Run with `SIDLE_URL`,
+//! A gRPC service behind Sidle: health, which here requires a token like every other call. Run with `SIDLE_URL`,
 //! `SIDLE_ISSUER` and `SIDLE_API_KEY` set.
 #![allow(clippy::print_stdout, reason = "an example")]
 
@@ -14,7 +14,7 @@ struct Guarded;
 impl Health for Guarded {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let caller = Caller::of(&request)?;
-        // What the caller may not do is answered PERMISSION_DENIED.
+        // A caller without the permission is answered PERMISSION_DENIED.
         caller.require("health.read")?;
         println!("asked by {}", caller.subject());
         Ok(Response::new(HealthCheckResponse { status: 1 }))

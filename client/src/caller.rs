@@ -1,4 +1,4 @@
-//! Who is calling.
+//! The caller of a request.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::proto;
 
-/// Who is calling, as an accepted token says. In the extensions of every request that passed [`crate::Protect`].
+/// The caller, as an accepted token names it. In the extensions of every request that passed [`crate::Protect`].
 #[derive(Clone, Debug)]
 pub struct Caller {
     inner: Arc<Inner>,
@@ -84,8 +84,8 @@ impl Caller {
         &self.inner.roles
     }
 
-    /// Names of the caller's roles in the tenant that the tenant defines itself: its own choice, which says nothing about
-    /// another tenant or the platform.
+    /// Names of the caller's roles in the tenant that the tenant defines itself: its own choice, which means nothing in
+    /// another tenant or on the platform.
     pub fn tenant_roles(&self) -> &[String] {
         &self.inner.tenant_roles
     }
@@ -105,7 +105,7 @@ impl Caller {
         &self.inner.platform_permissions
     }
 
-    /// When the token ends.
+    /// When the token expires.
     pub fn expires_at(&self) -> DateTime<Utc> {
         self.inner.expires_at
     }
@@ -133,7 +133,7 @@ impl Caller {
         may.then_some(()).ok_or_else(|| Denied { permission: permission.to_owned() })
     }
 
-    /// As a token that was checked here says.
+    /// From the claims of a verified token.
     pub(crate) fn from_token(token: &Token) -> Self {
         let claims = &token.claims;
         Self {
@@ -152,7 +152,7 @@ impl Caller {
         }
     }
 
-    /// As Sidle says about a token; none for an answer that makes no sense.
+    /// From Sidle's verdict on a token; none for an answer that makes no sense.
     pub(crate) fn from_claims(claims: proto::TokenClaims) -> Option<Self> {
         let id = |text: &str| if text.is_empty() { Some(None) } else { Uuid::try_parse(text).ok().map(Some) };
         let kind = match claims.kind() {

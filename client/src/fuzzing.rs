@@ -1,5 +1,5 @@
-//! The fuzz target of this crate: what Sidle answers, and what callers present. It stands in Sidle's own list of targets,
-//! and behind a feature, since no service has a use for it.
+//! The fuzz target of this crate: Sidle's answers, and the tokens of callers. It is in Sidle's own list of targets, and
+//! behind a feature, since no service has a use for it.
 
 use http::{HeaderMap, HeaderValue, header};
 use prost::Message as _;
@@ -22,8 +22,8 @@ pub fn client_crate(data: &[u8]) {
     }
 }
 
-/// Only what was published as a key for signatures is one, under its id and for its algorithm; and an answer is neither
-/// asked for all the time nor kept for ever.
+/// Only a published signature key is accepted as one, under its id and for its algorithm; and an answer is neither
+/// requested all the time nor kept for ever.
 fn published_keys(data: &[u8]) {
     let Ok(answer) = GetJwksResponse::decode(data) else { return };
     let published = answer.keys.clone();
@@ -36,13 +36,13 @@ fn published_keys(data: &[u8]) {
         };
         assert!(key.kid() == *kid && published.iter().any(is_that), "a key that nobody published: {key:?}");
         assert!(key.bound_audience().is_none(), "whoever can verify with a published key can sign with it: {key:?}");
-        // Whatever numbers it is made of, it can be asked.
+        // Its methods work for any numbers.
         key.verify(data, &[1; 64]);
         key.verify(data, &[1; 256]);
     }
 }
 
-/// The token is sent as it came, is kept out of logs, and is used for a while.
+/// The token is sent unchanged, is kept out of logs, and is used for a while.
 fn own_token(data: &[u8]) {
     let Ok(answer) = AuthenticateServiceAccountResponse::decode(data) else { return };
     let instant = Clock::default().instant();
@@ -56,7 +56,7 @@ fn own_token(data: &[u8]) {
     assert!(access.renew_at > instant, "every call would fetch another token");
 }
 
-/// Nobody is let in whom Sidle does not name, nor with rights that it did not tell.
+/// No caller is accepted whom Sidle does not name, nor with rights that it did not state.
 fn verdicts(data: &[u8]) {
     let Ok(answer) = VerifyTokensResponse::decode(data) else { return };
     let said = answer.verdicts.last().and_then(|verdict| verdict.verdict.clone());
@@ -86,7 +86,7 @@ fn check(caller: &Caller, claims: &TokenClaims) {
     }
 }
 
-/// A token is taken from the only header there is, as it stands in it; without a key it is nobody's.
+/// A token is taken from the only header there is, unchanged; without a key it belongs to no caller.
 fn headers(data: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(8) {

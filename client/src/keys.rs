@@ -14,9 +14,9 @@ use crate::proto::authenticate_service_client::AuthenticateServiceClient;
 use crate::proto::{GetJwksRequest, GetJwksResponse};
 use crate::{proto, wire};
 
-/// Keys are fetched again no sooner than this, whoever presents unknown key ids.
+/// Keys are fetched again no sooner than this, however many unknown key ids are presented.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Between these the answer says itself how long it is good for.
+/// Bounds on the lifetime that the answer states for itself.
 const LIFE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3600);
 
 type Set = HashMap<Uuid, Arc<VerifyingKey>>;
@@ -50,11 +50,11 @@ impl Keys {
         self.set.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Fetches the keys for the sake of one that is not known, unless that was done just now; says whether it is known
-    /// then. However many ask at once, the keys are fetched once.
+    /// Fetches the keys because of one that is not known, unless that was done just now; returns whether it is known
+    /// then. Concurrent callers share one fetch.
     ///
     /// # Errors
-    /// When they cannot be fetched, or could not be just now: nobody knows then whether there is such a key.
+    /// When they cannot be fetched, or could not be just now: it is not known then whether there is such a key.
     pub async fn look_for(&self, kid: Uuid) -> Result<bool, Status> {
         let mut last = self.last.lock().await;
         if self.find(kid).is_some() {
@@ -71,7 +71,7 @@ impl Keys {
         }
     }
 
-    /// Fetches the keys again whenever they have grown old.
+    /// Fetches the keys again whenever they have expired.
     pub async fn keep_current(self) {
         loop {
             let at = self.link.at();
@@ -90,7 +90,7 @@ impl Keys {
 
     async fn fetch(&self, last: &mut Option<Fetch>) -> Result<Duration, Status> {
         let began = self.link.clock().instant();
-        // Failed until it has succeeded, also when whoever waits for it goes away.
+        // Failed until it has succeeded, also when the waiting call is cancelled.
         *last = Some(Fetch { began, succeeded: false });
         let mut client = AuthenticateServiceClient::new(self.link.channel());
         let answer = self.link.patiently(client.get_jwks(GetJwksRequest {})).await?.into_inner();
@@ -101,7 +101,7 @@ impl Keys {
     }
 }
 
-/// The keys of an answer that are of a kind known here, and how long they are good for.
+/// The keys of an answer that are of a kind known here, and their lifetime.
 pub(crate) fn usable(answer: GetJwksResponse) -> (Set, Duration) {
     let life = answer.max_age.and_then(wire::duration).unwrap_or(*LIFE.start());
     let keys = answer.keys.into_iter().filter_map(|key| {

@@ -14,8 +14,8 @@ use crate::verifier::{Refused, Verifier};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, Infallible>> + Send>>;
 
-/// Lets requests through that come with a good token, with the [`Caller`] in their extensions. The others are answered
-/// here: gRPC calls with `UNAUTHENTICATED` or `UNAVAILABLE`, other requests with 401 or 503.
+/// Admits requests with a valid token, with the [`Caller`] in their extensions. The others are answered here: gRPC
+/// calls with `UNAUTHENTICATED` or `UNAVAILABLE`, other requests with 401 or 503.
 #[derive(Clone, Debug)]
 pub struct Protect {
     verifier: Verifier,
@@ -59,12 +59,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // The one that was asked whether it is ready is the one to call.
+        // The clone that was polled for readiness is the one to call.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let verifier = self.verifier.clone();
         Box::pin(async move {
-            // Nobody but this layer says who is calling.
+            // Only this layer sets the caller.
             request.extensions_mut().remove::<Caller>();
             let verified = match bearer(request.headers()) {
                 Some(token) => verifier.verify(token).await,
@@ -81,14 +81,14 @@ where
     }
 }
 
-/// Lets requests through whose [`Caller`] holds a permission. Goes inside [`Protect`].
+/// Admits requests whose [`Caller`] holds a permission. Goes inside [`Protect`].
 #[derive(Clone, Debug)]
 pub struct Require {
     permission: Arc<str>,
 }
 
 impl Require {
-    /// A layer that asks for this permission.
+    /// A layer that requires this permission.
     pub fn new(permission: &str) -> Self {
         Self { permission: permission.into() }
     }
@@ -157,7 +157,7 @@ fn refuse<B, R: Default>(request: &Request<B>, refused: Refused) -> Response<R> 
     match refused {
         Refused::Token => {
             *response.status_mut() = StatusCode::UNAUTHORIZED;
-            // RFC 6750: an error is named only to somebody who presented something.
+            // RFC 6750: an error is named only to a caller that presented something.
             let presented = request.headers().contains_key(header::AUTHORIZATION);
             let challenge = if presented { "Bearer error=\"invalid_token\"" } else { "Bearer" };
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));

@@ -1,4 +1,4 @@
-//! Protects a service with Sidle: turns the bearer token of a request into the [`Caller`] behind it.
+//! Protects a service with Sidle: verifies the bearer token of a request and provides its [`Caller`].
 //!
 //! ```no_run
 //! use sidle_client::{Protect, Settings, Verifier};
@@ -57,17 +57,17 @@ pub mod proto {
     tonic::include_proto!("sidle.v1");
 }
 
-/// How tokens are checked.
+/// How tokens are verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Here, with Sidle's keys and its revocations.
+    /// Locally, with Sidle's keys and its revocation snapshot.
     #[default]
     Local,
     /// By Sidle, for every token.
     Remote,
 }
 
-/// What becomes of good tokens when revocations are not known well enough, because Sidle cannot be reached.
+/// What happens to valid tokens when the revocation snapshot is too old, because Sidle cannot be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stale {
     /// They are refused as unavailable.
@@ -78,28 +78,28 @@ pub enum Stale {
     AcceptFor(Duration),
 }
 
-/// What a [`Verifier`] needs to know.
+/// Settings of a [`Verifier`].
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Addresses of Sidle, with TLS as you set it up. When one fails the next is asked.
     pub replicas: Vec<Endpoint>,
     /// `tokens.issuer` of Sidle.
     pub issuer: String,
-    /// The audience that this service stands for: tokens for any other are refused.
+    /// The audience of this service: tokens for any other are refused.
     pub audience: String,
     /// API key of the service account that this service calls Sidle as.
     pub api_key: Secret,
-    /// How tokens are checked.
+    /// How tokens are verified.
     pub mode: Mode,
-    /// What happens when revocations are not known well enough.
+    /// What happens when the revocation snapshot is too old.
     pub stale: Stale,
-    /// A bound on the age of the snapshot of revocations that is stricter than the one Sidle publishes.
+    /// A bound on the age of the revocation snapshot that is stricter than the one Sidle publishes.
     pub bound: Option<Duration>,
     /// Difference between clocks that is tolerated in `exp` and `nbf`.
     pub leeway: Duration,
-    /// Checked tokens that are remembered; about 1 kB each.
+    /// Verified tokens that are cached; about 1 kB each.
     pub cache_size: usize,
-    /// Where the time comes from. Only tests set it, to move it.
+    /// Source of the time. Only tests set it, to move it.
     pub clock: Clock,
 }
 
@@ -120,7 +120,7 @@ impl Default for Settings {
     }
 }
 
-/// A text that does not print.
+/// A text that is never printed.
 #[derive(Clone, Default)]
 pub struct Secret(Zeroizing<String>);
 
@@ -136,7 +136,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Why a [`Verifier`] cannot be made.
+/// Why a [`Verifier`] cannot be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError(&'static str);
 

@@ -1,4 +1,4 @@
-//! The way to Sidle: one replica at a time, as the service account.
+//! The connection to Sidle: one replica at a time, as the service account.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,12 +16,12 @@ use crate::{Clock, Secret};
 
 /// Longest time that a call may take which is not a stream.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// An access token whose time cannot be told is used this long.
+/// An access token whose lifetime is not known is used this long.
 const SHORT: Duration = Duration::from_secs(60);
-/// No access token is used longer, whenever it is said to end.
+/// No access token is used longer, whatever expiry it states.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
-/// Clones are the same way.
+/// Clones share the connection.
 #[derive(Clone)]
 pub(crate) struct Link {
     inner: Arc<Inner>,
@@ -35,7 +35,7 @@ struct Inner {
     clock: Clock,
 }
 
-/// An access token as it comes with every request, until it is renewed.
+/// The access token that is sent with every request, until it is renewed.
 pub(crate) struct Access {
     pub value: MetadataValue<Ascii>,
     pub renew_at: Instant,
@@ -52,7 +52,7 @@ impl Link {
         Self { inner: Arc::new(Inner { channels, at: AtomicUsize::new(0), api_key, token: Mutex::default(), clock }) }
     }
 
-    /// Where everything that goes this way takes the time from.
+    /// Source of the time for everything that uses this connection.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
     }
@@ -67,20 +67,20 @@ impl Link {
         self.inner.at.load(Ordering::Relaxed)
     }
 
-    /// Goes on with the next replica in place of the one that was in use at `at`, unless that was done already: of several
-    /// that fail together one moves on, else they would come back to where they were.
+    /// Switches to the next replica in place of the one that was in use at `at`, unless that was done already: of
+    /// several that fail together one switches, else they would come back to where they were.
     pub fn give_up(&self, at: usize) {
         let _ = self.inner.at.compare_exchange(at, at.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// `message` with the service account's access token, which is renewed before it ends.
+    /// `message` with the service account's access token, which is renewed before it expires.
     pub async fn request<T>(&self, message: T) -> Result<Request<T>, Status> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", self.token().await?);
         Ok(request)
     }
 
-    /// Has the next request come with a fresh access token if this answer says that the present one is not accepted.
+    /// Makes the next request use a fresh access token if this answer refuses the present one.
     pub async fn heed(&self, status: &Status) {
         if status.code() == Code::Unauthenticated {
             *self.inner.token.lock().await = None;
@@ -94,7 +94,7 @@ impl Link {
     }
 
     async fn token(&self) -> Result<MetadataValue<Ascii>, Status> {
-        // Who comes meanwhile waits for the same exchange.
+        // Concurrent callers wait for the same exchange.
         let mut token = self.inner.token.lock().await;
         if let Some(access) = token.as_ref().filter(|access| self.inner.clock.instant() < access.renew_at) {
             return Ok(access.value.clone());

@@ -1,4 +1,4 @@
-//! The snapshot of revocations as Sidle pushes it, and how old it is.
+//! The revocation snapshot as Sidle pushes it, and its age.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use crate::proto::session_service_client::SessionServiceClient;
 use crate::proto::{self, WatchRevocationsRequest, WatchRevocationsResponse};
 use crate::{Settings, Stale, wire};
 
-/// Pauses between attempts to reach Sidle, growing from the one to the other.
+/// Pauses between attempts to reach Sidle, growing from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// The bound before Sidle has told its own.
+/// The bound before Sidle has sent its own.
 const BOUND: Duration = Duration::from_secs(10);
 
 /// The snapshot. Clones share it.
@@ -30,7 +30,7 @@ struct Inner {
     stale: Stale,
     own_bound: Option<Duration>,
     snapshot: RwLock<RevocationSnapshot>,
-    /// What takes the snapshot's place once it is complete, after the log that the snapshot came from was replaced.
+    /// Replaces the snapshot once it is complete, after the log that the snapshot came from was replaced.
     next: Mutex<Option<RevocationSnapshot>>,
     freshness: Mutex<Freshness>,
     cursor: Mutex<String>,
@@ -39,15 +39,15 @@ struct Inner {
 
 #[derive(Clone, Copy, Default)]
 struct Freshness {
-    /// When the snapshot was complete last, as far as is known.
+    /// When the snapshot was last complete, as far as is known.
     complete: Option<Instant>,
     /// Sidle's bound.
     bound: Option<Duration>,
 }
 
-/// What ties Sidle's clock to ours on one connection. The first message was made after it was asked for, so that what
-/// Sidle's clock shows in it was not earlier than that; from then on Sidle's own clock tells how much later each message
-/// was made, however long it was on its way. So no clock has to be right, and nothing looks younger than it is.
+/// Relates Sidle's clock to ours on one connection. The first message was made after the request for it, so that
+/// Sidle's time in it was not earlier than that; from then on Sidle's own clock says how much later each message was
+/// made, however long it was on its way. So no clock has to be right, and nothing looks younger than it is.
 #[derive(Clone, Copy)]
 struct Anchor {
     asked: Instant,
@@ -93,7 +93,7 @@ impl Revocations {
         self.inner.own_bound.map_or(theirs, |own| own.min(theirs))
     }
 
-    /// Whether it is known well enough what is revoked.
+    /// Whether the snapshot is young enough to verify tokens with.
     pub fn is_usable(&self) -> bool {
         let grace = match self.inner.stale {
             Stale::Refuse => Duration::ZERO,
@@ -110,7 +110,7 @@ impl Revocations {
 
     /// Waits for the first complete snapshot.
     pub async fn loaded(&self) {
-        // Fails only when the snapshot is gone, and this holds it.
+        // Fails only when the snapshot is dropped, and this holds it.
         let _ = self.inner.loaded.subscribe().wait_for(|loaded| *loaded).await;
     }
 
@@ -126,7 +126,8 @@ impl Revocations {
             tracing::info!(code = ?status.code(), "revocations are not told any more: {}", status.message());
             self.inner.link.heed(&status).await;
             match status.code() {
-                // CURSOR_AHEAD, LOG_FORKED: Sidle's database went back to an earlier state. CURSOR_EXPIRED: too much happened.
+                // CURSOR_AHEAD, LOG_FORKED: Sidle's database went back to an earlier state. CURSOR_EXPIRED: too many
+                // events since.
                 Code::OutOfRange | Code::Aborted => self.begin_anew(),
                 Code::InvalidArgument => lock(&self.inner.cursor).clear(),
                 _ => {}
@@ -146,7 +147,7 @@ impl Revocations {
         let mut stream = link.patiently(client.watch_revocations(request)).await?.into_inner();
         let mut anchor = None;
         loop {
-            // Who has not been heard for half of the bound may be cut off; there is time left to ask another.
+            // A replica that was silent for half of the bound may be cut off; there is time left to ask another.
             let late = |_| Err(Status::deadline_exceeded("Sidle was not heard in time"));
             let message = tokio::time::timeout(self.bound() / 2, stream.message()).await.unwrap_or_else(late)?;
             let Some(message) = message else { return Ok(()) };
@@ -155,7 +156,7 @@ impl Revocations {
         }
     }
 
-    /// Nothing is known until everything has been told again.
+    /// The snapshot is unknown until it has been sent again completely.
     fn begin_anew(&self) {
         tracing::warn!("Sidle's log is not the one that revocations came from; they are asked for anew");
         lock(&self.inner.freshness).complete = None;
@@ -173,7 +174,7 @@ impl Revocations {
                     next.apply(revocation);
                 }
             }
-            // In one step, so that nobody looks at half a snapshot.
+            // In one step, so that no reader sees half a snapshot.
             if message.caught_up
                 && let Some(next) = next.take()
             {
@@ -191,7 +192,7 @@ impl Revocations {
         let complete = message.complete_until.and_then(wire::time);
         let mut freshness = lock(&self.inner.freshness);
         freshness.bound = message.bound.and_then(wire::duration).or(freshness.bound);
-        // Before it has caught up, what there is of a snapshot is no snapshot.
+        // Before it has caught up, the snapshot is incomplete.
         if message.caught_up
             && let (Some(anchor), Some(complete)) = (*anchor, complete)
         {
@@ -227,7 +228,7 @@ pub(crate) mod fuzzing {
     use crate::{Clock, Secret};
 
     /// Messages of one stream, each with its length before it. Whatever they are: what was revoked is refused until it
-    /// may be forgotten, nothing is that nobody revoked, and the snapshot never looks younger than it is.
+    /// may be forgotten, nothing else is, and the snapshot never looks younger than it is.
     pub(crate) fn stream(mut data: &[u8]) {
         let own = Duration::from_secs(5);
         let settings = Settings { bound: Some(own), ..Settings::default() };
@@ -260,7 +261,7 @@ pub(crate) mod fuzzing {
             }
         }
 
-        // It comes to the same whatever came how often in which order.
+        // The result does not depend on order or repetition.
         let (mut once, mut twice) = (RevocationSnapshot::default(), RevocationSnapshot::default());
         told.iter().for_each(|one| once.apply(*one));
         told.iter().rev().chain(&told).for_each(|one| twice.apply(*one));
@@ -277,7 +278,7 @@ pub(crate) mod fuzzing {
         match revoked {
             Revoked::Session(id) => snapshot.refuses(Some(id), nobody, None, latest),
             Revoked::Key(id) => snapshot.refuses(None, nobody, Some(id), latest),
-            // One that stands at the beginning of time revokes what no token says.
+            // One at the beginning of time revokes no possible token.
             Revoked::Principal(_, epoch) if epoch <= Epoch::FIRST => true,
             Revoked::Principal(id, epoch) => snapshot.refuses(None, id, None, Epoch::from_micros(epoch.micros() - 1)),
         }
@@ -327,7 +328,7 @@ mod tests {
     fn a_message_that_was_long_on_its_way_does_not_look_young() {
         let start = Clock::default().instant();
         let at = |seconds| start + Duration::from_secs(seconds);
-        // Sidle's clock is a year behind; nobody cares.
+        // Sidle's clock is a year behind, which does not matter.
         let theirs = |seconds| DateTime::from_timestamp(1_700_000_000 + i64::from(seconds), 0).unwrap();
         let anchor = Anchor { asked: at(100), first_sent: theirs(0) };
         assert_eq!(anchor.local(theirs(0), at(101)), Some(at(100)), "at the earliest when it was asked for");

@@ -1,4 +1,4 @@
-//! Checks the tokens of requests.
+//! Verifies the tokens of requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::proto::{Reason, VerifyTokensRequest, VerifyTokensResponse};
 use crate::revocations::Revocations;
 use crate::{Mode, Settings, SettingsError};
 
-/// Checks tokens. Clones are the same verifier; its work in the background ends with the last of them.
+/// Verifies tokens. Clones are the same verifier; its background tasks end with the last of them.
 #[derive(Clone)]
 pub struct Verifier {
     inner: Arc<Inner>,
@@ -34,7 +34,7 @@ struct Inner {
     work: Vec<AbortHandle>,
 }
 
-/// A token whose signature and contents were found good.
+/// A token whose signature and contents were verified.
 struct Seen {
     token: Token,
     caller: Caller,
@@ -45,7 +45,7 @@ struct Seen {
 pub enum Refused {
     /// The token is not accepted: the presenter needs another one.
     Token,
-    /// Nothing can be said about tokens at the moment: the presenter may try again.
+    /// Tokens cannot be verified at the moment: the presenter may try again.
     Unavailable,
 }
 
@@ -102,7 +102,7 @@ impl Verifier {
         Ok(Self { inner: Arc::new(Inner { settings, leeway, link, keys, revocations, seen, work }) })
     }
 
-    /// Waits until tokens can be checked, so that a service need not begin with refusals.
+    /// Waits until tokens can be verified, so that a service need not begin with refusals.
     pub async fn ready(&self) {
         if self.inner.settings.mode == Mode::Local {
             self.inner.revocations.loaded().await;
@@ -112,7 +112,7 @@ impl Verifier {
         }
     }
 
-    /// How old the snapshot of revocations is; none before the first, and with [`Mode::Remote`].
+    /// Age of the revocation snapshot; none before the first, and with [`Mode::Remote`].
     pub fn age(&self) -> Option<Duration> {
         self.inner.revocations.age()
     }
@@ -122,7 +122,7 @@ impl Verifier {
         self.inner.revocations.bound()
     }
 
-    /// Who presents `token`.
+    /// The caller who presents `token`.
     ///
     /// # Errors
     /// [`Refused`].
@@ -176,7 +176,8 @@ impl Inner {
     }
 
     async fn ask(&self, token: &str) -> Result<Caller, Refused> {
-        // In a batch of one a bad token does not fail the call, so that a failed call is never taken for a bad token.
+        // In a batch of one an invalid token does not fail the call, so that a failed call is never taken for an
+        // invalid token.
         let batch = VerifyTokensRequest { tokens: vec![token.to_owned()], audience: self.settings.audience.clone() };
         let at = self.link.at();
         let asked = async {
@@ -195,12 +196,12 @@ impl Inner {
     }
 }
 
-/// What an answer says about the one token that it is about; nothing when it makes no sense.
+/// The verdict on the one token that an answer is about; none when it makes no sense.
 pub(crate) fn verdict(mut answer: VerifyTokensResponse) -> Result<Caller, Refused> {
     match answer.verdicts.pop().and_then(|verdict| verdict.verdict) {
         Some(Verdict::Claims(claims)) => Caller::from_claims(claims).ok_or(Refused::Unavailable),
         Some(Verdict::Refused(reason)) if reason == i32::from(Reason::InvalidToken) => Err(Refused::Token),
-        // About some tokens nothing can be said at the moment, as about Kanidm's own while Kanidm is down.
+        // Some tokens cannot be verified at the moment, such as Kanidm's own while Kanidm is down.
         Some(Verdict::Refused(_)) | None => Err(Refused::Unavailable),
     }
 }

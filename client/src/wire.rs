@@ -1,4 +1,4 @@
-//! Times as the contract has them; none for what is none.
+//! Conversions of the contract's times; none for invalid ones.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ pub(crate) fn time(time: prost_types::Timestamp) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
 }
 
-/// The library's own conversion does not survive the least of all numbers.
+/// The library's own conversion panics on the smallest of all numbers.
 pub(crate) fn duration(duration: prost_types::Duration) -> Option<Duration> {
     let seconds = u64::try_from(duration.seconds).ok()?;
     let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;

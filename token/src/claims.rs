@@ -1,4 +1,4 @@
-//! What an access token says, as it stands in the token.
+//! The claims of an access token, as they are in the token.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -9,21 +9,21 @@ use crate::Epoch;
 /// that comes twice does not either.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// Who issued the token.
+    /// Its issuer.
     pub iss: String,
-    /// Who it stands for.
+    /// The principal.
     pub sub: Uuid,
-    /// Who is to accept it: one audience, never a list.
+    /// Its audience: one, never a list.
     pub aud: String,
-    /// When it ends, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub exp: i64,
-    /// When it begins.
+    /// Before when it is not valid.
     pub nbf: i64,
     /// When it was issued.
     pub iat: i64,
-    /// Its id, a UUIDv7: tells to the millisecond when it was issued.
+    /// Its id, a UUIDv7: says to the millisecond when it was issued.
     pub jti: Uuid,
-    /// The revocation of `sub`'s tokens that it was issued after: void once there is a later one. Absent before the first.
+    /// The epoch of `sub` when it was issued: void once there is a later revocation. Absent before the first.
     #[serde(default, skip_serializing_if = "Epoch::is_first")]
     pub epoch: Epoch,
     /// The session it belongs to; service accounts have none.
@@ -34,12 +34,12 @@ pub struct Claims {
     pub tid: Option<Uuid>,
     /// What `sub` is.
     pub kind: Kind,
-    /// Roles in the tenant that mean the same in every tenant: those that Sidle came with, and those that the platform's
+    /// Roles in the tenant that mean the same in every tenant: the built-in ones, and those that the platform's
     /// administrators made for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    /// Roles in the tenant that the tenant `tid` defines itself. Their names are the tenant's choice: they say nothing
-    /// about another tenant, nor about the platform.
+    /// Roles in the tenant that the tenant `tid` defines itself. Their names are the tenant's choice: they mean nothing
+    /// in another tenant, nor on the platform.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tenant_roles: Vec<String>,
     /// Roles on the platform, given by its administrators only.
@@ -57,9 +57,9 @@ pub struct Claims {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A person.
+    /// A user.
     User,
-    /// A program.
+    /// A service account.
     ServiceAccount,
 }
 

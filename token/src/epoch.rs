@@ -1,12 +1,12 @@
-//! Which revocation a token comes after: what is compared in place of clocks.
+//! Epochs: which revocation a token comes after, compared instead of clocks.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// The latest revocation of a principal's tokens, at some moment: the time of it by the database's clock, in microseconds
+/// The latest revocation of a principal's tokens at some moment: its time by the database's clock, in microseconds
 /// since 1970, and each later than the one before. A token carries the one that held when it was issued, read under the
 /// lock that a revocation takes as well; it is void as soon as there is a later one. So no clock of a replica decides
-/// which came first, and a token issued right after a revocation is good at once.
+/// which came first, and a token issued right after a revocation is valid immediately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(i64);
@@ -20,12 +20,12 @@ impl Epoch {
         tokens_valid_from.map_or(Self::FIRST, |at| Self(at.timestamp_micros()))
     }
 
-    /// That of the revocation at so many microseconds since 1970, as an event tells it.
+    /// That of the revocation at so many microseconds since 1970, as in an event.
     pub fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since 1970, as an event tells it.
+    /// Microseconds since 1970, as in an event.
     pub fn micros(self) -> i64 {
         self.0
     }
@@ -35,7 +35,7 @@ impl Epoch {
         DateTime::from_timestamp_micros(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 
-    /// Whether no revocation has been.
+    /// Whether there was no revocation.
     pub fn is_first(&self) -> bool {
         self.0 == 0
     }

@@ -23,7 +23,7 @@ pub enum Algorithm {
     Es256,
     /// RSA, PKCS#1 v1.5 with SHA-256.
     Rs256,
-    /// HMAC with SHA-256, for old clients only: whoever can verify can sign as well.
+    /// HMAC with SHA-256, for old clients only: a holder of the key that verifies can sign as well.
     Hs256,
 }
 
@@ -124,7 +124,7 @@ impl VerifyingKey {
         Some(Self { kid: Uuid::try_parse(&jwk.kid).ok()?, material })
     }
 
-    /// The key that an old client shares with the service. It is good for tokens of this one audience and no other.
+    /// The key that an old client shares with the service. It is valid for tokens of this one audience and no other.
     pub fn hs256(kid: Uuid, secret: Zeroizing<Vec<u8>>, audience: &str) -> Self {
         Self { kid, material: Material::Hs256 { secret, audience: audience.to_owned() } }
     }
@@ -164,7 +164,7 @@ impl VerifyingKey {
                 .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
             Material::Hs256 { secret, .. } => Hmac::<Sha256>::new_from_slice(secret).is_ok_and(|mut mac| {
                 mac.update(message);
-                // Takes the same time wherever the difference is.
+                // In constant time.
                 mac.verify_slice(signature).is_ok()
             }),
         }

@@ -1,8 +1,8 @@
-//! What Sidle's access tokens are and how they are checked. Shared by the service, which issues and verifies them, and
-//! by `sidle-client`, with which other services verify them: one code, so that both accept and refuse the same.
+//! Sidle's access tokens and how they are verified. Shared by the service, which issues and verifies them, and by
+//! `sidle-client`, with which other services verify them: one code, so that both accept and refuse the same.
 //!
-//! Everything here is a function of its arguments. Keys, the time and the snapshot of revocations are passed in; nothing
-//! is fetched, nothing is remembered, no clock is read.
+//! Everything here is a function of its arguments. Keys, the time and the revocation snapshot are passed in; nothing is
+//! fetched, nothing is cached, no clock is read.
 
 mod claims;
 mod epoch;

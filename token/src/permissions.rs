@@ -3,8 +3,8 @@
 use std::fmt;
 
 /// Permissions whose use reaches beyond any one tenant: into the Kanidm that all share, over all users, or into the
-/// service itself. `*` in a tenant does not include them; a tenant has one only where it is named, which takes somebody
-/// who holds it on the platform to begin with.
+/// service itself. `*` in a tenant does not include them; a tenant has one only where it is named, which only a holder
+/// of it on the platform can do.
 pub const PLATFORM_RESERVED: &[&str] = &[
     "keys.read",
     "keys.rotate",
@@ -15,8 +15,8 @@ pub const PLATFORM_RESERVED: &[&str] = &[
     "schema.read",
 ];
 
-/// What somebody may do: dotted names, or `*` for everything within reach. Within a tenant unless it is said to be on
-/// the platform, so that forgetting to say so allows less.
+/// A set of permissions: dotted names, or `*` for all within scope. Within a tenant unless it is said to be on the
+/// platform, so that forgetting to say so allows less.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     all: bool,
@@ -57,13 +57,13 @@ impl Permissions {
             || self.names.binary_search_by(|name| name.as_str().cmp(permission)).is_ok()
     }
 
-    /// Whether everything in `other` is also here, so that its holder may hand it on.
+    /// Whether everything in `other` is also here, so that its holder may grant it.
     pub fn covers(&self, other: &Self) -> bool {
         (!other.all || self.all && (self.on_platform || !other.on_platform))
             && other.names.iter().all(|name| self.has(name))
     }
 
-    /// What is in both.
+    /// The intersection.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
         let both = |one: &Self, two: &Self| one.names.iter().filter(|name| two.has(name)).cloned().collect::<Vec<_>>();
@@ -75,7 +75,7 @@ impl Permissions {
         Self::of(names, self.on_platform && other.on_platform)
     }
 
-    /// What is in either.
+    /// The union.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         let names = self.names().into_iter().chain(other.names()).collect();
@@ -133,7 +133,7 @@ mod tests {
         }
         assert!(!tenant.covers(&platform) && platform.covers(&tenant));
         assert!(!tenant.intersect(&platform).has("migration.run") && tenant.union(&platform).has("migration.run"));
-        // One that is named stays beside the star, also on its way through a token.
+        // A named one is kept beside the star, also on its way through a token.
         let granted = Permissions::parse("users.read * migration.run");
         assert_eq!(granted.to_string(), "* migration.run");
         assert_eq!(Permissions::parse(&granted.to_string()), granted);

@@ -1,4 +1,4 @@
-//! The snapshot of revocations that tokens are checked against.
+//! The revocation snapshot that tokens are verified with.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -19,17 +19,17 @@ pub enum Revoked {
     Key(Uuid),
 }
 
-/// Something that makes tokens bad before they expire.
+/// A revocation, by which tokens end before they expire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revocation {
-    /// When the last token that it concerns has expired anyway.
+    /// When the last token that it affects has expired anyway.
     pub forget_after: DateTime<Utc>,
     /// What is revoked.
     pub revoked: Revoked,
 }
 
-/// Every revocation that a living token may be concerned by. Comes to the same whatever is applied how often in which
-/// order.
+/// Every revocation that may affect a valid token. The result does not depend on order or repetition of what is
+/// applied.
 #[derive(Clone, Debug, Default)]
 pub struct RevocationSnapshot {
     sessions: HashMap<Uuid, DateTime<Utc>>,
@@ -39,7 +39,7 @@ pub struct RevocationSnapshot {
 }
 
 impl RevocationSnapshot {
-    /// Takes a revocation in.
+    /// Applies a revocation.
     pub fn apply(&mut self, revocation: Revocation) {
         let until = revocation.forget_after;
         let is_news = match revocation.revoked {
@@ -63,16 +63,16 @@ impl RevocationSnapshot {
             || epoch < self.epoch(principal)
     }
 
-    /// The latest revocation of a principal's tokens that matters.
+    /// The latest revocation of a principal's tokens that may affect one.
     pub fn epoch(&self, principal: Uuid) -> Epoch {
         self.principals.get(&principal).map_or(Epoch::FIRST, |(epoch, _)| *epoch)
     }
 
-    /// Drops what no living token can be concerned by any more.
+    /// Drops what can affect no valid token any more.
     pub fn forget(&mut self, now: DateTime<Utc>) {
         while let Some(Reverse(next)) = self.forget.peek().copied().filter(|next| next.0.forget_after <= now) {
             self.forget.pop();
-            // It may have been revoked anew meanwhile; then a later entry is there for it.
+            // It may have been revoked again meanwhile; then there is a later entry for it.
             let over = |until: &DateTime<Utc>| *until <= now;
             match next.revoked {
                 Revoked::Session(id) if self.sessions.get(&id).is_some_and(over) => _ = self.sessions.remove(&id),
@@ -105,7 +105,7 @@ impl RevocationSnapshot {
     }
 }
 
-/// Notes `until` for `id`, unless a later time stands there; says whether that changed anything.
+/// Sets `until` for `id`, unless it has a later time; returns whether that changed anything.
 fn extend(map: &mut HashMap<Uuid, DateTime<Utc>>, id: Uuid, until: DateTime<Utc>) -> bool {
     let is_news = map.get(&id).is_none_or(|known| *known < until);
     if is_news {

@@ -1,4 +1,4 @@
-//! Reading a token: header, key, signature, and only then what it says.
+//! Reading a token: header, key, signature, and only then its claims.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,16 +9,16 @@ use uuid::{Uuid, Variant};
 
 use crate::{Algorithm, Claims, VerifyingKey};
 
-/// Longer tokens are not even looked at.
+/// Longer tokens are not even parsed.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Media type of access tokens (RFC 9068): nothing else that is signed with the same keys passes for one.
 pub const TYPE: &str = "at+jwt";
-/// The last second of the year 9999, and the last in which a token may end: later ones cannot be told to a caller, and
-/// to the latest of them no leeway can be added.
+/// The last second of the year 9999, and the last in which a token may expire: later ones cannot be represented in an
+/// answer, and to the latest of them no leeway can be added.
 const LAST: i64 = 253_402_300_799;
 
-/// The header. Tokens of Sidle have these three members; one with others, such as `crit`, `jwk`, `jku` or `x5u`, comes
-/// from somebody else.
+/// The header. Tokens of Sidle have these three members; one with others, such as `crit`, `jwk`, `jku` or `x5u`, was
+/// issued elsewhere.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header<'a> {
@@ -29,22 +29,22 @@ struct Header<'a> {
     kid: Uuid,
 }
 
-/// A token whose signature and contents were found good. Whether it is good *now* is asked with [`Token::check`].
+/// A token whose signature and contents were verified. Whether it is valid *now* is checked with [`Token::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// What it says.
+    /// Its claims.
     pub claims: Claims,
     /// The key that signed it.
     pub kid: Uuid,
-    /// How.
+    /// The algorithm.
     pub algorithm: Algorithm,
     /// When it was issued, to the millisecond.
     pub issued_at: DateTime<Utc>,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: DateTime<Utc>,
 }
 
-/// Why a token is refused. For the verifier's own use: the presenter is told only that it is.
+/// Why a token is refused. For the verifier's own use: the presenter only learns that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It is not a token of Sidle, or was changed.
@@ -53,9 +53,9 @@ pub enum Refusal {
     UnknownKey(Uuid),
     /// It is for another audience.
     Audience,
-    /// It is over.
+    /// It has expired.
     Expired,
-    /// It has not begun.
+    /// It is not valid yet.
     NotYet,
 }
 
@@ -73,8 +73,8 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// What `token` says if it was issued by `issuer` and signed by the key that it names, which `find` looks up. Nothing of
-/// what it says is looked at before the signature is found good.
+/// The claims of `token` if it was issued by `issuer` and signed by the key that it names, which `find` looks up. No
+/// claim is read before the signature is verified.
 ///
 /// # Errors
 /// [`Refusal::UnknownKey`] or [`Refusal::Invalid`].
@@ -101,7 +101,7 @@ pub fn read<K: AsRef<VerifyingKey>>(
         return Err(Refusal::Invalid);
     }
     let claims: Claims = serde_json::from_slice(&decode(claims)?).map_err(|_| Refusal::Invalid)?;
-    // Whoever holds an old client's key can sign whatever they like, for this one audience.
+    // The holder of an old client's key can sign any claims, for this one audience.
     if claims.iss != issuer || key.bound_audience().is_some_and(|bound| bound != claims.aud) {
         return Err(Refusal::Invalid);
     }
@@ -111,7 +111,7 @@ pub fn read<K: AsRef<VerifyingKey>>(
 }
 
 impl Token {
-    /// Whether it is good for `audience` at `now`, as far as the token itself tells: revocation is another matter.
+    /// Whether it is valid for `audience` at `now`, as far as the token itself says; revocation is checked elsewhere.
     ///
     /// # Errors
     /// [`Refusal::Audience`], [`Refusal::Expired`] or [`Refusal::NotYet`].
@@ -129,7 +129,7 @@ impl Token {
     }
 }
 
-/// What a token is remembered by: a digest of all of it, so that one that differs in any byte is another one.
+/// The cache key of a token: a digest of all of it, so that one that differs in any byte is another one.
 pub fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(issue_time(Uuid::from_u128(u128::MAX)), None);
     }
 
-    /// Whoever holds an old client's key chooses the expiry.
+    /// The holder of an old client's key chooses the expiry.
     #[test]
     fn an_expiry_to_which_nothing_can_be_added_is_none() {
         let secret = Zeroizing::new(vec![7; 32]);
@@ -219,7 +219,7 @@ mod tests {
 
     const KID: Uuid = Uuid::from_u128(1);
 
-    /// A token of exactly these texts, with a good signature of the key that [`find`] knows.
+    /// A token of exactly these texts, with a valid signature of the key that [`find`] knows.
     fn signed(header: &str, claims: &str) -> String {
         use ed25519_dalek::Signer as _;
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
@@ -245,7 +245,7 @@ mod tests {
         format!(r#"{{"alg":"EdDSA","typ":"at+jwt","kid":"{KID}"}}"#)
     }
 
-    /// Good claims that end with `more`.
+    /// Valid claims that end with `more`.
     fn claims(more: &str) -> String {
         let id = uuid::Builder::from_unix_timestamp_millis(1_700_000_000_123, &[7; 10]).into_uuid();
         let times = r#""exp":1700000900,"nbf":1700000000,"iat":1700000000"#;
@@ -284,7 +284,7 @@ mod tests {
                     for claims in [&nested, &claims(&format!(",\"roles\":{nested}")), &open.repeat(depth)] {
                         assert_eq!(read(&signed(&header(), claims), "issuer", find), Err(Refusal::Invalid));
                     }
-                    // A claim that nobody asks for is skipped, as far down as it goes.
+                    // An unknown claim is skipped, at any depth.
                     let skipped = signed(&header(), &claims(&format!(",\"x\":{nested}")));
                     assert_eq!(read(&skipped, "issuer", find).is_ok(), skipped.len() <= MAX_TOKEN_BYTES);
                 }
