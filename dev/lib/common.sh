@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Part of ./run: speaking, failing, running builds with their output in a log, and one ./run at a time.
+# Part of ./run: messages, failing, running builds with their output in a log, and one ./run at a time.
 
 say() {
     printf '%s\n' "$*" >&2
@@ -35,7 +35,7 @@ begin() {
     take_lock
 }
 
-# What a command changes for a moment only is changed back by the function that UNDO names, however the command ends.
+# A command's temporary changes are undone by the function that UNDO names, however the command ends.
 UNDO=
 tidy_up() {
     stop_ticker
@@ -70,8 +70,8 @@ unexpected() {
     exit "$code"
 }
 
-# step NAME COMMAND...: runs a command in sight, and says how long it took. With SIDLE_TIMES set to a file's name,
-# the times are noted there as well.
+# step NAME COMMAND...: runs a command with its output shown, and prints how long it took. With SIDLE_TIMES set to a
+# file's name, the times are written there as well.
 step() {
     local name=$1 started=$SECONDS code
     shift
@@ -97,7 +97,7 @@ step() {
 logged() {
     local log="$DEV/log/$1.log" code=0
     shift
-    # Made anew, since root may have run this before in somebody else's directory.
+    # Created again, since root may have run this before in another user's directory.
     rm -f "$log"
     "$@" >"$log" 2>&1 9>&- || code=$?
     [ "$code" -ne 0 ] || return 0
@@ -107,7 +107,7 @@ logged() {
     die "this command failed: $*" "Its whole output is in $log."
 }
 
-# build_quietly WHAT LOG COMMAND...: a build that may take minutes, with a sign of life and without its noise.
+# build_quietly WHAT LOG COMMAND...: a build that may take minutes, with progress shown and without its output.
 build_quietly() {
     local what=$1 log=$2 started=$SECONDS
     shift 2

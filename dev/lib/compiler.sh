@@ -9,7 +9,7 @@ compiler_complete() {
 }
 
 need_compiler() {
-    # Once unpacked it stays in use, so that the machine's later changes do not make cargo build everything again.
+    # Once unpacked it stays in use, so that later changes of the machine do not make cargo build everything again.
     if [ -e "$DEV/debs/cc/complete" ]; then
         use_unpacked_compiler
         return

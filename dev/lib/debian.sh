@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Part of ./run: getting Debian or Ubuntu packages. Root installs them. Anybody else unpacks them under .dev/debs,
-# with package lists of the project's own, so that nothing of the machine changes.
+# Part of ./run: getting Debian or Ubuntu packages. Root installs them. Other users unpack them under .dev/debs, with
+# package lists of the project's own, so that the machine is not changed.
 
 is_debian() {
     have apt-get && have apt-cache && have dpkg
@@ -15,7 +15,7 @@ need_debian() {
         "and Python with pip."
 }
 
-# The machine's package lists and our own are two: that one is fresh says nothing of the other.
+# The machine's package lists and our own are separate: that one is fresh says nothing about the other.
 APT_UPDATED=
 APT_OWN_UPDATED=
 apt_install() {

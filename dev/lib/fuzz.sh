@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Part of ./run: the fuzz targets, built with stable Rust and libFuzzer. docs/fuzzing.md tells what they are.
+# Part of ./run: the fuzz targets, built with stable Rust and libFuzzer. docs/fuzzing.md describes them.
 
 FUZZ="$ROOT/fuzz"
 FUZZ_TARGET="$ROOT/target/fuzz"
@@ -30,7 +30,7 @@ fuzz_build() {
         cargo build --release --target "$FUZZ_HOST" --manifest-path "$FUZZ/Cargo.toml" "${chosen[@]}"
 }
 
-# fuzz_run TARGET ARGUMENTS...: seeds are read and never written; what is learnt goes to the corpus.
+# fuzz_run TARGET ARGUMENTS...: seeds are read and never written; new inputs go to the corpus.
 fuzz_run() {
     local name=$1 options=(-max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
     shift

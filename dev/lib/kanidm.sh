@@ -6,7 +6,8 @@ KANIDM_TARGET="$ROOT/dev/kanidm/target"
 
 KANIDM_BUILD=
 
-# Begins to build it, beside whatever is built next: either build ends with crates that keep one core busy for minutes.
+# Begins to build it, in parallel with the next build: either build ends with crates that keep one core busy for
+# minutes.
 begin_dev_kanidm() {
     export SIDLE_DEV_KANIDM_BIN="$KANIDM_TARGET/debug/dev-kanidm"
     [ -x "$SIDLE_DEV_KANIDM_BIN" ] || say "dev kanidm: building it beside Sidle; the first time, both take about 10 minutes on 2 cores"
@@ -33,7 +34,7 @@ finish_dev_kanidm() {
     die "dev Kanidm could not be built." "The whole output is in $DEV/log/dev-kanidm.log."
 }
 
-# A build that nobody waits for any more.
+# A build whose result is not needed any more.
 drop_dev_kanidm() {
     [ -n "$KANIDM_BUILD" ] || return 0
     kill "$KANIDM_BUILD" 2>/dev/null || true

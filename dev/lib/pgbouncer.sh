@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Part of ./run: PgBouncer, which tests put in front of Postgres. Always unpacked, never installed: the package would start
-# a pooler of the machine's own. It lies beside the private cluster, where the user can enter whom root must run it as.
+# Part of ./run: PgBouncer, which tests put in front of Postgres. Always unpacked, never installed: the package would
+# start a pooler of the machine's own. It is beside the private cluster, where the user can enter whom root must run it
+# as.
 
 need_pgbouncer() {
     local root="$PG_HOME/pgbouncer" name wanted=(pgbouncer)
@@ -9,7 +10,7 @@ need_pgbouncer() {
         need_debian "PgBouncer"
         say "pgbouncer: unpacking it in $root"
         rm -rf "$root"
-        # The wrapper comes last, so that what is there is whole.
+        # The wrapper is written last, so that an existing one means a complete unpacking.
         apt_own_update
         for name in $(closure pgbouncer); do
             case "$name" in

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # Part of ./run: a private Postgres for development and tests. Never the machine's own: only its programs are used.
 #
-# It lies in .dev/pg, listens on 127.0.0.1 only, on a free port that it remembers, has no socket, and asks everybody
-# for a password (SCRAM). The passwords are random and lie beside it in files with mode 0600. Postgres refuses to run
-# as root, so for root it runs as another user; if that user cannot reach the project's directory, the cluster lies
-# in /var/tmp instead.
+# It is in .dev/pg, listens on 127.0.0.1 only, on a free port that it remembers, has no socket, and requires a password
+# of every user (SCRAM). The passwords are random and in files beside it with mode 0600. Postgres refuses to run as
+# root, so for root it runs as another user; if that user cannot reach the project's directory, the cluster is in
+# /var/tmp instead.
 
 PG_OLDEST=15
 PG_BIN=
@@ -51,7 +51,8 @@ pg_url() {
     printf 'postgres://%s:%s@127.0.0.1:%s/%s\n' "$(pg_role "$1")" "$(cat "$PG_HOME/$1.pass")" "$PG_PORT" "$2"
 }
 
-# pg_psql super|owner|app DATABASE [ARGUMENT...]: the password goes by the environment, which nobody else can read.
+# pg_psql super|owner|app DATABASE [ARGUMENT...]: the password is passed by the environment, which other users cannot
+# read.
 pg_psql() {
     local who=$1 database=$2
     shift 2
@@ -73,11 +74,11 @@ pg_choose_home() {
     local elsewhere
     PG_HOME="$DEV/pg"
     am_root || return 0
-    # Whoever Postgres will run as for root is an ordinary user; so is nobody, and that is enough to ask.
+    # The user that Postgres will run as for root is an ordinary one; so is nobody, and that is enough to ask.
     ! setpriv --reuid=65534 --regid=65534 --clear-groups test -x "$DEV" || return 0
     elsewhere="/var/tmp/sidle-$(printf '%s' "$ROOT" | sha256sum | cut -c1-12)"
     if ! mkdir -m 0755 "$elsewhere" 2>/dev/null; then
-        # Anybody may write to /var/tmp: what is there already must be ours, and really be a directory.
+        # Every user may write to /var/tmp: what is there already must be ours, and really be a directory.
         [ "$(stat -c '%u %F' "$elsewhere")" = '0 directory' ] ||
             die "$elsewhere is there already, and is not root's directory." "Remove it and repeat the command."
     fi
@@ -142,8 +143,8 @@ pg_newest_package() {
     echo "$name"
 }
 
-# The Debian package makes and starts a cluster of the machine's own unless this file tells it not to. Afterwards the
-# file is again what it was, or what the package brings, even if the installation fails.
+# The Debian package creates and starts a cluster of the machine's own unless this file tells it not to. Afterwards the
+# file is as it was before, or as the package provides it, even if the installation fails.
 CREATECLUSTER=/etc/postgresql-common/createcluster.conf
 pg_install_programs() {
     say "postgres: installing $1 with apt-get (its programs only, no cluster of the machine's own)"
@@ -176,7 +177,7 @@ pg_unpack_programs() {
     done
 }
 
-# PG_USER is empty unless Postgres must run as somebody other than the caller.
+# PG_USER is empty unless Postgres must run as another user than the caller.
 pg_choose_user() {
     PG_USER=
     am_root || return 0
@@ -220,7 +221,7 @@ pg_create() {
     say "postgres: making a private cluster of PostgreSQL $version in $PG_HOME${PG_USER:+, run by user $PG_USER}"
     rm -rf "$PG_HOME"
     mkdir -p "$PG_HOME"
-    # Others may pass through but not look around; data and log belong to the user that Postgres runs as.
+    # Other users may pass through but not list it; data and log belong to the user that Postgres runs as.
     chmod 0711 "$PG_HOME"
     for role in super owner app; do
         (umask 077 && od -An -N24 -tx1 /dev/urandom | tr -d ' \n' >"$PG_HOME/$role.pass")
@@ -239,7 +240,7 @@ pg_create() {
 
 pg_settings() {
     cat <<CONF
-# Written anew by ./run at each start.
+# Written again by ./run at each start.
 listen_addresses = '127.0.0.1'
 port = $PG_PORT
 unix_socket_directories = ''
@@ -265,7 +266,7 @@ pg_start() {
             rm -f "$PG_HOME/roles"
             return 0
         fi
-        # Somebody else may have taken the port since it was looked at.
+        # Another program may have taken the port since it was checked.
         say "postgres: that did not work (try $try of 3)"
         rm -f "$PG_HOME/port"
     done
@@ -285,7 +286,7 @@ pg_choose_port() {
 }
 
 # A process is the cluster's if it works in its data directory, as every Postgres process does. The number in
-# postmaster.pid alone proves nothing: after a reboot it may be anybody's.
+# postmaster.pid alone proves nothing: after a reboot it may be any process.
 pg_is_ours() {
     [ "$(readlink "/proc/$1/cwd" 2>/dev/null)" = "$(readlink -f "$PG_HOME/data")" ]
 }
@@ -296,8 +297,8 @@ pg_running() {
     [ -n "$pid" ] && pg_is_ours "$pid" && [ -r "$PG_HOME/port" ]
 }
 
-# After a kill -9 of the server its children may outlive it for a moment; a new server must not start beside them.
-# A pid file that names somebody else's living process would keep Postgres from starting, and goes.
+# After a kill -9 of the server its children may outlive it for a moment; a new server must not start beside them. A pid
+# file that names another living process would keep Postgres from starting, and is removed.
 pg_clear_stale_pid() {
     local pid process waited=0 alive=yes
     pid=$(as_pg head -n 1 "$PG_HOME/data/postmaster.pid" 2>/dev/null) || return 0
@@ -334,8 +335,8 @@ pg_stop() {
     fi
 }
 
-# Once per start of the server. The owner may make databases and roles, as production's does, and is no superuser;
-# the application role owns nothing and is held by row-level security.
+# Once per start of the server. The owner may create databases and roles, as production's does, and is no superuser; the
+# application role owns nothing and is bound by row-level security.
 pg_roles() {
     [ ! -e "$PG_HOME/roles" ] || return 0
     {
@@ -353,7 +354,7 @@ SQL
     touch "$PG_HOME/roles"
 }
 
-# pg_durable on|off: whether commits wait for the disk. Off for tests: making and dropping a database for each of them
+# pg_durable on|off: whether commits wait for the disk. Off for tests: creating and dropping a database for each of them
 # would spend most of their time on it, and what they kill are processes, whose writes the kernel keeps; only a machine
 # that loses power could lose them. On for the demonstration and the benchmarks, as in production.
 pg_durable() {

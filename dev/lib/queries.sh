@@ -5,7 +5,7 @@
 # SQLX_OFFLINE is not true. So compiling the library once against a database with today's schema gives the whole set.
 # Only the library holds checked queries: programs, tests and benchmarks must not use the macros.
 
-# Today's schema in an empty database, as `sidle schema up` would make it.
+# Today's schema in an empty database, as `sidle schema up` would create it.
 queries_migrate() {
     local database=$1 file transaction
     pg_fresh_database "$database"
@@ -17,7 +17,7 @@ queries_migrate() {
         PGOPTIONS=--client-min-messages=warning \
             logged "migrate-$(basename "$file" .up.sql)" pg_psql owner "$database" "${transaction[@]}" -f "$file"
     done
-    # A function may name another one that comes after it; plpgsql_check reads them all when they are there.
+    # A function may refer to a later one; plpgsql_check reads them all when they exist.
     {
         echo "SET LOCAL check_function_bodies = off;"
         for file in "$ROOT"/migrations/functions/*/*.sql; do
@@ -28,7 +28,7 @@ queries_migrate() {
         logged migrate-functions pg_psql owner "$database" --single-transaction -f "$DEV/log/functions.sql"
 }
 
-# Describes all queries anew into the given empty directory.
+# Describes all queries again into the given empty directory.
 queries_describe() {
     local into=$1 code=0
     queries_migrate sidle_prepare

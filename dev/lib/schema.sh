@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Part of ./run: what looks at the schema beside the compiler. plpgsql_check reads the bodies of database functions;
+# Part of ./run: checks of the schema besides the compiler's. plpgsql_check reads the bodies of database functions;
 # squawk reads versioned files that are to run on a database in use.
 
 # --- plpgsql_check ------------------------------------------------------------------------------------------------
 
-# The machine's own where its Postgres has it. Else unpacked, never installed, beside the private cluster, where the user
-# can enter whom root must run Postgres as.
+# The machine's own where its Postgres has it. Else unpacked, never installed, beside the private cluster, where the
+# user can enter whom root must run Postgres as.
 need_plpgsql_check() {
     local major root="$PG_HOME/plpgsql_check" package
     PLPGSQL_CHECK=
@@ -36,8 +36,8 @@ plpgsql_check_statements() {
         "$PLPGSQL_CHECK_SQL"/plpgsql_check--*.sql
 }
 
-# plpgsql_check DATABASE: fails when it has anything to say about a function of ours. Trigger functions are checked for
-# each table that they are used on, with the rows that the statement brings where a trigger names them.
+# plpgsql_check DATABASE: fails when it reports anything about a function of ours. Trigger functions are checked for
+# each table that they are used on, with the rows that the statement provides where a trigger names them.
 plpgsql_check() {
     local database=$1 found
     need_plpgsql_check
@@ -99,8 +99,8 @@ need_squawk() {
     [ "$("$SQUAWK" --version)" = "squawk $SQUAWK_VERSION" ] || die "squawk does not start." "See $DEV/log/squawk.log."
 }
 
-# What runs on an empty database cannot hold anybody up, and is left out: the files up to the newest of the baseline.
-# The runner sets the bounds on waiting itself, and one transaction for each file that does not say otherwise.
+# What runs on an empty database cannot block any other statement, and is left out: the files up to the newest of the
+# baseline. The runner sets the bounds on waiting itself, and one transaction for each file that does not say otherwise.
 SQUAWK_BASELINE=0008
 squawk_check() {
     local file name transaction

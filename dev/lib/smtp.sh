@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Part of ./run: aiosmtpd, the mail server that tests send to (dev/smtp/server.py runs it). Root installs the system's
-# package; anybody else unpacks it under .dev/debs, with Python if there is none.
+# package; other users unpack it under .dev/debs, with Python if there is none.
 
 need_smtp() {
     SIDLE_DEV_SMTP_PYTHON=$(smtp_python)
@@ -41,7 +41,7 @@ smtp_unpack() {
     local root="$DEV/debs/smtp" python=/usr/bin/python3 name wanted=()
     rm -rf "$root"
     apt_own_update
-    # What it needs has had several names. Modules only: Python itself is the machine's where there is one.
+    # Its dependencies have had several names. Modules only: Python itself is the machine's where there is one.
     for name in $(closure python3-aiosmtpd); do
         case "$name" in
         python3-minimal | python3-distutils | python3-lib2to3) ;;

@@ -241,7 +241,7 @@ def main():
         row.first = True
         return row
 
-    # The people of the story, with costs as real systems have them.
+    # The users of the demonstration, with costs as real systems have them.
     hero = Row(JSONL_FILE, "juniper", "nora.lindqvist@juniper.example", "nora.lindqvist", "Nora Lindqvist", cost=10,
                kind="python")
     admin = Row(JSONL_FILE, "juniper", "victor.ames@juniper.example", "victor.ames", "Victor Ames", role="admin",

@@ -1,10 +1,10 @@
-//! Numbers as they should be, and as they are.
+//! Expected and actual numbers.
 
 use std::fmt::Debug;
 
 use crate::output;
 
-/// What was compared. A difference does not stop the story: all of them are named at its end.
+/// The result of a comparison. A difference does not stop the demonstration: all of them are listed at its end.
 #[derive(Default)]
 pub struct Checks {
     numbers: Vec<Compared>,
@@ -20,12 +20,12 @@ struct Compared {
 }
 
 impl Checks {
-    /// A number that stands in the summary.
+    /// A number that is in the summary.
     pub fn number(&mut self, what: &str, expected: usize, found: usize) {
         self.summarised(what, expected.to_string(), found, expected == found);
     }
 
-    /// A number that stands in the summary and has two bounds.
+    /// A number that is in the summary and has two bounds.
     pub fn within(&mut self, what: &str, at_least: usize, at_most: usize, found: usize) {
         self.summarised(what, format!("{at_least} to {at_most}"), found, (at_least..=at_most).contains(&found));
     }
@@ -38,7 +38,7 @@ impl Checks {
         self.numbers.push(Compared { what: what.to_owned(), expected, found, is_right });
     }
 
-    /// Something that is only named when it differs.
+    /// A value that is only listed when it differs.
     pub fn same<T: PartialEq + Debug>(&mut self, what: &str, expected: &T, found: &T) {
         self.others += 1;
         if expected != found {
@@ -46,7 +46,7 @@ impl Checks {
         }
     }
 
-    /// Something that has to be so.
+    /// A condition that must hold.
     pub fn holds(&mut self, what: &str, is_so: bool) {
         self.others += 1;
         if !is_so {
@@ -82,7 +82,7 @@ impl Checks {
     }
 }
 
-/// Sets of hundreds of names would hide what differs behind what does not.
+/// Sets of hundreds of names would hide the differences.
 fn shortened(value: &impl Debug) -> String {
     let text = format!("{value:?}");
     if text.chars().count() <= 300 { text } else { format!("{}...", text.chars().take(300).collect::<String>()) }

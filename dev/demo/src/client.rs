@@ -38,7 +38,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// As whoever holds the access token; as nobody without one.
+    /// As the holder of the access token; anonymous without one.
     pub fn new(channel: &Channel, token: Option<&str>) -> Result<Self> {
         let bearer = Bearer(token.map(|token| format!("Bearer {token}").parse()).transpose()?);
         let channel = InterceptedService::new(channel.clone(), bearer);
@@ -56,7 +56,7 @@ pub fn reason(status: &Status) -> String {
     status.get_details_error_info().map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
 }
 
-/// Turns a refusal into the error that ends the story, with the call's name and the correlation id for the log.
+/// Turns a refusal into the error that ends the demonstration, with the call's name and the correlation id for the log.
 pub fn refused(call: &str) -> impl Fn(Status) -> Box<dyn std::error::Error + Send + Sync> {
     move |status| {
         let details = status.get_error_details();

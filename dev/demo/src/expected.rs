@@ -1,4 +1,4 @@
-//! What has to come out, as `dev/sample/expected.json` says. Its other keys are for tests.
+//! The expected results, from `dev/sample/expected.json`. Its other keys are for tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -66,7 +66,7 @@ pub struct Bounds {
     pub at_most: usize,
 }
 
-/// The user whom the story follows.
+/// The user whom the demonstration follows.
 #[derive(Clone, Deserialize)]
 pub struct Person {
     pub id: String,
@@ -76,7 +76,7 @@ pub struct Person {
     pub password: String,
 }
 
-/// Somebody whom Kanidm knows before the migration.
+/// A person that is in Kanidm before the migration.
 #[derive(Deserialize)]
 pub struct Preexisting {
     pub name: String,

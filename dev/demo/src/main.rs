@@ -1,6 +1,6 @@
-//! The demonstration: legacy users come in, sign in with their old password, are moved to Kanidm while somebody watches,
-//! sign in through Kanidm, and all of it stands in the audit log. Everything goes over gRPC to a `sidle serve` of its own,
-//! and every number is compared with what the sample data says has to come out. Started by `./run demo`.
+//! The demonstration: legacy users are imported, sign in with their old password, are migrated to Kanidm under watch,
+//! sign in through Kanidm, and all of it is in the audit log. Everything is called over gRPC at a `sidle serve` of its
+//! own, and every number is compared with what the sample data expects. Started by `./run demo`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "talking to a person at a terminal is its purpose")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time and needs no clock that can be moved")]
 
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::servers::Servers;
 use crate::story::Ending;
 
-/// What goes wrong here is told to a person and ends the demonstration, so that text is enough.
+/// Errors here are shown to a developer and end the demonstration, so that text is enough.
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 #[tokio::main]
@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
     code
 }
 
-/// Tells the story, and waits after it, until somebody interrupts.
+/// Runs the demonstration, and waits after it, until it is interrupted.
 async fn perform(servers: &mut Servers, once: bool) -> ExitCode {
     let interruption = match interruption() {
         Ok(interruption) => interruption,
@@ -76,7 +76,7 @@ async fn perform(servers: &mut Servers, once: bool) -> ExitCode {
     }
 }
 
-/// Ctrl-C, a request to end, or a terminal that was closed: whatever runs must not outlive the demonstration.
+/// Ctrl-C, a request to end, or a terminal that was closed: the started programs must not outlive the demonstration.
 fn interruption() -> std::io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

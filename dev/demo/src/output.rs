@@ -1,14 +1,14 @@
-//! How it looks: numbered steps with their durations, aligned facts and tables.
+//! The output: numbered steps with their durations, aligned facts and tables.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Instant;
 
-/// Where facts begin.
+/// Column where facts begin.
 const INDENT: &str = "   ";
-/// How wide their labels are.
+/// Width of their labels.
 const LABEL: usize = 36;
 
-/// Whether somebody watches, rather than a file.
+/// Whether the output is a terminal, rather than a file.
 pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
@@ -16,7 +16,7 @@ pub fn is_terminal() -> bool {
 /// A line of its own.
 pub fn line(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
-    // Whoever stopped reading has seen enough; the checks still decide the exit code.
+    // A reader that closed the pipe has seen enough; the checks still decide the exit code.
     let _ = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
 }
 
@@ -30,12 +30,12 @@ pub fn fact(label: &str, value: impl std::fmt::Display) {
     line(format!("{INDENT}{label:LABEL$}{value}"));
 }
 
-/// Something that needs no alignment and can be copied.
+/// A line without alignment, which can be copied.
 pub fn verbatim(text: impl AsRef<str>) {
     line(text);
 }
 
-/// Rows in columns as wide as they need to be. Numbers stand to the right.
+/// Rows in columns as wide as they need to be. Numbers are aligned to the right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -56,7 +56,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
     rows.iter().for_each(|row| show(row));
 }
 
-/// `text` in bold where somebody watches.
+/// `text` in bold on a terminal.
 pub fn bold(text: &str) -> String {
     if is_terminal() { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
 }
@@ -84,7 +84,7 @@ pub fn count(number: usize, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }
 
-/// A numbered step; says at its end how long it took.
+/// A numbered step; prints at its end how long it took.
 pub struct Step {
     started: Instant,
 }

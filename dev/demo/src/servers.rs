@@ -1,4 +1,4 @@
-//! What runs meanwhile: a dev Kanidm and a `sidle serve`, both of the demonstration's own and gone with it.
+//! The programs of the demonstration: a dev Kanidm and a `sidle serve`, both started by it and stopped at its end.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -57,9 +57,9 @@ impl Sidle {
         sidle.set("SERVER__SHUTDOWN_GRACE", "3s");
         sidle.set("DATABASE__URL", &app);
         sidle.set("DATABASE__OWNER_URL", &owner);
-        // The printed tokens are to be used by somebody who is still reading.
+        // The printed tokens are to be used while the reader is still reading.
         sidle.set("TOKENS__ACCESS_LIFETIME", "12h");
-        // Batches smaller than is best, so that there is something to watch.
+        // Smaller batches than is fastest, so that there is progress to watch.
         sidle.set("MIGRATION__BATCH_SIZE", "25");
         sidle.set("MIGRATION__POLL", "200ms");
         sidle.set("LOG__FORMAT", "text");
@@ -141,7 +141,7 @@ impl Servers {
         }
     }
 
-    /// Where to look when something went wrong.
+    /// Which log to read after a failure.
     pub fn where_to_look(&self) -> String {
         match &self.service {
             Some(service) => format!("The service's log is {}.", service.log.display()),
@@ -187,7 +187,7 @@ impl Service {
         let Some(process) = self.process.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) else {
             return;
         };
-        // Refused only when it is gone already. What does not stop is killed with the value.
+        // Refused only when it has ended already. What does not stop is killed when the value is dropped.
         let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
         let _ = tokio::time::timeout(PATIENCE, self.process.wait()).await;
     }

@@ -1,4 +1,4 @@
-//! Who is calling, and how a caller becomes somebody: `/v1/auth` and what surrounds it.
+//! Authentication: `/v1/auth` and related paths, and the caller of a request.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};

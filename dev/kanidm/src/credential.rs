@@ -45,7 +45,7 @@ async fn credentials(
     });
     match read.await {
         Ok(status) => Ok(Json(status)),
-        // What the engine says of a person without any credential.
+        // The engine's answer about a person without any credential.
         Err(OperationError::NoMatchingAttributes) => Ok(Json(CredentialStatus { creds: Vec::new() })),
         Err(cause) => Err(cause.into()),
     }
@@ -98,7 +98,7 @@ async fn exchange(
     Ok(Json(exchange_intent(&app.engine, intent).await?))
 }
 
-/// Whoever holds the intent may change the person's credentials; there is no other check.
+/// The holder of the intent may change the person's credentials; there is no other check.
 pub async fn exchange_intent(engine: &Engine, intent_id: String) -> Fallible<(CUSessionToken, CUStatus)> {
     let now = engine.clock.now();
     let mut txn = engine.idms.proxy_write(now).await?;

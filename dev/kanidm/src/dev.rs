@@ -1,4 +1,5 @@
-//! What no real Kanidm has: a clock that can be advanced, faults on demand, and counts of requests.
+//! Development controls that no real Kanidm has: a clock that can be advanced, faults on demand, and counts of
+//! requests.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -55,7 +56,7 @@ struct Fault {
     /// The answer's body where it fails.
     #[serde(default)]
     body: String,
-    /// Only requests whose body holds this text are hit.
+    /// Only requests whose body contains this text are hit.
     body_contains: Option<String>,
     /// Without it, a stall lasts until the faults are cleared.
     stall_ms: Option<u64>,
@@ -138,7 +139,7 @@ pub async fn faults(State(app): State<App>, request: Request, next: Next) -> Res
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     let hit = app.faults.hit(&parts.method, parts.uri.path(), &body);
-    // Counted after its fault is settled: who sees the count knows the request is held.
+    // Counted after its fault is settled: a test that sees the count knows the request is held.
     app.faults.count(&parts.method, &template);
     let request = Request::from_parts(parts, axum::body::Body::from(body.clone()));
     let Some((fault, mut cleared)) = hit else {

@@ -51,7 +51,7 @@ pub struct Engine {
     pub idms: IdmServer,
     pub clock: Clock,
     delayed: Mutex<IdmServerDelayed>,
-    // Held so that the engine's audit channel stays open; nobody reads it here.
+    // Held so that the engine's audit channel stays open; it is not read here.
     _audit: IdmServerAudit,
 }
 

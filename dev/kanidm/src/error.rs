@@ -1,4 +1,4 @@
-//! How the engine's errors look over HTTP: the status codes and bodies of Kanidm.
+//! Errors over HTTP: the status codes and bodies of Kanidm.
 
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};

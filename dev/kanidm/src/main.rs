@@ -34,7 +34,7 @@ const BODY_LIMIT: usize = 32 * 1024 * 1024;
 
 pub type App = Arc<Host>;
 
-/// What every handler needs.
+/// The state that every handler needs.
 pub struct Host {
     pub engine: Engine,
     pub faults: Faults,
@@ -121,7 +121,7 @@ async fn run(options: Options) -> Result<(), String> {
     Ok(())
 }
 
-/// `localhost` may resolve to either address, so nobody else may have the same port on the other one.
+/// `localhost` may resolve to either address, so no other program may have the same port on the other one.
 async fn listen(port: u16) -> io::Result<(TcpListener, Option<TcpListener>)> {
     let mut attempts = if port == 0 { 16 } else { 1 };
     loop {
@@ -155,7 +155,7 @@ fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// The one line on standard output that says the server can be used.
+/// The one line on standard output that says the server is ready.
 fn announce(url: &str, passwords: &Passwords) {
     println!(
         "{}",

@@ -98,7 +98,7 @@ async fn change_scopes(
     Ok(Json(write.await?))
 }
 
-/// What the engine thinks of an authorisation request by this caller, who may be nobody.
+/// The engine's decision on an authorisation request by this caller, who may be anonymous.
 pub async fn consider(
     app: &App,
     caller: ClientAuthInfo,
@@ -128,7 +128,7 @@ async fn authorise(
             ApiError::OAuth2(Oauth2Error::AuthenticationRequired).into_response()
         }
         Err(Oauth2Error::AccessDenied) => (StatusCode::FORBIDDEN, [ANY_ORIGIN]).into_response(),
-        // Never a redirect: the redirect URL of a refused request is not to be trusted.
+        // Never a redirect: the redirect URL of a refused request is not trusted.
         Err(_) => (StatusCode::BAD_REQUEST, [ANY_ORIGIN]).into_response(),
     }
 }
@@ -174,13 +174,13 @@ fn refused(cause: OperationError) -> Response {
     }
 }
 
-/// Where to send somebody who has given consent.
+/// The redirect after consent.
 pub async fn permitted(app: &App, caller: ClientAuthInfo, consent: &str) -> Result<Url, OperationError> {
     let write = app.engine.write(caller, |ident, txn, now| txn.check_oauth2_authorise_permit(&ident, consent, now));
     Ok(write.await?.build_redirect_uri())
 }
 
-/// Where to send somebody who has refused it.
+/// The redirect after consent was refused.
 pub async fn rejected(app: &App, caller: ClientAuthInfo, consent: &str) -> Result<Url, OperationError> {
     let now = app.engine.clock.now();
     let read = app.engine.read(caller, |ident, txn| txn.check_oauth2_authorise_reject(&ident, consent, now));

@@ -1,5 +1,5 @@
-//! The way of a person with a browser: set a password by reset link; sign in, consent, go back.
-//! Plain HTML without scripts; everything shown is escaped.
+//! Browser pages: set a password by reset link; sign in, consent, go back. Plain HTML without scripts; everything shown
+//! is escaped.
 
 use axum::Router;
 use axum::extract::{Form, Query, RawQuery, State};
@@ -126,7 +126,7 @@ async fn set_password(engine: &Engine, link: &str, password: String) -> Result<(
     committed.map_err(|cause| format!("Refused: {cause:?}"))
 }
 
-/// Cookies do not know ports, so several servers on one machine need names of their own.
+/// Cookies do not distinguish ports, so several servers on one machine need names of their own.
 fn cookie_name(app: &App) -> String {
     format!("dev-kanidm-{}", app.port)
 }

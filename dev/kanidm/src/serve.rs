@@ -34,7 +34,7 @@ pub fn hangup() -> Response {
 pub async fn accept(listener: TcpListener, router: Router) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors or a connection gone before it was taken: go on with the others.
+            // Out of file descriptors or a connection that was closed before it was accepted: continue with the others.
             tokio::task::yield_now().await;
             continue;
         };
@@ -51,7 +51,7 @@ pub async fn accept(listener: TcpListener, router: Router) {
                     }
                 }
             });
-            // A client that goes away in the middle is its own affair.
+            // A client that closes the connection early is no error of the server.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
         });
     }

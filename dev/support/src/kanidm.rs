@@ -10,11 +10,11 @@ use tokio::process::{Child, Command};
 
 use crate::{Result, random_word, variable};
 
-/// Groups that give Sidle's service account its rights: to create persons and groups, and to read a person's address and
-/// credential status, without which a person that is there already cannot be told from one that was taken over.
+/// Groups that give Sidle's service account its rights: to create persons and groups, and to read a person's address
+/// and credential status, without which an existing person cannot be told from one that was taken over.
 pub const RIGHTS: [&str; 3] = ["idm_people_on_boarding", "idm_group_admins", "idm_account_mail_read"];
 
-/// A running Kanidm and its administrator's way in.
+/// A running Kanidm and its administrator's credentials.
 pub struct Kanidm {
     /// Base URL.
     pub url: String,
@@ -27,7 +27,7 @@ pub struct Kanidm {
     process: Option<Child>,
 }
 
-/// What Sidle needs to work with a Kanidm.
+/// Settings with which Sidle uses a Kanidm.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// API token of the service account.
@@ -36,7 +36,7 @@ pub struct Access {
     pub client_id: String,
     /// Its secret.
     pub client_secret: String,
-    /// Where a login returns to.
+    /// Redirect address of logins.
     pub redirect_uri: String,
 }
 
@@ -47,9 +47,9 @@ pub enum Fault {
     Fail,
     /// Holds requests until the fault is cleared.
     Stall,
-    /// Answers 200 with bytes that are no JSON.
+    /// Answers 200 with bytes that are not JSON.
     Garbage,
-    /// Does what was asked and closes the connection without an answer.
+    /// Performs the request and closes the connection without an answer.
     DropReply,
 }
 
@@ -67,7 +67,7 @@ impl Kanidm {
         self.process.is_some()
     }
 
-    /// A fresh dev Kanidm of one's own; ends with this value.
+    /// A fresh dev Kanidm of its own; ends with this value.
     ///
     /// # Errors
     /// When the program is missing or does not get ready.
@@ -99,8 +99,8 @@ impl Kanidm {
         Ok(Self { url, ca_file: Some(ca_file), http, admin, reader: Default::default(), process: None })
     }
 
-    /// Makes a service account with the rights that Sidle documents, an OAuth2 client for everybody, and allows
-    /// passwords without a second factor, which test people use. Names are of their own.
+    /// Creates a service account with the rights that Sidle documents, an OAuth2 client for all persons, and allows
+    /// passwords without a second factor, which test persons use. Names are unique.
     ///
     /// # Errors
     /// When Kanidm refuses.
@@ -162,15 +162,15 @@ impl Kanidm {
     /// # Errors
     /// When Kanidm does not answer.
     pub async fn persons(&self) -> Result<Vec<Value>> {
-        // Not as the administrator: a person's session may not read as many entries at once as a program may, and a
-        // Kanidm that many tests use has many.
+        // Not as the administrator: a person's session may not read as many entries at a time as a service account may,
+        // and a Kanidm that many tests use has many.
         let reader = self.reader.get_or_try_init(|| self.reader_token()).await?;
         let response = self.http.get(format!("{}/v1/person", self.url)).bearer_auth(reader).send().await?;
         let list = answer("GET /v1/person", response).await?;
         Ok(list.as_array().into_iter().flatten().map(|entry| entry["attrs"].clone()).collect())
     }
 
-    /// A service account that may read everything about persons.
+    /// A service account that may read all attributes of persons.
     async fn reader_token(&self) -> Result<String> {
         let name = format!("reader_{}", random_word(10));
         let account =
@@ -182,7 +182,7 @@ impl Kanidm {
         token.as_str().map(str::to_owned).ok_or_else(|| "no API token".into())
     }
 
-    /// Names of the members of a group, which is known by uuid or name, without their domain.
+    /// Names of the members of a group, given by uuid or name, without their domain.
     ///
     /// # Errors
     /// When Kanidm does not answer.
@@ -226,7 +226,7 @@ impl Kanidm {
         intent["token"].as_str().map(str::to_owned).ok_or_else(|| format!("no reset link in {intent}").into())
     }
 
-    /// Switches a person's account off, as of now.
+    /// Disables a person's account, as of now.
     ///
     /// # Errors
     /// When Kanidm refuses.
@@ -282,8 +282,8 @@ impl Kanidm {
         self.post("/_dev/fault", &body).await.map(drop)
     }
 
-    /// Makes dev Kanidm answer so, without doing anything, to requests whose path begins so and whose body holds `text`,
-    /// `count` times.
+    /// Makes dev Kanidm answer so, without performing anything, to requests whose path begins so and whose body
+    /// contains `text`, `count` times.
     ///
     /// # Errors
     /// On a full Kanidm.
@@ -335,7 +335,7 @@ impl Kanidm {
         Ok(self.get("/_dev/requests").await?[kind].as_u64().unwrap_or(0))
     }
 
-    /// Ends dev Kanidm at once, as a crash would.
+    /// Ends dev Kanidm immediately, as a crash would.
     ///
     /// # Errors
     /// On a full Kanidm.
@@ -355,7 +355,7 @@ pub(crate) async fn answer(call: &str, response: reqwest::Response) -> Result<Va
 }
 
 fn client(authority: Option<&[u8]>) -> Result<reqwest::Client> {
-    // Several crates bring a provider of cryptography along; this one is used. An error: it was chosen before.
+    // Several crates bring a cryptography provider; this one is used. An error: it was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
     builder = match authority {

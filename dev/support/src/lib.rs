@@ -1,6 +1,6 @@
-//! What only development needs: a Kanidm to test against, people who sign in to it, databases made from a template,
-//! a mail server.
-//! Shared by the integration tests, the benchmarks and the demonstration; no part of the product.
+//! Helpers that only development needs: a Kanidm to test against, persons who sign in to it, databases copied from a
+//! template, a mail server. Shared by the integration tests, the benchmarks and the demonstration; no part of the
+//! product.
 #![allow(clippy::disallowed_methods, reason = "test data may be random without being handed the randomness")]
 
 pub mod kanidm;
@@ -8,7 +8,7 @@ pub mod persona;
 pub mod postgres;
 pub mod smtp;
 
-/// What goes wrong here is told to a developer, so that text is enough.
+/// Errors here are shown to a developer, so that text is enough.
 pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// A variable that `./run` sets.

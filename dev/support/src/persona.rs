@@ -1,11 +1,11 @@
-//! What a person does in a browser, without the browser: use a reset link, sign in, let an application in.
+//! A person's requests in a browser, without the browser: use a reset link, sign in, consent to an application.
 
 use serde_json::{Value, json};
 
 use crate::Result;
 use crate::kanidm::{Kanidm, answer};
 
-/// Where a browser ends up after a login: the address of the application, with what Kanidm added.
+/// Where a login ends: the redirect address of the application, with what Kanidm added.
 #[derive(Clone, Debug)]
 pub struct Returned {
     /// `code`.
@@ -44,7 +44,7 @@ impl Kanidm {
     /// Sets a password with a reset link, as its owner would.
     ///
     /// # Errors
-    /// When the link is spent or the password refused.
+    /// When the link is used up or the password refused.
     pub async fn use_reset_link(&self, link: &str, password: &str) -> Result<()> {
         let call = async |path: &str, body: Value| -> Result<Value> {
             answer(path, self.http.post(format!("{}{path}", self.url)).json(&body).send().await?).await
@@ -63,7 +63,7 @@ impl Kanidm {
         sign_in(&self.http, &self.url, name, password).await
     }
 
-    /// Goes where an application sends its visitor to sign in, lets the application in, and returns with the code.
+    /// Follows an application's redirect to sign in, consents, and returns with the code.
     ///
     /// # Errors
     /// When Kanidm refuses.

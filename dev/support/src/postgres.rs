@@ -1,11 +1,11 @@
-//! Databases for tests: one template a run, a copy of it for each test, gone afterwards.
+//! Databases for tests: one template a run, a copy of it for each test, dropped afterwards.
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use crate::{Result, random_word, variable};
 
-/// A database of one's own. Dropped with this value.
+/// A database of its own. Dropped with this value.
 #[derive(Debug)]
 pub struct Database {
     /// Its name.
@@ -30,7 +30,7 @@ impl Database {
     /// When the cluster does not answer.
     pub async fn create(prefix: &str, template: Option<&str>) -> Result<Self> {
         let admin_url = variable("SIDLE_DEV_PG_SUPER_URL")?;
-        // The process id shows later runs whose it was.
+        // The process id tells later runs which process made it.
         let name = format!("{prefix}_{}_{}", std::process::id(), random_word(8));
         let template = template.map(|name| format!(" TEMPLATE {name}")).unwrap_or_default();
         let mut admin = connect(&admin_url).await?;
@@ -67,9 +67,8 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let (admin_url, name) = (self.admin_url.clone(), self.name.clone());
-        // A runtime of its own, and nobody waits for it: Postgres waits for every connection that is being made, and one
-        // of those may be made by the runtime that this would hold up. What does not get done in time, the next run
-        // sweeps.
+        // A runtime of its own, which is not waited for: Postgres waits for every connection that is being made, and
+        // one of those may be made by the runtime that this would block. What is not done in time, the next run drops.
         std::thread::spawn(move || -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {

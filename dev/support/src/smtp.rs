@@ -1,5 +1,5 @@
-//! A mail server to test against: a process of its own (`dev/smtp/server.py`), which writes what it takes to a directory
-//! and fails when it is told to.
+//! A mail server to test against: a process of its own (`dev/smtp/server.py`), which writes accepted messages to a
+//! directory and fails when it is told to.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::{Result, random_word, variable};
 
-/// Longest time in which a message is expected to come, on a machine that runs many tests at once.
+/// Longest time until a message is expected to arrive, on a machine that runs many tests concurrently.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a message fails.
@@ -24,13 +24,13 @@ pub enum Fault {
     Recipient,
     /// The message is refused.
     Refuse,
-    /// The message is put off.
+    /// The message is deferred.
     Defer,
-    /// The connection ends instead.
+    /// The connection is closed instead.
     DropBefore,
-    /// The message is taken, and the connection ends without the server saying so.
+    /// The message is accepted, and the connection is closed without the server saying so.
     DropAfter,
-    /// The message is taken, and the server says so only when the fault ends.
+    /// The message is accepted, and the server says so only when the fault ends.
     Hold,
 }
 
@@ -41,7 +41,7 @@ pub struct Options {
     pub tls: &'static str,
     /// PEM files with certificate and private key.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// `NAME:PASSWORD` that must be shown.
+    /// `NAME:PASSWORD` that is required.
     pub login: Option<&'static str>,
     /// Port; 0 for a free one.
     pub port: u16,
@@ -54,24 +54,24 @@ pub struct Smtp {
     directory: PathBuf,
     commands: ChildStdin,
     events: Lines<BufReader<ChildStdout>>,
-    /// Events that came while another was waited for.
+    /// Events that arrived while another was waited for.
     pending: Vec<Value>,
     // Ends when dropped.
     _process: Child,
 }
 
-/// A message that the server took.
+/// A message that the server accepted.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Taken {
     /// Sender of the envelope.
     pub from: String,
     /// Recipients of the envelope.
     pub to: Vec<String>,
-    /// The message as it came.
+    /// The message as it was received.
     pub data: String,
-    /// Whether it came over TLS.
+    /// Whether it was received over TLS.
     pub tls: bool,
-    /// Who had signed in.
+    /// The authenticated sender.
     pub login: Option<String>,
 }
 
@@ -180,7 +180,7 @@ impl Smtp {
         self.event("told").await.map(drop)
     }
 
-    /// The next message that the server takes.
+    /// The next message that the server accepts.
     ///
     /// # Errors
     /// When none comes.
@@ -198,7 +198,7 @@ impl Smtp {
         self.event("failed").await.map(drop)
     }
 
-    /// Every message that the server has taken so far.
+    /// Every message that the server has accepted so far.
     ///
     /// # Errors
     /// When they cannot be read.

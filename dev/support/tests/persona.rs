@@ -1,4 +1,4 @@
-//! A person's way through Kanidm: from a reset link to a code for the application.
+//! A person's login at Kanidm: from a reset link to a code for the application.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use sidle_dev::kanidm::Kanidm;
@@ -18,7 +18,7 @@ async fn kanidm_lets_a_person_in_with_what_their_link_gave_them() {
     assert!(kanidm.use_reset_link(&link, &password).await.is_err(), "a link is spent once used");
 
     let bearer = kanidm.sign_in(&name, &password).await.unwrap();
-    // PKCE with the challenge of RFC 7636, appendix B; nobody exchanges the code here.
+    // PKCE with the challenge of RFC 7636, appendix B; the code is not exchanged here.
     let query = format!(
         "response_type=code&client_id={}&redirect_uri=https%3A%2F%2Fapp.example%2Fcallback&scope=openid&state=s&nonce=n\
          &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256",

@@ -14,7 +14,7 @@ use crate::output::{self, fact};
 /// How many of the last events are shown.
 const SHOWN: usize = 12;
 
-/// Reads everything that happened, shows the end of it, and compares it with what was done.
+/// Reads all events, shows the last ones, and compares them with what was done.
 pub async fn tail(demo: &mut Demo<'_>, migrated: &Migrated) -> Result<()> {
     let step = output::step(11, "All of it stands in the audit log: StreamEvents");
     let events = from_the_beginning(demo).await?;
@@ -86,7 +86,7 @@ fn compare(demo: &mut Demo<'_>, migrated: &Migrated, events: &[AuditEvent]) {
     }
 }
 
-/// Failures are no events of their own: each step of a migration tells its counts.
+/// Failures have no events of their own: each step of a migration states its counts.
 fn failures(event: &AuditEvent) -> Option<usize> {
     let counts = event.details.as_ref()?.fields.get("counts")?;
     let Some(Kind::StructValue(counts)) = &counts.kind else { return None };

@@ -1,4 +1,4 @@
-//! Kanidm's own view: every migrated user once, in the right groups, and nobody else.
+//! The state of Kanidm itself: every migrated user once, in the right groups, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! The legacy users come in. Every verdict is compared with what the sample says about its line.
+//! Imports the legacy users. Every verdict is compared with what the sample expects for its line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::output::{self, fact, note};
 
 /// Rows in a message.
 const CHUNK: usize = 200;
-/// Reasons from here on are remarks and let the row in.
+/// Reasons from here on are remarks on accepted rows.
 const FIRST_REMARK: i32 = ImportReason::NoPassword as i32;
 
 /// What was found in a file: by reason the lines, and what can be done.
@@ -95,7 +95,7 @@ async fn import(demo: &mut Demo<'_>, rows: Vec<ImportRow>) -> Result<(Vec<Import
     parts.extend(rows.chunks(CHUNK).map(|rows| Part::Rows(ImportRows { rows: rows.to_vec() })));
     parts.push(Part::End(end));
     let messages = tokio_stream::iter(parts.into_iter().map(|part| ImportUsersRequest { part: Some(part) }));
-    // Whoever imports chooses passwords and roles: the administrator proves once more who is calling.
+    // The caller of an import chooses passwords and roles: the administrator needs a step-up token.
     let messages = demo.proven("sidle.v1.MigrationService/ImportUsers", messages).await?;
 
     let answer = demo.admin.migration.import_users(messages).await.map_err(refused("ImportUsers"))?;

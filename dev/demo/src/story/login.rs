@@ -1,4 +1,4 @@
-//! The hero signs in: first with the old password, later through Kanidm, and then either way.
+//! Logins of the hero: first with the old password, later through Kanidm, and then either way.
 
 use sidle::proto::{
     AuthMethod, AuthenticatePasswordRequest, CompleteKanidmLoginRequest, GetUserRequest, RefreshTokenRequest, SignedIn,
@@ -32,7 +32,7 @@ fn access_token(signed_in: &SignedIn) -> String {
     signed_in.tokens.clone().unwrap_or_default().access_token
 }
 
-/// Asks who the token's holder is, compares it with the hero, and says it.
+/// Asks whom the token names, compares that with the hero, and prints it.
 async fn who_am_i(demo: &mut Demo<'_>, token: &str) -> Result<()> {
     let mut client = Client::new(&demo.ready.channel, Some(token))?;
     let me = client.authenticate.who_am_i(WhoAmIRequest {}).await.map_err(refused("WhoAmI"))?.into_inner();
@@ -104,7 +104,7 @@ pub async fn through_kanidm(demo: &mut Demo<'_>, migrated: &Migrated) -> Result<
     Ok(token)
 }
 
-/// The way of a browser: from the application to Kanidm and back.
+/// The steps of a browser: from the application to Kanidm and back.
 async fn oidc_login(demo: &mut Demo<'_>, name: &str, password: &str) -> Result<SignedIn> {
     let request = StartKanidmLoginRequest { redirect_uri: demo.access.redirect_uri.clone(), ..Default::default() };
     let answer = demo.anonymous.authenticate.start_kanidm_login(request).await;

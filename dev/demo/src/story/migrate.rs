@@ -1,4 +1,4 @@
-//! The migration: groups, a plan, the run, and what became of each user.
+//! The migration: groups, a plan, the run, and the result of each user.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::output::{self, fact, note};
 
 const PAGE: i32 = 1000;
 
-/// What came of the migration.
+/// The result of the migration.
 pub struct Migrated {
     pub migration_id: String,
     /// The person of each linked user, by user id.
@@ -23,7 +23,7 @@ pub struct Migrated {
     pub failed: Vec<Failed>,
 }
 
-/// A user who could not be moved.
+/// A user who could not be migrated.
 pub struct Failed {
     pub legacy_id: String,
     pub email: String,
@@ -31,7 +31,7 @@ pub struct Failed {
     pub remedy: String,
 }
 
-/// Makes the tenants' groups and a plan for everybody.
+/// Creates the tenants' groups and a plan for all users.
 pub async fn plan(demo: &mut Demo<'_>) -> Result<Plan> {
     groups(demo).await?;
     let step = output::step(8, "A dry run: PlanMigration");
@@ -75,7 +75,7 @@ async fn groups(demo: &mut Demo<'_>) -> Result<()> {
 }
 
 async fn make_plan(demo: &mut Demo<'_>) -> Result<Plan> {
-    // By tenant: the first administrator, at home in another, stays.
+    // By tenant: the first administrator, whose home is another, is not migrated.
     let cohort = Cohort { tenant_ids: demo.tenants.values().cloned().collect(), ..Default::default() };
     let request = PlanMigrationRequest { cohort: Some(cohort), ..Default::default() };
     let answer = demo.admin.migration.plan_migration(request).await.map_err(refused("PlanMigration"))?;
@@ -95,7 +95,7 @@ async fn plan_items(demo: &mut Demo<'_>, plan_id: &str) -> Result<Vec<PlanItem>>
     }
 }
 
-/// One name for each cause that the sample knows, where there is a choice one that shows it.
+/// One example for each cause that the sample knows, where possible one that shows it.
 fn examples(demo: &Demo<'_>, items: &[PlanItem]) {
     let mut rows = Vec::new();
     for (cause, expected) in &demo.expected.names {
@@ -105,7 +105,7 @@ fn examples(demo: &Demo<'_>, items: &[PlanItem]) {
             let before = if user.username.is_empty() { &item.email } else { &user.username };
             Some((before, &item.person.as_ref()?.name))
         });
-        // Nothing is to be seen where the name is simply the username or what stands before the `@`.
+        // Nothing is visible where the name is simply the username or the part before the `@`.
         let shows = |(before, name): &(&String, &String)| before.split('@').next() == Some(name.as_str());
         if let Some((before, name)) = candidates.min_by_key(shows) {
             rows.push(vec![
@@ -149,7 +149,7 @@ fn fails_by_reason(expected: &crate::expected::Expected) -> BTreeMap<String, usi
     expected.migration.fails_by_reason.iter().map(|(reason, rows)| (reason.clone(), rows.count)).collect()
 }
 
-/// Starts the plan, watches it to its end, and compares what became of each user.
+/// Starts the plan, watches it to its end, and compares the result of each user.
 pub async fn run(demo: &mut Demo<'_>, plan: &Plan) -> Result<Migrated> {
     let step = output::step(9, "The migration: StartMigration, WatchMigration");
     let request = StartMigrationRequest {

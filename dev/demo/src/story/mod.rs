@@ -1,4 +1,4 @@
-//! The story, step by step.
+//! The demonstration, step by step.
 
 mod audit;
 mod compare;
@@ -27,14 +27,14 @@ use crate::expected::Expected;
 use crate::output;
 use crate::servers::{Ready, Servers};
 
-/// How it ended.
+/// Its result.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     AsExpected,
     Different,
 }
 
-/// What the steps share once everything runs.
+/// What the steps share once all programs run.
 struct Demo<'a> {
     samples: PathBuf,
     expected: Expected,
@@ -42,11 +42,11 @@ struct Demo<'a> {
     kanidm: &'a Kanidm,
     access: Access,
     ready: Ready,
-    /// As the first administrator.
+    /// Clients of the first administrator.
     admin: Client,
     admin_token: String,
     admin_password: String,
-    /// As nobody.
+    /// Anonymous clients.
     anonymous: Client,
     /// Ids of the sample's tenants by slug.
     tenants: BTreeMap<String, String>,
@@ -55,7 +55,8 @@ struct Demo<'a> {
 }
 
 impl Demo<'_> {
-    /// A message with a fresh proof of the first administrator, for one call of this RPC, whose request is a stream.
+    /// A message with a fresh step-up token of the first administrator, for one call of this RPC, whose request is a
+    /// stream.
     async fn proven<T>(&mut self, method: &str, message: T) -> Result<Request<T>> {
         let proof = Some(Proof::Password(self.admin_password.clone()));
         let request = StepUpRequest { method: method.to_owned(), proof, ..Default::default() };
@@ -66,8 +67,8 @@ impl Demo<'_> {
     }
 }
 
-/// Tells the whole story; unless it is told `once`, with calls to make afterwards. Differences from what is expected are
-/// part of it; only what cannot go on is an error.
+/// Runs all steps; unless it runs `once`, with calls to make afterwards. Differences from the expected results are part
+/// of it; only what cannot continue is an error.
 pub async fn tell(servers: &mut Servers, once: bool) -> Result<Ending> {
     let started = Instant::now();
     let samples = PathBuf::from(variable("SIDLE_DEMO_SAMPLES")?);

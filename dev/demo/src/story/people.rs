@@ -9,7 +9,7 @@ use crate::Result;
 use crate::client::refused;
 use crate::output::{self, fact};
 
-/// Most that a page holds.
+/// Largest page.
 const PAGE: i32 = 1000;
 
 /// All users of a tenant.

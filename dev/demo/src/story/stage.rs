@@ -1,4 +1,4 @@
-//! Before the story: Kanidm with people of its own, an empty Sidle with an administrator, tenants.
+//! The setup: Kanidm with some persons, an empty Sidle with an administrator, tenants.
 
 use sidle::proto::{AuthenticatePasswordRequest, CreateTenantRequest, authenticate_password_response::Outcome};
 use sidle_dev::kanidm::Access;
@@ -14,7 +14,7 @@ use crate::servers::{Ready, Servers, Sidle};
 const REDIRECT_URI: &str = "https://app.example/signed-in";
 const ADMIN: &str = "admin@platform.example";
 
-/// Starts Kanidm, with some persons in it already, and makes what Sidle needs there.
+/// Starts Kanidm, with some persons in it already, and creates what Sidle needs there.
 pub async fn kanidm(servers: &mut Servers, expected: &Expected) -> Result<Access> {
     let step = output::step(1, "Kanidm, with people of its own");
     servers.start_kanidm().await?;
@@ -32,7 +32,7 @@ pub async fn kanidm(servers: &mut Servers, expected: &Expected) -> Result<Access
     Ok(access)
 }
 
-/// Makes the schema and the first administrator, starts the service, and signs the administrator in.
+/// Creates the schema and the first administrator, starts the service, and signs the administrator in.
 pub async fn service(servers: &mut Servers, sidle: &mut Sidle, access: &Access) -> Result<(Ready, String, String)> {
     let step = output::step(2, "Sidle: schema, first administrator, service");
     let key = sidle.run(&["keygen"], &[]).await?;
@@ -68,7 +68,7 @@ async fn sign_in(anonymous: &Client, identifier: &str, password: &str) -> Result
     }
 }
 
-/// Makes the tenants of the sample.
+/// Creates the tenants of the sample.
 pub async fn tenants(demo: &mut Demo<'_>) -> Result<()> {
     let step = output::step(3, "Three tenants");
     for slug in demo.expected.tenants.clone() {

@@ -1,4 +1,4 @@
-//! The end: the numbers, who failed and why, and calls to paste.
+//! The summary: the numbers, who failed and why, and calls to paste.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub fn show(demo: &Demo<'_>, migrated: &Migrated) {
     }
 }
 
-/// Ready to paste while everything is up. The tokens are real ones, of a database that the next run replaces.
+/// Ready to paste while the service runs. The tokens are real ones, of a database that the next run replaces.
 pub fn calls(demo: &Demo<'_>, migrated: &Migrated, hero_token: &str) {
     let address = demo.ready.grpc;
     let hero = &demo.expected.hero;

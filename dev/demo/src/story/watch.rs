@@ -1,4 +1,4 @@
-//! Watching the migration: a bar where somebody looks at it, lines otherwise, and sums that are right in every message.
+//! Watching the migration: a progress bar on a terminal, lines otherwise, and counts that add up in every message.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sidle::proto::{ItemCounts, MigrationState, WatchMigrationRequest, WatchMigrationResponse};
@@ -9,7 +9,7 @@ use crate::Result;
 use crate::client::{refused, word};
 use crate::output::{self, fact, note};
 
-/// The stream is broken off once after so many messages, to show that it goes on from its cursor.
+/// The stream is cancelled once after so many messages, to show that it resumes from its cursor.
 const BREAK_AFTER: usize = 5;
 
 /// Follows the migration until it ends.
@@ -94,7 +94,7 @@ fn show(bar: &ProgressBar, message: &WatchMigrationResponse) {
     let finished = counts.total - counts.pending;
     let what = format!("{} done, {} failed, {} skipped", counts.done, counts.failed, counts.skipped);
     if output::is_terminal() {
-        // The words first: the bar is drawn anew for each of these.
+        // The text first: the bar is drawn again for each of these.
         bar.set_message(format!("{finished}/{}  {what}", counts.total));
         bar.set_length(counts.total.cast_unsigned());
         bar.set_position(finished.cast_unsigned());

@@ -96,7 +96,7 @@ fn members_are_added_removed_and_must_exist() {
     assert_eq!(members(), json!(["bob@localhost"]));
 }
 
-/// A client that names the values to remove from an account must learn here that Kanidm does not read them.
+/// A client that names the values to remove from an account must learn here that Kanidm ignores them.
 #[test]
 fn removing_values_spares_the_others_of_a_group_but_not_of_an_account() {
     let host = Host::start();

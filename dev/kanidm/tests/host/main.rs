@@ -1,4 +1,4 @@
-//! These fail when the host misrepresents the engine, or its development controls do not do what they say.
+//! Tests that fail when the host misrepresents the engine, or its development controls do not do what they say.
 
 mod accounts;
 mod controls;

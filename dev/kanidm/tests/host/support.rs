@@ -1,4 +1,4 @@
-//! A server of its own for every test, and the few calls they all make.
+//! A server of its own for every test, and the calls that all of them make.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -80,7 +80,7 @@ impl Host {
         Self::start_with(&["--state-dir", state.to_str().expect("a path in UTF-8")])
     }
 
-    /// Ends the process the way a test that dies would: by closing its standard input.
+    /// Ends the process as a test that dies would: by closing its standard input.
     pub fn stop(mut self) -> ExitStatus {
         drop(self.process.stdin.take());
         self.process.wait().expect("the server ends")
