@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let set = prost::Message::decode(descriptors.as_slice())?;
     let mut config = tonic_prost_build::Config::new();
-    // By its name a message finds its descriptor again, with which the command line prints it as JSON.
+    // The type name leads to the descriptor of a message, with which the command line prints it as JSON.
     config.enable_type_names();
     tonic_prost_build::configure()
         .codec_path("crate::codec::Codec")
@@ -96,7 +96,7 @@ fn policies(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         }
         let largest = policy.get_field_by_name("max_request_bytes").and_then(|v| v.as_u32()).unwrap_or(0);
         let largest = match (largest, access) {
-            // Anybody can have so much read and kept, by as many calls as may be in work.
+            // Anonymous callers can make the service read and hold this much, in as many calls as there are permits.
             (0, 1) => 64 * 1024,
             (0, _) => 256 * 1024,
             (more, 1) if more > 64 * 1024 => return Err(format!("{path} reads {more} bytes of anybody").into()),
@@ -163,8 +163,8 @@ fn enum_comments(descriptors: &[u8], name: &str) -> Result<Vec<(String, String)>
 
 use prost_reflect::prost_types as prost_types_set;
 
-/// Every schema migration, embedded in order, so that the binary needs no files beside it.
-/// The versioned files of the schema, and the files of its functions, as `src/schema/files.rs` has them.
+/// The versioned files of the schema and the files of its functions, embedded in order, so that the binary needs no
+/// files beside it: the tables of `src/schema/files.rs`.
 fn migrations(folder: &Path) -> Result<String, Box<dyn Error>> {
     let mut names: Vec<String> = Vec::new();
     for entry in std::fs::read_dir(folder)? {

@@ -1,4 +1,4 @@
-//! Importing users beside Postgres's own COPY of the same rows into the same tables.
+//! Importing users, compared with Postgres's own COPY of the same rows into the same tables.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Password logins beside bare bcrypt verifications on the same cores at the same cost, and what `VerifyToken` feels of
-//! them meanwhile. Both sides have the same caller of `VerifyToken` beside them.
+//! Password logins, compared with bare bcrypt verifications on the same cores at the same cost, and their effect on the
+//! latency of `VerifyToken`. Both sides run with the same caller of `VerifyToken`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ async fn measured(cost: u32, logins_each: usize) -> Row {
     row(&format!("Password login, cost {cost}"), &format!("bare bcrypt on {cores} threads"), "≥ 0.95", &rounds, note)
 }
 
-/// Logins a second, of all users at once.
+/// Logins a second, of all users concurrently.
 async fn logins(server: &TestServer, each: usize) -> f64 {
     let begun = Instant::now();
     join_all((0..USERS).map(|user| {
@@ -64,7 +64,7 @@ async fn logins(server: &TestServer, each: usize) -> f64 {
                     ..Default::default()
                 };
                 let answer = client.clone().authenticate.authenticate_password(request).await.expect("signed in");
-                // As a client does that keeps what it is given.
+                // As a client that keeps its known-device token.
                 if let Some(Outcome::SignedIn(signed_in)) = answer.into_inner().outcome
                     && !signed_in.known_device_token.is_empty()
                 {

@@ -1,4 +1,4 @@
-//! The benchmarks that docs/performance.md quotes: each measures a promise beside its own limit, alternately in the same
+//! The benchmarks that docs/performance.md quotes: each compares a rate with its own limit, alternately in the same
 //! run, and prints the median of the ratios. Machines are shared and noisy: nothing here fails for being slow.
 //!
 //! `./run bench [verify|login|refusals|refresh|import|migration]`
@@ -21,13 +21,13 @@ mod verify;
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
 mod support;
 
-/// One promise, as measured.
+/// One measured comparison.
 pub struct Row {
-    /// What was done.
+    /// What was measured.
     pub work: String,
     /// Its rate, median over the rounds.
     pub rate: f64,
-    /// The limit that it is held against.
+    /// The limit that it is compared with.
     pub limit: String,
     /// The limit's rate, median over the rounds.
     pub limit_rate: f64,
@@ -35,9 +35,9 @@ pub struct Row {
     pub ratio: f64,
     /// The lowest and the highest ratio.
     pub spread: (f64, f64),
-    /// What design asks for.
+    /// The design target.
     pub aim: &'static str,
-    /// Anything else that was seen.
+    /// Other observations.
     pub note: String,
 }
 

@@ -1,4 +1,4 @@
-//! Bulk migration beside a bare client that posts the same batches to the same Kanidm.
+//! Bulk migration, compared with a bare client that posts the same batches to the same Kanidm.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! `RefreshToken` beside pgbench running the same statement against the same database with as many clients.
+//! `RefreshToken`, compared with pgbench running the same statement against the same database with as many clients.
 
 use std::io::Write as _;
 use std::process::Command;
@@ -113,7 +113,7 @@ SELECT 1 / (outcome = 'refreshed')::integer FROM session_refresh(
     file
 }
 
-/// Transactions a second; each client goes on where it stopped, at `begin`.
+/// Transactions a second; each client continues where it stopped, at `begin`.
 fn pgbench(url: &str, script: &std::path::Path, begin: usize) -> f64 {
     let programs = std::env::var("SIDLE_DEV_PG_BIN").expect("started through ./run");
     let clients = CLIENTS.to_string();

@@ -1,7 +1,7 @@
-//! Whether the time of a refused login tells for what kind of account it was: each kind is asked in turn, over and over,
-//! and its times are compared with those of a wrong password, by the Kolmogorov-Smirnov and the Mann-Whitney test. The
-//! right password stands beside them, to show that the tests see a difference where there is one. Once as the service
-//! answers, on the grid of time, and once without the grid, to see what work it has to hide.
+//! Whether the time of a refused login reveals the kind of account: each kind is asked in turn, over and over, and its
+//! times are compared with those of a wrong password, by the Kolmogorov-Smirnov and the Mann-Whitney test. The right
+//! password is measured as well, to show that the tests see a difference where there is one. Once as the service
+//! answers, at multiples of the failure latency quantum, and once without it, to see what work it has to hide.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::support::{ADMIN_PASSWORD, Setup, TestServer};
 
 const COST: u32 = 8;
 const SAMPLES: usize = 60;
-/// The one that the others are compared with.
+/// The kind that the others are compared with.
 const BASELINE: &str = "wrong password, cost 8";
 const CONTROL: &str = "right password (control)";
 
@@ -28,7 +28,7 @@ async fn compare(grid: &str, name: &str) {
     let mut times: Vec<Vec<f64>> = kinds.iter().map(|_| Vec::with_capacity(SAMPLES)).collect();
     for round in 0..SAMPLES {
         for turn in 0..kinds.len() {
-            // Each begins a round as often as any other, so that what drifts drifts for all.
+            // Each begins a round as often as any other, so that a drift affects all of them.
             let kind = (round + turn) % kinds.len();
             let (_, identifier, password) = kinds[kind];
             times[kind].push(ask(&server, identifier, password).await);

@@ -1,4 +1,4 @@
-//! `VerifyToken` beside an RPC of the same message sizes behind the same layers that does nothing.
+//! `VerifyToken`, compared with an RPC of the same message sizes behind the same layers that does nothing.
 
 use std::convert::Infallible;
 use std::task::{Context as TaskContext, Poll};
@@ -67,7 +67,7 @@ impl tower::Service<http::Request<tonic::body::Body>> for Nothing {
     }
 }
 
-/// Calls a second with `CALLERS` at once, each taking the next of `tokens`.
+/// Calls a second with `CALLERS` concurrent ones, each taking the next of `tokens`.
 async fn rate(client: &Client, audience: &str, tokens: &[String]) -> f64 {
     let begun = Instant::now();
     join_all((0..CALLERS).map(|caller| {
