@@ -74,7 +74,7 @@ pg_choose_home() {
     local elsewhere
     PG_HOME="$DEV/pg"
     am_root || return 0
-    # The user that Postgres will run as for root is an ordinary one; so is nobody, and that is enough to ask.
+    # The user that Postgres will run as for root is an ordinary one; so is `nobody`, which is enough for the check.
     ! setpriv --reuid=65534 --regid=65534 --clear-groups test -x "$DEV" || return 0
     elsewhere="/var/tmp/sidle-$(printf '%s' "$ROOT" | sha256sum | cut -c1-12)"
     if ! mkdir -m 0755 "$elsewhere" 2>/dev/null; then
