@@ -43,6 +43,8 @@ pub mod fault;
 pub mod fuzzing;
 pub mod kanidm;
 pub mod mail;
+#[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "documented in the proto files; generated")]
+pub mod messages;
 pub mod metrics;
 pub mod migration;
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "documented in the proto files; generated")]

@@ -8,7 +8,9 @@ use crate::modules::{Graph, Step, told, top};
 /// The layers, the lowest first. What stands in one line is one layer; within it, circles are refused as everywhere.
 const LAYERS: &[&[&str]] = &[
     // The base: what every other module may use, and which knows none of them.
-    &["db", "config", "seal", "context", "correlation", "fault", "metrics", "telemetry", "proto", "codec", "schema"],
+    &[
+        "db", "config", "seal", "context", "correlation", "fault", "metrics", "telemetry", "messages", "codec", "proto", "schema",
+    ],
     // Calls and their policies.
     &["access"],
     // The ways to other systems.
