@@ -13,7 +13,7 @@ use tonic_health::server::HealthService;
 use self::services::Services;
 use crate::access::live::Admission;
 use crate::access::paging::Paging;
-use crate::audit::{Feed, Log, Recorder, Sequencer};
+use crate::audit::{Feed, Log, Recorder, Sequencer, Streams};
 use crate::authenticate::{Authenticate, StepUps};
 use crate::config::Config;
 use crate::context::Context;
@@ -248,24 +248,22 @@ impl App {
 
     pub(crate) fn services(&self) -> Services {
         let verifier = self.verifier.clone();
-        let admission = Admission::new(move |call| verifier.recheck_call(call));
+        let streams = Streams::new(self.log.clone(), Admission::new(move |call| verifier.recheck_call(call)));
         Services {
             authenticate: authenticate::Service::new(self.authenticate.clone()),
-            session: session::Service::new(self.sessions.clone(), self.log.clone()),
+            session: session::Service::new(self.sessions.clone(), streams.clone()),
             audit: audit::Service::new(
-                self.log.clone(),
                 self.context.clone(),
                 self.keyring.clone(),
                 self.paging.clone(),
-                admission.clone(),
+                streams.clone(),
             ),
             migration: migration::Service::new(migration::Parts {
                 db: self.db.clone(),
                 context: self.context.clone(),
                 recorder: self.recorder.clone(),
-                log: self.log.clone(),
                 paging: self.paging.clone(),
-                admission,
+                streams,
                 kanidm: self.kanidm.clone(),
                 engine: self.engine.clone(),
                 step_ups: self.step_ups.clone(),

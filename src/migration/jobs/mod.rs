@@ -12,7 +12,7 @@ pub use self::start::Starting;
 pub use self::step::{Failure, Step};
 pub(in crate::migration) use self::store::by_index;
 pub use self::store::{Counts, ItemFilter, Job, JobFilter, JobItem};
-pub use self::watch::{Cursor, ProgressUpdate, Seen, Watch};
+pub use self::watch::ProgressUpdate;
 use super::vocabulary::ItemReason;
 use crate::audit::Recorder;
 use crate::context::Context;

@@ -3,21 +3,19 @@
 mod convert;
 mod import;
 mod table;
-mod watch;
 
-use futures_util::stream::Stream;
+use futures_util::stream::{Stream, StreamExt as _};
 use uuid::Uuid;
 
-use self::watch::WATCH;
 use super::engine::Engine;
 use super::groups::{self, Groups};
-use super::jobs::{Cursor, JobFilter, Jobs, Starting, Watch};
+use super::jobs::{JobFilter, Jobs, Starting};
 use super::plan::Plans;
-use crate::access::live::{Admission, Heartbeat};
+use crate::access::live::Heartbeat;
 use crate::access::paging::{Paging, cut, page_size};
 use crate::access::replay::Replay;
 use crate::access::{Call, input};
-use crate::audit::{Log, Recorder};
+use crate::audit::{Recorder, Streams};
 use crate::authenticate::StepUps;
 use crate::context::Context;
 use crate::db::{Db, Scope};
@@ -32,6 +30,8 @@ const LIST: &str = "ListMigrations";
 const LIST_ITEMS: &str = "ListMigrationItems";
 const PLAN: &str = "PlanMigration";
 const START: &str = "StartMigration";
+/// The method that cursors belong to.
+const WATCH: &str = "WatchMigration";
 
 /// What the service is made of.
 #[derive(Clone)]
@@ -42,12 +42,10 @@ pub struct Parts {
     pub context: Context,
     /// Writes audit events.
     pub recorder: Recorder,
-    /// Reads the audit log, in which progress stands.
-    pub log: Log,
     /// Page tokens and cursors.
     pub paging: Paging,
-    /// Checks whether the caller of an open stream is still authorised.
-    pub admission: Admission,
+    /// Opens streams over the audit log, in which progress stands.
+    pub streams: Streams,
     /// The Kanidm to move to, where one is configured.
     pub kanidm: Option<Kanidm>,
     /// The engine of this replica, where there is a Kanidm.
@@ -62,9 +60,8 @@ pub struct Service {
     db: Db,
     context: Context,
     recorder: Recorder,
-    log: Log,
     paging: Paging,
-    admission: Admission,
+    streams: Streams,
     kanidm: Option<Kanidm>,
     engine: Option<Engine>,
     step_ups: StepUps,
@@ -76,7 +73,7 @@ pub struct Service {
 impl Service {
     /// The service made of these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { db, context, recorder, log, paging, admission, kanidm, engine, step_ups } = parts;
+        let Parts { db, context, recorder, paging, streams, kanidm, engine, step_ups } = parts;
         let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), kanidm.clone());
         Self {
             plans: Plans::new(db.clone(), context.clone(), recorder.clone(), groups.clone(), kanidm.clone()),
@@ -85,9 +82,8 @@ impl Service {
             db,
             context,
             recorder,
-            log,
             paging,
-            admission,
+            streams,
             kanidm,
             engine,
             step_ups,
@@ -230,19 +226,15 @@ impl Service {
     ) -> Result<impl Stream<Item = Result<WatchMigrationResponse>> + use<>> {
         let scope = Self::read_scope(&call)?;
         let migration_id = input::uuid("migration_id", &request.migration_id)?;
-        let cursor: Option<Cursor> = self.paging.decode(&call, WATCH, &migration_id, &request.cursor)?;
+        let cursor = self.paging.decode(&call, WATCH, &migration_id, &request.cursor)?;
         let heartbeat = Heartbeat::interval(request.heartbeat_interval, 1..=60)?;
-        let watch = Watch::begin(&self.jobs, &self.log, scope, migration_id, cursor).await?;
-        let stream = watch::Stream {
-            context: self.context.clone(),
-            paging: self.paging.clone(),
-            admission: self.admission.clone(),
-            heartbeat: Heartbeat::new(self.context.clock.clone(), heartbeat),
-            call,
-            migration_id,
-            watch,
-        };
-        Ok(stream.messages())
+        let updates = self.jobs.watch(call.clone(), &self.streams, scope, migration_id, cursor, heartbeat).await?;
+        let paging = self.paging.clone();
+        Ok(updates.map(move |update| {
+            let update = update?;
+            let cursor = paging.encode(&call, WATCH, &migration_id, &update.cursor);
+            Ok(convert::update(&update, cursor))
+        }))
     }
 
     async fn sync_groups(&self, call: &Call, request: SyncTenantGroupsRequest) -> Result<SyncTenantGroupsResponse> {
