@@ -9,7 +9,18 @@ use crate::modules::{Graph, Step, told, top};
 const LAYERS: &[&[&str]] = &[
     // The base: what every other module may use, and which knows none of them.
     &[
-        "db", "config", "seal", "context", "correlation", "fault", "metrics", "telemetry", "messages", "codec", "proto", "schema",
+        "db",
+        "config",
+        "seal",
+        "context",
+        "correlation",
+        "fault",
+        "metrics",
+        "telemetry",
+        "messages",
+        "codec",
+        "proto",
+        "schema",
     ],
     // Calls and their policies.
     &["access"],
