@@ -50,7 +50,7 @@ async fn run(
     answers: &mpsc::Sender<Result<ImportUsersResponse>>,
 ) -> Result<()> {
     // Less than the database waits, so that the client is told why it ended.
-    let patience = PATIENCE.min(service.db.idle_in_transaction_timeout() / 4 * 3);
+    let patience = PATIENCE.min(service.core.db.idle_in_transaction_timeout() / 4 * 3);
     // Rights may end while the import waits for its client.
     let caller = service.streams.caller(call);
     let Some(Part::Header(header)) = caller.after(next(&mut stream, patience)).await? else {
@@ -58,8 +58,7 @@ async fn run(
     };
     let header = convert::header(header)?;
     let validate_only = header.validate_only;
-    let parts = (&service.db, &service.context, &service.recorder);
-    let mut import = Import::begin(parts.0, parts.1, parts.2, &service.step_ups, &caller.call, header).await?;
+    let mut import = Import::begin(&service.core, &service.step_ups, &caller.call, header).await?;
     loop {
         match caller.after(next(&mut stream, patience)).await? {
             Some(Part::Rows(rows)) if rows.rows.len() > LARGEST => {
