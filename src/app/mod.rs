@@ -142,8 +142,15 @@ impl App {
         );
         let engine =
             kanidm.as_ref().map(|kanidm| Engine::new(core.clone(), kanidm.patient(), config.migration.clone()));
-        let (shared, hashing, keys) = (core.clone(), hasher.clone(), &config.api_keys);
-        let directory = Directory::new(shared, &sessions, &authenticate, hashing, policy, kanidm.clone(), keys);
+        let directory = Directory::new(
+            core.clone(),
+            &sessions,
+            &authenticate,
+            hasher.clone(),
+            policy,
+            kanidm.clone(),
+            &config.api_keys,
+        );
         Ok(Self {
             verifier: sessions.verifier.clone(),
             step_ups: authenticate.step_ups(),
@@ -169,16 +176,16 @@ impl App {
     /// # Errors
     /// When a port is taken, or what must be loaded before the first call cannot be.
     pub async fn start(self) -> Result<Running> {
-        let server = &self.config.server;
-        let grpc = server::bind(server.grpc_address).await?;
-        let ops = server::bind(server.ops_address).await?;
+        let settings = &self.config.server;
+        let grpc = server::bind(settings.grpc_address).await?;
+        let ops = server::bind(settings.ops_address).await?;
         let (grpc_address, ops_address) = (grpc.address, ops.address);
-        let authorities = Authorities::load(server).await?;
-        let bounds = Bounds::of(server).await;
-        let port = Port::new(grpc, bounds, server, self.context.clock.clone(), self.metrics.clone()).await?;
+        let authorities = Authorities::load(settings).await?;
+        let bounds = Bounds::of(settings).await;
+        let port = Port::new(grpc, bounds, settings, self.context.clock.clone(), self.metrics.clone()).await?;
         let mut tasks = JoinSet::new();
         let mut public_address = None;
-        if let Some(address) = server.public_address {
+        if let Some(address) = settings.public_address {
             let public = server::bind(address).await?;
             public_address = Some(public.address);
             tasks.spawn(server::serve_public(public, bounds, self.ops(), self.stop.clone()));
