@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use prost_reflect::prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, EnumValueDescriptor, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, EnumValueDescriptor, MethodDescriptor, Value, prost_types};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -29,15 +29,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("reasons.rs"), reasons(&pool, &descriptors)?)?;
     std::fs::write(out.join("migrations.rs"), migrations(Path::new("migrations"))?)?;
 
-    let set = prost::Message::decode(descriptors.as_slice())?;
+    // In two modules, since the codec, which the services know, answers with faults, whose reasons are messages.
+    let set: prost_types::FileDescriptorSet = prost::Message::decode(descriptors.as_slice())?;
     let mut config = tonic_prost_build::Config::new();
     // The type name leads to the descriptor of a message, with which the command line prints it as JSON.
     config.enable_type_names();
+    config.out_dir(&out);
+    config.compile_fds(set.clone())?;
+    let services = out.join("services");
+    std::fs::create_dir_all(&services)?;
     tonic_prost_build::configure()
-        .codec_path("crate::codec::Codec")
+        .out_dir(services)
+        .extern_path(".sidle.v1", "crate::messages")
+        .codec_path("crate::proto::Codec")
         // Comments of the proto files are for readers of the API; rustdoc would take their examples for code.
         .disable_comments(["."])
-        .compile_fds_with_config(set, config)?;
+        .compile_fds(set)?;
     Ok(())
 }
 
@@ -143,7 +150,7 @@ fn reasons(pool: &DescriptorPool, descriptors: &[u8]) -> Result<String, Box<dyn 
 
 /// Leading comments of an enum's values, which sit in the source info under the path (5, enum, 2, value).
 fn enum_comments(descriptors: &[u8], name: &str) -> Result<Vec<(String, String)>, Box<dyn Error>> {
-    let set: prost_types_set::FileDescriptorSet = prost::Message::decode(descriptors)?;
+    let set: prost_types::FileDescriptorSet = prost::Message::decode(descriptors)?;
     let mut comments = Vec::new();
     for file in &set.file {
         let Some(index) = file.enum_type.iter().position(|e| e.name() == name) else { continue };
@@ -160,8 +167,6 @@ fn enum_comments(descriptors: &[u8], name: &str) -> Result<Vec<(String, String)>
     }
     Ok(comments)
 }
-
-use prost_reflect::prost_types as prost_types_set;
 
 /// The versioned files of the schema and the files of its functions, embedded in order, so that the binary needs no
 /// files beside it: the tables of `src/schema/files.rs`.

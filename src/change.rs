@@ -1,14 +1,17 @@
 //! A change that is being made: one transaction with its events, the messages it sends, and what this
-//! replica must refuse as soon as it is committed.
+//! replica must refuse as soon as it is committed. Here is decided how the call ends that makes it: a repeat is answered what
+//! the first call was, one that only validates undoes everything, any other stores its answer and commits.
 
 use chrono::{DateTime, Utc};
 use sidle_token::Epoch;
 use uuid::Uuid;
 
+use crate::access::Call;
+use crate::access::replay::{Answer, ChangeRequest, Replay};
 use crate::audit::{Event, Recorder};
 use crate::context::Context;
 use crate::db::{Db, Scope, Tx};
-use crate::fault::Result;
+use crate::fault::{Fault, Result};
 use crate::mail::{Message, Outbox};
 use crate::shared::Core;
 use crate::token::Revocations;
@@ -31,6 +34,9 @@ pub struct Change {
     /// When the change began.
     pub now: DateTime<Utc>,
     revoked: Vec<Revoked>,
+    replay: Option<Replay>,
+    /// Whether it is only to be validated, where the call that makes it gets an answer.
+    validate_only: Option<bool>,
 }
 
 /// What ends with the change.
@@ -72,7 +78,14 @@ impl Changes {
     }
 
     fn over(&self, tx: Tx) -> Change {
-        Change { changes: self.clone(), tx, now: self.context.now(), revoked: Vec::new() }
+        Change {
+            changes: self.clone(),
+            tx,
+            now: self.context.now(),
+            revoked: Vec::new(),
+            replay: None,
+            validate_only: None,
+        }
     }
 }
 
@@ -109,11 +122,49 @@ impl Change {
         self.revoked.push(Revoked::Key(kid));
     }
 
+    /// Says whether the change is only to be validated; it then ends with [`Change::answer`], which undoes it.
+    pub fn validate_only(&mut self, validate_only: bool) {
+        self.validate_only = Some(validate_only);
+    }
+
+    /// Begins to make the change that `request` asks for: the first answer, if the call was made before. Otherwise the change
+    /// ends with [`Change::answer`].
+    ///
+    /// # Errors
+    /// `REQUEST_ID_REUSED` when the id came before with another body.
+    pub async fn repeated<A: Answer>(&mut self, call: &Call, request: &ChangeRequest<'_>) -> Result<Option<A>> {
+        self.validate_only(request.is_validation());
+        let (replay, first) = Replay::begin(&mut self.tx, call, request).await?;
+        self.replay = replay;
+        Ok(first)
+    }
+
+    /// Commits the change with the answer that repeats will get. One that was only to be validated is dropped instead: it has
+    /// met every rule and every constraint that the real one would.
+    ///
+    /// # Errors
+    /// As [`Change::commit`].
+    pub async fn answer<A: Answer>(mut self, answer: A) -> Result<A> {
+        let unknown =
+            || Fault::internal("a change is answered of which nobody said whether it is only to be validated");
+        if self.validate_only.take().ok_or_else(unknown)? {
+            return Ok(answer.of_validation());
+        }
+        if let Some(replay) = self.replay.take() {
+            replay.finish(&mut self.tx, &answer).await?;
+        }
+        self.commit().await?;
+        Ok(answer)
+    }
+
     /// Commits, and refuses what has been revoked on this replica without waiting for the log.
     ///
     /// # Errors
     /// When the database fails; the change may then have been made or not.
     pub async fn commit(self) -> Result<()> {
+        if self.validate_only.is_some() {
+            return Err(Fault::internal("a change that ends with its answer is committed without it"));
+        }
         let Self { changes, tx, revoked, .. } = self;
         tx.commit().await?;
         for revoked in revoked {

@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-pub use crate::proto::Reason;
+pub use crate::messages::Reason;
 
 /// A result whose error can be answered to a caller.
 pub type Result<T, E = Fault> = std::result::Result<T, E>;

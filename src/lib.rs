@@ -20,7 +20,7 @@
 //! | [`schema`] | schema migrations |
 //! | [`config`], [`telemetry`], [`metrics`] | settings, log, figures |
 //! | [`seal`], [`context`], [`fault`] | sealed values; time and randomness; the one error between modules |
-//! | [`shared`] | the parts that most services are made of |
+//! | `shared` | the parts that most services are made of |
 //! | [`app`] | wires all of it |
 //! | [`cli`] | the commands |
 
@@ -43,6 +43,8 @@ pub mod fault;
 pub mod fuzzing;
 pub mod kanidm;
 pub mod mail;
+#[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "documented in the proto files; generated")]
+pub(crate) mod messages;
 pub mod metrics;
 pub mod migration;
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "documented in the proto files; generated")]
@@ -51,6 +53,6 @@ pub mod schema;
 pub mod seal;
 pub mod server;
 pub mod session;
-pub mod shared;
+pub(crate) mod shared;
 pub mod telemetry;
 pub mod token;

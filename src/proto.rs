@@ -1,6 +1,10 @@
-//! The messages and services of `proto/sidle/v1`, whose comments are the API's documentation.
+//! The contract of `proto/sidle/v1`, whose comments are the API's documentation: its messages, and the clients and servers of
+//! its services.
 
-tonic::include_proto!("sidle.v1");
+use crate::codec::Codec;
+pub use crate::messages::*;
+
+include!(concat!(env!("OUT_DIR"), "/services/sidle.v1.rs"));
 
 /// The descriptors of the contract, for reflection.
 pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sidle_descriptor.bin"));

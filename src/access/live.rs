@@ -9,9 +9,9 @@ use crate::context::Clock;
 use crate::fault::{Fault, Result};
 
 /// Longest time between two checks whether the caller is still authorised, while nothing is sent.
-pub const RECHECK: Duration = Duration::from_secs(5);
+pub(crate) const RECHECK: Duration = Duration::from_secs(5);
 
-/// Checks whether the caller of an open stream is still authorised. Made by what verifies tokens.
+/// Checks whether callers of open streams are still authorised. Made by what verifies tokens.
 #[derive(Clone)]
 pub struct Admission(Arc<Check>);
 
@@ -23,12 +23,35 @@ impl Admission {
         Self(Arc::new(check))
     }
 
+    /// The caller of a stream that begins now.
+    pub(crate) fn of(&self, call: Call) -> StreamCaller {
+        StreamCaller { call, admission: self.clone() }
+    }
+}
+
+/// The caller of an open stream, who may lose their rights while it is open.
+pub(crate) struct StreamCaller {
+    pub call: Call,
+    admission: Admission,
+}
+
+impl StreamCaller {
     /// Checks that the caller is still authorised as when the stream began.
     ///
     /// # Errors
     /// `UNAUTHENTICATED`, `REVOCATIONS_STALE`.
-    pub fn recheck(&self, call: &Call) -> Result<()> {
-        (self.0)(call)
+    pub fn recheck(&self) -> Result<()> {
+        (self.admission.0)(&self.call)
+    }
+
+    /// What `wait` gives, if the caller is still authorised then.
+    ///
+    /// # Errors
+    /// As [`Self::recheck`], and those of `wait`.
+    pub async fn after<T>(&self, wait: impl Future<Output = Result<T>>) -> Result<T> {
+        let given = wait.await?;
+        self.recheck()?;
+        Ok(given)
     }
 }
 

@@ -3,8 +3,10 @@
 mod services;
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
+use axum::Router;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
@@ -13,7 +15,7 @@ use tonic_health::server::HealthService;
 use self::services::Services;
 use crate::access::live::Admission;
 use crate::access::paging::Paging;
-use crate::audit::{Feed, Log, Recorder, Sequencer};
+use crate::audit::{Feed, Log, Recorder, Sequencer, Streams};
 use crate::authenticate::{Authenticate, StepUps};
 use crate::config::Config;
 use crate::context::Context;
@@ -26,7 +28,6 @@ use crate::mail::{Mailer, Outbox, Worker};
 use crate::metrics::Metrics;
 use crate::migration::Engine;
 use crate::schema::{Schema, require_current};
-use crate::seal::Keyring;
 use crate::server::authentication::Gate;
 use crate::server::certificates::Certificates;
 use crate::server::{self, Authorities, Bounds, Edge, Ops, Port};
@@ -47,26 +48,14 @@ pub struct Health {
 #[derive(Clone)]
 pub struct App {
     pub config: Arc<Config>,
-    /// Time and randomness.
-    pub context: Context,
-    /// Connections to Postgres, for calls and workers.
-    pub db: Db,
+    /// What most services are made of.
+    pub core: Core,
     /// Connections that calls cannot exhaust.
     pub reserved: Reserved,
-    /// The keys that seal.
-    pub keyring: Keyring,
-    /// What operators watch.
-    pub metrics: Metrics,
-    /// Page tokens and cursors.
-    pub paging: Paging,
-    /// Writes audit events.
-    pub recorder: Recorder,
     /// The live end of the audit log.
     pub feed: Feed,
     /// Reads the audit log.
     pub log: Log,
-    /// Queues mail.
-    pub outbox: Outbox,
     /// The client of Kanidm, where one is configured.
     pub kanidm: Option<Kanidm>,
     /// Kanidm as an OpenID provider.
@@ -88,6 +77,15 @@ pub struct App {
     pub health: Health,
     /// Cancelled when the service is to stop.
     pub stop: CancellationToken,
+}
+
+/// What every service shares is the app's as well.
+impl Deref for App {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
 }
 
 /// Reserved connections for what must go on when calls have exhausted theirs.
@@ -122,29 +120,16 @@ impl App {
     pub async fn new(config: Config, context: Context) -> Result<Self> {
         // Several crates bring a provider along; this one is used. An error means that it was chosen before.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let keyring = config.seal.keyring().map_err(Fault::internal)?;
-        let db = Db::new(&config.database)?;
+        let config = Arc::new(config);
+        let core = core(&config, context)?;
+        let Core { db, context, metrics, .. } = &core;
         let reserved = Reserved { sequencer: db.reserved(1)?, feed: db.reserved(2)?, health: db.reserved(1)? };
-        let reporter = tonic_health::server::HealthReporter::new();
-        let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
-        let (config, metrics, paging) = (Arc::new(config), Metrics::new(), Paging::new(&keyring));
-        let recorder = Recorder::new(context.clone(), keyring.clone());
-        let feed = Feed::new(reserved.feed.clone(), context.clone(), recorder.clone(), metrics.clone());
+        let feed = Feed::new(reserved.feed.clone(), context.clone(), core.recorder.clone(), metrics.clone());
         let log = Log::new(db.clone(), feed.clone());
-        let outbox = Outbox::new(context.clone(), keyring.clone(), &config.mail);
         let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), metrics.clone())?;
         let oidc = kanidm.clone().map(|kanidm| Oidc::new(kanidm, &config.kanidm, context.clone())).transpose()?;
         let hasher = Hasher::new(config.passwords.clone(), &config.throttle, context.clone(), metrics.clone())?;
         let policy = Policy::new(&config.passwords)?;
-        let core = Core {
-            db: db.clone(),
-            context: context.clone(),
-            keyring: keyring.clone(),
-            recorder: recorder.clone(),
-            outbox: outbox.clone(),
-            metrics: metrics.clone(),
-            paging: paging.clone(),
-        };
         let sessions = Sessions::new(core.clone(), (&*config).into(), oidc.clone())?;
         let authenticate = Authenticate::new(
             core.clone(),
@@ -157,31 +142,32 @@ impl App {
         );
         let engine =
             kanidm.as_ref().map(|kanidm| Engine::new(core.clone(), kanidm.patient(), config.migration.clone()));
-        let directory =
-            Directory::new(core, &sessions, &authenticate, hasher.clone(), policy, kanidm.clone(), &config.api_keys);
+        let directory = Directory::new(
+            core.clone(),
+            &sessions,
+            &authenticate,
+            hasher.clone(),
+            policy,
+            kanidm.clone(),
+            &config.api_keys,
+        );
         Ok(Self {
-            engine,
             verifier: sessions.verifier.clone(),
-            health: Health { service, reporter },
+            step_ups: authenticate.step_ups(),
+            health: Health::new(),
             stop: CancellationToken::new(),
             config,
-            context,
-            db,
+            core,
             reserved,
-            keyring,
-            metrics,
-            paging,
-            recorder,
             feed,
             log,
-            outbox,
             kanidm,
             oidc,
             hasher,
             sessions,
-            step_ups: authenticate.step_ups(),
             authenticate,
             directory,
+            engine,
         })
     }
 
@@ -190,22 +176,33 @@ impl App {
     /// # Errors
     /// When a port is taken, or what must be loaded before the first call cannot be.
     pub async fn start(self) -> Result<Running> {
-        let grpc = server::bind(self.config.server.grpc_address).await?;
-        let ops = server::bind(self.config.server.ops_address).await?;
+        let settings = &self.config.server;
+        let grpc = server::bind(settings.grpc_address).await?;
+        let ops = server::bind(settings.ops_address).await?;
         let (grpc_address, ops_address) = (grpc.address, ops.address);
-        let authorities = Authorities::load(&self.config.server).await?;
-        let bounds = Bounds::of(&self.config.server).await;
-        let (clock, metrics) = (self.context.clock.clone(), self.metrics.clone());
-        let port = Port::new(grpc, bounds, &self.config.server, clock, metrics).await?;
+        let authorities = Authorities::load(settings).await?;
+        let bounds = Bounds::of(settings).await;
+        let port = Port::new(grpc, bounds, settings, self.context.clock.clone(), self.metrics.clone()).await?;
         let mut tasks = JoinSet::new();
         let mut public_address = None;
-        if let Some(address) = self.config.server.public_address {
+        if let Some(address) = settings.public_address {
             let public = server::bind(address).await?;
             public_address = Some(public.address);
             tasks.spawn(server::serve_public(public, bounds, self.ops(), self.stop.clone()));
         }
         tasks.spawn(server::serve_ops(ops, bounds, self.ops(), self.stop.clone()));
+        self.prepare_database().await?;
+        self.start_workers(&mut tasks).await?;
+        let router = self.router(authorities)?;
+        self.health.serving().await;
+        let (config, stop) = (Arc::clone(&self.config), self.stop.clone());
+        tasks.spawn(async move { port.serve(&config.server, router, stop).await });
+        tracing::info!(event = "database_initialized", %grpc_address, %ops_address, "serving");
+        Ok(Running { grpc_address, ops_address, public_address, app: self, tasks })
+    }
 
+    /// Migrates the schema where that is configured, and checks that the database can be worked with.
+    async fn prepare_database(&self) -> Result<()> {
         if self.config.database.migrate_on_start {
             let mut schema = Schema::connect(&self.config.database, self.context.clock.clone()).await?;
             schema.up(false).await?;
@@ -213,22 +210,20 @@ impl App {
         require_current(&self.db).await?;
         self.db.check().await?;
         tracing::info!(event = "database_connection_test_passed", "the database answers and has this release's schema");
-        self.start_workers(&mut tasks).await?;
+        Ok(())
+    }
 
+    /// Every service behind the edge.
+    fn router(&self, authorities: Authorities) -> Result<Router> {
+        let Config { server, tokens, .. } = &*self.config;
         let gate = Gate {
             verifier: self.verifier.clone(),
-            certificates: Certificates::new(self.db.clone(), self.context.clone(), self.config.tokens.access_lifetime),
-            audience: self.config.tokens.audience.as_str().into(),
-            open_reflection: self.config.server.open_reflection,
+            certificates: Certificates::new(self.db.clone(), self.context.clone(), tokens.access_lifetime),
+            audience: tokens.audience.as_str().into(),
+            open_reflection: server.open_reflection,
         };
-        let edge = Edge::new(&self.config.server, self.context.clone(), self.metrics.clone(), gate, authorities);
-        let router =
-            edge.wrap(self.services().register(self.config.server.max_message_bytes).map_err(Fault::internal)?);
-        self.health.serving().await;
-        let (config, stop) = (Arc::clone(&self.config), self.stop.clone());
-        tasks.spawn(async move { port.serve(&config.server, router, stop).await });
-        tracing::info!(event = "database_initialized", %grpc_address, %ops_address, "serving");
-        Ok(Running { grpc_address, ops_address, public_address, app: self, tasks })
+        let edge = Edge::new(server, self.context.clone(), self.metrics.clone(), gate, authorities);
+        Ok(edge.wrap(self.services().register(server.max_message_bytes).map_err(Fault::internal)?))
     }
 
     /// What the HTTP ports show.
@@ -248,29 +243,17 @@ impl App {
 
     pub(crate) fn services(&self) -> Services {
         let verifier = self.verifier.clone();
-        let admission = Admission::new(move |call| verifier.recheck_call(call));
+        let streams = Streams::new(self.log.clone(), Admission::new(move |call| verifier.recheck_call(call)));
+        let Core { context, keyring, paging, .. } = self.core.clone();
+        let (core, step_ups, kanidm) = (self.core.clone(), self.step_ups.clone(), self.kanidm.clone());
+        let migration =
+            migration::Service::new(core, &self.sessions, streams.clone(), step_ups, kanidm, self.engine.as_ref());
         Services {
             authenticate: authenticate::Service::new(self.authenticate.clone()),
-            session: session::Service::new(self.sessions.clone(), self.log.clone()),
-            audit: audit::Service::new(
-                self.log.clone(),
-                self.context.clone(),
-                self.keyring.clone(),
-                self.paging.clone(),
-                admission.clone(),
-            ),
-            migration: migration::Service::new(migration::Parts {
-                db: self.db.clone(),
-                context: self.context.clone(),
-                recorder: self.recorder.clone(),
-                log: self.log.clone(),
-                paging: self.paging.clone(),
-                admission,
-                kanidm: self.kanidm.clone(),
-                engine: self.engine.clone(),
-                step_ups: self.step_ups.clone(),
-            }),
-            directory: directory::Service::new(self.directory.clone(), self.paging.clone()),
+            session: session::Service::new(self.sessions.clone(), streams.clone()),
+            directory: directory::Service::new(self.directory.clone(), paging.clone()),
+            audit: audit::Service::new(context, keyring, paging, streams),
+            migration,
             health: self.health.service.clone(),
         }
     }
@@ -318,7 +301,27 @@ async fn finish(work: impl Future<Output = ()>) -> Result<()> {
     Ok(())
 }
 
+/// What every service is made of.
+fn core(config: &Config, context: Context) -> Result<Core> {
+    let keyring = config.seal.keyring().map_err(Fault::internal)?;
+    Ok(Core {
+        db: Db::new(&config.database)?,
+        recorder: Recorder::new(context.clone(), keyring.clone()),
+        outbox: Outbox::new(context.clone(), keyring.clone(), &config.mail),
+        metrics: Metrics::new(),
+        paging: Paging::new(&keyring),
+        context,
+        keyring,
+    })
+}
+
 impl Health {
+    fn new() -> Self {
+        let reporter = tonic_health::server::HealthReporter::new();
+        let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+        Self { service, reporter }
+    }
+
     async fn serving(&self) {
         for name in services::NAMES {
             self.reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
@@ -349,8 +352,8 @@ impl Running {
                 tracing::error!(event = "shutdown_failed", cause = %fault, "a part of the service failed to stop");
             }
         }
-        let reserved = self.app.reserved;
-        for db in [self.app.db, reserved.sequencer, reserved.feed, reserved.health] {
+        let App { core, reserved, .. } = self.app;
+        for db in [core.db, reserved.sequencer, reserved.feed, reserved.health] {
             db.close().await;
         }
         first

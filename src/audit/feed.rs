@@ -48,6 +48,7 @@ struct Shared {
     wake: Notify,
     place: watch::Sender<Place>,
     subscribers: Mutex<Subscribers>,
+    looks: Mutex<Looks>,
     confirmed: Mutex<Option<Instant>>,
     lost: Lost,
     closed: CancellationToken,
@@ -111,6 +112,7 @@ impl Feed {
             wake: Notify::new(),
             place: watch::Sender::default(),
             subscribers: Mutex::default(),
+            looks: Mutex::default(),
             confirmed: Mutex::default(),
             lost: Lost::default(),
             closed: CancellationToken::new(),
@@ -203,9 +205,8 @@ impl Feed {
     }
 
     async fn tail(&self) {
-        let mut looks = Looks::default();
         loop {
-            match tokio::time::timeout(PATIENCE, self.look(&mut looks)).await {
+            match tokio::time::timeout(PATIENCE, self.look()).await {
                 Ok(Ok(true)) => continue,
                 Ok(Ok(false)) => {}
                 Ok(Err(fault)) => {
@@ -219,8 +220,11 @@ impl Feed {
         }
     }
 
-    /// Reads and hands out what is new, up to a page; says whether there is more.
-    async fn look(&self, looks: &mut Looks) -> Result<bool> {
+    /// Reads and hands out what is new, up to a page; says whether there is more. [`Feed::run`] does so again and again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn look(&self) -> Result<bool> {
         let began = self.shared.context.clock.instant();
         // The inbox first: what is not in it any more is in the log when that is read afterwards.
         let waiting = store::oldest_waiting(&self.shared.db).await?;
@@ -239,7 +243,7 @@ impl Feed {
         if mark.is_known() {
             let found = events.first().filter(|event| event.position == mark.position);
             if !mark.agrees(found.map(|event| event.leaf_hash.as_slice())) {
-                *looks = Looks::default();
+                *lock(&self.shared.looks) = Looks::default();
                 self.begin_anew(mark);
                 return Ok(true);
             }
@@ -248,7 +252,8 @@ impl Feed {
         let more = events.len() as i64 == PAGE;
         self.deliver(events);
         if !more {
-            *lock(&self.shared.confirmed) = Some(looks.update(waiting, began));
+            let complete_until = lock(&self.shared.looks).update(waiting, began);
+            *lock(&self.shared.confirmed) = Some(complete_until);
         }
         self.shared.listener.read(self.position().unwrap_or_default(), began);
         Ok(more)

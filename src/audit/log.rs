@@ -43,6 +43,21 @@ pub struct Page {
     pub newest_first: bool,
 }
 
+/// A page of what was recorded in a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Listing {
+    /// Only what was recorded at or after this time.
+    pub from: Option<DateTime<Utc>>,
+    /// Only what was recorded before this time.
+    pub before: Option<DateTime<Utc>>,
+    /// Whether the newest come first.
+    pub newest_first: bool,
+    /// The last event of the page before; none for the first page.
+    pub last: Option<Mark>,
+    /// Events to return at most.
+    pub size: i64,
+}
+
 /// Which single event is meant.
 #[derive(Clone, Copy, Debug)]
 pub enum Key {
@@ -97,6 +112,30 @@ impl Log {
         let until = page.until.unwrap_or(i64::MAX);
         let range = Range { after: page.after, until, limit: page.size, newest_first: page.newest_first };
         store::read(&mut tx, filter, range).await
+    }
+
+    /// Events that the filter wants, of those that were recorded in a time.
+    ///
+    /// # Errors
+    /// As [`Self::check`] for the last event of the page before.
+    pub async fn list_recorded(&self, filter: &Filter, listing: Listing) -> Result<Vec<StoredEvent>> {
+        let Listing { newest_first, size, .. } = listing;
+        let mut page = Page { size, newest_first, ..Page::default() };
+        if let Some(from) = listing.from {
+            page.after = self.before(from).await?;
+        }
+        if let Some(before) = listing.before {
+            page.until = Some(self.before(before).await?);
+        }
+        if let Some(last) = listing.last {
+            self.check(last).await?;
+            if newest_first {
+                page.until = Some(last.position - 1);
+            } else {
+                page.after = last.position;
+            }
+        }
+        self.list(filter, page).await
     }
 
     /// One event, as far as `scope` reaches.
@@ -252,15 +291,8 @@ impl Follow {
     /// As [`Self::next`].
     pub async fn progress(&mut self) -> Result<Progress> {
         self.ensure_current()?;
-        while let Some(event) = self.pending.pop_front() {
-            // Events that were read from the table come again with the first delivery.
-            if event.position > self.position {
-                self.position = event.position;
-                self.mark = Mark::of(&event);
-                if self.filter.matches(&event) {
-                    return Ok(Progress::Event(event));
-                }
-            }
+        if let Some(event) = self.next_pending() {
+            return Ok(Progress::Event(event));
         }
         self.position = self.position.max(self.scanned);
         if self.log.feed.is_closed() {
@@ -276,21 +308,30 @@ impl Follow {
                     Some(events) => self.take(events.iter().cloned()),
                     None => self.live = None,
                 }
-                Ok(Progress::Further)
             }
-            (_, Some(goal)) if self.position < goal.position => {
-                self.read(goal).await?;
-                Ok(Progress::Further)
+            (_, Some(goal)) if self.position < goal.position => self.read(goal).await?,
+            (live, Some(goal)) => {
+                let progress = if live.is_some() { Progress::Live } else { Progress::Further };
+                return self.arrive(goal).map(|()| progress);
             }
-            (_, Some(goal)) => {
-                self.arrive(goal)?;
-                Ok(if self.live.is_some() { Progress::Live } else { Progress::Further })
-            }
-            (None, None) => {
-                self.approach().await?;
-                Ok(Progress::Further)
+            (None, None) => self.approach().await?,
+        }
+        Ok(Progress::Further)
+    }
+
+    /// The next of the events at hand that is new and wanted.
+    fn next_pending(&mut self) -> Option<Arc<StoredEvent>> {
+        while let Some(event) = self.pending.pop_front() {
+            // Events that were read from the table come again with the first delivery.
+            if event.position > self.position {
+                self.position = event.position;
+                self.mark = Mark::of(&event);
+                if self.filter.matches(&event) {
+                    return Some(event);
+                }
             }
         }
+        None
     }
 
     /// Everything up to this position was delivered or not wanted.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Directory, store};
 use crate::access::delegation::{Aimed, Effect, aim};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, Principal, PrincipalKind};
 use crate::audit::Event;
 use crate::context::Context;
@@ -168,6 +169,16 @@ impl<'a> Change<'a> {
         let count = i32::try_from(sessions.len()).unwrap_or(i32::MAX);
         self.revoke_sessions(sessions);
         Ok((count, event))
+    }
+
+    /// The first answer, if the call was made before; see [`Change::repeated`](crate::change::Change::repeated).
+    pub async fn repeated<A: Answer>(&mut self, request: &ChangeRequest<'_>) -> Result<Option<A>> {
+        self.change.repeated(self.call, request).await
+    }
+
+    /// Ends as [`Change::answer`](crate::change::Change::answer).
+    pub async fn answer<A: Answer>(self, answer: A) -> Result<A> {
+        self.change.answer(answer).await
     }
 
     /// Commits as [`Change::commit`](crate::change::Change::commit).

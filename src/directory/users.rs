@@ -3,14 +3,16 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::made::{self, Made};
 pub(super) use super::store::users::{Filter, User};
 use super::store::{self, UserStatus};
-use super::{Change, admins, memberships};
+use super::{Change, Directory, admins, memberships};
 use crate::access::delegation::{Aimed, Effect};
-use crate::access::etag;
 use crate::access::names::{email_key, username_key};
+use crate::access::replay::{Answer, ChangeRequest};
+use crate::access::{Call, etag};
 use crate::audit::{Event, EventType};
 use crate::credential::StoredHash;
 use crate::db::Scope;
@@ -38,6 +40,8 @@ pub(super) struct Edit {
     pub takes_second_factor: bool,
 }
 
+/// What callers need to change users.
+const WRITE: &str = "users.write";
 const CREATE: &str = "sidle.v1.DirectoryService/CreateUser";
 const UPDATE: &str = "sidle.v1.DirectoryService/UpdateUser";
 const ENABLE: &str = "sidle.v1.DirectoryService/EnableUser";
@@ -47,7 +51,7 @@ const UNLOCK: &str = "sidle.v1.DirectoryService/UnlockUser";
 pub(super) const NO_EXPIRY: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("a valid time");
 
 /// The tenant and the roles of a user whom the caller may create, having proven afresh who they are.
-pub(super) async fn permit(change: &mut Change<'_>, new: &NewUser) -> Result<(Uuid, Vec<Uuid>)> {
+async fn permit(change: &mut Change<'_>, new: &NewUser) -> Result<(Uuid, Vec<Uuid>)> {
     let tenant_id = change.tenant(new.tenant_id)?;
     store::tenants::hold(&mut change.tx, tenant_id).await?.ok_or_else(|| Fault::not_found("tenant"))?;
     let roles = memberships::roles_for_new_user(change, tenant_id, &new.role_ids).await?;
@@ -56,8 +60,43 @@ pub(super) async fn permit(change: &mut Change<'_>, new: &NewUser) -> Result<(Uu
     Ok((tenant_id, roles))
 }
 
+impl Directory {
+    /// Creates a user for a call, with the password that the administrator chose, unless that is empty.
+    pub(super) async fn create_user<A: Answer>(
+        &self,
+        call: &Call,
+        request: &ChangeRequest<'_>,
+        new: NewUser,
+        password: &Zeroizing<String>,
+        answer: impl FnOnce(User) -> A,
+    ) -> Result<A> {
+        call.principal()?.authorize(WRITE, new.tenant_id)?;
+        let mut hash = None;
+        // Before the transaction: a hash takes long, and connections are few.
+        if !password.is_empty() {
+            let charge = self.hasher.charges().principal(call.principal()?.id)?;
+            // What is refused, or has been answered before, costs no hash. Not committed: the proof stays good.
+            let mut asked = self.change(call, WRITE).await?;
+            if let Some(first) = asked.repeated(request).await? {
+                return Ok(first);
+            }
+            permit(&mut asked, &new).await?;
+            drop(asked);
+            let about = [new.email.as_str(), new.username.as_deref().unwrap_or_default(), &new.full_name];
+            let hashed = self.hasher.new_password(&charge, &self.policy, "initial_password", password, &about).await?;
+            hash = Some(hashed);
+        }
+        let mut change = self.change_of_keys(call, WRITE).await?;
+        if let Some(first) = change.repeated(request).await? {
+            return Ok(first);
+        }
+        let user = create(&mut change, new, hash).await?;
+        change.answer(answer(user)).await
+    }
+}
+
 /// Creates a user with roles in the home tenant.
-pub(super) async fn create(change: &mut Change<'_>, new: NewUser, password: Option<StoredHash>) -> Result<User> {
+async fn create(change: &mut Change<'_>, new: NewUser, password: Option<StoredHash>) -> Result<User> {
     let (tenant_id, roles) = permit(change, &new).await?;
     let user_id = change.context().new_id();
     let now = change.now;

@@ -15,4 +15,4 @@ mod vocabulary;
 
 pub use self::engine::Engine;
 pub use self::groups::Groups;
-pub use self::rpc::{Parts, Service};
+pub use self::rpc::Service;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Listing, SessionOwner, SessionView, Sessions, Status};
 use crate::access::rpcs::rpcs;
 use crate::access::{Call, input};
-use crate::audit::Log;
+use crate::audit::Streams;
 use crate::fault::{Fault, Result};
 use crate::proto;
 use crate::proto::session_service_server::SessionService;
@@ -18,16 +18,16 @@ use crate::proto::{
     WatchRevocationsResponse,
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Service {
     sessions: Sessions,
-    log: Log,
+    streams: Streams,
 }
 
 impl Service {
-    /// The service over the sessions; `log` is what those who watch revocations follow.
-    pub fn new(sessions: Sessions, log: Log) -> Self {
-        Self { sessions, log }
+    /// The service over the sessions; `streams` are those of whoever watches revocations.
+    pub fn new(sessions: Sessions, streams: Streams) -> Self {
+        Self { sessions, streams }
     }
 }
 
@@ -73,7 +73,7 @@ impl Service {
         call: Call,
         request: WatchRevocationsRequest,
     ) -> Result<impl Stream<Item = Result<WatchRevocationsResponse>> + use<>> {
-        watch::open(&self.sessions, &self.log, call, &request.cursor).await
+        watch::open(&self.sessions, &self.streams, call, &request.cursor).await
     }
 }
 

@@ -7,6 +7,7 @@ mod audit;
 mod authenticate;
 mod bounds;
 mod certificates;
+mod change;
 mod cli;
 mod client;
 mod contract;

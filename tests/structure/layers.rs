@@ -9,7 +9,20 @@ use crate::modules::{Graph, Step, told, top};
 /// The layers, the lowest first. The modules in one line are one layer; within it, circles are refused as everywhere.
 const LAYERS: &[&[&str]] = &[
     // The base: what every other module may use, and which imports none of them.
-    &["db", "config", "seal", "context", "correlation", "fault", "metrics", "telemetry", "proto", "codec", "schema"],
+    &[
+        "db",
+        "config",
+        "seal",
+        "context",
+        "correlation",
+        "fault",
+        "metrics",
+        "telemetry",
+        "messages",
+        "codec",
+        "proto",
+        "schema",
+    ],
     // Calls and their policies.
     &["access"],
     // Clients of other systems.

@@ -6,9 +6,9 @@ mod stream;
 
 use futures_util::stream::Stream;
 
-use self::bound::{Bound, STREAM};
-use super::{Filter, Key, Log, Mark, Page, Start, Wanted};
-use crate::access::live::{Admission, Heartbeat};
+use self::bound::Bound;
+use super::{Filter, Key, Listing, Log, Mark, Streams, Wanted};
+use crate::access::live::Heartbeat;
 use crate::access::paging::{Paging, cut, page_size};
 use crate::access::rpcs::rpcs;
 use crate::access::{Call, input};
@@ -25,17 +25,20 @@ const LIST: &str = "ListEvents";
 /// `sidle.v1.AuditService`.
 #[derive(Clone)]
 pub struct Service {
-    log: Log,
     context: Context,
     keyring: Keyring,
     paging: Paging,
-    admission: Admission,
+    streams: Streams,
 }
 
 impl Service {
-    /// The service over `log`; `admission` says whether the caller of an open stream is still authorised.
-    pub fn new(log: Log, context: Context, keyring: Keyring, paging: Paging, admission: Admission) -> Self {
-        Self { log, context, keyring, paging, admission }
+    /// The service over the log that `streams` follow.
+    pub fn new(context: Context, keyring: Keyring, paging: Paging, streams: Streams) -> Self {
+        Self { context, keyring, paging, streams }
+    }
+
+    fn log(&self) -> &Log {
+        self.streams.log()
     }
 
     /// The caller's reach, narrowed to the tenant that the filter names, and what the filter wants.
@@ -53,7 +56,7 @@ impl Service {
             None => return Err(Fault::field("event", "must be given by event_id or position")),
         };
         let scope = call.principal()?.authorize(READ, None)?;
-        let event = self.log.get(scope, key).await?;
+        let event = self.log().get(scope, key).await?;
         let opened = event.open(&self.keyring);
         let opening =
             |part: &Option<super::OpenedPart>| part.as_ref().map(|part| part.opening.clone()).unwrap_or_default();
@@ -79,22 +82,9 @@ impl Service {
             newest_first,
             ..Bound::to_filter(scope, &wanted)
         };
-        let mut page = Page { size: size + 1, newest_first, ..Page::default() };
-        if let Some(from) = from {
-            page.after = self.log.before(from).await?;
-        }
-        if let Some(before) = before {
-            page.until = Some(self.log.before(before).await?);
-        }
-        if let Some(last) = self.paging.decode::<Mark>(call, LIST, &bound, &request.page_token)? {
-            self.log.check(last).await?;
-            if newest_first {
-                page.until = Some(last.position - 1);
-            } else {
-                page.after = last.position;
-            }
-        }
-        let mut events = self.log.list(&Filter::wanting(scope, wanted), page).await?;
+        let last = self.paging.decode::<Mark>(call, LIST, &bound, &request.page_token)?;
+        let listing = Listing { from, before, newest_first, last, size: size + 1 };
+        let mut events = self.log().list_recorded(&Filter::wanting(scope, wanted), listing).await?;
         let last = cut(&mut events, size).map(Mark::of);
         Ok(ListEventsResponse {
             next_page_token: last.map(|last| self.paging.encode(call, LIST, &bound, &last)).unwrap_or_default(),
@@ -108,40 +98,15 @@ impl Service {
         request: StreamEventsRequest,
     ) -> Result<impl Stream<Item = Result<StreamEventsResponse>> + use<>> {
         let (scope, wanted) = Self::filter(&call, request.filter.as_ref())?;
-        let heartbeat = Heartbeat::interval(request.heartbeat_interval, 1..=300)?;
+        let interval = Heartbeat::interval(request.heartbeat_interval, 1..=300)?;
         let bound = Bound::to_filter(scope, &wanted);
-        let start = match request.start {
-            None | Some(stream_events_request::Start::FromNow(true)) => Start::Now,
-            Some(stream_events_request::Start::FromBeginning(true)) => Start::Beginning,
-            Some(stream_events_request::Start::FromNow(false)) => {
-                return Err(Fault::field("from_now", "must be true when set"));
-            }
-            Some(stream_events_request::Start::FromBeginning(false)) => {
-                return Err(Fault::field("from_beginning", "must be true when set"));
-            }
-            Some(stream_events_request::Start::RecordedFrom(time)) => {
-                Start::Time(input::from_proto("recorded_from", &time)?)
-            }
-            Some(stream_events_request::Start::Cursor(cursor)) => {
-                let mark = self.paging.decode(&call, STREAM, &bound, &cursor)?;
-                Start::After(mark.ok_or_else(|| {
-                    Fault::field("cursor", "must not be empty; leave the start unset to begin with now")
-                })?)
-            }
-        };
-        let origin = self.log.resolve(start).await?;
-        let follow = self.log.follow(Filter::wanting(scope, wanted), origin);
-        let stream = stream::Stream {
-            admission: self.admission.clone(),
-            keyring: self.keyring.clone(),
-            paging: self.paging.clone(),
-            heartbeat: Heartbeat::new(self.context.clock.clone(), heartbeat),
-            caught_up: false,
-            call,
-            follow,
-            bound,
-        };
-        Ok(stream.messages())
+        let start = stream::start(&self.paging, &call, &bound, request.start)?;
+        let origin = self.log().resolve(start).await?;
+        let follow = self.log().follow(Filter::wanting(scope, wanted), origin);
+        let heartbeat = Heartbeat::new(self.context.clock.clone(), interval);
+        let (keyring, paging) = (self.keyring.clone(), self.paging.clone());
+        let events = stream::Events { keyring, paging, call: call.clone(), bound, caught_up: false };
+        Ok(self.streams.open(call, heartbeat, follow, events))
     }
 }
 

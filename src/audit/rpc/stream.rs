@@ -1,75 +1,62 @@
-//! One open stream of events: what it sends, its heartbeats, and when its caller is no longer authorised.
+//! `StreamEvents` on the wire: where it begins, and what it sends.
 
 use super::bound::{Bound, STREAM};
 use super::convert;
-use crate::access::Call;
-use crate::access::live::{Admission, Heartbeat, RECHECK};
 use crate::access::paging::Paging;
-use crate::audit::{Follow, Progress, StoredEvent};
-use crate::fault::Result;
+use crate::access::{Call, input};
+use crate::audit::{Content, Follow, Reaction, Start, StoredEvent};
+use crate::fault::{Fault, Result};
 use crate::proto::StreamEventsResponse;
+use crate::proto::stream_events_request::Start as Wire;
 use crate::seal::Keyring;
 
-pub(super) struct Stream {
-    pub admission: Admission,
+/// Where a stream begins; a cursor must be one for the same events.
+pub(super) fn start(paging: &Paging, call: &Call, bound: &Bound, start: Option<Wire>) -> Result<Start> {
+    match start {
+        None | Some(Wire::FromNow(true)) => Ok(Start::Now),
+        Some(Wire::FromBeginning(true)) => Ok(Start::Beginning),
+        Some(Wire::FromNow(false)) => Err(Fault::field("from_now", "must be true when set")),
+        Some(Wire::FromBeginning(false)) => Err(Fault::field("from_beginning", "must be true when set")),
+        Some(Wire::RecordedFrom(time)) => Ok(Start::Time(input::from_proto("recorded_from", &time)?)),
+        Some(Wire::Cursor(cursor)) => {
+            let empty = || Fault::field("cursor", "must not be empty; leave the start unset to begin with now");
+            Ok(Start::After(paging.decode(call, STREAM, bound, &cursor)?.ok_or_else(empty)?))
+        }
+    }
+}
+
+/// The events that a filter wants, and that everything before was sent.
+pub(super) struct Events {
     pub keyring: Keyring,
     pub paging: Paging,
     pub call: Call,
-    pub follow: Follow,
     pub bound: Bound,
-    pub heartbeat: Heartbeat,
     pub caught_up: bool,
 }
 
-impl Stream {
-    /// The messages; after an error there are no more.
-    pub(super) fn messages(self) -> impl futures_util::Stream<Item = Result<StreamEventsResponse>> + Send {
-        futures_util::stream::try_unfold(self, |mut stream| async move {
-            Ok(stream.next().await?.map(|message| (message, stream)))
-        })
-    }
-
-    async fn next(&mut self) -> Result<Option<StreamEventsResponse>> {
-        loop {
-            let progress = self.progress().await?;
-            // After the wait, before anything is sent: rights may have ended meanwhile.
-            let welcome = self.admission.recheck(&self.call);
-            // No caller can be verified at that moment, and this is why.
-            self.follow.ensure_current()?;
-            welcome?;
-            match progress {
-                Progress::Event(event) => return Ok(Some(self.message(Some(&event)))),
-                Progress::End => return Ok(None),
-                Progress::Live if !self.caught_up => {
-                    self.caught_up = true;
-                    return Ok(Some(self.message(None)));
-                }
-                Progress::Live | Progress::Further if self.heartbeat.is_due() => {
-                    return Ok(Some(self.message(None)));
-                }
-                Progress::Live | Progress::Further => {}
-            }
-        }
-    }
-
-    async fn progress(&mut self) -> Result<Progress> {
-        // On the way to the live end there is always something to read, and a read that is cut short is lost.
-        if !self.follow.is_live() {
-            return self.follow.progress().await;
-        }
-        let quiet = self.heartbeat.left().min(RECHECK);
-        tokio::select! {
-            progress = self.follow.progress() => progress,
-            () = tokio::time::sleep(quiet) => Ok(Progress::Further),
-        }
-    }
-
-    fn message(&mut self, event: Option<&StoredEvent>) -> StreamEventsResponse {
-        self.heartbeat.sent();
+impl Events {
+    fn message(&self, event: Option<&StoredEvent>, follow: &Follow) -> StreamEventsResponse {
         StreamEventsResponse {
             event: event.map(|event| convert::event(event, &self.keyring)),
-            cursor: self.paging.encode(&self.call, STREAM, &self.bound, &self.follow.mark()),
+            cursor: self.paging.encode(&self.call, STREAM, &self.bound, &follow.mark()),
             caught_up: self.caught_up,
         }
+    }
+}
+
+impl Content for Events {
+    type Message = StreamEventsResponse;
+
+    fn event(&mut self, event: &StoredEvent, follow: &Follow) -> Result<Reaction<StreamEventsResponse>> {
+        Ok(Reaction::Send(self.message(Some(event), follow)))
+    }
+
+    fn caught_up(&mut self, follow: &Follow) -> Option<StreamEventsResponse> {
+        self.caught_up = true;
+        Some(self.message(None, follow))
+    }
+
+    fn heartbeat(&mut self, follow: &Follow) -> StreamEventsResponse {
+        self.message(None, follow)
     }
 }

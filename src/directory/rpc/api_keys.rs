@@ -3,7 +3,8 @@
 use super::super::api_keys::{self, KeyKind, NewKey};
 use super::super::{names, store};
 use super::convert::{choice, time};
-use super::{BEGINNING, Service, finish, page, repeated};
+use super::{BEGINNING, Service, page};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::*;
@@ -43,16 +44,23 @@ pub(super) async fn create(
         expires_at: request.expires_at.as_ref().map(|at| input::from_proto("expires_at", at)).transpose()?,
     };
     let mut change = service.directory.change(call, "service_accounts.write").await?;
-    let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
-    if let Some(first) = first {
+    let asked = ChangeRequest::new(CREATE, &request.request_id, request.validate_only, &request);
+    if let Some(first) = change.repeated(&asked).await? {
         return Ok(first);
     }
     let (key, secret) = api_keys::create(&mut change, new).await?;
-    // What is kept for a repeat is this, without the secret.
-    let kept = CreateApiKeyResponse { api_key: Some(write(key)), secret: String::new(), is_repeat: true };
-    finish(change, replay, request.validate_only, &kept).await?;
-    let secret = if request.validate_only { String::new() } else { secret.to_string() };
-    Ok(CreateApiKeyResponse { secret, is_repeat: false, ..kept })
+    let secret = secret.to_string();
+    change.answer(CreateApiKeyResponse { api_key: Some(write(key)), secret, is_repeat: false }).await
+}
+
+impl Answer for CreateApiKeyResponse {
+    fn for_repeats(&self) -> Self {
+        Self { api_key: self.api_key.clone(), secret: String::new(), is_repeat: true }
+    }
+
+    fn of_validation(self) -> Self {
+        Self { secret: String::new(), ..self }
+    }
 }
 
 pub(super) async fn delete(

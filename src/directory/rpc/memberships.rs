@@ -3,7 +3,8 @@
 use super::super::memberships::{self, Filter, Position};
 use super::super::store::{self, GrantSource};
 use super::convert::{made, time};
-use super::{BEGINNING, Service, finish, page, repeated};
+use super::{BEGINNING, Service, page};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::{self, *};
@@ -55,14 +56,12 @@ pub(super) async fn create(
     let tenant_id = input::optional_uuid("tenant_id", &request.tenant_id)?;
     let role_id = input::uuid("role_id", &request.role_id)?;
     let mut change = service.directory.change(call, "memberships.write").await?;
-    let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
-    if let Some(first) = first {
+    let asked = ChangeRequest::new(CREATE, &request.request_id, request.validate_only, &request);
+    if let Some(first) = change.repeated(&asked).await? {
         return Ok(first);
     }
     let membership = memberships::create(&mut change, user_id, tenant_id, role_id).await?;
-    let answer = CreateMembershipResponse { membership: Some(write(membership)) };
-    finish(change, replay, request.validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(CreateMembershipResponse { membership: Some(write(membership)) }).await
 }
 
 pub(super) async fn delete(
@@ -76,6 +75,8 @@ pub(super) async fn delete(
     change.commit().await?;
     Ok(DeleteMembershipResponse { made: Some(made(gone)) })
 }
+
+impl Answer for CreateMembershipResponse {}
 
 fn write(membership: memberships::Membership) -> Membership {
     let source = match membership.source {

@@ -14,7 +14,7 @@ mod tenants;
 mod users;
 
 pub use self::service::Service;
-pub(in crate::directory) use self::service::{BEGINNING, finish, page, repeated};
+pub(in crate::directory) use self::service::{BEGINNING, page};
 use crate::access::rpcs::rpcs;
 use crate::proto::directory_service_server::DirectoryService;
 use crate::proto::*;

@@ -3,7 +3,8 @@
 use super::super::roles::{self, Edit, NewRole};
 use super::super::{names, store, tenants};
 use super::convert::{fields, optional_version, resource, time, version};
-use super::{BEGINNING, Service, finish, page, repeated};
+use super::{BEGINNING, Service, page};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::*;
@@ -39,14 +40,12 @@ pub(super) async fn create(service: &Service, call: &Call, request: CreateRoleRe
         is_admin: request.is_admin,
     };
     let mut change = service.directory.change(call, "roles.write").await?;
-    let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
-    if let Some(first) = first {
+    let asked = ChangeRequest::new(CREATE, &request.request_id, request.validate_only, &request);
+    if let Some(first) = change.repeated(&asked).await? {
         return Ok(first);
     }
     let role = roles::create(&mut change, new).await?;
-    let answer = CreateRoleResponse { role: Some(write(role)) };
-    finish(change, replay, request.validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(CreateRoleResponse { role: Some(write(role)) }).await
 }
 
 pub(super) async fn update(service: &Service, call: &Call, request: UpdateRoleRequest) -> Result<UpdateRoleResponse> {
@@ -62,10 +61,9 @@ pub(super) async fn update(service: &Service, call: &Call, request: UpdateRoleRe
         }
     }
     let mut change = service.directory.change(call, "roles.write").await?;
+    change.validate_only(request.validate_only);
     let role = roles::update(&mut change, id, version(&role.etag)?, edit).await?;
-    let answer = UpdateRoleResponse { role: Some(write(role)) };
-    finish(change, None, request.validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(UpdateRoleResponse { role: Some(write(role)) }).await
 }
 
 pub(super) async fn delete(service: &Service, call: &Call, request: DeleteRoleRequest) -> Result<DeleteRoleResponse> {
@@ -75,6 +73,9 @@ pub(super) async fn delete(service: &Service, call: &Call, request: DeleteRoleRe
     change.commit().await?;
     Ok(DeleteRoleResponse {})
 }
+
+impl Answer for CreateRoleResponse {}
+impl Answer for UpdateRoleResponse {}
 
 fn write(role: roles::Role) -> Role {
     Role {

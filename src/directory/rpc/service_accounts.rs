@@ -4,7 +4,8 @@ use super::super::service_accounts::{self, Edit, NewServiceAccount};
 use super::super::store::{self, ActiveStatus};
 use super::super::{names, tenants};
 use super::convert::{choice, fields, optional_version, resource, time, version};
-use super::{BEGINNING, Service, finish, page, repeated};
+use super::{BEGINNING, Service, page};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::get_service_account_request::Identifier;
@@ -60,14 +61,12 @@ pub(super) async fn create(
         certificates: read_certificates("certificates", &request.certificates)?,
     };
     let mut change = service.directory.change(call, "service_accounts.write").await?;
-    let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
-    if let Some(first) = first {
+    let asked = ChangeRequest::new(CREATE, &request.request_id, request.validate_only, &request);
+    if let Some(first) = change.repeated(&asked).await? {
         return Ok(first);
     }
     let account = service_accounts::create(&mut change, new).await?;
-    let answer = CreateServiceAccountResponse { service_account: Some(write(account)) };
-    finish(change, replay, request.validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(CreateServiceAccountResponse { service_account: Some(write(account)) }).await
 }
 
 pub(super) async fn update(
@@ -98,10 +97,9 @@ pub(super) async fn update(
         }
     }
     let mut change = service.directory.change(call, "service_accounts.write").await?;
+    change.validate_only(request.validate_only);
     let account = service_accounts::update(&mut change, id, version(&account.etag)?, edit).await?;
-    let answer = UpdateServiceAccountResponse { service_account: Some(write(account)) };
-    finish(change, None, request.validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(UpdateServiceAccountResponse { service_account: Some(write(account)) }).await
 }
 
 pub(super) async fn delete(
@@ -128,6 +126,9 @@ fn read_status(status: ServiceAccountStatus) -> Option<ActiveStatus> {
 fn read_certificates(field: &'static str, certificates: &[ClientCertificate]) -> Result<Vec<String>> {
     names::certificates(field, certificates.iter().map(|known| (known.authority.as_str(), known.uri.as_str())))
 }
+
+impl Answer for CreateServiceAccountResponse {}
+impl Answer for UpdateServiceAccountResponse {}
 
 fn write(account: service_accounts::ServiceAccount) -> ServiceAccount {
     let status = match account.status {

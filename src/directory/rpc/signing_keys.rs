@@ -6,7 +6,8 @@ use sidle_token::Algorithm;
 use uuid::Uuid;
 
 use super::convert::time;
-use super::{Service, finish, page, repeated};
+use super::{Service, page};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, denied, input, paging};
 use crate::db::Scope;
 use crate::fault::{Fault, Result};
@@ -50,8 +51,8 @@ pub(super) async fn rotate(
     let fresh = keys.generate(algorithm).await?;
     let mut change = service.directory.change(call, "keys.rotate").await?;
     change.platform_only()?;
-    let (replay, first) = repeated(&mut change, ROTATE, &request.request_id, request.validate_only, &request).await?;
-    if let Some(first) = first {
+    let asked = ChangeRequest::new(ROTATE, &request.request_id, request.validate_only, &request);
+    if let Some(first) = change.repeated(&asked).await? {
         return Ok(first);
     }
     change.step_up_of_people(ROTATE, None).await?;
@@ -63,10 +64,12 @@ pub(super) async fn rotate(
     for kid in rotated.revoked {
         change.revoke_key(kid);
     }
-    finish(change, replay, request.validate_only, &answer).await?;
+    let answer = change.answer(answer).await?;
     keys.took_effect().await;
     Ok(answer)
 }
+
+impl Answer for RotateSigningKeysResponse {}
 
 fn algorithm(name: &str) -> Result<Option<Algorithm>> {
     if name.is_empty() {

@@ -4,7 +4,8 @@ use super::super::names;
 use super::super::store::{self, ActiveStatus};
 use super::super::tenants::{self, Edit, NewTenant};
 use super::convert::{choice, fields, optional_text, optional_version, resource, time, version};
-use super::{BEGINNING, Service, finish, page, repeated, settings};
+use super::{BEGINNING, Service, page, settings};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::get_tenant_request::Identifier;
@@ -52,14 +53,12 @@ pub(super) async fn create(
         settings: settings::read("settings", request.settings.clone())?,
     };
     let mut change = service.directory.change(call, "tenants.write").await?;
-    let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
-    if let Some(first) = first {
+    let asked = ChangeRequest::new(CREATE, &request.request_id, request.validate_only, &request);
+    if let Some(first) = change.repeated(&asked).await? {
         return Ok(first);
     }
     let tenant = tenants::create(&mut change, new).await?;
-    let answer = CreateTenantResponse { tenant: Some(write(tenant)) };
-    finish(change, replay, request.validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(CreateTenantResponse { tenant: Some(write(tenant)) }).await
 }
 
 pub(super) async fn update(
@@ -83,10 +82,9 @@ pub(super) async fn update(
         }
     }
     let mut change = service.directory.change(call, "tenants.write").await?;
+    change.validate_only(request.validate_only);
     let tenant = tenants::update(&mut change, id, version(&tenant.etag)?, edit).await?;
-    let answer = UpdateTenantResponse { tenant: Some(write(tenant)) };
-    finish(change, None, request.validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(UpdateTenantResponse { tenant: Some(write(tenant)) }).await
 }
 
 pub(super) async fn delete(
@@ -108,6 +106,9 @@ fn read_status(status: TenantStatus) -> Option<ActiveStatus> {
         TenantStatus::Disabled => Some(ActiveStatus::Disabled),
     }
 }
+
+impl Answer for CreateTenantResponse {}
+impl Answer for UpdateTenantResponse {}
 
 fn write(tenant: tenants::Tenant) -> Tenant {
     let status = match tenant.status {

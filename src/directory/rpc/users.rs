@@ -7,8 +7,9 @@ use super::super::store::{self, AuthMethod, LockReason, UserStatus};
 use super::super::users::{self, Edit, Filter, NewUser};
 use super::super::{kanidm, tenants};
 use super::convert::{choice, fields, made as made_to_proto, optional_version, resource, time, version};
-use super::{BEGINNING, Service, finish, page, repeated};
+use super::{BEGINNING, Service, page};
 use crate::access::names::{email_key, username, username_key};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::get_user_request::Identifier;
@@ -16,6 +17,7 @@ use crate::proto::{self, *};
 
 const LIST: &str = "sidle.v1.DirectoryService/ListUsers";
 const CREATE: &str = "sidle.v1.DirectoryService/CreateUser";
+const LINK: &str = "/sidle.v1.DirectoryService/LinkKanidmPerson";
 
 pub(super) async fn get(service: &Service, call: &Call, request: GetUserRequest) -> Result<GetUserResponse> {
     let (_, mut tx) = service.directory.read(call, "users.read").await?;
@@ -77,34 +79,9 @@ pub(super) async fn create(
         email_verified: request.email_verified,
         role_ids: read_roles(&request.role_ids)?,
     };
-    call.principal()?.authorize("users.write", new.tenant_id)?;
-    // Before the transaction: a hash takes long, and connections are few.
-    let hash = match password.is_empty() {
-        true => None,
-        false => {
-            let about = [new.email.as_str(), new.username.as_deref().unwrap_or_default(), &new.full_name];
-            let (hasher, policy) = (&service.directory.hasher, &service.directory.policy);
-            let charge = hasher.charges().principal(call.principal()?.id)?;
-            // What is refused, or has been answered before, costs no hash. Not committed: the proof stays good.
-            let mut asked = service.directory.change(call, "users.write").await?;
-            let again = repeated(&mut asked, CREATE, &request.request_id, request.validate_only, &request).await?;
-            if let (_, Some(first)) = again {
-                return Ok(first);
-            }
-            users::permit(&mut asked, &new).await?;
-            drop(asked);
-            Some(hasher.new_password(&charge, policy, "initial_password", &password, &about).await?)
-        }
-    };
-    let mut change = service.directory.change_of_keys(call, "users.write").await?;
-    let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
-    if let Some(first) = first {
-        return Ok(first);
-    }
-    let user = users::create(&mut change, new, hash).await?;
-    let answer = CreateUserResponse { user: Some(write(user)) };
-    finish(change, replay, request.validate_only, &answer).await?;
-    Ok(answer)
+    let asked = ChangeRequest::new(CREATE, &request.request_id, request.validate_only, &request);
+    let answer = |user| CreateUserResponse { user: Some(write(user)) };
+    service.directory.create_user(call, &asked, new, &password, answer).await
 }
 
 fn read_roles(ids: &[String]) -> Result<Vec<uuid::Uuid>> {
@@ -135,10 +112,9 @@ pub(super) async fn update(service: &Service, call: &Call, request: UpdateUserRe
         }
     }
     let mut change = service.directory.change_of_keys(call, "users.write").await?;
+    change.validate_only(request.validate_only);
     let user = users::update(&mut change, id, version(&user.etag)?, edit).await?;
-    let answer = UpdateUserResponse { user: Some(write(user)) };
-    finish(change, None, request.validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(UpdateUserResponse { user: Some(write(user)) }).await
 }
 
 pub(super) async fn delete(service: &Service, call: &Call, request: DeleteUserRequest) -> Result<DeleteUserResponse> {
@@ -202,18 +178,15 @@ pub(super) async fn link(
 ) -> Result<LinkKanidmPersonResponse> {
     let (id, person) =
         (input::uuid("user_id", &request.user_id)?, input::uuid("kanidm_user_id", &request.kanidm_user_id)?);
-    let (version, validate_only) = (version(&request.etag)?, request.validate_only);
+    let version = version(&request.etag)?;
     let candidate = service.directory.candidate(call, person).await;
     let mut change = service.directory.change(call, "users.write").await?;
-    let path = "/sidle.v1.DirectoryService/LinkKanidmPerson";
-    let (replay, earlier) = repeated(&mut change, path, &request.request_id, validate_only, &request).await?;
-    if let Some(earlier) = earlier {
-        return Ok(earlier);
+    let asked = ChangeRequest::new(LINK, &request.request_id, request.validate_only, &request);
+    if let Some(first) = change.repeated(&asked).await? {
+        return Ok(first);
     }
     let user = kanidm::link(&mut change, id, version, candidate).await?;
-    let answer = LinkKanidmPersonResponse { user: Some(write(user)) };
-    finish(change, replay, validate_only, &answer).await?;
-    Ok(answer)
+    change.answer(LinkKanidmPersonResponse { user: Some(write(user)) }).await
 }
 
 fn read_status(status: proto::UserStatus) -> Option<UserStatus> {
@@ -233,6 +206,10 @@ fn read_method(method: proto::AuthMethod) -> Option<AuthMethod> {
         proto::AuthMethod::Dual => Some(AuthMethod::Dual),
     }
 }
+
+impl Answer for CreateUserResponse {}
+impl Answer for UpdateUserResponse {}
+impl Answer for LinkKanidmPersonResponse {}
 
 fn write(user: users::User) -> User {
     let status = match user.status {

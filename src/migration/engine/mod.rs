@@ -46,7 +46,7 @@ struct Parts {
     config: MigrationConfig,
     /// Stands for this replica in leases.
     replica: Uuid,
-    wake: Notify,
+    wake: Arc<Notify>,
     paces: Mutex<Paces>,
 }
 
@@ -69,13 +69,13 @@ struct Lease {
 impl Engine {
     /// An engine for this Kanidm.
     pub fn new(core: Core, kanidm: Kanidm, config: MigrationConfig) -> Self {
-        let Core { db, context, recorder, metrics, .. } = core;
         let pace = Pace::new(config.batch_size, kanidm.limit(), config.longest_call);
         let paces = Mutex::new(Paces { create: pace.clone(), join: pace });
         let kanidm = for_questions(&kanidm, config.longest_call);
-        let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), Some(kanidm.clone()));
+        let groups = Groups::new(&core, Some(kanidm.clone()));
+        let Core { db, context, recorder, metrics, .. } = core;
         let replica = context.new_id();
-        let wake = Notify::new();
+        let wake = Arc::new(Notify::new());
         Self { parts: Arc::new(Parts { db, context, recorder, metrics, groups, kanidm, config, replica, wake, paces }) }
     }
 
@@ -84,9 +84,9 @@ impl Engine {
         with(&mut self.parts.paces.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Wakes the engine, since there may be something to do. Not needed for correctness: it looks by itself.
-    pub fn wake(&self) {
-        self.parts.wake.notify_one();
+    /// Notified, it wakes the engine, since there may be something to do. Not needed for correctness: it looks by itself.
+    pub(super) fn wake(&self) -> Arc<Notify> {
+        Arc::clone(&self.parts.wake)
     }
 
     /// Works until `stop` is cancelled: takes jobs up, one at a time, and gives the one in hand back at the end. One that

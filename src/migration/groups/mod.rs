@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Kanidm, KanidmError};
+use crate::shared::Core;
 
 /// Groups that are looked at in Kanidm concurrently.
 const AT_ONCE: usize = 4;
@@ -33,7 +34,8 @@ pub struct Groups {
 
 impl Groups {
     /// Groups in this Kanidm.
-    pub fn new(db: Db, context: Context, recorder: Recorder, kanidm: Option<Kanidm>) -> Self {
+    pub fn new(core: &Core, kanidm: Option<Kanidm>) -> Self {
+        let Core { db, context, recorder, .. } = core.clone();
         Self { db, context, recorder, kanidm }
     }
 
@@ -136,8 +138,8 @@ pub fn all_usable(groups: &[TenantGroup]) -> Result<()> {
     }
 }
 
-/// The Kanidm that is configured.
-pub(super) fn configured(kanidm: Option<&Kanidm>) -> Result<&Kanidm> {
+/// The Kanidm that is configured, or what there is only with one.
+pub(super) fn configured<T>(kanidm: Option<&T>) -> Result<&T> {
     kanidm.ok_or_else(|| Fault::new(Reason::KanidmNotConfigured, "No Kanidm is configured."))
 }
 

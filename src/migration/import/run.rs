@@ -17,9 +17,10 @@ use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
 use crate::authenticate::StepUps;
 use crate::context::Context;
-use crate::db::{Db, Scope, Tx};
+use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
 use crate::migration::vocabulary::{ImportOutcome, ImportReason};
+use crate::shared::Core;
 
 /// Name of the RPC, as proofs are made for it.
 const IMPORT: &str = "sidle.v1.MigrationService/ImportUsers";
@@ -50,14 +51,8 @@ impl Import {
     /// # Errors
     /// `INVALID_FIELD` for a header that names what is not there, `PERMISSION_DENIED` for a caller who does not reach
     /// over the platform, `STEP_UP_REQUIRED`, `OVERLOADED` while another import runs.
-    pub async fn begin(
-        db: &Db,
-        context: &Context,
-        recorder: &Recorder,
-        step_ups: &StepUps,
-        call: &Call,
-        header: Header,
-    ) -> Result<Self> {
+    pub async fn begin(core: &Core, step_ups: &StepUps, call: &Call, header: Header) -> Result<Self> {
+        let Core { db, context, recorder, .. } = core;
         // An address is unique over all tenants, so that an importer learns about all of them.
         if call.principal()?.authorize("migration.import", None)? != Scope::Platform {
             let text = "Importing users needs the permission migration.import on the platform.";

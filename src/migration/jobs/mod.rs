@@ -6,31 +6,36 @@ mod store;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::start::Starting;
 pub use self::step::{Failure, Step};
 pub(in crate::migration) use self::store::by_index;
 pub use self::store::{Counts, ItemFilter, Job, JobFilter, JobItem};
-pub use self::watch::{Cursor, ProgressUpdate, Seen, Watch};
+pub use self::watch::ProgressUpdate;
 use super::vocabulary::ItemReason;
-use crate::audit::Recorder;
+use crate::change::Changes;
 use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
+use crate::shared::Core;
 
 /// Starts migrations and reads them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Jobs {
     db: Db,
     context: Context,
-    recorder: Recorder,
+    changes: Changes,
+    engine: Option<Arc<Notify>>,
 }
 
 impl Jobs {
-    /// Migrations in this database.
-    pub fn new(db: Db, context: Context, recorder: Recorder) -> Self {
-        Self { db, context, recorder }
+    /// Migrations in this database; notified, `engine` runs what was started. There is none without a Kanidm.
+    pub fn new(core: &Core, changes: Changes, engine: Option<Arc<Notify>>) -> Self {
+        Self { db: core.db.clone(), context: core.context.clone(), changes, engine }
     }
 
     /// A migration.

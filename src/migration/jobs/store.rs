@@ -302,6 +302,43 @@ pub(super) async fn list(tx: &mut Connection, filter: JobFilter, after: Option<U
     rows.into_iter().map(Row::job).collect()
 }
 
+struct ItemRow {
+    item_id: Uuid,
+    ordinal: i32,
+    user_id: Uuid,
+    tenant_id: Uuid,
+    state: String,
+    reason: Option<String>,
+    kanidm_name: String,
+    display_name: String,
+    mail: String,
+    group_names: Vec<String>,
+    attempts: i32,
+    version: i64,
+    updated_at: DateTime<Utc>,
+}
+
+impl ItemRow {
+    fn item(self) -> Result<JobItem> {
+        let id = self.item_id;
+        Ok(JobItem {
+            item_id: id,
+            ordinal: self.ordinal,
+            user_id: self.user_id,
+            tenant_id: self.tenant_id,
+            state: ItemState::parse(&self.state).ok_or_else(|| Fault::unknown_word("migration_items.state", id))?,
+            reason: self.reason.as_deref().map(|word| item_reason(word, id)).transpose()?,
+            kanidm_name: self.kanidm_name,
+            display_name: self.display_name,
+            mail: self.mail,
+            group_names: self.group_names,
+            attempts: self.attempts,
+            version: self.version,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
 /// Items of a migration in their order.
 pub(super) async fn items(
     tx: &mut Connection,
@@ -312,7 +349,8 @@ pub(super) async fn items(
 ) -> Result<Vec<JobItem>> {
     let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
     let reasons: Vec<&str> = filter.reasons.iter().map(|reason| reason.as_str()).collect();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        ItemRow,
         "SELECT item_id, ordinal, user_id, tenant_id, state, reason, kanidm_name, display_name, mail, group_names, attempts,
              version, updated_at
          FROM migration_items
@@ -327,26 +365,7 @@ pub(super) async fn items(
     )
     .fetch_all(tx)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(JobItem {
-                item_id: row.item_id,
-                ordinal: row.ordinal,
-                user_id: row.user_id,
-                tenant_id: row.tenant_id,
-                state: ItemState::parse(&row.state)
-                    .ok_or_else(|| Fault::unknown_word("migration_items.state", row.item_id))?,
-                reason: row.reason.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?,
-                kanidm_name: row.kanidm_name,
-                display_name: row.display_name,
-                mail: row.mail,
-                group_names: row.group_names,
-                attempts: row.attempts,
-                version: row.version,
-                updated_at: row.updated_at,
-            })
-        })
-        .collect()
+    rows.into_iter().map(ItemRow::item).collect()
 }
 
 /// How many items have each reason.

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::stream::Stream;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Jobs;
 use super::step::{Step, TYPES};
-use super::{Job, Jobs};
-use crate::audit::{Filter, Follow, Log, Mark, Progress, Start};
+use crate::access::Call;
+use crate::access::live::Heartbeat;
+use crate::audit::{Content, Filter, Follow, Mark, Reaction, Start, StoredEvent, Streams};
+use crate::context::Clock;
 use crate::db::Scope;
 use crate::fault::Result;
 
@@ -29,21 +33,13 @@ pub struct ProgressUpdate {
     pub step: Step,
     /// When it happened.
     pub occurred_at: DateTime<Utc>,
+    /// Whether nothing happened.
+    pub is_heartbeat: bool,
 }
 
-/// What a watcher got for waiting.
-#[derive(Clone, Debug)]
-pub enum Seen {
-    Step(ProgressUpdate),
-    /// Nothing happened.
-    Nothing,
-    /// The migration has ended, or the replica shuts down.
-    End,
-}
-
-/// A watcher of one migration.
-pub struct Watch {
-    follow: Follow,
+/// What a watcher of one migration is sent. It is complete when the migration has ended.
+struct Watch {
+    clock: Clock,
     cursor: Cursor,
     last: Step,
     /// What the watcher has yet to be shown before anything else.
@@ -51,92 +47,77 @@ pub struct Watch {
     ended: bool,
 }
 
-impl Watch {
-    /// Begins to follow `job`, as it was read before, from the cursor or from where it stands.
+impl Jobs {
+    /// Follows a migration, from the cursor or from where it stands.
     ///
     /// # Errors
-    /// `CURSOR_EXPIRED`, `CURSOR_AHEAD`, `LOG_FORKED`.
-    pub async fn begin(
-        jobs: &Jobs,
-        log: &Log,
+    /// `NOT_FOUND`, `CURSOR_EXPIRED`, `CURSOR_AHEAD`, `LOG_FORKED`.
+    pub(in crate::migration) async fn watch(
+        &self,
+        call: Call,
+        streams: &Streams,
         scope: Scope,
         migration_id: Uuid,
         cursor: Option<Cursor>,
-    ) -> Result<Self> {
+        heartbeat: Duration,
+    ) -> Result<impl Stream<Item = Result<ProgressUpdate>> + Send + use<>> {
         // The log's end is read before the job: a step in between is in both, and its number shows that it was seen.
         let start = cursor.map_or(Start::Now, |cursor| Start::After(cursor.mark));
-        let origin = log.resolve(start).await?;
-        let job: Job = jobs.get(scope, migration_id).await?;
-        let stands = Step::of(&job);
-        let follow = log.follow(Filter::new(scope).types(&TYPES).target("migration", migration_id), origin);
-        let cursor = cursor.unwrap_or(Cursor { mark: follow.mark(), step: -1 });
-        let mut watch = Self {
-            follow,
-            ended: job.state.is_final() && cursor.step >= job.step,
-            last: stands.clone(),
+        let origin = streams.log().resolve(start).await?;
+        let job = self.get(scope, migration_id).await?;
+        let follow = streams.log().follow(Filter::new(scope).types(&TYPES).target("migration", migration_id), origin);
+        let clock = self.context.clock.clone();
+        let mut watch = Watch {
+            ended: cursor.is_some_and(|cursor| job.state.is_final() && cursor.step >= job.step),
+            cursor: cursor.unwrap_or(Cursor { mark: follow.mark(), step: job.step }),
+            last: Step::of(&job),
             first: None,
-            cursor,
+            clock: clock.clone(),
         };
-        if cursor.step < 0 {
-            watch.cursor.step = job.step;
+        if cursor.is_none() {
             let occurred_at = job.ended_at.or(job.progressed_at).unwrap_or(job.created_at);
-            watch.ended = false;
-            watch.first = Some(ProgressUpdate { cursor: watch.cursor, step: stands, occurred_at });
+            watch.first = Some(watch.update(occurred_at));
         }
-        Ok(watch)
+        Ok(streams.open(call, Heartbeat::new(clock, heartbeat), follow, watch))
+    }
+}
+
+impl Watch {
+    /// That the last step happened.
+    fn update(&self, occurred_at: DateTime<Utc>) -> ProgressUpdate {
+        ProgressUpdate { cursor: self.cursor, step: self.last.clone(), occurred_at, is_heartbeat: false }
+    }
+}
+
+impl Content for Watch {
+    type Message = ProgressUpdate;
+
+    fn opening(&mut self, _: &Follow) -> Option<ProgressUpdate> {
+        let first = self.first.take()?;
+        self.ended = first.step.state.is_final();
+        Some(first)
     }
 
-    /// What is seen next. Waits for a step for as long as `patience`; may be dropped while it waits.
-    ///
-    /// # Errors
-    /// When the database fails; calling again goes on. `LOG_FORKED` when the log is another one.
-    pub async fn next(&mut self, patience: Duration) -> Result<Seen> {
-        if self.ended {
-            return Ok(Seen::End);
+    fn event(&mut self, event: &StoredEvent, follow: &Follow) -> Result<Reaction<ProgressUpdate>> {
+        let step = Step::read(event)?;
+        if step.step <= self.cursor.step {
+            return Ok(Reaction::Skip);
         }
-        if let Some(first) = self.first.take() {
-            self.ended = first.step.state.is_final();
-            return Ok(Seen::Step(first));
-        }
-        loop {
-            // On the way to the live end there is always something to read, and a read that is cut short is lost.
-            let progress = if self.follow.is_live() {
-                tokio::select! {
-                    progress = self.follow.progress() => progress?,
-                    () = tokio::time::sleep(patience) => return Ok(Seen::Nothing),
-                }
-            } else {
-                self.follow.progress().await?
-            };
-            let event = match progress {
-                Progress::Event(event) => event,
-                Progress::Further | Progress::Live => continue,
-                Progress::End => return Ok(Seen::End),
-            };
-            let step = Step::read(&event)?;
-            if step.step <= self.cursor.step {
-                continue;
-            }
-            self.cursor = Cursor { mark: self.follow.mark(), step: step.step };
-            self.ended = step.state.is_final();
-            self.last = step.clone();
-            return Ok(Seen::Step(ProgressUpdate { cursor: self.cursor, step, occurred_at: event.occurred_at }));
-        }
+        self.cursor = Cursor { mark: follow.mark(), step: step.step };
+        self.ended = step.state.is_final();
+        self.last = step;
+        Ok(Reaction::Send(self.update(event.occurred_at)))
     }
 
-    /// Whether the log is still the one that is followed.
-    ///
-    /// # Errors
-    /// `LOG_FORKED`.
-    pub fn ensure_current(&self) -> Result<()> {
-        self.follow.ensure_current()
-    }
-
-    /// Where the migration stood when something was last seen, for a heartbeat.
-    pub fn still(&mut self, now: DateTime<Utc>) -> ProgressUpdate {
+    /// Where the migration stood when something was last seen.
+    fn heartbeat(&mut self, follow: &Follow) -> ProgressUpdate {
         // Others' events were passed by, so that a resumed watcher need not read them again.
-        self.cursor.mark = self.follow.mark();
+        self.cursor.mark = follow.mark();
         let step = Step { finished: 0, failures: Vec::new(), ..self.last.clone() };
-        ProgressUpdate { cursor: self.cursor, step, occurred_at: now }
+        ProgressUpdate { step, is_heartbeat: true, ..self.update(self.clock.now()) }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.ended
     }
 }

@@ -11,7 +11,9 @@ use super::forecast::{Outlook, outlook};
 use super::model::{Cohort, Plan, PlanItem};
 use super::store::{self, User};
 use crate::access::Call;
-use crate::audit::{Event, EventType, Recorder};
+use crate::access::replay::{Answer, ChangeRequest};
+use crate::audit::{Event, EventType};
+use crate::change::{Change, Changes};
 use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
@@ -19,6 +21,7 @@ use crate::kanidm::Kanidm;
 use crate::migration::groups::{Groups, Standing, configured};
 use crate::migration::import::HashCounts;
 use crate::migration::vocabulary::{Forecast, ItemReason};
+use crate::shared::Core;
 
 /// Users that a plan holds at most.
 const LARGEST: usize = 250_000;
@@ -28,28 +31,51 @@ const BATCH: usize = 1000;
 const LIFETIME: TimeDelta = TimeDelta::days(7);
 
 /// Makes plans and reads them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plans {
     db: Db,
     context: Context,
-    recorder: Recorder,
+    changes: Changes,
     groups: Groups,
     kanidm: Option<Kanidm>,
 }
 
 impl Plans {
     /// Plans for this Kanidm.
-    pub fn new(db: Db, context: Context, recorder: Recorder, groups: Groups, kanidm: Option<Kanidm>) -> Self {
-        Self { db, context, recorder, groups, kanidm }
+    pub fn new(core: &Core, changes: Changes, groups: Groups, kanidm: Option<Kanidm>) -> Self {
+        Self { db: core.db.clone(), context: core.context.clone(), changes, groups, kanidm }
     }
 
-    /// Works out what a migration of the cohort would do. Reads users, asks Kanidm without holding a transaction, and
-    /// does not keep the plan yet: see [`Draft::keep`].
+    /// Makes a plan for a call: what a migration of the cohort would do.
     ///
     /// # Errors
     /// `INVALID_FIELD` for a cohort that is empty or too large; `KANIDM_NOT_CONFIGURED`, `KANIDM_UNAVAILABLE`,
     /// `KANIDM_REFUSED`.
-    pub async fn draft(&self, scope: Scope, cohort: Cohort) -> Result<Draft> {
+    pub async fn make<A: Answer>(
+        &self,
+        call: &Call,
+        scope: Scope,
+        request: &ChangeRequest<'_>,
+        cohort: Cohort,
+        answer: impl FnOnce(Plan) -> A,
+    ) -> Result<A> {
+        // A repeat is answered before Kanidm is asked again, and once more when two were concurrent.
+        let mut change = self.changes.begin(scope).await?;
+        if let Some(first) = change.repeated(call, request).await? {
+            return Ok(first);
+        }
+        drop(change);
+        let draft = self.draft(scope, cohort).await?;
+        let mut change = self.changes.begin(scope).await?;
+        if let Some(first) = change.repeated(call, request).await? {
+            return Ok(first);
+        }
+        keep(&mut change, call, &draft).await?;
+        change.answer(answer(draft.plan)).await
+    }
+
+    /// Works out a plan and does not keep it yet. Reads users, and asks Kanidm without holding a transaction.
+    async fn draft(&self, scope: Scope, cohort: Cohort) -> Result<Draft> {
         let kanidm = configured(self.kanidm.as_ref())?;
         let wanted = cohort.limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
         let limit = wanted.unwrap_or(LARGEST + 1).min(LARGEST + 1);
@@ -91,61 +117,11 @@ impl Plans {
         };
         let mut items = Vec::with_capacity(users.len());
         for (user, outlook) in users.iter().zip(outlooks) {
-            plan.total += 1;
-            *match outlook.forecast {
-                Forecast::WillBeCreated => &mut plan.will_be_created,
-                Forecast::NeedsReview => &mut plan.needs_review,
-                Forecast::WillBeRefused => &mut plan.will_be_refused,
-            } += 1;
-            if let Some(reason) = outlook.reason {
-                *plan.reasons.entry(reason).or_default() += 1;
-            }
-            if user.username.as_deref() != Some(outlook.name.as_str()) {
-                plan.names_derived += 1;
-            }
-            let hash = (user.hash_kind.clone().unwrap_or_default(), i32::from(user.hash_cost.unwrap_or_default()));
-            *plan.hashes.entry(hash).or_default() += 1;
-            items.push(PlanItem {
-                item_id: self.context.new_id(),
-                user_id: user.user_id,
-                tenant_id: user.tenant_id,
-                user_version: user.version,
-                user_rights_version: user.rights_version,
-                display_name: user.display_name(&outlook.name),
-                kanidm_name: outlook.name,
-                mail: user.email_key.clone(),
-                is_admin: user.is_admin,
-                group_names: user.group_names(),
-                forecast: outlook.forecast,
-                reason: outlook.reason,
-            });
+            count(&mut plan, user, &outlook);
+            items.push(item(self.context.new_id(), user, outlook));
         }
         plan.digest = digest(&items);
         Draft { plan, items }
-    }
-
-    /// Keeps a draft, in the transaction of the call.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn keep(&self, tx: &mut crate::db::Connection, call: &Call, draft: &Draft) -> Result<()> {
-        let plan = &draft.plan;
-        store::keep(tx, plan, call.principal()?.id).await?;
-        let mut first = 1;
-        for batch in draft.items.chunks(BATCH) {
-            store::keep_items(tx, plan.plan_id, first, batch).await?;
-            first += i32::try_from(batch.len()).unwrap_or(i32::MAX);
-        }
-        let event = Event::new(EventType::MigrationPlanned, call)
-            .tenant(plan.tenant_id)
-            .target("migration_plan", plan.plan_id)
-            .detail("digest", HEXLOWER.encode(&plan.digest))
-            .detail("total", plan.total)
-            .detail("will_be_created", plan.will_be_created)
-            .detail("needs_review", plan.needs_review)
-            .detail("will_be_refused", plan.will_be_refused);
-        self.recorder.record(tx, event).await?;
-        Ok(())
     }
 
     /// A plan.
@@ -175,10 +151,65 @@ impl Plans {
 }
 
 /// A plan that is not kept yet.
-#[derive(Clone, Debug)]
-pub struct Draft {
-    pub plan: Plan,
+struct Draft {
+    plan: Plan,
     items: Vec<PlanItem>,
+}
+
+/// Counts a user of the plan.
+fn count(plan: &mut Plan, user: &User, outlook: &Outlook) {
+    plan.total += 1;
+    *match outlook.forecast {
+        Forecast::WillBeCreated => &mut plan.will_be_created,
+        Forecast::NeedsReview => &mut plan.needs_review,
+        Forecast::WillBeRefused => &mut plan.will_be_refused,
+    } += 1;
+    if let Some(reason) = outlook.reason {
+        *plan.reasons.entry(reason).or_default() += 1;
+    }
+    if user.username.as_deref() != Some(outlook.name.as_str()) {
+        plan.names_derived += 1;
+    }
+    let hash = (user.hash_kind.clone().unwrap_or_default(), i32::from(user.hash_cost.unwrap_or_default()));
+    *plan.hashes.entry(hash).or_default() += 1;
+}
+
+/// What is intended for a user.
+fn item(item_id: Uuid, user: &User, outlook: Outlook) -> PlanItem {
+    PlanItem {
+        item_id,
+        user_id: user.user_id,
+        tenant_id: user.tenant_id,
+        user_version: user.version,
+        user_rights_version: user.rights_version,
+        display_name: user.display_name(&outlook.name),
+        kanidm_name: outlook.name,
+        mail: user.email_key.clone(),
+        is_admin: user.is_admin,
+        group_names: user.group_names(),
+        forecast: outlook.forecast,
+        reason: outlook.reason,
+    }
+}
+
+/// Keeps a draft.
+async fn keep(change: &mut Change, call: &Call, draft: &Draft) -> Result<()> {
+    let plan = &draft.plan;
+    store::keep(&mut change.tx, plan, call.principal()?.id).await?;
+    let mut first = 1;
+    for batch in draft.items.chunks(BATCH) {
+        store::keep_items(&mut change.tx, plan.plan_id, first, batch).await?;
+        first += i32::try_from(batch.len()).unwrap_or(i32::MAX);
+    }
+    let event = Event::new(EventType::MigrationPlanned, call)
+        .tenant(plan.tenant_id)
+        .target("migration_plan", plan.plan_id)
+        .detail("digest", HEXLOWER.encode(&plan.digest))
+        .detail("total", plan.total)
+        .detail("will_be_created", plan.will_be_created)
+        .detail("needs_review", plan.needs_review)
+        .detail("will_be_refused", plan.will_be_refused);
+    change.record(event).await
 }
 
 /// Digest over what is intended, in its order: no ids of this plan and no times, so that the same intentions have the

@@ -226,6 +226,44 @@ pub(super) async fn plan(tx: &mut Connection, plan_id: Uuid) -> Result<Option<Pl
     }))
 }
 
+struct ItemRow {
+    ordinal: i32,
+    item_id: Uuid,
+    user_id: Uuid,
+    tenant_id: Uuid,
+    user_version: i64,
+    user_rights_version: i64,
+    kanidm_name: String,
+    display_name: String,
+    mail: String,
+    is_admin: bool,
+    group_names: Vec<String>,
+    forecast: String,
+    reason: Option<String>,
+}
+
+impl ItemRow {
+    fn item(self) -> Result<(i32, PlanItem)> {
+        let forecast = Forecast::parse(&self.forecast)
+            .ok_or_else(|| Fault::unknown_word("migration_plan_items.forecast", self.item_id))?;
+        let item = PlanItem {
+            item_id: self.item_id,
+            user_id: self.user_id,
+            tenant_id: self.tenant_id,
+            user_version: self.user_version,
+            user_rights_version: self.user_rights_version,
+            kanidm_name: self.kanidm_name,
+            display_name: self.display_name,
+            mail: self.mail,
+            is_admin: self.is_admin,
+            group_names: self.group_names,
+            forecast,
+            reason: self.reason.as_deref().map(|word| item_reason(word, self.item_id)).transpose()?,
+        };
+        Ok((self.ordinal, item))
+    }
+}
+
 /// Items of a plan after an ordinal, with theirs.
 pub(super) async fn items(
     tx: &mut Connection,
@@ -234,7 +272,8 @@ pub(super) async fn items(
     after: i32,
     limit: i64,
 ) -> Result<Vec<(i32, PlanItem)>> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        ItemRow,
         "SELECT ordinal, item_id, user_id, tenant_id, user_version, user_rights_version, kanidm_name, display_name, mail,
              is_admin, group_names, forecast, reason
          FROM migration_plan_items
@@ -246,27 +285,7 @@ pub(super) async fn items(
     )
     .fetch_all(tx)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let forecast = Forecast::parse(&row.forecast)
-                .ok_or_else(|| Fault::unknown_word("migration_plan_items.forecast", row.item_id))?;
-            let item = PlanItem {
-                item_id: row.item_id,
-                user_id: row.user_id,
-                tenant_id: row.tenant_id,
-                user_version: row.user_version,
-                user_rights_version: row.user_rights_version,
-                kanidm_name: row.kanidm_name,
-                display_name: row.display_name,
-                mail: row.mail,
-                is_admin: row.is_admin,
-                group_names: row.group_names,
-                forecast,
-                reason: row.reason.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?,
-            };
-            Ok((row.ordinal, item))
-        })
-        .collect()
+    rows.into_iter().map(ItemRow::item).collect()
 }
 
 fn reasons_to_json(reasons: &BTreeMap<ItemReason, i64>) -> Value {

@@ -315,7 +315,7 @@ pub(super) fn item(migration_id: Uuid, item: JobItem) -> proto::MigrationItem {
     }
 }
 
-pub(super) fn update(update: &ProgressUpdate, cursor: String, heartbeat: bool) -> proto::WatchMigrationResponse {
+pub(super) fn update(update: &ProgressUpdate, cursor: String) -> proto::WatchMigrationResponse {
     let step = &update.step;
     let failures = step.failures.iter().map(|failure| proto::ItemFailure {
         item_id: failure.item_id.to_string(),
@@ -333,7 +333,7 @@ pub(super) fn update(update: &ProgressUpdate, cursor: String, heartbeat: bool) -
         failures: failures.collect(),
         waiting_for: wait(step.waiting_for),
         occurred_at: time(Some(update.occurred_at)),
-        heartbeat,
+        heartbeat: update.is_heartbeat,
     }
 }
 

@@ -50,19 +50,17 @@ async fn run(
     answers: &mpsc::Sender<Result<ImportUsersResponse>>,
 ) -> Result<()> {
     // Less than the database waits, so that the client is told why it ended.
-    let patience = PATIENCE.min(service.db.idle_in_transaction_timeout() / 4 * 3);
-    let Some(Part::Header(header)) = next(&mut stream, patience).await? else {
+    let patience = PATIENCE.min(service.core.db.idle_in_transaction_timeout() / 4 * 3);
+    // Rights may end while the import waits for its client.
+    let caller = service.streams.caller(call);
+    let Some(Part::Header(header)) = caller.after(next(&mut stream, patience)).await? else {
         return Err(unreadable("The first message of an import must be its header."));
     };
     let header = convert::header(header)?;
     let validate_only = header.validate_only;
-    let parts = (&service.db, &service.context, &service.recorder);
-    let mut import = Import::begin(parts.0, parts.1, parts.2, &service.step_ups, &call, header).await?;
+    let mut import = Import::begin(&service.core, &service.step_ups, &caller.call, header).await?;
     loop {
-        let part = next(&mut stream, patience).await?;
-        // Rights may have ended since the import began.
-        service.admission.recheck(&call)?;
-        match part {
+        match caller.after(next(&mut stream, patience)).await? {
             Some(Part::Rows(rows)) if rows.rows.len() > LARGEST => {
                 return Err(Fault::field("rows", format!("must be at most {LARGEST} in a message")));
             }

@@ -3,27 +3,27 @@
 mod convert;
 mod import;
 mod table;
-mod watch;
 
-use futures_util::stream::Stream;
+use futures_util::stream::{Stream, StreamExt as _};
 use uuid::Uuid;
 
-use self::watch::WATCH;
 use super::engine::Engine;
 use super::groups::{self, Groups};
-use super::jobs::{Cursor, JobFilter, Jobs, Starting, Watch};
+use super::jobs::{JobFilter, Jobs, Starting};
 use super::plan::Plans;
-use crate::access::live::{Admission, Heartbeat};
-use crate::access::paging::{Paging, cut, page_size};
-use crate::access::replay::Replay;
+use crate::access::live::Heartbeat;
+use crate::access::paging::{cut, page_size};
+use crate::access::replay::{Answer, ChangeRequest};
 use crate::access::{Call, input};
-use crate::audit::{Log, Recorder};
+use crate::audit::Streams;
 use crate::authenticate::StepUps;
-use crate::context::Context;
-use crate::db::{Db, Scope};
-use crate::fault::{Fault, Result};
+use crate::change::Changes;
+use crate::db::Scope;
+use crate::fault::Result;
 use crate::kanidm::Kanidm;
 use crate::proto::*;
+use crate::session::Sessions;
+use crate::shared::Core;
 
 const READ: &str = "migration.read";
 const RUN: &str = "migration.run";
@@ -32,41 +32,14 @@ const LIST: &str = "ListMigrations";
 const LIST_ITEMS: &str = "ListMigrationItems";
 const PLAN: &str = "PlanMigration";
 const START: &str = "StartMigration";
-
-/// What the service is made of.
-#[derive(Clone)]
-pub struct Parts {
-    /// Connections to Postgres.
-    pub db: Db,
-    /// Time and randomness.
-    pub context: Context,
-    /// Writes audit events.
-    pub recorder: Recorder,
-    /// Reads the audit log, in which progress stands.
-    pub log: Log,
-    /// Page tokens and cursors.
-    pub paging: Paging,
-    /// Checks whether the caller of an open stream is still authorised.
-    pub admission: Admission,
-    /// The Kanidm to move to, where one is configured.
-    pub kanidm: Option<Kanidm>,
-    /// The engine of this replica, where there is a Kanidm.
-    pub engine: Option<Engine>,
-    /// Asks for fresh proofs.
-    pub step_ups: StepUps,
-}
+/// The method that cursors belong to.
+const WATCH: &str = "WatchMigration";
 
 /// `sidle.v1.MigrationService`.
 #[derive(Clone)]
 pub struct Service {
-    db: Db,
-    context: Context,
-    recorder: Recorder,
-    log: Log,
-    paging: Paging,
-    admission: Admission,
-    kanidm: Option<Kanidm>,
-    engine: Option<Engine>,
+    core: Core,
+    streams: Streams,
     step_ups: StepUps,
     groups: Groups,
     plans: Plans,
@@ -74,22 +47,24 @@ pub struct Service {
 }
 
 impl Service {
-    /// The service made of these parts.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { db, context, recorder, log, paging, admission, kanidm, engine, step_ups } = parts;
-        let groups = Groups::new(db.clone(), context.clone(), recorder.clone(), kanidm.clone());
+    /// The service that moves users to this Kanidm with this engine, where there is one; what ends is reported to
+    /// `sessions`.
+    pub fn new(
+        core: Core,
+        sessions: &Sessions,
+        streams: Streams,
+        step_ups: StepUps,
+        kanidm: Option<Kanidm>,
+        engine: Option<&Engine>,
+    ) -> Self {
+        let changes = Changes::new(&core, sessions.revocations.clone());
+        let groups = Groups::new(&core, kanidm.clone());
         Self {
-            plans: Plans::new(db.clone(), context.clone(), recorder.clone(), groups.clone(), kanidm.clone()),
-            jobs: Jobs::new(db.clone(), context.clone(), recorder.clone()),
+            plans: Plans::new(&core, changes.clone(), groups.clone(), kanidm),
+            jobs: Jobs::new(&core, changes, engine.map(Engine::wake)),
             groups,
-            db,
-            context,
-            recorder,
-            log,
-            paging,
-            admission,
-            kanidm,
-            engine,
+            core,
+            streams,
             step_ups,
         }
     }
@@ -114,24 +89,9 @@ impl Service {
         let mut cohort = convert::cohort(request.cohort.clone().unwrap_or_default())?;
         let (scope, tenants) = Self::reach(call, RUN, std::mem::take(&mut cohort.tenant_ids))?;
         cohort.tenant_ids = tenants;
-        // A repeat is answered before Kanidm is asked again, and once more when two were concurrent.
-        let mut tx = self.db.begin(scope).await?;
-        let (_, earlier) = Replay::begin(&mut tx, call, PLAN, &request.request_id, &request).await?;
-        if let Some(answer) = earlier {
-            return Ok(answer);
-        }
-        drop(tx);
-        let draft = self.plans.draft(scope, cohort).await?;
-        let mut tx = self.db.begin(scope).await?;
-        let (replay, earlier) = Replay::begin(&mut tx, call, PLAN, &request.request_id, &request).await?;
-        if let Some(answer) = earlier {
-            return Ok(answer);
-        }
-        self.plans.keep(&mut tx, call, &draft).await?;
-        let response = PlanMigrationResponse { plan: Some(convert::plan(draft.plan)) };
-        Replay::finish(replay, &mut tx, &response).await?;
-        tx.commit().await?;
-        Ok(response)
+        let asked = ChangeRequest::new(PLAN, &request.request_id, false, &request);
+        let answer = |plan| PlanMigrationResponse { plan: Some(convert::plan(plan)) };
+        self.plans.make(call, scope, &asked, cohort, answer).await
     }
 
     async fn plan_of(&self, call: &Call, request: GetPlanRequest) -> Result<GetPlanResponse> {
@@ -140,50 +100,30 @@ impl Service {
         let forecast = convert::forecast(request.forecast)?;
         let size = page_size(request.page_size)?;
         let bound = (plan_id, forecast);
-        let after = self.paging.decode(call, GET_PLAN, &bound, &request.page_token)?.unwrap_or(0);
+        let after = self.core.paging.decode(call, GET_PLAN, &bound, &request.page_token)?.unwrap_or(0);
         let plan = self.plans.get(scope, plan_id).await?;
         let mut items = self.plans.items(scope, plan_id, forecast, after, size + 1).await?;
         let last = cut(&mut items, size).map(|(ordinal, _)| *ordinal);
         Ok(GetPlanResponse {
             plan: Some(convert::plan(plan)),
-            next_page_token: last.map(|last| self.paging.encode(call, GET_PLAN, &bound, &last)).unwrap_or_default(),
+            next_page_token: last
+                .map(|last| self.core.paging.encode(call, GET_PLAN, &bound, &last))
+                .unwrap_or_default(),
             items: items.into_iter().map(|(_, item)| convert::plan_item(item)).collect(),
         })
     }
 
     async fn start(&self, call: &Call, request: StartMigrationRequest) -> Result<StartMigrationResponse> {
-        groups::configured(self.kanidm.as_ref())?;
+        self.jobs.ensure_startable()?;
         let scope = call.principal()?.authorize(RUN, None)?;
         let starting = Starting {
             plan_id: input::uuid("plan_id", &request.plan_id)?,
             digest: &convert::plan_digest(&request.plan_digest)?,
             request_id: input::optional_uuid("request_id", &request.request_id)?,
         };
-        if starting.request_id.is_none() && !request.validate_only {
-            return Err(Fault::field("request_id", "must be a UUID, so that the call can be repeated safely"));
-        }
-        let mut tx = self.db.begin(scope).await?;
-        let request_id = if request.validate_only { "" } else { &request.request_id };
-        let (replay, earlier) = Replay::begin(&mut tx, call, START, request_id, &request).await?;
-        if let Some(answer) = earlier {
-            return Ok(answer);
-        }
-        let job = self.jobs.start(&mut tx, call, &starting).await?;
-        let mut response = StartMigrationResponse { migration: Some(convert::migration(job, Vec::new())) };
-        if request.validate_only {
-            // Everything was done as it would be, and is undone now.
-            drop(tx);
-            if let Some(migration) = &mut response.migration {
-                migration.migration_id.clear();
-            }
-            return Ok(response);
-        }
-        Replay::finish(replay, &mut tx, &response).await?;
-        tx.commit().await?;
-        if let Some(engine) = &self.engine {
-            engine.wake();
-        }
-        Ok(response)
+        let asked = ChangeRequest::new(START, &request.request_id, request.validate_only, &request);
+        let answer = |job| StartMigrationResponse { migration: Some(convert::migration(job, Vec::new())) };
+        self.jobs.start(call, scope, &asked, &starting, answer).await
     }
 
     async fn get(&self, call: &Call, request: GetMigrationRequest) -> Result<GetMigrationResponse> {
@@ -199,11 +139,11 @@ impl Service {
         let filter =
             JobFilter { state: convert::migration_state(request.state)?, kind: convert::migration_kind(request.kind)? };
         let size = page_size(request.page_size)?;
-        let after = self.paging.decode(call, LIST, &filter, &request.page_token)?;
+        let after = self.core.paging.decode(call, LIST, &filter, &request.page_token)?;
         let mut jobs = self.jobs.list(scope, filter, after, size + 1).await?;
         let last = cut(&mut jobs, size).map(|job| job.migration_id);
         Ok(ListMigrationsResponse {
-            next_page_token: last.map(|last| self.paging.encode(call, LIST, &filter, &last)).unwrap_or_default(),
+            next_page_token: last.map(|last| self.core.paging.encode(call, LIST, &filter, &last)).unwrap_or_default(),
             migrations: jobs.into_iter().map(|job| convert::migration(job, Vec::new())).collect(),
         })
     }
@@ -214,11 +154,13 @@ impl Service {
         let filter = convert::item_filter(&request.states, &request.reasons)?;
         let size = page_size(request.page_size)?;
         let bound = (migration_id, &filter);
-        let after = self.paging.decode(call, LIST_ITEMS, &bound, &request.page_token)?.unwrap_or(0);
+        let after = self.core.paging.decode(call, LIST_ITEMS, &bound, &request.page_token)?.unwrap_or(0);
         let mut items = self.jobs.items(scope, migration_id, &filter, after, size + 1).await?;
         let last = cut(&mut items, size).map(|item| item.ordinal);
         Ok(ListMigrationItemsResponse {
-            next_page_token: last.map(|last| self.paging.encode(call, LIST_ITEMS, &bound, &last)).unwrap_or_default(),
+            next_page_token: last
+                .map(|last| self.core.paging.encode(call, LIST_ITEMS, &bound, &last))
+                .unwrap_or_default(),
             items: items.into_iter().map(|item| convert::item(migration_id, item)).collect(),
         })
     }
@@ -230,19 +172,15 @@ impl Service {
     ) -> Result<impl Stream<Item = Result<WatchMigrationResponse>> + use<>> {
         let scope = Self::read_scope(&call)?;
         let migration_id = input::uuid("migration_id", &request.migration_id)?;
-        let cursor: Option<Cursor> = self.paging.decode(&call, WATCH, &migration_id, &request.cursor)?;
+        let cursor = self.core.paging.decode(&call, WATCH, &migration_id, &request.cursor)?;
         let heartbeat = Heartbeat::interval(request.heartbeat_interval, 1..=60)?;
-        let watch = Watch::begin(&self.jobs, &self.log, scope, migration_id, cursor).await?;
-        let stream = watch::Stream {
-            context: self.context.clone(),
-            paging: self.paging.clone(),
-            admission: self.admission.clone(),
-            heartbeat: Heartbeat::new(self.context.clock.clone(), heartbeat),
-            call,
-            migration_id,
-            watch,
-        };
-        Ok(stream.messages())
+        let updates = self.jobs.watch(call.clone(), &self.streams, scope, migration_id, cursor, heartbeat).await?;
+        let paging = self.core.paging.clone();
+        Ok(updates.map(move |update| {
+            let update = update?;
+            let cursor = paging.encode(&call, WATCH, &migration_id, &update.cursor);
+            Ok(convert::update(&update, cursor))
+        }))
     }
 
     async fn sync_groups(&self, call: &Call, request: SyncTenantGroupsRequest) -> Result<SyncTenantGroupsResponse> {
@@ -255,5 +193,16 @@ impl Service {
         };
         groups::all_usable(&groups)?;
         Ok(SyncTenantGroupsResponse { groups: groups.into_iter().map(convert::group).collect() })
+    }
+}
+
+impl Answer for PlanMigrationResponse {}
+
+impl Answer for StartMigrationResponse {
+    fn of_validation(mut self) -> Self {
+        if let Some(migration) = &mut self.migration {
+            migration.migration_id.clear();
+        }
+        self
     }
 }

@@ -1,31 +1,28 @@
 //! `WatchRevocations` on the wire.
 
-use futures_util::stream::{Stream, try_unfold};
+use futures_util::stream::{Stream, StreamExt as _};
 use sidle_token::{Revocation, Revoked};
 
 use crate::access::{Call, input};
-use crate::audit::Log;
+use crate::audit::Streams;
 use crate::fault::Result;
 use crate::proto;
 use crate::session::Sessions;
-use crate::session::watch::{RevocationBatch, Watch};
+use crate::session::watch::RevocationBatch;
 
 /// What a cursor is for.
 const METHOD: &str = "sidle.v1.SessionService/WatchRevocations";
 
 pub(super) async fn open(
     sessions: &Sessions,
-    log: &Log,
+    streams: &Streams,
     call: Call,
     cursor: &str,
 ) -> Result<impl Stream<Item = Result<proto::WatchRevocationsResponse>> + use<>> {
     let mark = sessions.paging.decode(&call, METHOD, &(), cursor)?;
-    let watch = sessions.watch(call.clone(), log, mark).await?;
+    let batches = sessions.watch(call.clone(), streams, mark).await?;
     let sessions = sessions.clone();
-    Ok(try_unfold((watch, sessions, call), |(mut watch, sessions, call): (Watch, _, _)| async move {
-        let batch = watch.next().await?;
-        Ok(batch.map(|batch| (message(&sessions, &call, batch), (watch, sessions, call))))
-    }))
+    Ok(batches.map(move |batch| Ok(message(&sessions, &call, batch?))))
 }
 
 fn message(sessions: &Sessions, call: &Call, batch: RevocationBatch) -> proto::WatchRevocationsResponse {

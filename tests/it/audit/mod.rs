@@ -1,5 +1,6 @@
 //! The audit log.
 
+mod age;
 mod deaf;
 mod fork;
 mod ledger;
@@ -29,6 +30,7 @@ use crate::support::{Setup, within};
 #[derive(Clone)]
 struct Parts {
     db: Db,
+    context: Context,
     keyring: Keyring,
     recorder: Recorder,
     sequencer: Sequencer,
@@ -50,7 +52,7 @@ impl Parts {
         let parts = (db.clone(), context.clone(), keyring.clone(), recorder.clone());
         let sequencer = Sequencer::new(parts.0, parts.1, parts.2, parts.3, feed.clone(), metrics.clone());
         let log = Log::new(db.clone(), feed.clone());
-        Self { db, keyring, recorder, sequencer, feed, log, metrics, _setup: setup.clone() }
+        Self { db, context, keyring, recorder, sequencer, feed, log, metrics, _setup: setup.clone() }
     }
 
     /// Runs sequencer and feed until the guard is dropped.

@@ -3,6 +3,7 @@
 mod contention;
 mod import;
 mod refusals;
+mod watch;
 
 use futures_util::StreamExt as _;
 use sidle::proto::import_users_request::Part;

@@ -1,0 +1,62 @@
+//! Watching a migration at which nothing happens, while a lot happens elsewhere.
+
+use sidle::audit::{Event, EventType};
+use sidle::db::Scope;
+use sidle::proto::*;
+use uuid::Uuid;
+
+use super::reason;
+use crate::support::{TestServer, within};
+
+/// Other calls' events, one after the other for ever: each reaches every watcher, and none is about a migration.
+async fn events_of_others(server: &TestServer) {
+    let app = server.app();
+    loop {
+        let mut tx = app.db.begin(Scope::Platform).await.unwrap();
+        app.recorder.record(&mut tx, Event::by_system(EventType::RoleUpdated, Uuid::nil())).await.unwrap();
+        tx.commit().await.unwrap();
+        app.recorder.wake();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_others_keep_neither_heartbeats_from_a_watcher_nor_the_end_of_its_rights() {
+    let server = TestServer::start().await;
+    let client = server.admin().await;
+    let migration = Uuid::new_v4();
+    sqlx::query(
+        "INSERT INTO migrations (migration_id, kind, state, total, pending, started_by) VALUES ($1, 'bulk', 'pending', 1, 1, $1)",
+    )
+    .bind(migration)
+    .execute(server.sql())
+    .await
+    .unwrap();
+    let request = WatchMigrationRequest {
+        migration_id: migration.to_string(),
+        heartbeat_interval: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        ..Default::default()
+    };
+    let mut stream = client.migration.clone().watch_migration(request).await.unwrap().into_inner();
+    let first = within("where it stands", stream.message()).await.unwrap().unwrap();
+    assert_eq!((first.heartbeat, first.state()), (false, MigrationState::Pending));
+
+    let watched = async {
+        let next = within("a heartbeat", stream.message()).await.unwrap().unwrap();
+        assert!(next.heartbeat && next.cursor != first.cursor, "it has read on");
+        client.session.clone().revoke_session(RevokeSessionRequest::default()).await.unwrap();
+        within("the end of the stream", async {
+            loop {
+                match stream.message().await {
+                    Ok(message) => assert!(message.expect("no end without a reason").heartbeat),
+                    Err(status) => return status,
+                }
+            }
+        })
+        .await
+    };
+    let ended = tokio::select! {
+        ended = watched => ended,
+        () = events_of_others(&server) => unreachable!("they go on for ever"),
+    };
+    assert_eq!(reason(&ended), "UNAUTHENTICATED");
+}
