@@ -1,5 +1,7 @@
 //! Users on the wire.
 
+use std::ops::ControlFlow;
+
 use chrono::TimeDelta;
 use zeroize::Zeroizing;
 
@@ -10,6 +12,7 @@ use super::convert::{choice, fields, made as made_to_proto, optional_version, re
 use super::{BEGINNING, Service, finish, page, repeated};
 use crate::access::names::{email_key, username, username_key};
 use crate::access::{Call, etag, input, paging};
+use crate::credential::StoredHash;
 use crate::fault::{Fault, Result};
 use crate::proto::get_user_request::Identifier;
 use crate::proto::{self, *};
@@ -81,20 +84,10 @@ pub(super) async fn create(
     // Before the transaction: a hash takes long, and connections are few.
     let hash = match password.is_empty() {
         true => None,
-        false => {
-            let about = [new.email.as_str(), new.username.as_deref().unwrap_or_default(), &new.full_name];
-            let (hasher, policy) = (&service.directory.hasher, &service.directory.policy);
-            let charge = hasher.charges().principal(call.principal()?.id)?;
-            // What is refused, or has been answered before, costs no hash. Not committed: the proof stays good.
-            let mut asked = service.directory.change(call, "users.write").await?;
-            let again = repeated(&mut asked, CREATE, &request.request_id, request.validate_only, &request).await?;
-            if let (_, Some(first)) = again {
-                return Ok(first);
-            }
-            users::permit(&mut asked, &new).await?;
-            drop(asked);
-            Some(hasher.new_password(&charge, policy, "initial_password", &password, &about).await?)
-        }
+        false => match initial_password(service, call, &request, &new, &password).await? {
+            ControlFlow::Continue(hash) => Some(hash),
+            ControlFlow::Break(first) => return Ok(first),
+        },
     };
     let mut change = service.directory.change_of_keys(call, "users.write").await?;
     let (replay, first) = repeated(&mut change, CREATE, &request.request_id, request.validate_only, &request).await?;
@@ -105,6 +98,29 @@ pub(super) async fn create(
     let answer = CreateUserResponse { user: Some(write(user)) };
     finish(change, replay, request.validate_only, &answer).await?;
     Ok(answer)
+}
+
+/// The hash of a new user's password, or the answer that the request got before.
+async fn initial_password(
+    service: &Service,
+    call: &Call,
+    request: &CreateUserRequest,
+    new: &NewUser,
+    password: &Zeroizing<String>,
+) -> Result<ControlFlow<CreateUserResponse, StoredHash>> {
+    let about = [new.email.as_str(), new.username.as_deref().unwrap_or_default(), &new.full_name];
+    let (hasher, policy) = (&service.directory.hasher, &service.directory.policy);
+    let charge = hasher.charges().principal(call.principal()?.id)?;
+    // What is refused, or has been answered before, costs no hash. Not committed: the proof stays good.
+    let mut asked = service.directory.change(call, "users.write").await?;
+    let again = repeated(&mut asked, CREATE, &request.request_id, request.validate_only, request).await?;
+    if let (_, Some(first)) = again {
+        return Ok(ControlFlow::Break(first));
+    }
+    users::permit(&mut asked, new).await?;
+    drop(asked);
+    let hash = hasher.new_password(&charge, policy, "initial_password", password, &about).await?;
+    Ok(ControlFlow::Continue(hash))
 }
 
 fn read_roles(ids: &[String]) -> Result<Vec<uuid::Uuid>> {
@@ -234,36 +250,45 @@ fn read_method(method: proto::AuthMethod) -> Option<AuthMethod> {
     }
 }
 
-fn write(user: users::User) -> User {
-    let status = match user.status {
+fn write_status(status: UserStatus) -> proto::UserStatus {
+    match status {
         UserStatus::Active => proto::UserStatus::Active,
         UserStatus::PendingVerification => proto::UserStatus::PendingVerification,
         UserStatus::Disabled => proto::UserStatus::Disabled,
-    };
-    let auth_method = match user.auth_method {
+    }
+}
+
+fn write_method(method: AuthMethod) -> proto::AuthMethod {
+    match method {
         AuthMethod::Password => proto::AuthMethod::Password,
         AuthMethod::Kanidm => proto::AuthMethod::Kanidm,
         AuthMethod::Dual => proto::AuthMethod::Dual,
-    };
-    let lock_reason = match user.lock_reason {
+    }
+}
+
+fn write_lock_reason(reason: Option<LockReason>) -> proto::LockReason {
+    match reason {
         None => proto::LockReason::Unspecified,
         Some(LockReason::TooManyFailures) => proto::LockReason::TooManyFailures,
         Some(LockReason::Administrator) => proto::LockReason::Administrator,
-    };
+    }
+}
+
+fn write(user: users::User) -> User {
     User {
         user_id: user.user_id.to_string(),
         tenant_id: user.tenant_id.to_string(),
         email: user.email,
         username: user.username.unwrap_or_default(),
         full_name: user.full_name,
-        status: status.into(),
-        auth_method: auth_method.into(),
+        status: write_status(user.status).into(),
+        auth_method: write_method(user.auth_method).into(),
         has_password: user.has_password,
         has_second_factor: user.has_second_factor,
         must_change_password: user.must_change_password,
         failed_login_attempts: user.failed_login_attempts,
         lock_ends_at: time(user.locked_until),
-        lock_reason: lock_reason.into(),
+        lock_reason: write_lock_reason(user.lock_reason).into(),
         verified_at: time(user.verified_at),
         last_login_at: time(user.last_login_at),
         kanidm_user_id: user.kanidm_user_id.map(|id| id.to_string()).unwrap_or_default(),
