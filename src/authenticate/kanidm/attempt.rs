@@ -16,7 +16,7 @@ use crate::authenticate::login::store::login;
 use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Authorization, Oidc, SignedIn};
-use crate::seal::Place;
+use crate::seal::SealContext;
 use crate::session::SessionRequest;
 use crate::token::opaque;
 
@@ -98,7 +98,7 @@ impl KanidmLogin {
             state: opaque::digest(state.as_bytes()),
             secret: opaque::digest(secret.as_bytes()),
             nonce: opaque::digest(nonce.as_bytes()),
-            pkce_verifier: self.keyring.seal(entropy, place(login_id), verifier.as_bytes()),
+            pkce_verifier: self.keyring.seal(entropy, seal_context(login_id), verifier.as_bytes()),
             redirect_uri: &start.redirect_uri,
             session_request: &start.session_request,
             created_at: now,
@@ -216,7 +216,7 @@ impl KanidmLogin {
     }
 
     async fn exchange_code(&self, kanidm: &Oidc, taken: &Taken, code: &str) -> Result<SignedIn> {
-        let verifier = self.keyring.open(place(taken.login_id), &taken.pkce_verifier)?;
+        let verifier = self.keyring.open(seal_context(taken.login_id), &taken.pkce_verifier)?;
         let verifier = Zeroizing::new(String::from_utf8_lossy(&verifier).into_owned());
         Ok(kanidm.exchange(code, &taken.redirect_uri, &verifier).await?)
     }
@@ -253,8 +253,8 @@ fn begun_at(login_id: Uuid) -> Result<DateTime<Utc>> {
     begun.ok_or_else(|| Fault::internal(format!("the id {login_id} of a login says no time")))
 }
 
-fn place(login_id: Uuid) -> Place {
-    Place { table: "kanidm_logins", column: "pkce_verifier", row: login_id }
+fn seal_context(login_id: Uuid) -> SealContext {
+    SealContext { table: "kanidm_logins", column: "pkce_verifier", row: login_id }
 }
 
 /// The refusal where Kanidm cannot prove that the person is there now.
