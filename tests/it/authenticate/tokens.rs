@@ -166,7 +166,7 @@ async fn verification_asks_nobody_and_stops_when_revocations_are_not_known() {
     server.app().db.close().await;
     server.app().reserved.feed.close().await;
     verify(&server, &caller, &token, "shop").await.expect("without a database");
-    // Until the snapshot is older than the bound, tokens are good; from then on nothing is vouched for.
+    // Until the snapshot is older than the bound, tokens are good; from then on no token is accepted.
     let clock = &server.context.clock;
     let left = BOUND - server.app().verifier.revocation_age().unwrap();
     clock.advance(left / 2);

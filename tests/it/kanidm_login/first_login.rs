@@ -13,7 +13,7 @@ use crate::look::{event, reason, reasons};
 use crate::support::ADMIN_PASSWORD;
 
 impl World {
-    /// Has the tenant make users of people whom Kanidm vouches for.
+    /// Has the tenant make users of people whom Kanidm confirms.
     async fn open_to_new_people(&self, tenant: Uuid) {
         let settings = json!({ "sidle": { "kanidm_first_login": true } });
         let update = "UPDATE tenants SET settings = settings || $2 WHERE tenant_id = $1";

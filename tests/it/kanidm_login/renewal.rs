@@ -1,4 +1,4 @@
-//! Refreshing a session that Kanidm vouches for.
+//! Refreshing a session that depends on Kanidm.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -128,7 +128,7 @@ async fn expired_tokens_of_kanidms_are_renewed_at_the_refresh() {
         pass().await;
         assert!(!is_good(&world.server, &tokens.access_token).await, "expired");
         let before = asked().await;
-        tokens = world.refresh(&tokens.refresh_token, round).await.expect("Kanidm vouches").tokens.unwrap();
+        tokens = world.refresh(&tokens.refresh_token, round).await.expect("Kanidm confirms").tokens.unwrap();
         assert_eq!(asked().await, before + 1, "and was asked");
         assert!(is_good(&world.server, &tokens.access_token).await);
     }
