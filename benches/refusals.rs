@@ -17,13 +17,13 @@ const BASELINE: &str = "wrong password, cost 8";
 const CONTROL: &str = "right password (control)";
 
 pub async fn run() {
-    for (grid, name) in [("250ms", "on a grid of 250 ms"), ("0s", "without a grid")] {
-        compare(grid, name).await;
+    for (quantum, name) in [("250ms", "failure latency quantum of 250 ms"), ("0s", "without a quantum")] {
+        compare(quantum, name).await;
     }
 }
 
-async fn compare(grid: &str, name: &str) {
-    let server = server(grid).await;
+async fn compare(quantum: &str, name: &str) {
+    let server = server(quantum).await;
     let kinds = kinds(&server).await;
     let mut times: Vec<Vec<f64>> = kinds.iter().map(|_| Vec::with_capacity(SAMPLES)).collect();
     for round in 0..SAMPLES {
@@ -59,9 +59,11 @@ async fn compare(grid: &str, name: &str) {
     println!("\n{SAMPLES} of each in turn; told apart when p < {level:.5}");
 }
 
-async fn server(grid: &str) -> TestServer {
-    let setup =
-        Setup::new().await.with("PASSWORDS__COST", &COST.to_string()).with("PASSWORDS__FAILURE_LATENCY_QUANTUM", grid);
+async fn server(quantum: &str) -> TestServer {
+    let setup = Setup::new()
+        .await
+        .with("PASSWORDS__COST", &COST.to_string())
+        .with("PASSWORDS__FAILURE_LATENCY_QUANTUM", quantum);
     setup.with("PASSWORDS__MAX_ATTEMPTS", "1000000").with("THROTTLE__PER_MINUTE", "0").start().await
 }
 

@@ -17,16 +17,16 @@ const FORMAT: u8 = 1;
 const NONCE: usize = 24;
 const HEADER: usize = 1 + 4;
 
-/// Where a sealed value lies. It opens nowhere else.
+/// Where a sealed value is stored: its associated data. It opens nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SealContext {
     pub table: &'static str,
     pub column: &'static str,
     /// Primary key of the row.
     pub row: Uuid,
 }
 
-impl Place {
+impl SealContext {
     fn associated_data(&self, header: &[u8]) -> Vec<u8> {
         let mut data = Vec::with_capacity(64 + header.len());
         data.extend_from_slice(header);
@@ -72,36 +72,36 @@ impl Keyring {
         (!keys.is_empty()).then_some(Self { keys })
     }
 
-    /// Encrypts `plaintext` for `place`.
-    pub fn seal(&self, entropy: &Entropy, place: Place, plaintext: &[u8]) -> Vec<u8> {
+    /// Encrypts `plaintext` for `context`.
+    pub fn seal(&self, entropy: &Entropy, context: SealContext, plaintext: &[u8]) -> Vec<u8> {
         let key = &self.keys[0];
         let mut sealed = Vec::with_capacity(HEADER + NONCE + plaintext.len() + 16);
         sealed.push(FORMAT);
         sealed.extend_from_slice(&key.id.to_be_bytes());
         let nonce: [u8; NONCE] = entropy.array();
-        let aad = place.associated_data(&sealed);
+        let aad = context.associated_data(&sealed);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(&encrypt(&key.cipher, &nonce, plaintext, &aad));
         sealed
     }
 
-    /// Decrypts what [`Keyring::seal`] made for the same `place`.
+    /// Decrypts what [`Keyring::seal`] made for the same `context`.
     ///
     /// # Errors
-    /// `INTERNAL` when it was sealed for another place, changed, or sealed under a key that the keyring lacks.
-    pub fn open(&self, place: Place, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    /// `INTERNAL` when it was sealed for another row or column, changed, or sealed under a key that the keyring lacks.
+    pub fn open(&self, context: SealContext, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let opened = sealed.split_at_checked(HEADER).and_then(|(header, rest)| {
             let (nonce, ciphertext) = rest.split_at_checked(NONCE)?;
             let id = u32::from_be_bytes(header[1..].try_into().ok()?);
             let key = self.keys.iter().find(|key| key.id == id && header[0] == FORMAT)?;
-            let aad = place.associated_data(header);
+            let aad = context.associated_data(header);
             let payload = Payload { msg: ciphertext, aad: &aad };
             key.cipher.decrypt(XNonce::from_slice(nonce), payload).ok()
         });
         opened.map(Zeroizing::new).ok_or_else(|| {
             Fault::internal(format!(
                 "the sealed value in {}.{} of row {} does not open",
-                place.table, place.column, place.row
+                context.table, context.column, context.row
             ))
         })
     }
@@ -143,8 +143,8 @@ fn expand(root: &[u8; 32], purpose: &str) -> Zeroizing<[u8; 32]> {
 mod tests {
     use super::*;
 
-    fn place() -> Place {
-        Place { table: "signing_keys", column: "private_key", row: Uuid::from_u128(7) }
+    fn seal_context() -> SealContext {
+        SealContext { table: "signing_keys", column: "private_key", row: Uuid::from_u128(7) }
     }
 
     fn ring(ids: &[(u32, u8)]) -> Keyring {
@@ -152,15 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_value_opens_in_its_own_place_only() {
+    fn a_sealed_value_opens_in_its_own_context_only() {
         let keys = ring(&[(1, 9)]);
-        let sealed = keys.seal(&Entropy::system(), place(), b"secret");
-        assert_eq!(keys.open(place(), &sealed).unwrap_or_default().as_slice(), b"secret");
+        let sealed = keys.seal(&Entropy::system(), seal_context(), b"secret");
+        assert_eq!(keys.open(seal_context(), &sealed).unwrap_or_default().as_slice(), b"secret");
         for elsewhere in [
-            Place { table: "signing_key", ..place() },
-            Place { column: "public_key", ..place() },
-            Place { row: Uuid::from_u128(8), ..place() },
-            Place { table: "signing_keysp", column: "rivate_key", ..place() },
+            SealContext { table: "signing_key", ..seal_context() },
+            SealContext { column: "public_key", ..seal_context() },
+            SealContext { row: Uuid::from_u128(8), ..seal_context() },
+            SealContext { table: "signing_keysp", column: "rivate_key", ..seal_context() },
         ] {
             assert!(keys.open(elsewhere, &sealed).is_err(), "{elsewhere:?}");
         }
@@ -172,33 +172,33 @@ mod tests {
         let keys = ring(&[(1, 9)]);
         for length in [0, 1, 15, 16, 17, 4096, 1 << 20] {
             let plaintext = vec![7; length];
-            let sealed = keys.seal(&Entropy::system(), place(), &plaintext);
+            let sealed = keys.seal(&Entropy::system(), seal_context(), &plaintext);
             assert_eq!(sealed.len(), HEADER + NONCE + length + 16);
-            assert_eq!(*keys.open(place(), &sealed).unwrap(), plaintext);
+            assert_eq!(*keys.open(seal_context(), &sealed).unwrap(), plaintext);
         }
     }
 
     #[test]
     fn a_changed_byte_anywhere_keeps_it_shut() {
         let keys = ring(&[(1, 9)]);
-        let sealed = keys.seal(&Entropy::system(), place(), b"secret");
+        let sealed = keys.seal(&Entropy::system(), seal_context(), b"secret");
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[at] ^= 1;
-            assert!(keys.open(place(), &changed).is_err(), "byte {at}");
-            assert!(keys.open(place(), &sealed[..at]).is_err(), "cut at {at}");
+            assert!(keys.open(seal_context(), &changed).is_err(), "byte {at}");
+            assert!(keys.open(seal_context(), &sealed[..at]).is_err(), "cut at {at}");
         }
     }
 
     #[test]
     fn older_keys_open_and_the_first_seals() {
         let old = ring(&[(1, 9)]);
-        let sealed = old.seal(&Entropy::system(), place(), b"secret");
+        let sealed = old.seal(&Entropy::system(), seal_context(), b"secret");
         let rotated = ring(&[(2, 5), (1, 9)]);
-        assert!(rotated.open(place(), &sealed).is_ok());
-        let fresh = rotated.seal(&Entropy::system(), place(), b"secret");
-        assert!(old.open(place(), &fresh).is_err());
-        assert!(ring(&[(2, 5)]).open(place(), &sealed).is_err());
+        assert!(rotated.open(seal_context(), &sealed).is_ok());
+        let fresh = rotated.seal(&Entropy::system(), seal_context(), b"secret");
+        assert!(old.open(seal_context(), &fresh).is_err());
+        assert!(ring(&[(2, 5)]).open(seal_context(), &sealed).is_err());
     }
 
     #[test]

@@ -55,48 +55,54 @@ pub(crate) fn page_tokens(data: &[u8]) {
 
 /// A field is taken or refused by name; what is taken holds to what its reader promises.
 pub(crate) fn request_fields(data: &[u8]) {
-    fn taken<T>(result: Result<T>) -> Option<T> {
-        result.inspect_err(check_refusal).ok()
-    }
     let mut reader = Input::new(data);
     let (seconds, nanos, size) = (reader.number(), reader.number(), reader.number());
-    let text = reader.rest_as_text();
+    text_fields(&reader.rest_as_text());
+    number_fields(seconds, nanos as i32, size as i32);
+}
 
-    if let Some(id) = taken(input::uuid("id", &text)) {
-        assert!(id.to_string().eq_ignore_ascii_case(&text), "an id with two spellings");
+/// What was accepted; a refusal is checked.
+fn taken<T>(result: Result<T>) -> Option<T> {
+    result.inspect_err(check_refusal).ok()
+}
+
+fn text_fields(text: &str) {
+    if let Some(id) = taken(input::uuid("id", text)) {
+        assert!(id.to_string().eq_ignore_ascii_case(text), "an id with two spellings");
     }
-    taken(input::optional_uuid("id", &text));
-    for value in
-        [taken(input::required("name", &text, 64)), taken(input::text("name", &text, 64))].into_iter().flatten()
+    taken(input::optional_uuid("id", text));
+    for value in [taken(input::required("name", text, 64)), taken(input::text("name", text, 64))].into_iter().flatten()
     {
         assert!(value.chars().count() <= 64 && !value.chars().any(char::is_control));
     }
-    if let Some(address) = taken(input::email("email", &text)) {
+    if let Some(address) = taken(input::email("email", text)) {
         let is_plain = address.bytes().all(|b| b.is_ascii_graphic() && !b"<>,;:\"\\()[]".contains(&b));
         assert!(
             is_plain && address.matches('@').count() == 1,
             "an address that a mail header could misread: {address}"
         );
     }
-    let key = names::identifier_key(&text);
+    let key = names::identifier_key(text);
     assert!(key.starts_with(' ') || names::identifier_key(&key) == key, "a key of a key is another key");
-    if let Some(version) = taken(etag::decode(&text)) {
+    if let Some(version) = taken(etag::decode(text)) {
         assert_eq!(etag::decode(&etag::encode(version)).ok(), Some(version));
     }
-    let rights = Permissions::parse(&text);
+    let rights = Permissions::parse(text);
     assert_eq!(Permissions::parse(&rights.to_string()), rights);
     assert!(rights.covers(&rights.intersect(&Permissions::parse("users.read *"))));
+}
 
-    // Numbers of every size, also those that are neither zero nor far out.
-    let time = Timestamp { seconds, nanos: nanos as i32 };
+/// Numbers of every size, also those that are neither zero nor far out.
+fn number_fields(seconds: i64, nanos: i32, size: i32) {
+    let time = Timestamp { seconds, nanos };
     if let Some(time) = taken(input::from_proto("time", &time)) {
         assert_eq!(input::from_proto("time", &input::to_proto(time)).ok(), Some(time));
     }
-    let length = prost_types::Duration { seconds, nanos: nanos as i32 };
+    let length = prost_types::Duration { seconds, nanos };
     if let Some(read) = input::duration(&length) {
         assert_eq!(prost_types::Duration::try_from(read).ok(), Some(length));
     }
-    if let Some(size) = taken(page_size(size as i32)) {
+    if let Some(size) = taken(page_size(size)) {
         assert!((1..=1000).contains(&size));
     }
 }

@@ -93,13 +93,13 @@ mod tests {
     /// RPCs that change something and ask for no fresh proof, with the reason. What adds a way to sign in, gives rights or
     /// makes a credential that outlasts the session does not belong here.
     const WITHOUT_A_PROOF: &[(&str, &str)] = &[
-        ("AuditService/EraseSubject", "takes data away; not there yet"),
-        ("AuditService/RecordEvents", "writes events, which give nobody anything; not there yet"),
-        ("AuthenticateService/AuthenticatePassword", "is a way in"),
-        ("AuthenticateService/AuthenticateServiceAccount", "is a way in"),
+        ("AuditService/EraseSubject", "erases data; not implemented yet"),
+        ("AuditService/RecordEvents", "writes events, which grant nothing; not implemented yet"),
+        ("AuthenticateService/AuthenticatePassword", "is an authentication method"),
+        ("AuthenticateService/AuthenticateServiceAccount", "is an authentication method"),
         ("AuthenticateService/ChangePassword", "shows the present password itself"),
         ("AuthenticateService/CompleteKanidmLogin", "ends what StartKanidmLogin began, with its proof where it links"),
-        ("AuthenticateService/CompleteMfa", "is a way in"),
+        ("AuthenticateService/CompleteMfa", "is an authentication method"),
         ("AuthenticateService/ConfirmTotp", "ends what EnrollTotp began with its proof"),
         ("AuthenticateService/RedeemInvitation", "shows the password and every factor itself"),
         ("AuthenticateService/RefreshToken", "goes on with a session and no further than that"),
@@ -108,35 +108,44 @@ mod tests {
         ("AuthenticateService/ResetPassword", "shows the token from the mailbox"),
         ("AuthenticateService/StepUp", "is the proof"),
         ("AuthenticateService/VerifyEmail", "shows the token from the mailbox"),
-        ("DirectoryService/CreateRole", "makes a role that nobody has; giving it asks"),
-        ("DirectoryService/DeleteApiKey", "takes away, which must not wait"),
-        ("DirectoryService/DeleteMembership", "takes away, which must not wait"),
-        ("DirectoryService/DeleteRole", "takes away, and only what nobody has"),
-        ("DirectoryService/DeleteServiceAccount", "takes away, which must not wait"),
-        ("DirectoryService/DeleteTenant", "takes away, and only where nobody is at home"),
-        ("DirectoryService/DeleteUser", "takes away, which must not wait"),
-        ("DirectoryService/DisableUser", "takes away, which must not wait"),
-        ("DirectoryService/LockUser", "takes away, which must not wait"),
-        ("DirectoryService/RestoreUser", "brings a user back as disabled; EnableUser asks. Not there yet"),
-        ("MigrationService/CancelMigration", "ends work; not there yet"),
-        ("MigrationService/FinalizeMigration", "takes passwords away; not there yet"),
-        ("MigrationService/PauseMigration", "holds work up; not there yet"),
+        ("DirectoryService/CreateRole", "creates a role that nobody has; granting it asks for a proof"),
+        ("DirectoryService/DeleteApiKey", "revokes access, which must not wait"),
+        ("DirectoryService/DeleteMembership", "revokes access, which must not wait"),
+        ("DirectoryService/DeleteRole", "deletes only what nobody has"),
+        ("DirectoryService/DeleteServiceAccount", "revokes access, which must not wait"),
+        ("DirectoryService/DeleteTenant", "deletes only a tenant that is nobody's home"),
+        ("DirectoryService/DeleteUser", "revokes access, which must not wait"),
+        ("DirectoryService/DisableUser", "revokes access, which must not wait"),
+        ("DirectoryService/LockUser", "revokes access, which must not wait"),
+        (
+            "DirectoryService/RestoreUser",
+            "restores a user as disabled; EnableUser asks for a proof. Not implemented yet",
+        ),
+        ("MigrationService/CancelMigration", "ends work; not implemented yet"),
+        ("MigrationService/FinalizeMigration", "removes passwords; not implemented yet"),
+        ("MigrationService/PauseMigration", "pauses work; not implemented yet"),
         (
             "MigrationService/ResolveMigrationItem",
-            "not there yet; it must ask once it can link a person who was there before",
+            "not implemented yet; it must ask for a proof once it can link a person who existed before",
         ),
-        ("MigrationService/ResumeMigration", "goes on with what was started; not there yet"),
-        ("MigrationService/RetryMigrationItems", "goes on with what was started; not there yet"),
-        ("MigrationService/RollbackMigration", "not there yet; it must ask once it brings passwords back"),
+        ("MigrationService/ResumeMigration", "goes on with what was started; not implemented yet"),
+        ("MigrationService/RetryMigrationItems", "goes on with what was started; not implemented yet"),
+        (
+            "MigrationService/RollbackMigration",
+            "not implemented yet; it must ask for a proof once it restores passwords",
+        ),
         (
             "MigrationService/SendInvitations",
             "sends mail; the link is redeemed with the user's own password and factors",
         ),
-        ("MigrationService/StartMigration", "makes persons without any credential, who get one by their own proofs"),
-        ("MigrationService/SyncTenantGroups", "makes groups without members"),
-        ("MigrationService/UpdateTenantRollout", "not there yet; it must ask once it lets in more"),
-        ("SessionService/RevokeAllSessions", "takes away, which must not wait"),
-        ("SessionService/RevokeSession", "takes away, which must not wait"),
+        ("MigrationService/StartMigration", "creates persons without any credential, who get one by their own proofs"),
+        ("MigrationService/SyncTenantGroups", "creates groups without members"),
+        (
+            "MigrationService/UpdateTenantRollout",
+            "not implemented yet; it must ask for a proof once it admits more users",
+        ),
+        ("SessionService/RevokeAllSessions", "revokes access, which must not wait"),
+        ("SessionService/RevokeSession", "revokes access, which must not wait"),
     ];
 
     #[test]
@@ -157,7 +166,7 @@ mod tests {
 
     /// What may be called without credentials is a short list on purpose.
     #[test]
-    fn only_the_ways_in_are_public() {
+    fn only_authentication_methods_are_public() {
         let public: Vec<&str> = all()
             .iter()
             .filter(|(_, policy)| *policy == Policy::Public)

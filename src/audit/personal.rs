@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::json::canonical;
 use crate::context::Entropy;
 use crate::fault::Result;
-use crate::seal::{Keyring, Place, encrypt};
+use crate::seal::{Keyring, SealContext, encrypt};
 
 const FORMAT: u8 = 1;
 const NONCE: usize = 24;
@@ -35,7 +35,7 @@ impl SubjectKey {
     /// A fresh key, and its wrapped form for the database.
     pub(super) fn create(keyring: &Keyring, entropy: &Entropy, subject: Uuid) -> (Self, Vec<u8>) {
         let key = Zeroizing::new(entropy.array::<32>());
-        let wrapped = keyring.seal(entropy, wrapping_place(subject), &*key);
+        let wrapped = keyring.seal(entropy, wrapping_context(subject), &*key);
         (Self(XChaCha20Poly1305::new(Key::from_slice(&*key))), wrapped)
     }
 
@@ -44,7 +44,7 @@ impl SubjectKey {
     /// # Errors
     /// `INTERNAL` when it was wrapped under a key that the keyring lacks, or for another subject.
     pub(super) fn unwrap(keyring: &Keyring, subject: Uuid, wrapped: &[u8]) -> Result<Self> {
-        let key = keyring.open(wrapping_place(subject), wrapped)?;
+        let key = keyring.open(wrapping_context(subject), wrapped)?;
         let key = XChaCha20Poly1305::new_from_slice(&key)
             .map_err(|_| crate::fault::Fault::internal("a subject key has the wrong length"))?;
         Ok(Self(key))
@@ -73,8 +73,8 @@ fn associated_data(event_id: Uuid, part: Part) -> Vec<u8> {
     [part, event_id.as_bytes()].concat()
 }
 
-fn wrapping_place(subject: Uuid) -> Place {
-    Place { table: "audit_subject_keys", column: "wrapped_key", row: subject }
+fn wrapping_context(subject: Uuid) -> SealContext {
+    SealContext { table: "audit_subject_keys", column: "wrapped_key", row: subject }
 }
 
 /// What a commitment is made from and opened with: random bytes, then the data.

@@ -15,7 +15,7 @@ use super::store::Prepared;
 use super::{Event, store};
 use crate::context::Context;
 use crate::fault::{Fault, Result};
-use crate::seal::{Keyring, Place};
+use crate::seal::{Keyring, SealContext};
 
 /// What every writer of events holds.
 #[derive(Clone, Debug)]
@@ -123,7 +123,7 @@ impl Recorder {
             ("origin".to_owned(), Value::Object(origin)),
             ("personal".to_owned(), Value::Object(personal)),
         ]);
-        self.keyring.seal(&self.context.entropy, waiting_place(event_id), &canonical(&parts))
+        self.keyring.seal(&self.context.entropy, waiting_context(event_id), &canonical(&parts))
     }
 
     /// Stands for every caller without a known account. One for each day, so that anonymous callers take one key a day
@@ -140,8 +140,8 @@ impl Recorder {
 }
 
 /// Where personal data lies, sealed, until its event has a position.
-pub(super) fn waiting_place(event_id: Uuid) -> Place {
-    Place { table: "audit_inbox", column: "personal_sealed", row: event_id }
+pub(super) fn waiting_context(event_id: Uuid) -> SealContext {
+    SealContext { table: "audit_inbox", column: "personal_sealed", row: event_id }
 }
 
 #[cfg(test)]
@@ -175,7 +175,7 @@ mod tests {
         }
         let event_id = prepared.event_id();
         let sealed = prepared.personal.unwrap();
-        let opened = recorder().keyring.open(waiting_place(event_id), &sealed).unwrap();
+        let opened = recorder().keyring.open(waiting_context(event_id), &sealed).unwrap();
         let opened: Value = serde_json::from_slice(&opened).unwrap();
         assert_eq!(opened["personal"]["email"], "ann@example.com");
         assert_eq!(opened["origin"]["ip_address"], "203.0.113.7");

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::leaf::{self, Commitment, Leaf};
 use super::mark::Mark;
 use super::personal::{Part, SubjectKey, commitment, opening};
-use super::recording::waiting_place;
+use super::recording::waiting_context;
 use super::store::{self, Drained, Head, Numbered, Waiting};
 use super::{Event, EventType, Feed, Recorder};
 use crate::context::Context;
@@ -284,7 +284,7 @@ impl Batch {
     /// Origin and personal data as the writer sealed them. A value that does not open must not hold up the log.
     fn unseal(&self, row: &Waiting) -> (Data, Data) {
         let Some(sealed) = &row.personal_sealed else { return (Data::None, Data::None) };
-        let opened = self.keyring.open(waiting_place(row.event_id), sealed).ok();
+        let opened = self.keyring.open(waiting_context(row.event_id), sealed).ok();
         let parts: Option<Map<String, Value>> = opened.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let Some(mut parts) = parts else {
             self.lost(row.event_id);

@@ -202,13 +202,25 @@ pub(super) struct Drained {
     pub snapshot: String,
 }
 
-/// Moves events from the inbox to the log and notifies every replica, all in one statement.
+/// Appends events to the log, after which the inbox does not have them any more.
 pub(super) async fn append(
     tx: &mut Connection,
     numbered: &Numbered,
     head: &Head,
     drained: Option<&Drained>,
 ) -> Result<()> {
+    let moved = move_to_log(tx, numbered, head, drained).await?;
+    // Rows in the inbox are deleted by the holder of the head's lock only; committing fewer would leave a gap.
+    if usize::try_from(moved) == Ok(numbered.position.len()) {
+        Ok(())
+    } else {
+        Err(Fault::internal(format!("{moved} events were moved instead of {}", numbered.position.len())))
+    }
+}
+
+/// Moves events from the inbox to the log, moves the head on and notifies every replica, all in one statement; gives how
+/// many events were moved.
+async fn move_to_log(tx: &mut Connection, numbered: &Numbered, head: &Head, drained: Option<&Drained>) -> Result<i64> {
     let last = numbered.position.last().copied().unwrap_or(head.position);
     let newest_id = numbered.inbox_id.iter().copied().fold(head.newest_id, i64::max);
     let moved = sqlx::query_scalar!(
@@ -256,12 +268,7 @@ pub(super) async fn append(
     )
     .fetch_one(tx)
     .await?;
-    // Rows in the inbox are deleted by the holder of the head's lock only; committing fewer would leave a gap.
-    if usize::try_from(moved) == Ok(numbered.position.len()) {
-        Ok(())
-    } else {
-        Err(Fault::internal(format!("{moved} events were moved instead of {}", numbered.position.len())))
-    }
+    Ok(moved)
 }
 
 /// The newest event.

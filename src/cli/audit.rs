@@ -1,7 +1,5 @@
 //! `sidle audit`.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use prost_types::value::Kind;
@@ -11,7 +9,7 @@ use super::connect::Caller;
 use super::failure::{Failure, Result, is_passing};
 use super::lookup::{self, pages};
 use super::output::{Out, time, word};
-use super::watch::Patience;
+use super::watch::{Patience, next_message};
 use crate::access::input;
 use crate::proto::stream_events_request::Start;
 use crate::proto::*;
@@ -150,10 +148,8 @@ async fn tail(caller: &Caller, filter: AuditFilter, start: Start, no_follow: boo
             Ok(stream) => {
                 let mut stream = stream.into_inner();
                 loop {
-                    // A connection that went silent is as good as broken.
-                    let next = tokio::time::timeout(Duration::from_secs(30), stream.message()).await;
-                    match next {
-                        Ok(Ok(Some(message))) => {
+                    match next_message(&mut stream).await {
+                        Ok(Some(message)) => {
                             patience.restore();
                             start = Start::Cursor(message.cursor);
                             if let Some(event) = &message.event {
@@ -163,9 +159,8 @@ async fn tail(caller: &Caller, filter: AuditFilter, start: Start, no_follow: boo
                                 return Ok(());
                             }
                         }
-                        Ok(Ok(None)) => break None,
-                        Ok(Err(status)) => break Some(status),
-                        Err(_) => break Some(tonic::Status::unavailable("nothing came for 30 seconds")),
+                        Ok(None) => break None,
+                        Err(status) => break Some(status),
                     }
                 }
             }

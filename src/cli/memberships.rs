@@ -67,25 +67,31 @@ impl Command {
                     role_id: lookup::role_id(&caller, &tenant_id, &role).await?,
                     tenant_id,
                 };
-                let call = async |request| Ok(caller.directory().await?.create_membership(request).await?);
-                let answer = caller.proving(request, call).await?;
-                let membership = answer.membership.unwrap_or_default();
-                if out.is_json() {
-                    return out.message(&membership);
-                }
-                out.line(&format!("{} has the role {} now.", membership.user_email, membership.role_name))
+                create(&caller, request, out).await
             }
-            Self::Delete { membership } => {
-                let request = DeleteMembershipRequest { membership_id: membership, ..Default::default() };
-                let answer = caller.directory().await?.delete_membership(request).await?.into_inner();
-                out.note("The role is taken away.");
-                for id in answer.made.unwrap_or_default().api_key_ids {
-                    out.note(&format!("The API key {id}, which the user had made, is revoked."));
-                }
-                Ok(())
-            }
+            Self::Delete { membership } => delete(&caller, membership, out).await,
         }
     }
+}
+
+async fn create(caller: &Caller, request: CreateMembershipRequest, out: &Out) -> Result<()> {
+    let call = async |request| Ok(caller.directory().await?.create_membership(request).await?);
+    let answer = caller.proving(request, call).await?;
+    let membership = answer.membership.unwrap_or_default();
+    if out.is_json() {
+        return out.message(&membership);
+    }
+    out.line(&format!("{} has the role {} now.", membership.user_email, membership.role_name))
+}
+
+async fn delete(caller: &Caller, membership_id: String, out: &Out) -> Result<()> {
+    let request = DeleteMembershipRequest { membership_id, ..Default::default() };
+    let answer = caller.directory().await?.delete_membership(request).await?.into_inner();
+    out.note("The role is taken away.");
+    for id in answer.made.unwrap_or_default().api_key_ids {
+        out.note(&format!("The API key {id}, which the user had made, is revoked."));
+    }
+    Ok(())
 }
 
 /// Prints every membership that is asked for.

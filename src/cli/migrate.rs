@@ -133,20 +133,7 @@ impl Command {
                     request_id: random_id(&caller.context),
                     validate_only: dry_run,
                 };
-                let answer = caller.migration().await?.start_migration(request).await?.into_inner();
-                let migration = answer.migration.unwrap_or_default();
-                if watch {
-                    out.note(&format!("migration {}", migration.migration_id));
-                    return watch::watch(&caller, &migration.migration_id, out).await.map(ExitCode::from);
-                }
-                match (out.is_json(), dry_run) {
-                    (true, _) => out.message(&migration)?,
-                    (false, true) => out.line("The migration could be started.")?,
-                    (false, false) => {
-                        out.line(&migration.migration_id)?;
-                        out.note(&format!("Follow it with: sidle migrate watch {}", migration.migration_id));
-                    }
-                }
+                return start(&caller, request, watch, out).await;
             }
             Self::Status { migration } => {
                 let request = GetMigrationRequest { migration_id: migration };
@@ -162,6 +149,25 @@ impl Command {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+async fn start(caller: &Caller, request: StartMigrationRequest, watch: bool, out: &Out) -> Result<ExitCode> {
+    let dry_run = request.validate_only;
+    let answer = caller.migration().await?.start_migration(request).await?.into_inner();
+    let migration = answer.migration.unwrap_or_default();
+    if watch {
+        out.note(&format!("migration {}", migration.migration_id));
+        return watch::watch(caller, &migration.migration_id, out).await.map(ExitCode::from);
+    }
+    match (out.is_json(), dry_run) {
+        (true, _) => out.message(&migration)?,
+        (false, true) => out.line("The migration could be started.")?,
+        (false, false) => {
+            out.line(&migration.migration_id)?;
+            out.note(&format!("Follow it with: sidle migrate watch {}", migration.migration_id));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Cohorts {

@@ -1,13 +1,13 @@
 //! `sidle schema`.
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 
 use super::failure::{Failure, Result};
 use super::output::Out;
 use super::{ConfigFile, config};
 use crate::context::Clock;
-use crate::schema::{Plan, Schema};
+use crate::schema::{Migration, Plan, Schema};
 
 /// Commands on the schema.
 #[derive(Subcommand)]
@@ -84,30 +84,35 @@ fn report(plan: &Plan, dry_run: bool, out: &Out) -> Result<()> {
     plan.dropped.iter().try_for_each(|name| out.line(&format!("{dropped} {name}")))
 }
 
+fn when(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
 async fn status(schema: &mut Schema, out: &Out) -> Result<()> {
     let migrations = schema.status().await?;
     let pending = schema.pending().await?;
-    let when = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
-    if out.is_json() {
-        let rows: Vec<_> = migrations
-            .iter()
-            .map(|migration| {
-                let applied = migration.applied.as_ref();
-                serde_json::json!({
-                    "version": migration.version,
-                    "filename": migration.filename,
-                    "begun_at": applied.map(|applied| when(applied.begun_at)),
-                    "applied_at": applied.and_then(|applied| applied.applied_at).map(when),
-                    "execution_time_ms": applied.and_then(|applied| applied.execution_time_ms),
-                })
-            })
-            .collect();
-        return out.json(&serde_json::json!({
-            "migrations": rows,
-            "pending_functions": pending.functions,
-            "functions_to_drop": pending.dropped,
-        }));
-    }
+    if out.is_json() { out.json(&status_json(&migrations, &pending)) } else { print_status(&migrations, &pending, out) }
+}
+
+fn status_json(migrations: &[Migration], pending: &Plan) -> serde_json::Value {
+    let rows = migrations.iter().map(|migration| {
+        let applied = migration.applied.as_ref();
+        serde_json::json!({
+            "version": migration.version,
+            "filename": migration.filename,
+            "begun_at": applied.map(|applied| when(applied.begun_at)),
+            "applied_at": applied.and_then(|applied| applied.applied_at).map(when),
+            "execution_time_ms": applied.and_then(|applied| applied.execution_time_ms),
+        })
+    });
+    serde_json::json!({
+        "migrations": rows.collect::<Vec<_>>(),
+        "pending_functions": pending.functions,
+        "functions_to_drop": pending.dropped,
+    })
+}
+
+fn print_status(migrations: &[Migration], pending: &Plan, out: &Out) -> Result<()> {
     let rows = migrations.iter().map(|migration| {
         let applied = migration.applied.as_ref();
         let state = match applied {

@@ -156,42 +156,48 @@ impl Command {
             }
             Self::Get { user } => get(&caller, &user, out).await?,
             Self::Create(create) => create.run(&caller, out).await?,
-            Self::Disable { user } => {
-                let request =
-                    DisableUserRequest { user_id: lookup::user_id(&caller, &user).await?, etag: String::new() };
-                let answer = caller.directory().await?.disable_user(request).await?.into_inner();
-                let ended = answer.sessions_revoked;
-                done(answer.user, &format!("is disabled; {ended} sessions have ended"), out)?;
-            }
-            Self::Enable { user, email_verified } => {
-                let user_id = lookup::user_id(&caller, &user).await?;
-                let request = EnableUserRequest { user_id, etag: String::new(), email_verified };
-                let call = async |request| Ok(caller.directory().await?.enable_user(request).await?);
-                let answer = caller.proving(request, call).await?;
-                let status = answer.user.as_ref().map(|user| status_word(user.status)).unwrap_or_default();
-                done(answer.user, &format!("is {status}"), out)?;
-            }
-            Self::Lock { user, minutes } => {
-                let user_id = lookup::user_id(&caller, &user).await?;
-                let duration =
-                    minutes.map(|minutes| prost_types::Duration { seconds: i64::from(minutes) * 60, nanos: 0 });
-                let request = LockUserRequest { user_id, duration, ..Default::default() };
-                let answer = caller.directory().await?.lock_user(request).await?.into_inner();
-                let ended = answer.sessions_revoked;
-                done(answer.user, &format!("is locked; {ended} sessions have ended"), out)?;
-            }
-            Self::Unlock { user } => {
-                let request = UnlockUserRequest { user_id: lookup::user_id(&caller, &user).await? };
-                let call = async |request| Ok(caller.directory().await?.unlock_user(request).await?);
-                let answer = caller.proving(request, call).await?;
-                done(answer.user, "is not locked", out)?;
-            }
+            Self::Disable { user } => disable(&caller, &user, out).await?,
+            Self::Enable { user, email_verified } => enable(&caller, &user, email_verified, out).await?,
+            Self::Lock { user, minutes } => lock(&caller, &user, minutes, out).await?,
+            Self::Unlock { user } => unlock(&caller, &user, out).await?,
             Self::RemoveMfa { user, dry_run } => remove_mfa(&caller, &user, dry_run, out).await?,
             Self::Link { user, person, dry_run } => link(&caller, &user, person, dry_run, out).await?,
             Self::Import(_) => {}
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+async fn disable(caller: &Caller, user: &str, out: &Out) -> Result<()> {
+    let request = DisableUserRequest { user_id: lookup::user_id(caller, user).await?, etag: String::new() };
+    let answer = caller.directory().await?.disable_user(request).await?.into_inner();
+    let ended = answer.sessions_revoked;
+    done(answer.user, &format!("is disabled; {ended} sessions have ended"), out)
+}
+
+async fn enable(caller: &Caller, user: &str, email_verified: bool, out: &Out) -> Result<()> {
+    let user_id = lookup::user_id(caller, user).await?;
+    let request = EnableUserRequest { user_id, etag: String::new(), email_verified };
+    let call = async |request| Ok(caller.directory().await?.enable_user(request).await?);
+    let answer = caller.proving(request, call).await?;
+    let status = answer.user.as_ref().map(|user| status_word(user.status)).unwrap_or_default();
+    done(answer.user, &format!("is {status}"), out)
+}
+
+async fn lock(caller: &Caller, user: &str, minutes: Option<u32>, out: &Out) -> Result<()> {
+    let user_id = lookup::user_id(caller, user).await?;
+    let duration = minutes.map(|minutes| prost_types::Duration { seconds: i64::from(minutes) * 60, nanos: 0 });
+    let request = LockUserRequest { user_id, duration, ..Default::default() };
+    let answer = caller.directory().await?.lock_user(request).await?.into_inner();
+    let ended = answer.sessions_revoked;
+    done(answer.user, &format!("is locked; {ended} sessions have ended"), out)
+}
+
+async fn unlock(caller: &Caller, user: &str, out: &Out) -> Result<()> {
+    let request = UnlockUserRequest { user_id: lookup::user_id(caller, user).await? };
+    let call = async |request| Ok(caller.directory().await?.unlock_user(request).await?);
+    let answer = caller.proving(request, call).await?;
+    done(answer.user, "is not locked", out)
 }
 
 async fn remove_mfa(caller: &Caller, user: &str, validate_only: bool, out: &Out) -> Result<()> {

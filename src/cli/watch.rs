@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 use super::connect::Caller;
 use super::failure::{Failure, Result, exit, is_of_another_log, is_passing};
@@ -53,6 +53,12 @@ impl Patience {
     }
 }
 
+/// The next message of a stream, none at its end. A connection that went silent is as good as broken.
+pub(super) async fn next_message<T>(stream: &mut Streaming<T>) -> std::result::Result<Option<T>, Status> {
+    let next = tokio::time::timeout(Duration::from_secs(30), stream.message()).await;
+    next.unwrap_or_else(|_| Err(Status::unavailable("nothing came for 30 seconds")))
+}
+
 /// Follows a migration to its end; shows how it went, and whom it could not move.
 pub(super) async fn watch(caller: &Caller, migration_id: &str, out: &Out) -> Result<u8> {
     let mut screen = Screen::new(out);
@@ -65,22 +71,7 @@ pub(super) async fn watch(caller: &Caller, migration_id: &str, out: &Out) -> Res
             heartbeat_interval: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
         };
         let ended = match caller.migration().await?.watch_migration(request).await {
-            Ok(stream) => {
-                let mut stream = stream.into_inner();
-                loop {
-                    // A connection that went silent is as good as broken.
-                    match tokio::time::timeout(Duration::from_secs(30), stream.message()).await {
-                        Ok(Ok(Some(message))) => {
-                            patience.restore();
-                            cursor.clone_from(&message.cursor);
-                            screen.show(&message)?;
-                        }
-                        Ok(Ok(None)) => break None,
-                        Ok(Err(status)) => break Some(status),
-                        Err(_) => break Some(Status::unavailable("nothing came for 30 seconds")),
-                    }
-                }
-            }
+            Ok(stream) => screen.follow(stream.into_inner(), &mut cursor, &mut patience).await?,
             Err(status) => Some(status),
         };
         match ended {
@@ -123,6 +114,26 @@ impl<'a> Screen<'a> {
 
     fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// Shows messages until the stream ends; gives why it broke, if it did.
+    async fn follow(
+        &mut self,
+        mut stream: Streaming<WatchMigrationResponse>,
+        cursor: &mut String,
+        patience: &mut Patience,
+    ) -> Result<Option<Status>> {
+        loop {
+            match next_message(&mut stream).await {
+                Ok(Some(message)) => {
+                    patience.restore();
+                    cursor.clone_from(&message.cursor);
+                    self.show(&message)?;
+                }
+                Ok(None) => return Ok(None),
+                Err(status) => return Ok(Some(status)),
+            }
+        }
     }
 
     fn show(&mut self, message: &WatchMigrationResponse) -> Result<()> {

@@ -4,8 +4,8 @@ use super::Global;
 use super::connect::Caller;
 use super::failure::Result;
 use super::output::{Out, dash, time};
-use crate::proto::WhoAmIRequest;
 use crate::proto::who_am_i_response::Principal;
+use crate::proto::{MemberTenant, WhoAmIRequest};
 
 pub(super) async fn run(global: &Global, out: &Out) -> Result<()> {
     let caller = Caller::open(global)?;
@@ -32,11 +32,12 @@ pub(super) async fn run(global: &Global, out: &Out) -> Result<()> {
     if answer.must_change_password {
         out.note("The password must be changed first: until then the session may do nothing else.");
     }
-    if answer.tenants.is_empty() {
-        return Ok(());
-    }
+    if answer.tenants.is_empty() { Ok(()) } else { print_tenants(&answer.tenants, out) }
+}
+
+fn print_tenants(tenants: &[MemberTenant], out: &Out) -> Result<()> {
     out.line("")?;
-    let rows = answer.tenants.iter().map(|tenant| {
+    let rows = tenants.iter().map(|tenant| {
         let home = if tenant.home { "home" } else { "" };
         vec![
             tenant.tenant_id.clone(),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentConfig {
@@ -27,4 +29,16 @@ pub struct EnrolmentConfig {
     /// When a password that Kanidm refused is offered again.
     #[serde(with = "humantime_serde")]
     pub carry_over_again_after: Duration,
+}
+
+impl EnrolmentConfig {
+    /// What is out of bounds.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=30).contains(&self.carry_over_timeout.as_secs()) || self.carry_over_at_once == 0 {
+            return Err(ConfigError::new(
+                "enrolment.carry_over_timeout must be from 1s to 30s and enrolment.carry_over_at_once at least 1",
+            ));
+        }
+        Ok(())
+    }
 }

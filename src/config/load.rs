@@ -76,50 +76,16 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.server.check()?;
-        if !(4..=14).contains(&self.passwords.cost) {
-            return Err(ConfigError::new("passwords.cost must be from 4 to 14"));
-        }
-        if self.passwords.queue_share == 0 {
-            return Err(ConfigError::new("passwords.queue_share must be at least 1"));
-        }
-        if self.passwords.max_attempts == 0 {
-            return Err(ConfigError::new("passwords.max_attempts must be at least 1"));
-        }
-        if self.passwords.min_strength > 4 {
-            return Err(ConfigError::new("passwords.min_strength must be from 0 to 4"));
-        }
-        if self.passwords.min_length > 72 {
-            return Err(ConfigError::new("passwords.min_length must be at most 72"));
-        }
-        if self.passwords.known_devices == 0 {
-            return Err(ConfigError::new("passwords.known_devices must be at least 1"));
-        }
+        self.passwords.check()?;
         self.tokens.check()?;
         self.database.check().map_err(ConfigError::new)?;
         self.api_keys.check()?;
-        if self.mfa.issuer.is_empty() || self.mfa.issuer.contains(':') {
-            return Err(ConfigError::new("mfa.issuer must not be empty and must not contain a colon"));
-        }
-        if self.sessions.keep_ended < std::time::Duration::from_secs(24 * 3600) {
-            return Err(ConfigError::new("sessions.keep_ended must be at least 1d"));
-        }
+        self.mfa.check()?;
+        self.sessions.check()?;
         self.telemetry.check()?;
         self.server.client_authorities().map_err(ConfigError::new)?;
-        if !(1..=1000).contains(&self.migration.batch_size) {
-            return Err(ConfigError::new("migration.batch_size must be from 1 to 1000"));
-        }
-        if self.migration.unclear_tries < 1 {
-            return Err(ConfigError::new("migration.unclear_tries must be at least 1"));
-        }
-        if self.migration.longest_call < self.kanidm.timeout {
-            return Err(ConfigError::new("migration.longest_call must be at least kanidm.timeout"));
-        }
-        if !(1..=30).contains(&self.enrolment.carry_over_timeout.as_secs()) || self.enrolment.carry_over_at_once == 0 {
-            return Err(ConfigError::new(
-                "enrolment.carry_over_timeout must be from 1s to 30s and enrolment.carry_over_at_once at least 1",
-            ));
-        }
-        Ok(())
+        self.migration.check(&self.kanidm)?;
+        self.enrolment.check()
     }
 }
 

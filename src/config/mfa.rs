@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MfaConfig {
@@ -21,4 +23,14 @@ pub struct MfaConfig {
     /// How long after a message about such guesses a user is notified again, once they have signed in meanwhile.
     #[serde(with = "humantime_serde")]
     pub tell_again_after: Duration,
+}
+
+impl MfaConfig {
+    /// What cannot stand in an enrolment's QR code: a colon ends the issuer there.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.issuer.is_empty() || self.issuer.contains(':') {
+            return Err(ConfigError::new("mfa.issuer must not be empty and must not contain a colon"));
+        }
+        Ok(())
+    }
 }

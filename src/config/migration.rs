@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
+use super::kanidm::KanidmConfig;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MigrationConfig {
@@ -23,4 +26,20 @@ pub struct MigrationConfig {
     /// How often a replica without a job looks for one.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
+}
+
+impl MigrationConfig {
+    /// What is out of bounds, or does not go with the section on Kanidm.
+    pub(super) fn check(&self, kanidm: &KanidmConfig) -> Result<(), ConfigError> {
+        if !(1..=1000).contains(&self.batch_size) {
+            return Err(ConfigError::new("migration.batch_size must be from 1 to 1000"));
+        }
+        if self.unclear_tries < 1 {
+            return Err(ConfigError::new("migration.unclear_tries must be at least 1"));
+        }
+        if self.longest_call < kanidm.timeout {
+            return Err(ConfigError::new("migration.longest_call must be at least kanidm.timeout"));
+        }
+        Ok(())
+    }
 }

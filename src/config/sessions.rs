@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionConfig {
@@ -24,4 +26,14 @@ pub struct SessionConfig {
     /// How long sessions are shown after their end.
     #[serde(with = "humantime_serde")]
     pub keep_ended: Duration,
+}
+
+impl SessionConfig {
+    /// What is out of bounds.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.keep_ended < Duration::from_secs(24 * 3600) {
+            return Err(ConfigError::new("sessions.keep_ended must be at least 1d"));
+        }
+        Ok(())
+    }
 }

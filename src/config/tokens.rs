@@ -102,6 +102,11 @@ impl TokenConfig {
                 "tokens.revocation_heartbeat must be at least 100ms, and shorter than tokens.max_revocation_age",
             ));
         }
+        self.check_old_clients()
+    }
+
+    /// Refuses an old client whose audience is not its own.
+    fn check_old_clients(&self) -> Result<(), ConfigError> {
         let mut seen = Vec::new();
         for (audience, _) in self.old_client_files()? {
             // S12: the key of an old client signs for no other audience, least of all for Sidle itself.

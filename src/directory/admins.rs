@@ -34,7 +34,7 @@ impl Guard {
 }
 
 /// Refuses to take anything from the master administrator.
-pub(super) fn spare_master(user: &User) -> Result<()> {
+pub(super) fn require_not_master(user: &User) -> Result<()> {
     if user.is_master_admin { Err(master()) } else { Ok(()) }
 }
 

@@ -37,23 +37,10 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
         let fault = Fault::new(Reason::PermissionDenied, "The service account does not hold every scope of the key.");
         return Err(fault.with("permission", scope));
     }
-    let latest = change.now + change.longest_key_life();
-    match new.expires_at {
-        Some(at) if at <= change.now => return Err(Fault::field("expires_at", "must be in the future")),
-        Some(at) if at > latest => {
-            return Err(Fault::field("expires_at", "must be within api_keys.max_lifetime from now"));
-        }
-        _ => {}
-    }
+    let expires_at = expiry(change, new.expires_at)?;
     change.step_up_of_people(CREATE, Some(account.service_account_id)).await?;
     if new.kind == KeyKind::ClientSecret {
-        // The account's row is locked, so the count is right under concurrent calls.
-        let now = change.now;
-        let live = store::api_keys::live_secrets(&mut change.tx, account.service_account_id, now).await?;
-        if live >= MOST_SECRETS {
-            let fault = Fault::new(Reason::TooManySecrets, "The service account has two client secrets that work.");
-            return Err(fault.with("most", MOST_SECRETS.to_string()));
-        }
+        bound_secrets(change, account.service_account_id).await?;
     }
     let prefix = new.kind.prefix();
     let secret = opaque::mint(prefix, &change.context().entropy);
@@ -65,7 +52,7 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
         display_prefix: secret.chars().take(prefix.len() + SHOWN).collect(),
         description: new.description,
         scopes: new.scopes,
-        expires_at: Some(new.expires_at.unwrap_or(latest)),
+        expires_at: Some(expires_at),
         last_used_at: None,
         revoked_at: None,
         created_at: change.now,
@@ -76,6 +63,27 @@ pub(super) async fn create(change: &mut Change<'_>, new: NewKey) -> Result<(ApiK
         about(change, EventType::ApiKeyCreated, &key).detail("scopes", &key.scopes).detail("kind", key.kind.as_str());
     change.record(event).await?;
     Ok((key, secret))
+}
+
+/// When a key expires: at the time asked for, or as late as it may.
+fn expiry(change: &Change<'_>, asked: Option<DateTime<Utc>>) -> Result<DateTime<Utc>> {
+    let latest = change.now + change.longest_key_life();
+    match asked {
+        Some(at) if at <= change.now => Err(Fault::field("expires_at", "must be in the future")),
+        Some(at) if at > latest => Err(Fault::field("expires_at", "must be within api_keys.max_lifetime from now")),
+        asked => Ok(asked.unwrap_or(latest)),
+    }
+}
+
+/// Refuses another client secret beyond the most that may work. The account's row is locked, so the count is right under
+/// concurrent calls.
+async fn bound_secrets(change: &mut Change<'_>, account: Uuid) -> Result<()> {
+    let now = change.now;
+    if store::api_keys::live_secrets(&mut change.tx, account, now).await? >= MOST_SECRETS {
+        let fault = Fault::new(Reason::TooManySecrets, "The service account has two client secrets that work.");
+        return Err(fault.with("most", MOST_SECRETS.to_string()));
+    }
+    Ok(())
 }
 
 /// Revokes a key, and the tokens of its service account: they do not say which key they were exchanged for.

@@ -1,5 +1,6 @@
 //! The first administrator. Made without a running service, once for each database.
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use crate::access::names::email_key;
 use crate::audit::{Event, EventType, Recorder};
 use crate::context::Context;
 use crate::credential::StoredHash;
-use crate::db::{Db, Scope};
+use crate::db::{Connection, Db, Scope};
 use crate::fault::{Fault, Reason, Result};
 
 /// Who the first administrator is.
@@ -36,8 +37,10 @@ pub struct Bootstrapped {
     pub tenant_id: Uuid,
 }
 
-/// The role on the platform that the first administrator has, and the one at home.
-const ROLES: (&str, &str) = ("SYSTEM_ADMIN", "user");
+/// The role that the first administrator has on the platform.
+const ON_PLATFORM: &str = "SYSTEM_ADMIN";
+/// The role that the first administrator has at home.
+const AT_HOME: &str = "user";
 
 /// Makes the first administrator, who from then on is the master administrator.
 ///
@@ -56,26 +59,7 @@ pub async fn bootstrap(db: &Db, context: &Context, recorder: &Recorder, first: F
     if store::users::has_master_admin(&mut tx).await? {
         return Err(Fault::new(Reason::AlreadyBootstrapped, "There is a master administrator already."));
     }
-    let tenant_id = match store::tenants::by_slug(&mut tx, &slug).await? {
-        Some(tenant) => tenant.tenant_id,
-        None => {
-            let tenant = store::tenants::Tenant {
-                tenant_id: context.new_id(),
-                name: slug.clone(),
-                slug,
-                external_id: None,
-                brand: None,
-                settings: json!({}),
-                status: ActiveStatus::Active,
-                version: 1,
-                created_at: now,
-                updated_at: now,
-                deleted_at: None,
-            };
-            store::tenants::insert(&mut tx, &tenant).await?;
-            tenant.tenant_id
-        }
-    };
+    let tenant_id = home_tenant(&mut tx, context, slug, now).await?;
     let insert = store::users::Insert {
         user_id,
         tenant_id,
@@ -93,18 +77,50 @@ pub async fn bootstrap(db: &Db, context: &Context, recorder: &Recorder, first: F
         now,
     };
     store::users::insert(&mut tx, insert).await?;
-    let missing = || Fault::internal("a built-in role is missing");
-    let (on_platform, at_home) = ROLES;
-    let role = store::roles::shared(&mut tx, on_platform).await?.ok_or_else(missing)?;
-    store::memberships::insert_for_first_admin(&mut tx, context.new_id(), user_id, role.role_id, now).await?;
-    let role = store::roles::shared(&mut tx, at_home).await?.ok_or_else(missing)?;
-    store::memberships::insert_for_new_user(&mut tx, context.new_id(), tenant_id, user_id, role.role_id, now).await?;
+    grant_roles(&mut tx, context, user_id, tenant_id, now).await?;
     let event = Event::by_system(EventType::PlatformBootstrapped, correlation_id)
         .tenant(tenant_id)
         .target("user", user_id)
-        .detail("role", on_platform)
+        .detail("role", ON_PLATFORM)
         .old_new(Value::Null, json!({ "email": email, "full_name": full_name }));
     recorder.record(&mut tx, event).await?;
     tx.commit().await?;
     Ok(Bootstrapped { user_id, tenant_id })
+}
+
+/// The tenant of this slug, made if there is none.
+async fn home_tenant(tx: &mut Connection, context: &Context, slug: String, now: DateTime<Utc>) -> Result<Uuid> {
+    if let Some(tenant) = store::tenants::by_slug(tx, &slug).await? {
+        return Ok(tenant.tenant_id);
+    }
+    let tenant = store::tenants::Tenant {
+        tenant_id: context.new_id(),
+        name: slug.clone(),
+        slug,
+        external_id: None,
+        brand: None,
+        settings: json!({}),
+        status: ActiveStatus::Active,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        deleted_at: None,
+    };
+    store::tenants::insert(tx, &tenant).await?;
+    Ok(tenant.tenant_id)
+}
+
+/// Gives the first administrator the role on the platform and the one at home.
+async fn grant_roles(
+    tx: &mut Connection,
+    context: &Context,
+    user_id: Uuid,
+    home: Uuid,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let missing = || Fault::internal("a built-in role is missing");
+    let role = store::roles::shared(tx, ON_PLATFORM).await?.ok_or_else(missing)?;
+    store::memberships::insert_for_first_admin(tx, context.new_id(), user_id, role.role_id, now).await?;
+    let role = store::roles::shared(tx, AT_HOME).await?.ok_or_else(missing)?;
+    store::memberships::insert_for_new_user(tx, context.new_id(), home, user_id, role.role_id, now).await
 }

@@ -54,6 +54,32 @@ fn within_tenant(own: Uuid, groups: impl Iterator<Item = Uuid>) -> Result<()> {
     Err(Fault::new(Reason::PermissionDenied, text).with("permission", "users.write"))
 }
 
+/// Refuses a person whose groups give what the caller may not give: a caller who knows the user's password would act with
+/// it from the next login on.
+async fn may_give(change: &mut Change<'_>, candidate: &Candidate) -> Result<()> {
+    let caller = change.principal()?;
+    let given = store::kanidm::group_rights(&mut change.tx, &candidate.groups).await?;
+    for (tenant, permissions) in &given {
+        delegation::covers(caller, Some(*tenant), permissions)?;
+    }
+    match change.scope {
+        Scope::Tenant(own) => within_tenant(own, given.iter().map(|(tenant, _)| *tenant)),
+        Scope::Platform => Ok(()),
+    }
+}
+
+/// Refuses a user or a person who is linked or is about to be; `refusal` is what the database says about the two.
+fn unlinked(user: &users::User, refusal: Option<PersonRefusal>) -> Result<()> {
+    if refusal == Some(PersonRefusal::Migrating) {
+        return Err(Fault::new(Reason::MigrationOverlap, "A migration is at work on the user."));
+    }
+    if refusal.is_some() || user.kanidm_user_id.is_some() || user.auth_method != store::AuthMethod::Password {
+        return Err(Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")
+            .with("field", "kanidm_user_id"));
+    }
+    Ok(())
+}
+
 /// Links the person to a user, who may sign in either way from then on.
 pub(super) async fn link(
     change: &mut Change<'_>,
@@ -61,8 +87,7 @@ pub(super) async fn link(
     version: i64,
     candidate: Result<Candidate>,
 ) -> Result<users::User> {
-    let caller = change.principal()?;
-    if caller.id == id {
+    if change.principal()?.id == id {
         // With a stolen token an attacker could be the administrator who decides that they are the administrator.
         return Err(Fault::new(
             Reason::PermissionDenied,
@@ -77,27 +102,8 @@ pub(super) async fn link(
     if user.is_master_admin {
         return Err(admins::master());
     }
-    // A caller who knows the user's password would act with what the person's groups give, from the next login on.
-    let given = store::kanidm::group_rights(&mut change.tx, &candidate.groups).await?;
-    for (tenant, permissions) in &given {
-        delegation::covers(caller, Some(*tenant), permissions)?;
-    }
-    if let Scope::Tenant(own) = change.scope {
-        within_tenant(own, given.iter().map(|(tenant, _)| *tenant))?;
-    }
-    match user_person {
-        Some(PersonRefusal::Migrating) => {
-            return Err(Fault::new(Reason::MigrationOverlap, "A migration is at work on the user."));
-        }
-        _ if user.kanidm_user_id.is_some()
-            || user.auth_method != store::AuthMethod::Password
-            || user_person.is_some() =>
-        {
-            return Err(Fault::new(Reason::AlreadyExists, "The user or the person is linked already.")
-                .with("field", "kanidm_user_id"));
-        }
-        _ => {}
-    }
+    may_give(change, &candidate).await?;
+    unlinked(&user, user_person)?;
     let now = change.now;
     store::kanidm::link(&mut change.tx, &aimed, candidate.person, &candidate.name, now).await?;
     let event = users::about(change, EventType::UserKanidmLinked, &user)

@@ -40,6 +40,29 @@ pub(super) struct Edit {
     pub takes_second_factor: bool,
 }
 
+impl Edit {
+    /// Whether it gives power over the account: with the address goes the right to reset the password, and until a
+    /// demanded password is set, nothing is permitted.
+    fn takes_over(&self) -> bool {
+        self.email.is_some()
+            || self.username.is_some()
+            || self.must_change_password.is_some()
+            || self.takes_second_factor
+    }
+
+    /// The user as edited. Another address is not verified yet.
+    fn apply(self, mut user: User) -> User {
+        if let Some(email) = self.email.filter(|email| *email != user.email) {
+            (user.verified_at, user.verified_by_tenant) = (None, false);
+            user.email = email;
+        }
+        user.username = self.username.unwrap_or(user.username);
+        user.full_name = self.full_name.unwrap_or(user.full_name);
+        user.must_change_password = self.must_change_password.unwrap_or(user.must_change_password);
+        user
+    }
+}
+
 /// What callers need to change users.
 const WRITE: &str = "users.write";
 const CREATE: &str = "sidle.v1.DirectoryService/CreateUser";
@@ -99,25 +122,8 @@ impl Directory {
 async fn create(change: &mut Change<'_>, new: NewUser, password: Option<StoredHash>) -> Result<User> {
     let (tenant_id, roles) = permit(change, &new).await?;
     let user_id = change.context().new_id();
+    insert(change, user_id, tenant_id, &new, password.as_ref()).await?;
     let now = change.now;
-    let username_key = new.username.as_deref().and_then(username_key);
-    let insert = store::users::Insert {
-        user_id,
-        tenant_id,
-        email: &new.email,
-        email_key: &email_key(&new.email),
-        username: new.username.as_deref(),
-        username_key: username_key.as_deref(),
-        full_name: &new.full_name,
-        status: if new.email_verified { UserStatus::Active } else { UserStatus::PendingVerification },
-        password: password.as_ref(),
-        must_change_password: new.must_change_password,
-        verified_at: new.email_verified.then_some(now),
-        verified_by_tenant: new.email_verified && change.scope != Scope::Platform,
-        is_master_admin: false,
-        now,
-    };
-    store::users::insert(&mut change.tx, insert).await?;
     for role_id in &roles {
         let id = change.context().new_id();
         store::memberships::insert_for_new_user(&mut change.tx, id, tenant_id, user_id, *role_id, now).await?;
@@ -138,13 +144,38 @@ async fn create(change: &mut Change<'_>, new: NewUser, password: Option<StoredHa
     read(change, user_id).await
 }
 
+/// Stores a new user.
+async fn insert(
+    change: &mut Change<'_>,
+    user_id: Uuid,
+    tenant_id: Uuid,
+    new: &NewUser,
+    password: Option<&StoredHash>,
+) -> Result<()> {
+    let now = change.now;
+    let username_key = new.username.as_deref().and_then(username_key);
+    let insert = store::users::Insert {
+        user_id,
+        tenant_id,
+        email: &new.email,
+        email_key: &email_key(&new.email),
+        username: new.username.as_deref(),
+        username_key: username_key.as_deref(),
+        full_name: &new.full_name,
+        status: if new.email_verified { UserStatus::Active } else { UserStatus::PendingVerification },
+        password,
+        must_change_password: new.must_change_password,
+        verified_at: new.email_verified.then_some(now),
+        verified_by_tenant: new.email_verified && change.scope != Scope::Platform,
+        is_master_admin: false,
+        now,
+    };
+    store::users::insert(&mut change.tx, insert).await
+}
+
 /// Edits a user.
 pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit: Edit) -> Result<User> {
-    // With the address goes the right to reset the password; until a demanded one is set, nothing is permitted.
-    let takes_over = edit.email.is_some()
-        || edit.username.is_some()
-        || edit.must_change_password.is_some()
-        || edit.takes_second_factor;
+    let takes_over = edit.takes_over();
     let effect = if takes_over { Effect::Control } else { Effect::Here };
     if edit.must_change_password == Some(false) {
         lock_both(change, id).await?;
@@ -153,7 +184,6 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     if takes_over && before.is_master_admin && change.principal()?.id != id {
         return Err(admins::master());
     }
-    let mut after = before.clone();
     let moves = edit.email.as_ref().is_some_and(|email| *email != before.email);
     let takes_second_factor = edit.takes_second_factor && before.has_second_factor;
     if moves || takes_second_factor {
@@ -162,13 +192,7 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         // The administrator who set that password may act with the user's rights from then on.
         change.step_up_of_people(UPDATE, Some(id)).await?;
     }
-    if let Some(email) = edit.email.filter(|_| moves) {
-        (after.verified_at, after.verified_by_tenant) = (None, false);
-        after.email = email;
-    }
-    after.username = edit.username.unwrap_or(after.username);
-    after.full_name = edit.full_name.unwrap_or(after.full_name);
-    after.must_change_password = edit.must_change_password.unwrap_or(after.must_change_password);
+    let after = edit.apply(before.clone());
     let username_key = after.username.as_deref().and_then(username_key);
     store::users::update(&mut change.tx, &aimed, &after, &email_key(&after.email), username_key.as_deref()).await?;
     let mut event = about(change, EventType::UserUpdated, &after).old_new(editable(&before), editable(&after));
@@ -218,7 +242,7 @@ fn editable(user: &User) -> serde_json::Value {
 pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i64>, keep: bool) -> Result<(i32, Made)> {
     let guard = admins::guard(change).await?;
     let (aimed, user) = for_change(change, id, version, Effect::Everywhere).await?;
-    admins::spare_master(&user)?;
+    admins::require_not_master(&user)?;
     let now = change.now;
     store::users::delete(&mut change.tx, &aimed, now).await?;
     guard.still_has_one(change).await?;
@@ -232,7 +256,7 @@ pub(super) async fn delete(change: &mut Change<'_>, id: Uuid, version: Option<i6
 pub(super) async fn lock(change: &mut Change<'_>, id: Uuid, duration: Option<TimeDelta>) -> Result<(User, i32)> {
     let guard = admins::guard(change).await?;
     let (aimed, user) = for_change(change, id, None, Effect::Everywhere).await?;
-    admins::spare_master(&user)?;
+    admins::require_not_master(&user)?;
     let until = duration.and_then(|duration| change.now.checked_add_signed(duration)).unwrap_or(NO_EXPIRY);
     store::users::set_lock(&mut change.tx, &aimed, until).await?;
     guard.still_has_one(change).await?;
@@ -261,7 +285,7 @@ pub(super) async fn unlock(change: &mut Change<'_>, id: Uuid) -> Result<User> {
 pub(super) async fn disable(change: &mut Change<'_>, id: Uuid, version: Option<i64>) -> Result<(User, i32)> {
     let guard = admins::guard(change).await?;
     let (aimed, user) = for_change(change, id, version, Effect::Everywhere).await?;
-    admins::spare_master(&user)?;
+    admins::require_not_master(&user)?;
     if user.status == UserStatus::Disabled {
         return Ok((user, 0));
     }

@@ -45,7 +45,7 @@ struct Intent {
 }
 
 #[derive(Deserialize)]
-struct Begun {
+struct StartedUpdate {
     #[serde(deserialize_with = "wiped")]
     token: Zeroizing<String>,
 }
@@ -105,7 +105,7 @@ impl Kanidm {
     pub async fn begin_update(&self, person: Uuid) -> Result<Update> {
         let id = person.to_string();
         let path = ["v1", "person", &id, "_credential", "_update"];
-        let (session, _): (Begun, Status) = self.call_for_secret(Method::GET, &path, Body::None).await?;
+        let (session, _): (StartedUpdate, Status) = self.call_for_secret(Method::GET, &path, Body::None).await?;
         Ok(Update { token: session.token })
     }
 

@@ -69,36 +69,50 @@ pub(crate) fn id_token(data: &[u8]) {
     let (Ok(mut header), Ok(claims)) = (header, claims) else { return };
     header.alg = Algorithm::ES256;
     let Ok(token) = jsonwebtoken::encode(&header, &claims, &provider.signs) else { return };
-    match id_token::verify(&token, &provider.keys, &expected) {
-        Ok(verified) => {
-            assert!(header.crit.is_none() && matches!(header.typ.as_deref(), None | Some("JWT")));
-            assert_eq!(claims["iss"], ISSUER);
-            assert!(claims["aud"] == "sidle" || claims["aud"] == serde_json::json!(["sidle"]));
-            assert!(claims["exp"].as_i64().is_some_and(|exp| exp > NOW - 60), "an expired token was accepted");
-            let groups = verified.groups();
-            assert!(groups.windows(2).all(|pair| pair[0] < pair[1]), "groups are listed once each");
-        }
-        Err(error) => check(error),
-    }
-    match id_token::verify_access(&token, &provider.keys, &expected) {
-        Ok(verified) => {
-            assert_eq!(header.typ.as_deref(), Some("at+jwt"), "an ID token passed for an access token");
-            assert!(header.crit.is_none());
-            assert_eq!(claims["iss"], ISSUER);
-            assert!(claims["aud"] == "sidle" || claims["aud"] == serde_json::json!(["sidle"]));
-            let is_ours = |claim: &str| claims[claim].is_null() || claims[claim] == "sidle";
-            assert!(is_ours("azp") && is_ours("client_id"), "a token that another client asked for was accepted");
-            assert!(claims["exp"].as_i64().is_some_and(|exp| exp > NOW - 60), "an expired token was accepted");
-            let has_begun = |claim: &str| claims[claim].as_i64().is_some_and(|at| at < NOW + 60);
-            assert!(has_begun("nbf") && has_begun("iat"), "a token was accepted before its time");
-            assert_eq!(claims["sub"].as_str().and_then(|sub| Uuid::try_parse(sub).ok()), Some(verified.sub));
-            assert_eq!((claims["exp"].as_i64(), claims["iat"].as_i64()), (Some(verified.exp), Some(verified.iat)));
-            let ends = DateTime::from_timestamp(verified.exp, 0);
-            assert!(ends.is_some_and(|ends| ends.checked_add_signed(TimeDelta::days(1)).is_some()), "it never ends");
-            assert_eq!(id_token::issuer(&token).as_deref(), Some(ISSUER), "it is not asked about as one of Kanidm's");
-        }
-        Err(error) => check(error),
-    }
+    check_id_token(&header, &claims, id_token::verify(&token, &provider.keys, &expected));
+    check_access_token(&token, &header, &claims, id_token::verify_access(&token, &provider.keys, &expected));
+}
+
+/// What must hold for the audience and the time of a token that was accepted.
+fn check_claims(claims: &Value) {
+    assert_eq!(claims["iss"], ISSUER);
+    assert!(claims["aud"] == "sidle" || claims["aud"] == serde_json::json!(["sidle"]));
+    assert!(claims["exp"].as_i64().is_some_and(|exp| exp > NOW - 60), "an expired token was accepted");
+}
+
+fn check_id_token(header: &Header, claims: &Value, verified: Result<id_token::Claims, KanidmError>) {
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) => return check(error),
+    };
+    assert!(header.crit.is_none() && matches!(header.typ.as_deref(), None | Some("JWT")));
+    check_claims(claims);
+    let groups = verified.groups();
+    assert!(groups.windows(2).all(|pair| pair[0] < pair[1]), "groups are listed once each");
+}
+
+fn check_access_token(
+    token: &str,
+    header: &Header,
+    claims: &Value,
+    verified: Result<id_token::AccessClaims, KanidmError>,
+) {
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) => return check(error),
+    };
+    assert_eq!(header.typ.as_deref(), Some("at+jwt"), "an ID token passed for an access token");
+    assert!(header.crit.is_none());
+    check_claims(claims);
+    let is_ours = |claim: &str| claims[claim].is_null() || claims[claim] == "sidle";
+    assert!(is_ours("azp") && is_ours("client_id"), "a token that another client asked for was accepted");
+    let has_begun = |claim: &str| claims[claim].as_i64().is_some_and(|at| at < NOW + 60);
+    assert!(has_begun("nbf") && has_begun("iat"), "a token was accepted before its time");
+    assert_eq!(claims["sub"].as_str().and_then(|sub| Uuid::try_parse(sub).ok()), Some(verified.sub));
+    assert_eq!((claims["exp"].as_i64(), claims["iat"].as_i64()), (Some(verified.exp), Some(verified.iat)));
+    let ends = DateTime::from_timestamp(verified.exp, 0);
+    assert!(ends.is_some_and(|ends| ends.checked_add_signed(TimeDelta::days(1)).is_some()), "it never ends");
+    assert_eq!(id_token::issuer(token).as_deref(), Some(ISSUER), "it is not asked about as one of Kanidm's");
 }
 
 /// Any key set can be read; keys of other kinds than ours are passed over.

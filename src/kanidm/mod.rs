@@ -20,4 +20,4 @@ pub use self::credentials::{ResetLink, SHORTEST_LINK, Update, UpdateStatus};
 pub use self::error::{Concern, KanidmError, Result};
 pub use self::groups::Group;
 pub use self::oidc::{AccessClaims, Authorization, Oidc, Renewed, SignedIn, unavailable};
-pub use self::persons::{NewPerson, Person, Taken};
+pub use self::persons::{NewPerson, Person, UsedNames};

@@ -44,7 +44,7 @@ pub struct Person {
 
 /// Names and addresses that entries in Kanidm have.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct UsedNames {
     /// Names, of persons, groups and everything else that has one; with the entry's uuid.
     pub names: HashMap<String, Uuid>,
     /// Addresses in lower case, with the entry's uuid.
@@ -163,9 +163,9 @@ impl Kanidm {
     ///
     /// # Errors
     /// As [`KanidmError`] says.
-    pub async fn taken(&self, names: &[&str], mails: &[&str]) -> Result<Taken> {
+    pub async fn taken(&self, names: &[&str], mails: &[&str]) -> Result<UsedNames> {
         let wanted: HashSet<&str> = mails.iter().copied().collect();
-        let mut taken = Taken::default();
+        let mut taken = UsedNames::default();
         for chunk in names.chunks(TERMS) {
             let terms = chunk.iter().map(|name| json!({"eq": ["name", name]})).collect();
             for entry in self.search(terms).await? {

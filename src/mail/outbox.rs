@@ -14,7 +14,7 @@ use crate::config::MailConfig;
 use crate::context::Context;
 use crate::db::Connection;
 use crate::fault::Result;
-use crate::seal::{Keyring, Place};
+use crate::seal::{Keyring, SealContext};
 
 /// Takes messages. Without a mail server it takes none, and none is waited for.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ impl Outbox {
         let mail_id = self.context.new_id();
         let lifetime = message.lifetime.unwrap_or(self.give_up_after).min(self.give_up_after);
         let parameters = Value::Object(message.parameters).to_string();
-        let sealed = self.keyring.seal(&self.context.entropy, place(mail_id), parameters.as_bytes());
+        let sealed = self.keyring.seal(&self.context.entropy, seal_context(mail_id), parameters.as_bytes());
         Some(json!({
             "mail_id": mail_id,
             "kind": message.kind.as_str(),
@@ -101,6 +101,6 @@ impl Outbox {
 }
 
 /// Where the parameters of a message lie.
-pub(super) fn place(mail_id: Uuid) -> Place {
-    Place { table: "mail_outbox", column: "parameters", row: mail_id }
+pub(super) fn seal_context(mail_id: Uuid) -> SealContext {
+    SealContext { table: "mail_outbox", column: "parameters", row: mail_id }
 }

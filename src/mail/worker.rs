@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::mailer::{Letter, Mailer};
-use super::outbox::place;
+use super::outbox::seal_context;
 use super::smtp::Connection;
 use super::store::{self, Due};
 use super::{Kind, Outbox};
@@ -171,7 +171,7 @@ impl Worker {
     fn compose(&self, mail: &Due) -> Result<super::mailer::Composed, Failure> {
         let kind = Kind::parse(&mail.kind).ok_or(Failure::Unusable)?;
         let opened = match mail.parameters.as_deref() {
-            Some(sealed) => self.keyring.open(place(mail.mail_id), sealed).map_err(|_| Failure::Unusable)?,
+            Some(sealed) => self.keyring.open(seal_context(mail.mail_id), sealed).map_err(|_| Failure::Unusable)?,
             None => Zeroizing::new(b"{}".to_vec()),
         };
         let parameters: Map<_, _> = serde_json::from_slice(&opened).map_err(|_| Failure::Unusable)?;

@@ -108,12 +108,12 @@ impl Authorities {
         let Some((leaf, intermediates)) = chain.split_first() else { return Said::Nothing };
         let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        let vouches = |authority: &&Authority| authority.verifier.verify_client_cert(leaf, intermediates, now).is_ok();
-        let mut vouching = self.inner.authorities.iter().filter(vouches);
-        let Some(authority) = vouching.next() else { return Said::Nothing };
+        let verifies = |authority: &&Authority| authority.verifier.verify_client_cert(leaf, intermediates, now).is_ok();
+        let mut verifying = self.inner.authorities.iter().filter(verifies);
+        let Some(authority) = verifying.next() else { return Said::Nothing };
         let Ok(certificate) = webpki::EndEntityCert::try_from(leaf) else { return Said::Unclear };
         let mut uris = certificate.valid_uri_names();
-        match (uris.next(), uris.next(), vouching.next()) {
+        match (uris.next(), uris.next(), verifying.next()) {
             (Some(uri), None, None) => {
                 Said::Holder(CertificateIdentity { authority: Arc::clone(&authority.name), uri: uri.into() })
             }

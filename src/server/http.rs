@@ -129,7 +129,7 @@ mod tests {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, served).await.expect("room for another")
+        tokio::time::timeout(PATIENCE, served).await.expect("a permit for another")
     }
 
     #[tokio::test]

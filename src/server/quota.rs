@@ -47,11 +47,11 @@ pub(super) struct Quota {
 struct Inner {
     total: usize,
     each: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<InUse>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct InUse {
     total: usize,
     by: HashMap<Client, usize>,
 }
@@ -95,7 +95,7 @@ impl Quota {
         self.lock().total
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, InUse> {
         // Nothing panics while it is held, and numbers are never half written.
         self.inner.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -18,7 +18,7 @@ use crate::access::{Call, Permissions, PrincipalKind};
 use crate::audit::{Event, EventType, Recorder};
 use crate::context::Context;
 use crate::fault::Result;
-use crate::seal::{Keyring, Place};
+use crate::seal::{Keyring, SealContext};
 use crate::token::issuer::{AccessToken, Grant, Issuer};
 use crate::token::opaque;
 use crate::token::role_names::RoleNames;
@@ -181,12 +181,12 @@ impl SessionFactory {
 
     /// Kanidm's refresh token as it is kept with a session.
     pub fn seal_kanidm(&self, session_id: Uuid, token: &str) -> Vec<u8> {
-        self.keyring.seal(&self.context.entropy, kanidm_place(session_id), token.as_bytes())
+        self.keyring.seal(&self.context.entropy, kanidm_token_context(session_id), token.as_bytes())
     }
 
     /// Kanidm's refresh token as Kanidm knows it.
     pub(super) fn open_kanidm(&self, session_id: Uuid, sealed: &[u8]) -> Result<Zeroizing<String>> {
-        let bytes = self.keyring.open(kanidm_place(session_id), sealed)?;
+        let bytes = self.keyring.open(kanidm_token_context(session_id), sealed)?;
         Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
@@ -232,8 +232,8 @@ impl Rights {
     }
 }
 
-fn kanidm_place(session: Uuid) -> Place {
-    Place { table: "sessions", column: "kanidm_refresh_token", row: session }
+fn kanidm_token_context(session: Uuid) -> SealContext {
+    SealContext { table: "sessions", column: "kanidm_refresh_token", row: session }
 }
 
 #[cfg(test)]

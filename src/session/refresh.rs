@@ -64,10 +64,24 @@ impl Sessions {
         if !opaque::is_plausible(REFRESH_PREFIX, &refresh.token) {
             return Err(invalid());
         }
+        let successor = self.successor(&refresh.token);
+        let mut exchange = self.exchange_of(call, refresh, &successor);
+        let outcome = self.exchange(call, &mut exchange).await?;
+        let done = self.accepted(outcome)?;
+        self.recorder.wake();
+        self.note(done.user_id, &done.rights);
+        let grant = done.rights.grant(done.user_id, done.session_id, done.audience, done.expires_at);
+        let access = self.issuer.issue(exchange.access_jti, &grant)?;
+        let tokens = Tokens { access, refresh_token: successor, refresh_expires_at: done.refresh_expires_at };
+        let (session_id, tenant_id) = (done.session_id, done.rights.tenant_id);
+        Ok(Refreshed { tokens, session_id, tenant_id, must_change_password: done.rights.must_change_password })
+    }
+
+    /// What the database is asked: whether the token is good, and that the successor follow it if so.
+    fn exchange_of(&self, call: &Call, refresh: &Refresh, successor: &str) -> Exchange {
         // Without an id of its own the call cannot be repeated: no other one will come to this id.
         let request = refresh.request_id.map_or_else(|| self.context.entropy.array(), Uuid::into_bytes);
-        let successor = self.successor(&refresh.token);
-        let mut exchange = Exchange {
+        Exchange {
             token_hash: opaque::digest(refresh.token.as_bytes()),
             request_hash: opaque::digest(request),
             successor_id: self.context.new_id(),
@@ -88,33 +102,31 @@ impl Sessions {
             reused: self.recorder.prepare(
                 Event::new(EventType::SessionRefreshReused, call).outcome(EventOutcome::Refused).reason("token_reuse"),
             ),
-        };
-        let done = match self.exchange(call, &mut exchange).await? {
-            Outcome::Refreshed(done) => done,
+        }
+    }
+
+    /// What of an exchange goes on, or its refusal; the reuse of a token has ended its session, which this replica
+    /// refuses from now on.
+    fn accepted(&self, outcome: Outcome) -> Result<store::Done> {
+        Err(match outcome {
+            Outcome::Refreshed(done) => return Ok(done),
             Outcome::Reused(session) => {
                 self.revocations.end_session(session);
                 self.recorder.wake();
                 tracing::warn!(event = "refresh_token_reused", session_id = %session, "a refresh token was used twice: its session ended");
-                return Err(invalid());
+                invalid()
             }
-            Outcome::NoTenant => return Err(no_tenant()),
+            Outcome::NoTenant => no_tenant(),
             Outcome::RequestIdReused => {
-                return Err(Fault::new(Reason::RequestIdReused, "The request_id was used before for another tenant."));
+                Fault::new(Reason::RequestIdReused, "The request_id was used before for another tenant.")
             }
-            Outcome::Raced => return Err(raced()),
+            Outcome::Raced => raced(),
             Outcome::Throttled(wait) => {
-                return Err(Fault::new(Reason::Throttled, "The session is refreshed too often.").retry_after(wait));
+                Fault::new(Reason::Throttled, "The session is refreshed too often.").retry_after(wait)
             }
-            Outcome::OtherAudience => return Err(other_audience()),
-            Outcome::Invalid | Outcome::KanidmBusy | Outcome::KanidmRequired(_) => return Err(invalid()),
-        };
-        self.recorder.wake();
-        self.note(done.user_id, &done.rights);
-        let grant = done.rights.grant(done.user_id, done.session_id, done.audience, done.expires_at);
-        let access = self.issuer.issue(exchange.access_jti, &grant)?;
-        let tokens = Tokens { access, refresh_token: successor, refresh_expires_at: done.refresh_expires_at };
-        let (session_id, tenant_id) = (done.session_id, done.rights.tenant_id);
-        Ok(Refreshed { tokens, session_id, tenant_id, must_change_password: done.rights.must_change_password })
+            Outcome::OtherAudience => other_audience(),
+            Outcome::Invalid | Outcome::KanidmBusy | Outcome::KanidmRequired(_) => invalid(),
+        })
     }
 
     /// The statement, and for a session that depends on Kanidm, what Kanidm says between two of them.

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::metrics::Histogram;
+use opentelemetry::metrics::{Histogram, Meter};
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
 use opentelemetry::trace::{Status, TracerProvider as _};
 use opentelemetry::{InstrumentationScope, KeyValue, metrics::MeterProvider as _};
@@ -40,9 +40,62 @@ pub(crate) struct Instruments {
     pub(crate) http: Histogram<f64>,
 }
 
+impl Instruments {
+    fn of(meter: &Meter) -> Self {
+        let seconds = |name: &'static str, text: &'static str| {
+            meter.f64_histogram(name).with_unit("s").with_description(text).with_boundaries(SECONDS.to_vec()).build()
+        };
+        Self {
+            rpc: seconds("rpc.server.call.duration", "Duration of calls and streams, to their last byte"),
+            database: seconds("db.client.operation.duration", "Duration of statements"),
+            http: seconds("http.client.request.duration", "Duration of requests to Kanidm"),
+        }
+    }
+}
+
 /// The instruments; none while nothing is exported.
 pub(crate) fn instruments() -> Option<&'static Instruments> {
     INSTRUMENTS.get()
+}
+
+/// How the collector is reached.
+struct Collector {
+    channel: Channel,
+    metadata: MetadataMap,
+}
+
+impl Collector {
+    fn traces(&self, config: &TelemetryConfig, resource: Resource) -> Result<SdkTracerProvider, ConfigError> {
+        let spans = SpanExporter::builder()
+            .with_tonic()
+            .with_channel(self.channel.clone())
+            .with_metadata(self.metadata.clone())
+            .with_timeout(config.otlp_timeout)
+            .build()
+            .map_err(unusable_endpoint)?;
+        let traces = SdkTracerProvider::builder()
+            .with_resource(resource)
+            // Whoever called decides whether their trace is kept; of traces that begin here, the configured part is.
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_ratio))))
+            .with_batch_exporter(spans);
+        Ok(traces.build())
+    }
+
+    fn metrics(&self, config: &TelemetryConfig, resource: Resource) -> Result<SdkMeterProvider, ConfigError> {
+        let metrics = MetricExporter::builder()
+            .with_tonic()
+            .with_channel(self.channel.clone())
+            .with_metadata(self.metadata.clone())
+            .with_timeout(config.otlp_timeout)
+            .build()
+            .map_err(unusable_endpoint)?;
+        let reader = PeriodicReader::builder(metrics).with_interval(config.metrics_interval).build();
+        Ok(SdkMeterProvider::builder().with_resource(resource).with_reader(reader).build())
+    }
+}
+
+fn unusable_endpoint(e: impl std::fmt::Display) -> ConfigError {
+    ConfigError::new(format!("telemetry.otlp_endpoint cannot be used: {e}"))
 }
 
 /// The exporters, until the service ends.
@@ -57,49 +110,16 @@ impl Exporters {
     /// # Errors
     /// Names the setting that cannot be used.
     pub(super) fn start(config: &TelemetryConfig) -> Result<Self, ConfigError> {
-        let unusable = |setting: &str, e: &dyn std::fmt::Display| {
-            ConfigError::new(format!("telemetry.{setting} cannot be used: {e}"))
-        };
-        let channel = channel(config)?;
-        let metadata = metadata(config)?;
+        let collector = Collector { channel: channel(config)?, metadata: metadata(config)? };
         let resource = Resource::builder()
             .with_service_name("sidle")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .with_attribute(KeyValue::new("service.instance.id", Context::system().new_id().to_string()))
             .build();
-        let spans = SpanExporter::builder()
-            .with_tonic()
-            .with_channel(channel.clone())
-            .with_metadata(metadata.clone())
-            .with_timeout(config.otlp_timeout)
-            .build()
-            .map_err(|e| unusable("otlp_endpoint", &e))?;
-        let traces = SdkTracerProvider::builder()
-            .with_resource(resource.clone())
-            // Whoever called decides whether their trace is kept; of traces that begin here, the configured part is.
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_ratio))))
-            .with_batch_exporter(spans)
-            .build();
-        let metrics = MetricExporter::builder()
-            .with_tonic()
-            .with_channel(channel)
-            .with_metadata(metadata)
-            .with_timeout(config.otlp_timeout)
-            .build()
-            .map_err(|e| unusable("otlp_endpoint", &e))?;
-        let reader = PeriodicReader::builder(metrics).with_interval(config.metrics_interval).build();
-        let metrics = SdkMeterProvider::builder().with_resource(resource).with_reader(reader).build();
-        let meter = metrics.meter_with_scope(scope());
-        let seconds = |name: &'static str, text: &'static str| {
-            meter.f64_histogram(name).with_unit("s").with_description(text).with_boundaries(SECONDS.to_vec()).build()
-        };
-        let instruments = Instruments {
-            rpc: seconds("rpc.server.call.duration", "Duration of calls and streams, to their last byte"),
-            database: seconds("db.client.operation.duration", "Duration of statements"),
-            http: seconds("http.client.request.duration", "Duration of requests to Kanidm"),
-        };
+        let traces = collector.traces(config, resource.clone())?;
+        let metrics = collector.metrics(config, resource)?;
         // Only the first exporters of a process measure; there is one service in it but for tests.
-        let _ = INSTRUMENTS.set(instruments);
+        let _ = INSTRUMENTS.set(Instruments::of(&metrics.meter_with_scope(scope())));
         Ok(Self { traces, metrics })
     }
 

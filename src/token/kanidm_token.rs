@@ -39,10 +39,10 @@ struct Inner {
     leeway: TimeDelta,
     tokens: Arc<TokenConfig>,
     /// By a digest of the whole token.
-    seen: Cache<[u8; 32], Arc<Seen>>,
+    cache: Cache<[u8; 32], Arc<CachedToken>>,
 }
 
-struct Seen {
+struct CachedToken {
     claims: AccessClaims,
     /// None where no user may sign in as the person.
     user: Option<TokenUser>,
@@ -79,10 +79,10 @@ impl KanidmTokens {
         config: &KanidmConfig,
         tokens: Arc<TokenConfig>,
     ) -> Self {
-        let seen = Cache::new(tokens.cache_size.max(1));
+        let cache = Cache::new(tokens.cache_size.max(1));
         let audiences = config.token_audiences.clone();
         let leeway = TimeDelta::from_std(config.leeway).unwrap_or_default();
-        Self { inner: Arc::new(Inner { kanidm, db, revocations, context, audiences, leeway, tokens, seen }) }
+        Self { inner: Arc::new(Inner { kanidm, db, revocations, context, audiences, leeway, tokens, cache }) }
     }
 
     /// Whether `token` calls itself one of Kanidm's, which proves nothing.
@@ -103,35 +103,35 @@ impl KanidmTokens {
         }
         let digest = opaque::digest(token);
         let now = inner.context.clock.instant();
-        let known = inner.seen.get(&digest).filter(|seen| now.saturating_duration_since(seen.since) < REMEMBERED);
-        let seen = match known {
-            Some(seen) if inner.kanidm.still_has_key_of(token) => seen,
+        let known = inner.cache.get(&digest).filter(|cached| now.saturating_duration_since(cached.since) < REMEMBERED);
+        let cached = match known {
+            Some(cached) if inner.kanidm.still_has_key_of(token) => cached,
             _ => {
                 let claims = inner.kanidm.access_claims(token).await.map_err(|error| match error {
                     KanidmError::Nonsense(_) => refused(),
                     error => error.into(),
                 })?;
                 let user = store::user(&inner.db, claims.sub).await?;
-                let seen = Arc::new(Seen { claims, user, since: now });
-                inner.seen.insert(digest, Arc::clone(&seen));
-                seen
+                let cached = Arc::new(CachedToken { claims, user, since: now });
+                inner.cache.insert(digest, Arc::clone(&cached));
+                cached
             }
         };
-        self.check_now(&seen)
+        self.check_now(&cached)
     }
 
     /// Whether a token that was good is good now.
-    fn check_now(&self, seen: &Seen) -> Result<KanidmVerified> {
+    fn check_now(&self, cached: &CachedToken) -> Result<KanidmVerified> {
         let inner = &*self.inner;
-        let user = seen.user.as_ref().ok_or_else(refused)?;
+        let user = cached.user.as_ref().ok_or_else(refused)?;
         let time = |seconds| DateTime::from_timestamp(seconds, 0).ok_or_else(refused);
-        let (issued_at, expires_at) = (time(seen.claims.iat)?, time(seen.claims.exp)?);
+        let (issued_at, expires_at) = (time(cached.claims.iat)?, time(cached.claims.exp)?);
         let leeway = inner.leeway;
         if inner.context.now() >= expires_at + leeway {
             return Err(refused());
         }
         if inner.revocations.age().is_none_or(|age| age > inner.tokens.max_revocation_age) {
-            let text = "Revocations are not known well enough to vouch for a token.";
+            let text = "Revocations are not known well enough to verify a token.";
             return Err(Fault::new(Reason::RevocationsStale, text).retry_after(Duration::from_secs(1)));
         }
         // Kanidm's tokens name no revocation, so here clocks decide: its own may be ahead by as much as is tolerated.
@@ -139,7 +139,7 @@ impl KanidmTokens {
         if !epoch.is_first() && issued_at <= epoch.time() + leeway {
             return Err(refused());
         }
-        let token_id = seen.claims.jti.clone().unwrap_or_default();
+        let token_id = cached.claims.jti.clone().unwrap_or_default();
         Ok(KanidmVerified { user: user.clone(), token_id, issuer: inner.kanidm.issuer(), issued_at, expires_at })
     }
 }

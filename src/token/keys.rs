@@ -20,7 +20,7 @@ use crate::config::TokenConfig;
 use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
-use crate::seal::{Keyring, Place};
+use crate::seal::{Keyring, SealContext};
 
 /// A revocation is remembered this much longer than a token lives: for clocks that differ, and for tokens of a replica
 /// that still runs with a longer lifetime.
@@ -244,7 +244,7 @@ impl SigningKeyManager {
         let rows = store::usable(&mut tx).await?;
         let due = due(&rows, self.config.rotate_after);
         let open = |row: store::Row| {
-            let private = self.keyring.open(place(row.kid), &row.private_key)?;
+            let private = self.keyring.open(seal_context(row.kid), &row.private_key)?;
             let key = SigningKey::new(row.kid, row.state, &row.algorithm, &private)?;
             Ok(SigningKey { due: due(&row), ..key })
         };
@@ -269,8 +269,8 @@ pub(super) fn due(
 }
 
 /// Where a key's private half lies.
-pub(super) fn place(kid: Uuid) -> Place {
-    Place { table: "signing_keys", column: "private_key", row: kid }
+pub(super) fn seal_context(kid: Uuid) -> SealContext {
+    SealContext { table: "signing_keys", column: "private_key", row: kid }
 }
 
 #[cfg(test)]

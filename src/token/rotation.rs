@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sidle_token::{Algorithm, Jwk};
 use uuid::Uuid;
 
-use super::keys::{KeyState, MARGIN, SigningKey, SigningKeyManager, due, place};
+use super::keys::{KeyState, MARGIN, SigningKey, SigningKeyManager, due, seal_context};
 use super::signing::PrivateKey;
 use super::store::keys as store;
 use crate::access::Call;
@@ -215,7 +215,7 @@ impl SigningKeyManager {
             self.recorder.record(tx, event(EventType::SigningKeyRetired, kid).reason("superseded")).await?;
         }
         let (kid, algorithm) = (fresh.kid, fresh.private.algorithm().as_str());
-        let sealed = self.keyring.seal(&self.context.entropy, place(kid), &fresh.private.to_pkcs8()?);
+        let sealed = self.keyring.seal(&self.context.entropy, seal_context(kid), &fresh.private.to_pkcs8()?);
         let activates_at = now + TimeDelta::from_std(lead).map_err(Fault::internal)?;
         store::insert(tx, kid, algorithm, &sealed, now, activates_at).await?;
         let created = event(EventType::SigningKeyCreated, kid).detail("algorithm", algorithm);
@@ -245,7 +245,7 @@ impl SigningKeyManager {
             let public = match row.state {
                 KeyState::Retired => None,
                 _ => {
-                    let private = self.keyring.open(place(row.kid), &row.private_key)?;
+                    let private = self.keyring.open(seal_context(row.kid), &row.private_key)?;
                     Some(SigningKey::new(row.kid, row.state, &row.algorithm, &private)?.public().clone())
                 }
             };

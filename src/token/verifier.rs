@@ -224,7 +224,7 @@ fn refused() -> Fault {
 }
 
 fn stale() -> Fault {
-    Fault::new(Reason::RevocationsStale, "Revocations are not known well enough to vouch for a token.")
+    Fault::new(Reason::RevocationsStale, "Revocations are not known well enough to verify a token.")
         .retry_after(Duration::from_secs(1))
 }
 
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_current_snapshot_nothing_is_vouched_for() {
+    fn without_a_current_snapshot_no_token_is_verified() {
         let context = Context::system();
         let config = Arc::new(config());
         let keys = Keys::default();

@@ -11,7 +11,7 @@ use super::store::users;
 use crate::access::Call;
 use crate::audit::{Event, EventType};
 use crate::authenticate::login::Login;
-use crate::authenticate::login::second_factor::{Purpose, Typed, factor_state, place};
+use crate::authenticate::login::second_factor::{Purpose, Typed, factor_state, seal_context};
 use crate::authenticate::login::store::factors::{self as store, SealedTotp, Standing};
 use crate::credential::recovery_codes;
 use crate::credential::totp::Totp;
@@ -54,7 +54,7 @@ impl Account {
         }
         self.step_ups.require(&mut tx, call, ENROLL, None).await?;
         let (totp, totp_id) = (Totp::generate(&self.context.entropy), self.context.new_id());
-        let secret = self.keyring.seal(&self.context.entropy, place(user), totp.secret());
+        let secret = self.keyring.seal(&self.context.entropy, seal_context(user), totp.secret());
         let lifetime = self.config.mfa.enrolment_lifetime;
         let sealed = SealedTotp { totp_id, secret };
         let expires_at = store::enrol(&mut tx, user, &sealed, self.context.now(), lifetime).await?;
@@ -76,13 +76,13 @@ impl Account {
         self.hasher.charges().principal(user)?;
         let refused = Event::new(EventType::UserReauthenticationFailed, call);
         let purpose = Purpose { user, pending: true, refused };
-        let room = self.clone();
+        let account = self.clone();
         let confirm = move |_: Login, call: Call, mut tx: Tx| async move {
             let standing = standing(&mut tx, user).await?;
-            let codes = room.give_codes(&mut tx, user).await?;
+            let codes = account.give_codes(&mut tx, user).await?;
             store::void_proofs(&mut tx, user).await?;
             let kinds = (EventType::UserTotpConfirmed, Kind::TotpEnabled);
-            let ended = room.seal_change(tx, &call, kinds, &standing, (user, session)).await?;
+            let ended = account.seal_change(tx, &call, kinds, &standing, (user, session)).await?;
             Ok::<_, Fault>((codes, ended))
         };
         self.login.show_code(call, Typed::Totp(code), purpose, confirm).await

@@ -105,9 +105,9 @@ impl Account {
             Proof::Code(typed) => {
                 let refused = Event::new(EventType::UserStepUpRefused, call).detail("method", asked.method);
                 let purpose = Purpose { user, pending: false, refused };
-                let room = self.clone();
+                let account = self.clone();
                 let give = move |_: Login, call: Call, tx: Tx| async move {
-                    room.give_proof(tx, &call, (user, session), what, way).await
+                    account.give_proof(tx, &call, (user, session), what, way).await
                 };
                 return self.login.show_code(call, typed, purpose, give).await;
             }

@@ -41,18 +41,18 @@ impl Enrolment {
     ) {
         let config = &self.config.enrolment;
         let Some(kanidm) = self.kanidm.clone().filter(|_| config.carry_over) else { return };
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             self.metrics.carried_over(CarriedOver::Shed);
             return;
         };
         let lease = Lease { id: self.context.new_id(), time: config.carry_over_timeout + Duration::from_secs(5) };
         let begun = self.lease_to_carry_over(user, password_version, lease).await;
         let Some(what) = begun.inspect_err(|fault| left(user, fault)).ok().flatten() else { return };
-        let (room, correlation, password) = (self.clone(), call.correlation_id, password.clone());
+        let (enrolment, correlation, password) = (self.clone(), call.correlation_id, password.clone());
         correlation::spawn(async move {
             let task = Task { kanidm, user, what, lease, _permit: permit };
-            let outcome = room.within_time(&task, password).await;
-            if let Err(fault) = room.ended(&task, outcome, correlation).await {
+            let outcome = enrolment.within_time(&task, password).await;
+            if let Err(fault) = enrolment.ended(&task, outcome, correlation).await {
                 left(user, &fault);
             }
         });

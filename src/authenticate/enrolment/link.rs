@@ -17,7 +17,7 @@ use crate::correlation;
 use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Kanidm, KanidmError, SHORTEST_LINK};
-use crate::seal::Place;
+use crate::seal::SealContext;
 
 /// How often a call that waits for the lease looks whether it is free.
 const LOOK: Duration = Duration::from_millis(100);
@@ -49,7 +49,7 @@ impl EnrolmentLink {
 }
 
 /// How taking the lease on a person ended.
-enum Begun {
+enum LeaseOutcome {
     /// The invitation has died meanwhile.
     Gone,
     /// Another call holds it.
@@ -77,22 +77,22 @@ impl Enrolment {
     pub(in crate::authenticate) async fn link(&self, call: &Call, invited: Invited) -> Result<EnrolmentLink> {
         let kanidm = self.kanidm.clone();
         let kanidm = kanidm.ok_or_else(|| Fault::new(Reason::KanidmNotConfigured, "No Kanidm is configured."))?;
-        let (room, call) = (self.clone(), call.clone());
+        let (enrolment, call) = (self.clone(), call.clone());
         let made = correlation::spawn(async move {
-            let lease = room.lease(4);
-            let (person, link) = room.take(&invited, lease).await?;
-            match room.with_lease(&call, &kanidm, &invited, person, link, lease).await {
+            let lease = enrolment.lease(4);
+            let (person, link) = enrolment.take(&invited, lease).await?;
+            match enrolment.with_lease(&call, &kanidm, &invited, person, link, lease).await {
                 Ok(Ended::Handed(link)) => Ok(link),
                 Ok(Ended::Enrolled) => {
-                    room.has_credential(person, lease).await?;
+                    enrolment.has_credential(person, lease).await?;
                     Err(invalid_credentials())
                 }
                 Ok(Ended::Gone) => {
-                    room.release(person, lease, None).await?;
+                    enrolment.release(person, lease, None).await?;
                     Err(invalid_credentials())
                 }
                 Err(fault) => {
-                    room.release(person, lease, None).await?;
+                    enrolment.release(person, lease, None).await?;
                     Err(fault)
                 }
             }
@@ -105,18 +105,18 @@ impl Enrolment {
         let since = self.context.clock.instant();
         loop {
             match self.begin(invited, lease).await? {
-                Begun::Leased { person, link } => return Ok((person, link)),
-                Begun::Gone => return Err(invalid_credentials()),
-                Begun::Busy if self.context.clock.instant() - since >= self.config.kanidm.timeout => {
+                LeaseOutcome::Leased { person, link } => return Ok((person, link)),
+                LeaseOutcome::Gone => return Err(invalid_credentials()),
+                LeaseOutcome::Busy if self.context.clock.instant() - since >= self.config.kanidm.timeout => {
                     return Err(link_out(Duration::from_secs(1)));
                 }
-                Begun::Busy => tokio::time::sleep(LOOK).await,
+                LeaseOutcome::Busy => tokio::time::sleep(LOOK).await,
             }
         }
     }
 
     /// Takes the lease on the person of a user who has shown all that redeeming an invitation takes.
-    async fn begin(&self, invited: &Invited, lease: Lease) -> Result<Begun> {
+    async fn begin(&self, invited: &Invited, lease: Lease) -> Result<LeaseOutcome> {
         let mut tx = self.db.begin(Scope::Platform).await?;
         let now = self.context.now();
         store::lock_user(&mut tx, invited.user_id).await?;
@@ -129,15 +129,15 @@ impl Enrolment {
                 && enrollee.locked_until.is_none_or(|until| until <= now)
                 && (invited.second_factor || !enrollee.has_second_factor)
         });
-        let begun = match enrollee.and_then(|enrollee| enrollee.person) {
-            None => Begun::Gone,
+        let outcome = match enrollee.and_then(|enrollee| enrollee.person) {
+            None => LeaseOutcome::Gone,
             Some(person) => match store::lease(&mut tx, person, lease).await? {
-                None => Begun::Busy,
-                Some(leased) => Begun::Leased { person, link: leased.live },
+                None => LeaseOutcome::Busy,
+                Some(leased) => LeaseOutcome::Leased { person, link: leased.live },
             },
         };
         tx.commit().await?;
-        Ok(begun)
+        Ok(outcome)
     }
 
     /// Gives a lease back, and forgets the link that was not made.
@@ -174,7 +174,7 @@ impl Enrolment {
         }
         let Some(live) = link else { return self.mint(call, kanidm, invited, person, lease).await };
         let Some(sealed) = live.sealed else { return Err(link_out(live.wait)) };
-        let link = EnrolmentLink::unpack(&self.keyring.open(place(person), &sealed)?)?;
+        let link = EnrolmentLink::unpack(&self.keyring.open(seal_context(person), &sealed)?)?;
         let may = self.repeat(call, invited, person, lease, live.link_id).await?;
         Ok(if may { Ended::Handed(link) } else { Ended::Gone })
     }
@@ -218,7 +218,7 @@ impl Enrolment {
         };
         let lifetime = (made.expires_at - self.context.now()).to_std().unwrap_or_default().max(SHORTEST_LINK);
         let link = EnrolmentLink { url: made.url, expires_at: made.expires_at };
-        let sealed = self.keyring.seal(&self.context.entropy, place(person), &link.pack());
+        let sealed = self.keyring.seal(&self.context.entropy, seal_context(person), &link.pack());
         let minted = Minted { link_id, sealed, lifetime };
         let may = self.keep(call, invited, person, lease, &minted).await?;
         tracing::info!(event = "invitation_redeemed", user_id = %invited.user_id, handed_out = may);
@@ -252,8 +252,8 @@ fn is_unmade(error: &KanidmError) -> bool {
     !error.is_outcome_unknown()
 }
 
-fn place(person: Uuid) -> Place {
-    Place { table: "kanidm_enrolments", column: "link", row: person }
+fn seal_context(person: Uuid) -> SealContext {
+    SealContext { table: "kanidm_enrolments", column: "link", row: person }
 }
 
 fn redeemed(call: &Call, invited: &Invited) -> Event {

@@ -48,7 +48,7 @@ pub struct Enrolment {
     outbox: Outbox,
     kanidm: Option<Kanidm>,
     /// Permits for passwords that are being carried over.
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 /// An invitation that a login may hand out.
@@ -77,8 +77,8 @@ impl Enrolment {
     /// Into this Kanidm, where there is one.
     pub(super) fn new(core: Core, config: Arc<Settings>, changes: Changes, kanidm: Option<Kanidm>) -> Self {
         let Core { db, context, keyring, recorder, outbox, metrics, .. } = core;
-        let room = Arc::new(Semaphore::new(config.enrolment.carry_over_at_once));
-        Self { config, context, db, changes, keyring, recorder, metrics, outbox, kanidm, room }
+        let permits = Arc::new(Semaphore::new(config.enrolment.carry_over_at_once));
+        Self { config, context, db, changes, keyring, recorder, metrics, outbox, kanidm, permits }
     }
 
     /// An invitation for the database to hand out should this login be complete and the user be one to invite; none

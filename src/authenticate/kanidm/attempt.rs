@@ -16,7 +16,7 @@ use crate::authenticate::login::store::login;
 use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::kanidm::{Authorization, Oidc, SignedIn};
-use crate::seal::Place;
+use crate::seal::SealContext;
 use crate::session::SessionRequest;
 use crate::token::opaque;
 
@@ -32,9 +32,9 @@ pub(in crate::authenticate) struct Start {
     pub purpose: Purpose,
 }
 
-/// A login that was begun.
+/// An attempt that was started: what the client needs to go to Kanidm, and to come back.
 #[derive(Debug)]
-pub(in crate::authenticate) struct Begun {
+pub(in crate::authenticate) struct StartedLogin {
     pub authorization_url: String,
     pub state: Zeroizing<String>,
     pub secret: Zeroizing<String>,
@@ -83,19 +83,9 @@ impl KanidmLogin {
         call: &Call,
         start: &Start,
         holder: Option<Holder>,
-    ) -> Result<Begun> {
+    ) -> Result<StartedLogin> {
         let kanidm = self.configured_kanidm()?;
-        // Compared as text: every rule cleverer than that has been got around somewhere.
-        if !self.config.kanidm.redirect_uris.contains(&start.redirect_uri) {
-            return Err(Fault::field("redirect_uri", "must be exactly one of the configured addresses"));
-        }
-        let holder = match start.purpose {
-            Purpose::Login => None,
-            _ => Some(holder.ok_or_else(|| Fault::new(Reason::Unauthenticated, "The call needs a user's session."))?),
-        };
-        if start.purpose == Purpose::StepUp && !kanidm.tells_auth_time() {
-            return Err(unavailable());
-        }
+        let holder = self.check_start(kanidm, start, holder)?;
         let entropy = &self.context.entropy;
         let [state, nonce, verifier] = [(); 3].map(|()| opaque::mint("", entropy));
         let secret = opaque::mint(SECRET_PREFIX, entropy);
@@ -108,7 +98,7 @@ impl KanidmLogin {
             state: opaque::digest(state.as_bytes()),
             secret: opaque::digest(secret.as_bytes()),
             nonce: opaque::digest(nonce.as_bytes()),
-            pkce_verifier: self.keyring.seal(entropy, place(login_id), verifier.as_bytes()),
+            pkce_verifier: self.keyring.seal(entropy, seal_context(login_id), verifier.as_bytes()),
             redirect_uri: &start.redirect_uri,
             session_request: &start.session_request,
             created_at: now,
@@ -120,7 +110,23 @@ impl KanidmLogin {
         let login =
             Authorization { redirect_uri, state: &state, nonce: &nonce, verifier: &verifier, anew, about_person };
         let authorization_url = kanidm.authorization_url(login).await?.to_string();
-        Ok(Begun { authorization_url, state, secret, expires_at })
+        Ok(StartedLogin { authorization_url, state, secret, expires_at })
+    }
+
+    /// Refuses what cannot be started; gives the holder that the attempt belongs to, none for a login.
+    fn check_start(&self, kanidm: &Oidc, start: &Start, holder: Option<Holder>) -> Result<Option<Holder>> {
+        // Compared as text: every rule cleverer than that has been got around somewhere.
+        if !self.config.kanidm.redirect_uris.contains(&start.redirect_uri) {
+            return Err(Fault::field("redirect_uri", "must be exactly one of the configured addresses"));
+        }
+        let holder = match start.purpose {
+            Purpose::Login => None,
+            _ => Some(holder.ok_or_else(|| Fault::new(Reason::Unauthenticated, "The call needs a user's session."))?),
+        };
+        if start.purpose == Purpose::StepUp && !kanidm.tells_auth_time() {
+            return Err(unavailable());
+        }
+        Ok(holder)
     }
 
     /// Remembers a login that goes to Kanidm, unless its purpose is not open to the user; returns whether a person may
@@ -160,6 +166,30 @@ impl KanidmLogin {
         holder: Option<Holder>,
     ) -> Result<Arrived> {
         let kanidm = self.configured_kanidm()?;
+        let taken = self.take(call, back, purposes, holder).await?;
+        let person = match self.exchange_code(kanidm, &taken, &back.code).await {
+            Ok(person) => person,
+            Err(fault) => {
+                let reason = match fault.reason() {
+                    Reason::KanidmUnavailable => "kanidm_unavailable",
+                    _ => "kanidm_refused",
+                };
+                self.refuse_kanidm(call, reason).await?;
+                return Err(fault);
+            }
+        };
+        // The code came from another login than the one that this client began.
+        let nonce = opaque::digest(person.nonce.as_deref().unwrap_or_default());
+        if !bool::from(nonce.ct_eq(&taken.nonce_hash)) {
+            self.refuse_kanidm(call, "nonce_mismatch").await?;
+            return Err(invalid_attempt());
+        }
+        let begun_at = begun_at(taken.login_id)?;
+        Ok(Arrived { purpose: taken.purpose, session_request: taken.session_request, person, begun_at })
+    }
+
+    /// Spends the attempt, if there is such a one of this client that has not expired.
+    async fn take(&self, call: &Call, back: &Return, purposes: &[Purpose], holder: Option<Holder>) -> Result<Taken> {
         let purposes: Vec<String> = purposes.iter().map(|purpose| purpose.as_str().to_owned()).collect();
         let taker = Taker {
             state: opaque::digest(back.state.as_bytes()),
@@ -182,29 +212,11 @@ impl KanidmLogin {
             }
             return Err(invalid_attempt());
         };
-        let person = match self.exchange_code(kanidm, &taken, &back.code).await {
-            Ok(person) => person,
-            Err(fault) => {
-                let reason = match fault.reason() {
-                    Reason::KanidmUnavailable => "kanidm_unavailable",
-                    _ => "kanidm_refused",
-                };
-                self.refuse_kanidm(call, reason).await?;
-                return Err(fault);
-            }
-        };
-        // The code came from another login than the one that this client began.
-        let nonce = opaque::digest(person.nonce.as_deref().unwrap_or_default());
-        if !bool::from(nonce.ct_eq(&taken.nonce_hash)) {
-            self.refuse_kanidm(call, "nonce_mismatch").await?;
-            return Err(invalid_attempt());
-        }
-        let begun_at = begun_at(taken.login_id)?;
-        Ok(Arrived { purpose: taken.purpose, session_request: taken.session_request, person, begun_at })
+        Ok(taken)
     }
 
     async fn exchange_code(&self, kanidm: &Oidc, taken: &Taken, code: &str) -> Result<SignedIn> {
-        let verifier = self.keyring.open(place(taken.login_id), &taken.pkce_verifier)?;
+        let verifier = self.keyring.open(seal_context(taken.login_id), &taken.pkce_verifier)?;
         let verifier = Zeroizing::new(String::from_utf8_lossy(&verifier).into_owned());
         Ok(kanidm.exchange(code, &taken.redirect_uri, &verifier).await?)
     }
@@ -241,8 +253,8 @@ fn begun_at(login_id: Uuid) -> Result<DateTime<Utc>> {
     begun.ok_or_else(|| Fault::internal(format!("the id {login_id} of a login says no time")))
 }
 
-fn place(login_id: Uuid) -> Place {
-    Place { table: "kanidm_logins", column: "pkce_verifier", row: login_id }
+fn seal_context(login_id: Uuid) -> SealContext {
+    SealContext { table: "kanidm_logins", column: "pkce_verifier", row: login_id }
 }
 
 /// The refusal where Kanidm cannot prove that the person is there now.

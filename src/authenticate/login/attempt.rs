@@ -27,8 +27,8 @@ impl Login {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let room = self.clone();
-        ToItsEnd::run(|end| work(room, end)).await
+        let login = self.clone();
+        ToItsEnd::run(|end| work(login, end)).await
     }
 
     /// Writes a refusal down before it is answered, and the lock that this attempt led to. Those of unknown identifiers

@@ -262,7 +262,7 @@ impl Login {
         }
     }
 
-    /// Holds a refusal of credentials back until the next multiple of the grid since the call came in.
+    /// Holds a refusal of credentials back until the next multiple of the failure latency quantum since the call came in.
     pub(in crate::authenticate) async fn pad_failure_latency<T>(
         &self,
         came_in: Instant,
@@ -280,9 +280,9 @@ fn refused(call: &Call) -> Event {
     Event::new(EventType::UserLoginRefused, call).outcome(audit::Outcome::Refused).detail("method", "password")
 }
 
-fn until_release(passed: Duration, grid: Duration) -> Duration {
-    let (passed, grid) = (passed.as_micros(), grid.as_micros());
-    let wait = passed.checked_rem(grid).map_or(0, |into| grid - into);
+fn until_release(passed: Duration, quantum: Duration) -> Duration {
+    let (passed, quantum) = (passed.as_micros(), quantum.as_micros());
+    let wait = passed.checked_rem(quantum).map_or(0, |into| quantum - into);
     Duration::from_micros(u64::try_from(wait).unwrap_or_default())
 }
 
@@ -291,10 +291,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_leave_on_the_grid() {
-        let grid = Duration::from_millis(250);
+    fn refusals_leave_at_multiples_of_the_quantum() {
+        let quantum = Duration::from_millis(250);
         for (passed, wait) in [(0, 250), (1, 249), (249, 1), (250, 250), (251, 249), (760, 240)] {
-            assert_eq!(until_release(Duration::from_millis(passed), grid), Duration::from_millis(wait), "{passed}");
+            assert_eq!(until_release(Duration::from_millis(passed), quantum), Duration::from_millis(wait), "{passed}");
         }
         assert_eq!(until_release(Duration::from_millis(7), Duration::ZERO), Duration::ZERO);
     }

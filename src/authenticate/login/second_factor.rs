@@ -18,7 +18,7 @@ use crate::credential::totp::{Code, Totp};
 use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
 use crate::mail::{Kind, Message};
-use crate::seal::Place;
+use crate::seal::SealContext;
 
 /// A second factor as it was typed.
 pub(in crate::authenticate) enum Typed {
@@ -67,9 +67,9 @@ impl Typed {
     }
 }
 
-/// Where an application's secret lies.
-pub(in crate::authenticate) fn place(user: Uuid) -> Place {
-    Place { table: "user_totp", column: "secret", row: user }
+/// What an application's secret is sealed for.
+pub(in crate::authenticate) fn seal_context(user: Uuid) -> SealContext {
+    SealContext { table: "user_totp", column: "secret", row: user }
 }
 
 impl Login {
@@ -217,7 +217,7 @@ impl Login {
         match typed {
             Typed::Totp(typed) => {
                 let Some(code) = Code::parse(typed) else { return Ok(None) };
-                let secret = self.keyring.open(place(user), &totp.secret)?;
+                let secret = self.keyring.open(seal_context(user), &totp.secret)?;
                 let step = Totp::from_secret(secret).matching_step(code, self.context.now().timestamp());
                 Ok(step.map(|step| Spend::Totp { totp_id: totp.totp_id, step }))
             }

@@ -211,36 +211,45 @@ impl Answer for CreateUserResponse {}
 impl Answer for UpdateUserResponse {}
 impl Answer for LinkKanidmPersonResponse {}
 
-fn write(user: users::User) -> User {
-    let status = match user.status {
+fn write_status(status: UserStatus) -> proto::UserStatus {
+    match status {
         UserStatus::Active => proto::UserStatus::Active,
         UserStatus::PendingVerification => proto::UserStatus::PendingVerification,
         UserStatus::Disabled => proto::UserStatus::Disabled,
-    };
-    let auth_method = match user.auth_method {
+    }
+}
+
+fn write_method(method: AuthMethod) -> proto::AuthMethod {
+    match method {
         AuthMethod::Password => proto::AuthMethod::Password,
         AuthMethod::Kanidm => proto::AuthMethod::Kanidm,
         AuthMethod::Dual => proto::AuthMethod::Dual,
-    };
-    let lock_reason = match user.lock_reason {
+    }
+}
+
+fn write_lock_reason(reason: Option<LockReason>) -> proto::LockReason {
+    match reason {
         None => proto::LockReason::Unspecified,
         Some(LockReason::TooManyFailures) => proto::LockReason::TooManyFailures,
         Some(LockReason::Administrator) => proto::LockReason::Administrator,
-    };
+    }
+}
+
+fn write(user: users::User) -> User {
     User {
         user_id: user.user_id.to_string(),
         tenant_id: user.tenant_id.to_string(),
         email: user.email,
         username: user.username.unwrap_or_default(),
         full_name: user.full_name,
-        status: status.into(),
-        auth_method: auth_method.into(),
+        status: write_status(user.status).into(),
+        auth_method: write_method(user.auth_method).into(),
         has_password: user.has_password,
         has_second_factor: user.has_second_factor,
         must_change_password: user.must_change_password,
         failed_login_attempts: user.failed_login_attempts,
         lock_ends_at: time(user.locked_until),
-        lock_reason: lock_reason.into(),
+        lock_reason: write_lock_reason(user.lock_reason).into(),
         verified_at: time(user.verified_at),
         last_login_at: time(user.last_login_at),
         kanidm_user_id: user.kanidm_user_id.map(|id| id.to_string()).unwrap_or_default(),

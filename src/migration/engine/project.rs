@@ -39,22 +39,17 @@ impl Engine {
         let mut written = Vec::new();
         for place in places {
             let work = &mut works[place];
-            let Some(standing) = standings.get(&work.item.item_id) else {
+            let standing = standings.get(&work.item.item_id).filter(|standing| standing.change.is_none());
+            let Some(standing) = standing else {
                 work.stage = Stage::review(ItemReason::UserChangedMeanwhile);
                 continue;
             };
-            if standing.change.is_some() {
-                work.stage = Stage::review(ItemReason::UserChangedMeanwhile);
-                continue;
-            }
             let Some(TenantGroups::Ours(users, admins)) = groups.get(&work.item.tenant_id) else { continue };
-            for (role, group, holds) in
-                [(GroupRole::Member, *users, standing.is_member), (GroupRole::Admin, *admins, standing.is_admin)]
-            {
-                if holds {
-                    projections.push((place, group));
-                    written.push((work.item.person.uuid, work.item.tenant_id, group, role));
-                }
+            let held =
+                [(GroupRole::Member, *users, standing.is_member), (GroupRole::Admin, *admins, standing.is_admin)];
+            for (role, group, _) in held.into_iter().filter(|(_, _, holds)| *holds) {
+                projections.push((place, group));
+                written.push((work.item.person.uuid, work.item.tenant_id, group, role));
             }
         }
         store::write_projections(&mut tx, &written).await?;

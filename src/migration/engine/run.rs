@@ -85,16 +85,19 @@ impl Engine {
                 store::release(&mut tx, &lease).await?;
                 tx.commit().await?;
             }
-            // One that fails every time must not come before all others every time.
-            Err(_) => {
-                let mut tx = parts.db.begin(Scope::Platform).await?;
-                let (waits, unclear, _) = store::waits(&mut tx, &lease).await?;
-                let waits = waits.saturating_add(1);
-                store::put_off(&mut tx, &lease, (waits, unclear), parts.context.entropy.jitter(backoff(waits))).await?;
-                tx.commit().await?;
-            }
+            Err(_) => self.defer_failed(&lease).await?,
         }
         result.map(|_| None)
+    }
+
+    /// Gives a job back that failed: one that fails every time must not come before all others every time.
+    async fn defer_failed(&self, lease: &Lease) -> Result<()> {
+        let mut tx = self.parts.db.begin(Scope::Platform).await?;
+        let (waits, unclear, _) = store::waits(&mut tx, lease).await?;
+        let waits = waits.saturating_add(1);
+        let pause = self.parts.context.entropy.jitter(backoff(waits));
+        store::put_off(&mut tx, lease, (waits, unclear), pause).await?;
+        tx.commit().await
     }
 
     /// Extends the lease until it is lost.
@@ -302,23 +305,12 @@ impl Engine {
         let Some(job) = store::lock(&mut tx, lease).await? else { return Ok(()) };
         by_index(&mut tx).await?;
         let linked = store::link(&mut tx, &linking).await?;
-        let mut events = Vec::with_capacity(linked.len());
-        for item in linking {
-            let user_id = item.person.uuid;
-            if !linked.contains(&user_id) {
-                results.push(item.becomes(ItemState::NeedsReview, Some(ItemReason::UserChangedMeanwhile)));
-                continue;
-            }
-            results.push(item.becomes(ItemState::Linked, None));
-            events.push(
-                Event::by_system(EventType::MigrationItemLinked, lease.migration_id)
-                    .tenant(item.tenant_id)
-                    .target("user", user_id)
-                    .detail("migration_id", lease.migration_id)
-                    .detail("item_id", item.item_id)
-                    .detail("kanidm_user_id", user_id),
-            );
-        }
+        let (linked, changed): (Vec<Item>, Vec<Item>) =
+            linking.into_iter().partition(|item| linked.contains(&item.person.uuid));
+        let changed_meanwhile = Some(ItemReason::UserChangedMeanwhile);
+        results.extend(linked.iter().map(|item| item.becomes(ItemState::Linked, None)));
+        results.extend(changed.iter().map(|item| item.becomes(ItemState::NeedsReview, changed_meanwhile)));
+        let events: Vec<Event> = linked.iter().map(|item| linked_event(lease, item)).collect();
         let change = Change { clears_wait: is_sound, ..self.settle(&mut tx, lease, results).await? };
         let (moved, failed) = (change.done, change.failed);
         self.parts.recorder.record_all(&mut tx, events).await?;
@@ -419,6 +411,15 @@ struct Change {
     state: Option<MigrationState>,
     waits_for: Option<WaitReason>,
     clears_wait: bool,
+}
+
+fn linked_event(lease: &Lease, item: &Item) -> Event {
+    Event::by_system(EventType::MigrationItemLinked, lease.migration_id)
+        .tenant(item.tenant_id)
+        .target("user", item.person.uuid)
+        .detail("migration_id", lease.migration_id)
+        .detail("item_id", item.item_id)
+        .detail("kanidm_user_id", item.person.uuid)
 }
 
 /// How long a job is deferred that was deferred so often in a row.

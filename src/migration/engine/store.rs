@@ -22,14 +22,14 @@ fn interval(duration: Duration) -> Result<PgInterval> {
 }
 
 /// A job that was taken up.
-pub(super) struct Taken {
+pub(super) struct TakenJob {
     pub lease: Lease,
     pub previous_owner: Option<Uuid>,
 }
 
 /// Takes up a job that has no holder, by the database's clock: the oldest that was not deferred, else the one that was due
 /// to be retried first.
-pub(super) async fn take(tx: &mut Connection, owner: Uuid, duration: Duration) -> Result<Option<Taken>> {
+pub(super) async fn take(tx: &mut Connection, owner: Uuid, duration: Duration) -> Result<Option<TakenJob>> {
     let row = sqlx::query!(
         r#"WITH next AS (
                SELECT migration_id, lease_owner FROM migrations
@@ -47,7 +47,7 @@ pub(super) async fn take(tx: &mut Connection, owner: Uuid, duration: Duration) -
     )
     .fetch_optional(tx)
     .await?;
-    Ok(row.map(|row| Taken {
+    Ok(row.map(|row| TakenJob {
         lease: Lease { migration_id: row.migration_id, owner, epoch: row.lease_epoch, duration },
         previous_owner: row.previous_owner,
     }))
@@ -239,7 +239,8 @@ pub(super) async fn open_items(
     left_alone: &[Uuid],
     limit: i64,
 ) -> Result<Vec<Item>> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        OpenItemRow,
         r#"SELECT i.item_id, i.ordinal, i.user_id, i.tenant_id, i.user_version, i.user_rights_version, i.kanidm_name,
                i.display_name, i.mail, i.state, i.intent_recorded_at IS NOT NULL AS "had_intent!",
                CASE WHEN u.deleted_at IS NOT NULL THEN 'user_deleted'
@@ -261,27 +262,46 @@ pub(super) async fn open_items(
     )
     .fetch_all(tx)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Item {
-                item_id: row.item_id,
-                ordinal: row.ordinal,
-                tenant_id: row.tenant_id,
-                user_version: row.user_version,
-                user_rights_version: row.user_rights_version,
-                person: NewPerson {
-                    uuid: row.user_id,
-                    name: row.kanidm_name,
-                    display_name: row.display_name,
-                    mail: row.mail,
-                },
-                state: ItemState::parse(&row.state)
-                    .ok_or_else(|| Fault::unknown_word("migration_items.state", row.item_id))?,
-                had_intent: row.had_intent,
-                change: row.change.as_deref().map(|word| item_reason(word, row.item_id)).transpose()?,
-            })
+    rows.into_iter().map(Item::try_from).collect()
+}
+
+struct OpenItemRow {
+    item_id: Uuid,
+    ordinal: i32,
+    user_id: Uuid,
+    tenant_id: Uuid,
+    user_version: i64,
+    user_rights_version: i64,
+    kanidm_name: String,
+    display_name: String,
+    mail: String,
+    state: String,
+    had_intent: bool,
+    change: Option<String>,
+}
+
+impl TryFrom<OpenItemRow> for Item {
+    type Error = Fault;
+
+    fn try_from(row: OpenItemRow) -> Result<Self> {
+        let id = row.item_id;
+        Ok(Self {
+            item_id: id,
+            ordinal: row.ordinal,
+            tenant_id: row.tenant_id,
+            user_version: row.user_version,
+            user_rights_version: row.user_rights_version,
+            person: NewPerson {
+                uuid: row.user_id,
+                name: row.kanidm_name,
+                display_name: row.display_name,
+                mail: row.mail,
+            },
+            state: ItemState::parse(&row.state).ok_or_else(|| Fault::unknown_word("migration_items.state", id))?,
+            had_intent: row.had_intent,
+            change: row.change.as_deref().map(|word| item_reason(word, id)).transpose()?,
         })
-        .collect()
+    }
 }
 
 fn item_reason(word: &str, row: Uuid) -> Result<ItemReason> {

@@ -16,6 +16,12 @@ pub struct Finding {
     pub field: &'static str,
 }
 
+impl Finding {
+    pub(super) fn new(reason: ImportReason, field: &'static str) -> Self {
+        Self { reason, field }
+    }
+}
+
 /// What became of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -58,6 +64,6 @@ impl Candidate {
     /// Drops the username, which another user has.
     pub(super) fn drop_username(&mut self) {
         self.username = None;
-        self.remarks.push(Finding { reason: ImportReason::UsernameTaken, field: "username" });
+        self.remarks.push(Finding::new(ImportReason::UsernameTaken, "username"));
     }
 }

@@ -61,71 +61,42 @@ impl Mapping {
     /// with more than the importer holds over every tenant, also by the group that they lead into in Kanidm, are as good as
     /// not there: callers grant only what they hold.
     pub(super) async fn load(tx: &mut Connection, header: &Header, held: &Permissions) -> Result<Self> {
-        let mut known = HashMap::new();
-        let mut confined = HashMap::new();
-        for tenant in store::tenants(tx).await? {
-            if let Some(domains) = tenant.domains {
-                let texts = domains.as_array().into_iter().flatten().filter_map(|domain| domain.as_str());
-                confined.insert(tenant.tenant_id, texts.map(str::to_owned).collect());
-            }
-            // A slug cannot look like a UUID's text, and both take precedence over an external id.
-            if let Some(external_id) = tenant.external_id {
-                known.entry(external_id).or_insert(tenant.tenant_id);
-            }
-            known.insert(tenant.slug, tenant.tenant_id);
-            known.insert(tenant.tenant_id.to_string(), tenant.tenant_id);
-        }
-        let find = |field: &str, name: &str| {
-            let problem = || Fault::field(field, "must be the slug or UUID of an active tenant");
-            known.get(name).or_else(|| known.get(&name.to_lowercase())).copied().ok_or_else(problem)
-        };
-        let mut mapped = HashMap::with_capacity(header.tenants.len());
-        for (value, name) in &header.tenants {
-            mapped.insert(value.clone(), find("header.tenants", name)?);
-        }
+        let tenants = store::tenants(tx).await?;
+        let roles = grantable(store::roles(tx).await?, held);
+        let domains = tenants.iter().filter_map(|tenant| Some((tenant.tenant_id, tenant.domains()?))).collect();
+        let known = by_name(tenants);
+        let mapped = header.tenants.iter().map(|(value, name)| {
+            let tenant = find(&known, "header.tenants", name)?;
+            Ok((value.clone(), tenant))
+        });
+        let mapped: HashMap<_, _> = mapped.collect::<Result<_>>()?;
         let default_tenant = match header.default_tenant.as_str() {
             "" => None,
-            name => Some(find("header.default_tenant", name)?),
+            name => Some(find(&known, "header.default_tenant", name)?),
         };
-        known.extend(mapped);
+        let mapping = Self {
+            tenants: known.into_iter().chain(mapped).collect(),
+            default_tenant,
+            domains,
+            roles,
+            role_names: header.roles.clone(),
+            default_role: if header.default_role.is_empty() { PLAIN.to_owned() } else { header.default_role.clone() },
+        };
+        mapping.check_roles()?;
+        Ok(mapping)
+    }
 
-        let roles = store::roles(tx).await?;
-        // The plain member's role comes with being a member; every other takes the permission to assign it.
-        let may_assign = held.has("roles.assign");
-        let may_give = |role: &store::RoleRow| {
-            (may_assign || role.is_built_in && role.name == PLAIN)
-                && role.permissions.iter().all(|permission| held.has(permission))
-        };
-        let may_make_admins =
-            roles.iter().any(|role| role.tenant_id.is_none() && role.name == OF_ADMINS && may_give(role));
-        let roles: HashMap<_, _> = roles
-            .into_iter()
-            .map(|role| {
-                let id = (may_give(&role) && (may_make_admins || !role.is_admin)).then_some(role.role_id);
-                ((role.tenant_id, role.name), id)
-            })
-            .collect();
-        let default_role = if header.default_role.is_empty() { "user" } else { &header.default_role };
-        for (field, name) in header
-            .roles
-            .values()
-            .map(|name| ("header.roles", name.as_str()))
-            .chain([("header.default_role", default_role)])
-        {
-            if !roles.iter().any(|((_, known), id)| known == name && id.is_some()) {
+    /// Refuses a header that names a role which no tenant's rows could get.
+    fn check_roles(&self) -> Result<()> {
+        let names = self.role_names.values().map(|name| ("header.roles", name));
+        for (field, name) in names.chain([("header.default_role", &self.default_role)]) {
+            if !self.roles.iter().any(|((_, known), id)| known == name && id.is_some()) {
                 let text =
                     "must be the name of a role that does not reach over every tenant, nor beyond the caller's rights";
                 return Err(Fault::field(field, text));
             }
         }
-        Ok(Self {
-            tenants: known,
-            default_tenant,
-            domains: confined,
-            roles,
-            role_names: header.roles.clone(),
-            default_role: default_role.to_owned(),
-        })
+        Ok(())
     }
 
     /// The mapping of a header where there is a tenant `harbour` and two roles.
@@ -166,6 +137,44 @@ impl Mapping {
         let own = self.roles.get(&(Some(tenant), name.to_owned()));
         own.or_else(|| self.roles.get(&(None, name.to_owned()))).copied().flatten().map_or(Found::Unknown, Found::Id)
     }
+}
+
+/// Tenants by every name that a file may have for them. A slug cannot look like a UUID's text, and both take precedence
+/// over an external id.
+fn by_name(tenants: Vec<store::TenantRow>) -> HashMap<String, Uuid> {
+    let mut known = HashMap::new();
+    for tenant in tenants {
+        if let Some(external_id) = tenant.external_id {
+            known.entry(external_id).or_insert(tenant.tenant_id);
+        }
+        known.insert(tenant.slug, tenant.tenant_id);
+        known.insert(tenant.tenant_id.to_string(), tenant.tenant_id);
+    }
+    known
+}
+
+/// The tenant that a field of the header names.
+fn find(known: &HashMap<String, Uuid>, field: &str, name: &str) -> Result<Uuid> {
+    let problem = || Fault::field(field, "must be the slug or UUID of an active tenant");
+    known.get(name).or_else(|| known.get(&name.to_lowercase())).copied().ok_or_else(problem)
+}
+
+/// Roles by tenant and name, with their id where an importer who holds `held` may grant them.
+fn grantable(roles: Vec<store::RoleRow>, held: &Permissions) -> HashMap<(Option<Uuid>, String), Option<Uuid>> {
+    // The plain member's role comes with being a member; every other takes the permission to assign it.
+    let may_assign = held.has("roles.assign");
+    let may_give = |role: &store::RoleRow| {
+        (may_assign || role.is_built_in && role.name == PLAIN)
+            && role.permissions.iter().all(|permission| held.has(permission))
+    };
+    let may_make_admins = roles.iter().any(|role| role.tenant_id.is_none() && role.name == OF_ADMINS && may_give(role));
+    roles
+        .into_iter()
+        .map(|role| {
+            let id = (may_give(&role) && (may_make_admins || !role.is_admin)).then_some(role.role_id);
+            ((role.tenant_id, role.name), id)
+        })
+        .collect()
 }
 
 #[cfg(test)]

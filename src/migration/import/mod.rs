@@ -3,12 +3,12 @@
 mod candidate;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
+mod known_users;
 mod mapping;
 mod row;
 mod run;
 mod store;
 mod summary;
-mod taken;
 
 pub use self::candidate::Verdict;
 pub use self::mapping::Header;

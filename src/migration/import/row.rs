@@ -38,6 +38,13 @@ pub struct Row {
     pub unreadable: String,
 }
 
+/// Where a row's user belongs.
+#[derive(Clone, Copy)]
+struct Home {
+    tenant_id: Uuid,
+    role_id: Uuid,
+}
+
 impl Row {
     /// Digest over everything the row says.
     pub(super) fn digest(&self) -> [u8; 32] {
@@ -69,73 +76,98 @@ impl Row {
         inactive: &'static str,
         fresh_id: Uuid,
     ) -> Result<Candidate, Vec<Finding>> {
-        let mut findings = Vec::new();
-        let mut found = |reason, field| findings.push(Finding { reason, field });
         if !self.unreadable.is_empty() {
-            return Err(vec![Finding { reason: ImportReason::Unreadable, field: "" }]);
+            return Err(vec![Finding::new(ImportReason::Unreadable, "")]);
         }
-        for (field, value, longest) in [("legacy_id", &self.legacy_id, 128), ("full_name", &self.full_name, 256)] {
-            if value.chars().count() > longest {
-                found(ImportReason::ValueTooLong, field);
-            } else if value.chars().any(char::is_control) {
-                found(ImportReason::InvalidCharacter, field);
-            }
+        let mut findings: Vec<Finding> = self.text_findings().chain(self.email_finding()).collect();
+        let form = self.hash_form().unwrap_or_else(|finding| {
+            findings.push(finding);
+            None
+        });
+        if self.created_at.is_err() {
+            findings.push(Finding::new(ImportReason::InvalidTime, "created_at"));
         }
-        let email = self.email.trim();
-        if email.is_empty() {
-            found(ImportReason::EmailMissing, "email");
-        } else if input::email("email", email).is_err() {
-            found(ImportReason::EmailInvalid, "email");
+        match self.home(mapping, &mut findings) {
+            Some(home) if findings.is_empty() => Ok(self.candidate(home, form, inactive, fresh_id)),
+            _ => Err(findings),
         }
-        let hash = self.password_hash.trim();
-        let form = match hash {
-            "" => None,
-            hash => match hash_form::read(hash) {
-                Ok(form) => Some(form),
-                Err(HashFault::Broken) => {
-                    found(ImportReason::BrokenHash, "password_hash");
-                    None
-                }
-                Err(HashFault::CostTooHigh) => {
-                    found(ImportReason::HashCostTooHigh, "password_hash");
+    }
+
+    /// What is wrong with texts that are kept as they are.
+    fn text_findings(&self) -> impl Iterator<Item = Finding> {
+        [("legacy_id", &self.legacy_id, 128), ("full_name", &self.full_name, 256)].into_iter().filter_map(
+            |(field, value, longest)| {
+                if value.chars().count() > longest {
+                    Some(Finding::new(ImportReason::ValueTooLong, field))
+                } else if value.chars().any(char::is_control) {
+                    Some(Finding::new(ImportReason::InvalidCharacter, field))
+                } else {
                     None
                 }
             },
-        };
-        if self.created_at.is_err() {
-            found(ImportReason::InvalidTime, "created_at");
+        )
+    }
+
+    fn email_finding(&self) -> Option<Finding> {
+        let email = self.email.trim();
+        if email.is_empty() {
+            Some(Finding::new(ImportReason::EmailMissing, "email"))
+        } else if input::email("email", email).is_err() {
+            Some(Finding::new(ImportReason::EmailInvalid, "email"))
+        } else {
+            None
         }
+    }
+
+    /// The form of the password hash; none where there is no hash.
+    fn hash_form(&self) -> Result<Option<HashForm>, Finding> {
+        let hash = self.password_hash.trim();
+        if hash.is_empty() {
+            return Ok(None);
+        }
+        hash_form::read(hash).map(Some).map_err(|fault| {
+            let reason = match fault {
+                HashFault::Broken => ImportReason::BrokenHash,
+                HashFault::CostTooHigh => ImportReason::HashCostTooHigh,
+            };
+            Finding::new(reason, "password_hash")
+        })
+    }
+
+    /// The home tenant and the role there; none with a finding that says why.
+    fn home(&self, mapping: &Mapping, findings: &mut Vec<Finding>) -> Option<Home> {
         let tenant_id = match mapping.tenant(self.tenant.trim()) {
             Found::Id(id) => id,
+            // Without a tenant its own roles are not known either; the tenant is the finding.
             Found::Missing => {
-                found(ImportReason::TenantMissing, "tenant");
-                Uuid::nil()
+                findings.push(Finding::new(ImportReason::TenantMissing, "tenant"));
+                return None;
             }
             Found::Unknown => {
-                found(ImportReason::UnknownTenant, "tenant");
-                Uuid::nil()
+                findings.push(Finding::new(ImportReason::UnknownTenant, "tenant"));
+                return None;
             }
         };
-        if !tenant_id.is_nil() && email.contains('@') && !mapping.takes(tenant_id, &email_key(email)) {
-            found(ImportReason::EmailForeignDomain, "email");
+        let email = self.email.trim();
+        if email.contains('@') && !mapping.takes(tenant_id, &email_key(email)) {
+            findings.push(Finding::new(ImportReason::EmailForeignDomain, "email"));
         }
-        let role_id = match mapping.role(tenant_id, self.role.trim()) {
-            Found::Id(id) => id,
-            // Without a tenant its own roles are not known either; the tenant is the finding.
-            _ if tenant_id.is_nil() => Uuid::nil(),
-            _ => {
-                found(ImportReason::UnknownRole, "role");
-                Uuid::nil()
-            }
+        let Found::Id(role_id) = mapping.role(tenant_id, self.role.trim()) else {
+            findings.push(Finding::new(ImportReason::UnknownRole, "role"));
+            return None;
         };
-        if !findings.is_empty() {
-            return Err(findings);
-        }
+        Some(Home { tenant_id, role_id })
+    }
+
+    /// What a row without faults is imported as, with what there is to remark about it.
+    fn candidate(&self, home: Home, form: Option<HashForm>, inactive: &'static str, fresh_id: Uuid) -> Candidate {
+        let Home { tenant_id, role_id } = home;
         let status = if self.is_active { "active" } else { inactive };
         let digest = digest([&self.digest()[..], tenant_id.as_bytes(), role_id.as_bytes(), status.as_bytes()]);
         let kept_id = kept_id(&self.legacy_id);
         let (username, username_remark) = self.usable_username();
-        Ok(Candidate {
+        let email = self.email.trim();
+        Candidate {
             line: self.line,
             user_id: kept_id.unwrap_or(fresh_id),
             keeps_id: kept_id.is_some(),
@@ -146,19 +178,19 @@ impl Row {
             email_key: email_key(email),
             username,
             full_name: self.full_name.trim().to_owned(),
-            password_hash: form.map(|_| hash_form::canonical(hash)),
+            password_hash: form.map(|_| hash_form::canonical(self.password_hash.trim())),
             form,
             status,
             created_at: self.created_at.unwrap_or_default(),
             digest,
             remarks: username_remark.into_iter().chain(self.remarks(form)).collect(),
-        })
+        }
     }
 
     /// The username, unless it cannot be one.
     fn usable_username(&self) -> (Option<String>, Option<Finding>) {
         let username = self.username.trim();
-        let invalid = Finding { reason: ImportReason::UsernameInvalid, field: "username" };
+        let invalid = Finding::new(ImportReason::UsernameInvalid, "username");
         match username {
             "" => (None, None),
             name if name.chars().count() > 128
@@ -172,12 +204,12 @@ impl Row {
     }
 
     fn remarks(&self, form: Option<HashForm>) -> impl Iterator<Item = Finding> {
-        let hash = |reason| Finding { reason, field: "password_hash" };
+        let hash = |reason| Finding::new(reason, "password_hash");
         let is_old = form.is_some_and(|form| form.kind == "$2x$");
         let is_weak = form.is_some_and(|form| form.cost < WEAK_BELOW);
         [
             form.is_none().then(|| hash(ImportReason::NoPassword)),
-            (!self.is_active).then_some(Finding { reason: ImportReason::Inactive, field: "is_active" }),
+            (!self.is_active).then_some(Finding::new(ImportReason::Inactive, "is_active")),
             is_old.then(|| hash(ImportReason::OldHash)),
             is_weak.then(|| hash(ImportReason::LowCost)),
         ]

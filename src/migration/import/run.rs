@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::candidate::{Candidate, Verdict};
+use super::known_users::{KnownUsers, accepted, refused};
 use super::mapping::{Header, Mapping};
 use super::row::{Row, digest};
 use super::store;
 use super::summary::{Summary, hashes_from_json, hashes_to_json, reasons_from_json, reasons_to_json};
-use super::taken::{Taken, accepted, refused};
 use crate::access::Call;
 use crate::audit::{Event, EventType, Recorder};
 use crate::authenticate::StepUps;
@@ -64,16 +64,7 @@ impl Import {
         step_ups.require_of_people(&mut tx, call, IMPORT, None).await?;
         tx.commit().await?;
         let mut tx = db.begin(Scope::Platform).await?;
-        let since = context.clock.instant();
-        while !store::lock(&mut tx).await? {
-            // One that ended a moment ago without a commit may not have released its lock yet.
-            if context.clock.instant().saturating_duration_since(since) < LETTING_GO {
-                tokio::time::sleep(LOOK).await;
-                continue;
-            }
-            let text = "Another import is running; two at a time would wait for each other's rows.";
-            return Err(Fault::new(Reason::Overloaded, text).retry_after(Duration::from_secs(10)));
-        }
+        lock(&mut tx, context).await?;
         store::plan_each_batch(&mut tx).await?;
         let mapping = Mapping::load(&mut tx, &header, &call.principal()?.platform_permissions).await?;
         let mut hasher = Sha256::new();
@@ -130,11 +121,11 @@ impl Import {
         for _ in 0..ROUNDS {
             let rows: Vec<Candidate> = undecided.iter().map(|(_, row)| row.clone()).collect();
             let holders = store::holders(&mut self.tx, &self.header.source, &rows).await?;
-            let mut taken = Taken::new(&holders, &self.header.source, self.import_id);
+            let mut known = KnownUsers::new(&holders, &self.header.source, self.import_id);
             let mut places = Vec::new();
             let mut coming = Vec::new();
             for (place, mut row) in undecided {
-                match taken.decide(&mut row) {
+                match known.decide(&mut row) {
                     Some(verdict) => verdicts[place] = Some(verdict),
                     None => {
                         places.push(place);
@@ -203,21 +194,7 @@ impl Import {
             return Ok(self.summary);
         }
         let principal_id = self.call.principal()?.id;
-        let record = store::Record {
-            import_id: self.import_id,
-            source: &self.header.source,
-            principal_id,
-            request_id: self.header.request_id,
-            rows: self.summary.rows,
-            accepted: self.summary.accepted,
-            with_remarks: self.summary.with_remarks,
-            already_there: self.summary.already_there,
-            refused: self.summary.refused,
-            reasons: reasons_to_json(&self.summary.reasons),
-            hashes: hashes_to_json(&self.summary.hashes),
-            digest: &self.summary.digest,
-        };
-        if !store::keep(&mut self.tx, &record).await? {
+        if !self.keep(principal_id).await? {
             return self.repeated(principal_id).await;
         }
         self.summary.import_id = Some(self.import_id);
@@ -233,6 +210,25 @@ impl Import {
             "imported users"
         );
         Ok(self.summary)
+    }
+
+    /// Stores what the import came to. False when the same caller's `request_id` was used already.
+    async fn keep(&mut self, principal_id: Uuid) -> Result<bool> {
+        let record = store::Record {
+            import_id: self.import_id,
+            source: &self.header.source,
+            principal_id,
+            request_id: self.header.request_id,
+            rows: self.summary.rows,
+            accepted: self.summary.accepted,
+            with_remarks: self.summary.with_remarks,
+            already_there: self.summary.already_there,
+            refused: self.summary.refused,
+            reasons: reasons_to_json(&self.summary.reasons),
+            hashes: hashes_to_json(&self.summary.hashes),
+            digest: &self.summary.digest,
+        };
+        store::keep(&mut self.tx, &record).await
     }
 
     fn event(&self) -> Event {
@@ -271,6 +267,21 @@ impl Import {
             repeated: true,
         })
     }
+}
+
+/// Takes the lock of imports until the transaction ends.
+async fn lock(tx: &mut Tx, context: &Context) -> Result<()> {
+    let since = context.clock.instant();
+    while !store::lock(tx).await? {
+        // One that ended a moment ago without a commit may not have released its lock yet.
+        if context.clock.instant().saturating_duration_since(since) < LETTING_GO {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        let text = "Another import is running; two at a time would wait for each other's rows.";
+        return Err(Fault::new(Reason::Overloaded, text).retry_after(Duration::from_secs(10)));
+    }
+    Ok(())
 }
 
 /// The refusal of a stream that is not an import.

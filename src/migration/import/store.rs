@@ -1,10 +1,11 @@
 //! SQL of imports.
 
-use crate::db::Connection;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::candidate::Candidate;
+use crate::db::Connection;
 use crate::fault::Result;
 
 pub(super) struct TenantRow {
@@ -13,6 +14,14 @@ pub(super) struct TenantRow {
     pub external_id: Option<String>,
     /// Of which its users' addresses must be; none for any.
     pub domains: Option<Value>,
+}
+
+impl TenantRow {
+    /// The domains that the tenant is confined to, if it is.
+    pub(super) fn domains(&self) -> Option<Vec<String>> {
+        let domains = self.domains.as_ref()?.as_array().into_iter().flatten();
+        Some(domains.filter_map(|domain| domain.as_str()).map(str::to_owned).collect())
+    }
 }
 
 /// Tenants that users can be imported into.
@@ -100,6 +109,45 @@ pub(super) async fn holders(tx: &mut Connection, source: &str, rows: &[Candidate
     .await?)
 }
 
+/// Users as the statement that inserts them takes them: one entry per user and column.
+struct UserColumns<'a> {
+    user_ids: Vec<Uuid>,
+    tenant_ids: Vec<Uuid>,
+    role_ids: Vec<Uuid>,
+    emails: Vec<&'a str>,
+    email_keys: Vec<&'a str>,
+    usernames: Vec<Option<&'a str>>,
+    username_keys: Vec<Option<String>>,
+    full_names: Vec<&'a str>,
+    statuses: Vec<&'a str>,
+    hashes: Vec<Option<&'a str>>,
+    costs: Vec<Option<i16>>,
+    legacy_ids: Vec<Option<&'a str>>,
+    digests: Vec<&'a [u8]>,
+    created_at: Vec<Option<DateTime<Utc>>>,
+}
+
+impl<'a> UserColumns<'a> {
+    fn of(rows: &'a [Candidate]) -> Self {
+        Self {
+            user_ids: rows.iter().map(|row| row.user_id).collect(),
+            tenant_ids: rows.iter().map(|row| row.tenant_id).collect(),
+            role_ids: rows.iter().map(|row| row.role_id).collect(),
+            emails: rows.iter().map(|row| row.email.as_str()).collect(),
+            email_keys: rows.iter().map(|row| row.email_key.as_str()).collect(),
+            usernames: rows.iter().map(|row| row.username.as_deref()).collect(),
+            username_keys: rows.iter().map(Candidate::username_key).collect(),
+            full_names: rows.iter().map(|row| row.full_name.as_str()).collect(),
+            statuses: rows.iter().map(|row| row.status).collect(),
+            hashes: rows.iter().map(|row| row.password_hash.as_deref()).collect(),
+            costs: rows.iter().map(|row| row.form.map(|form| i16::from(form.cost))).collect(),
+            legacy_ids: rows.iter().map(|row| row.legacy_id.as_deref()).collect(),
+            digests: rows.iter().map(|row| row.digest.as_slice()).collect(),
+            created_at: rows.iter().map(|row| row.created_at).collect(),
+        }
+    }
+}
+
 /// Inserts users and their memberships; returns those inserted. What collides with a user who was inserted meanwhile is
 /// left out.
 pub(super) async fn insert(
@@ -109,20 +157,7 @@ pub(super) async fn insert(
     rows: &[Candidate],
     memberships: &[Uuid],
 ) -> Result<Vec<Uuid>> {
-    let user_ids: Vec<Uuid> = rows.iter().map(|row| row.user_id).collect();
-    let tenant_ids: Vec<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
-    let role_ids: Vec<Uuid> = rows.iter().map(|row| row.role_id).collect();
-    let emails: Vec<&str> = rows.iter().map(|row| row.email.as_str()).collect();
-    let email_keys: Vec<&str> = rows.iter().map(|row| row.email_key.as_str()).collect();
-    let usernames: Vec<Option<&str>> = rows.iter().map(|row| row.username.as_deref()).collect();
-    let username_keys: Vec<Option<String>> = rows.iter().map(Candidate::username_key).collect();
-    let full_names: Vec<&str> = rows.iter().map(|row| row.full_name.as_str()).collect();
-    let statuses: Vec<&str> = rows.iter().map(|row| row.status).collect();
-    let hashes: Vec<Option<&str>> = rows.iter().map(|row| row.password_hash.as_deref()).collect();
-    let costs: Vec<Option<i16>> = rows.iter().map(|row| row.form.map(|form| i16::from(form.cost))).collect();
-    let legacy_ids: Vec<Option<&str>> = rows.iter().map(|row| row.legacy_id.as_deref()).collect();
-    let digests: Vec<&[u8]> = rows.iter().map(|row| row.digest.as_slice()).collect();
-    let created: Vec<_> = rows.iter().map(|row| row.created_at).collect();
+    let users = UserColumns::of(rows);
     let inserted = sqlx::query_scalar!(
         r#"WITH given AS (
                SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
@@ -146,20 +181,20 @@ pub(super) async fn insert(
                FROM given JOIN inserted USING (user_id)
            )
            SELECT user_id AS "user_id!" FROM inserted"#,
-        &user_ids,
-        &tenant_ids,
-        &role_ids,
-        &emails as &[&str],
-        &email_keys as &[&str],
-        &usernames as &[Option<&str>],
-        &username_keys as &[Option<String>],
-        &full_names as &[&str],
-        &statuses as &[&str],
-        &hashes as &[Option<&str>],
-        &costs as &[Option<i16>],
-        &legacy_ids as &[Option<&str>],
-        &digests as &[&[u8]],
-        &created as &[Option<chrono::DateTime<chrono::Utc>>],
+        &users.user_ids,
+        &users.tenant_ids,
+        &users.role_ids,
+        &users.emails as &[&str],
+        &users.email_keys as &[&str],
+        &users.usernames as &[Option<&str>],
+        &users.username_keys as &[Option<String>],
+        &users.full_names as &[&str],
+        &users.statuses as &[&str],
+        &users.hashes as &[Option<&str>],
+        &users.costs as &[Option<i16>],
+        &users.legacy_ids as &[Option<&str>],
+        &users.digests as &[&[u8]],
+        &users.created_at as &[Option<DateTime<Utc>>],
         memberships,
         import_id,
         source,

@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use super::row::{Column, FileFault, LONGEST_ROW, LegacyRow, shown};
 
-/// What the reader below has seen, shared with the code that reads through it.
+/// How far the reader below has read, shared with the code that reads through it.
 #[derive(Debug, Default)]
-struct Seen {
+struct ReaderState {
     since_row: Cell<u64>,
     last_byte: Cell<u8>,
     at_end: Cell<bool>,
@@ -21,23 +21,23 @@ struct Seen {
 /// Bounds the length of a row, and remembers whether the file ended with a line break.
 struct Watched<R> {
     file: R,
-    seen: Rc<Seen>,
+    state: Rc<ReaderState>,
 }
 
 impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.seen.since_row.get() > LONGEST_ROW {
+        if self.state.since_row.get() > LONGEST_ROW {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
         let length = self.file.read(buffer)?;
-        self.seen.since_row.set(self.seen.since_row.get() + length as u64);
-        let before = self.seen.length.get();
+        self.state.since_row.set(self.state.since_row.get() + length as u64);
+        let before = self.state.length.get();
         let breaks = (before..).zip(&buffer[..length]).filter(|(_, byte)| matches!(byte, b'\r' | b'\n'));
-        self.seen.breaks.borrow_mut().extend(breaks.map(|(at, byte)| (at, *byte)));
-        self.seen.length.set(before + length as u64);
+        self.state.breaks.borrow_mut().extend(breaks.map(|(at, byte)| (at, *byte)));
+        self.state.length.set(before + length as u64);
         match buffer[..length].last() {
-            Some(last) => self.seen.last_byte.set(*last),
-            None => self.seen.at_end.set(true),
+            Some(last) => self.state.last_byte.set(*last),
+            None => self.state.at_end.set(true),
         }
         Ok(length)
     }
@@ -53,8 +53,8 @@ struct Lines {
 
 impl Lines {
     /// The line of the row that the reader found from byte `start` on.
-    fn of(&mut self, seen: &Seen, mut start: u64) -> u64 {
-        let mut breaks = seen.breaks.borrow_mut();
+    fn of(&mut self, state: &ReaderState, mut start: u64) -> u64 {
+        let mut breaks = state.breaks.borrow_mut();
         while let Some((at, byte)) = breaks.front().copied()
             && at <= start
         {
@@ -71,7 +71,7 @@ impl Lines {
 
 pub(super) struct CsvRows<R> {
     reader: csv::Reader<Watched<R>>,
-    seen: Rc<Seen>,
+    state: Rc<ReaderState>,
     lines: Lines,
     columns: Vec<Column>,
     record: csv::ByteRecord,
@@ -81,8 +81,8 @@ pub(super) struct CsvRows<R> {
 
 impl<R: Read> CsvRows<R> {
     pub(super) fn new(file: R) -> Result<Self, FileFault> {
-        let seen = Rc::<Seen>::default();
-        let watched = Watched { file, seen: Rc::clone(&seen) };
+        let state = Rc::<ReaderState>::default();
+        let watched = Watched { file, state: Rc::clone(&state) };
         let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(watched);
         let mut record = csv::ByteRecord::new();
         if !reader.read_byte_record(&mut record).map_err(|e| csv_fault(e, 1))? {
@@ -101,14 +101,14 @@ impl<R: Read> CsvRows<R> {
             return Err(FileFault::MissingColumn("email"));
         }
         let lines = Lines { line: 1, last_cr: None };
-        Ok(Self { reader, seen, lines, columns, record, rows: 0, ended: false })
+        Ok(Self { reader, state, lines, columns, record, rows: 0, ended: false })
     }
 
     fn row(&mut self) -> Result<Option<LegacyRow>, FileFault> {
-        self.seen.since_row.set(0);
+        self.state.since_row.set(0);
         let start = self.reader.position().byte();
         let is_row = self.reader.read_byte_record(&mut self.record);
-        let line = self.lines.of(&self.seen, start);
+        let line = self.lines.of(&self.state, start);
         if !is_row.map_err(|e| csv_fault(e, line))? {
             return if self.rows == 0 { Err(FileFault::Empty) } else { Ok(None) };
         }
@@ -116,8 +116,8 @@ impl<R: Read> CsvRows<R> {
         let fields = text(&self.record, line)?;
         // The end of the file was reached within this row: either it has no line break after it, or its line break
         // belongs to a quotation that is still open.
-        let is_unended = self.seen.at_end.get();
-        let is_quotation_open = is_unended && self.seen.last_byte.get() == b'\n';
+        let is_unended = self.state.at_end.get();
+        let is_quotation_open = is_unended && self.state.last_byte.get() == b'\n';
         if is_quotation_open || (is_unended && fields.len() != self.columns.len()) {
             return Err(FileFault::Truncated(line));
         }

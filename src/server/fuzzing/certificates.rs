@@ -86,7 +86,7 @@ fn holder(chain: &[CertificateDer<'_>]) -> Result<Option<CertificateIdentity>> {
     let again = known.one.holder(chain, now());
     assert_eq!(first.as_ref().ok(), again.as_ref().ok(), "one certificate says two things");
     let shared = known.two.holder(chain, now());
-    assert!(!matches!(shared, Ok(Some(_))), "of two authorities that vouch one was chosen");
+    assert!(!matches!(shared, Ok(Some(_))), "of two authorities that verify the certificate one was chosen");
     first
 }
 

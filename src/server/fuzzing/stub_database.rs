@@ -36,18 +36,7 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
             b'Q' => {
                 // "BEGIN; SELECT scope_begin(...)", "ROLLBACK", "COMMIT", or what a connection is asked when it is new.
                 begun = body.starts_with(b"BEGIN");
-                let statements = body.split(|byte| *byte == b';').count();
-                let asks = |what: &str| body.windows(what.len()).any(|part| part == what.as_bytes());
-                let row =
-                    if asks("transaction_read_only") { Some("off") } else { asks("pg_backend_pid").then_some("1") };
-                let (description, values) = row.map(|value| (description(value), values(value))).unwrap_or_default();
-                let mut answers = vec![(b'C', b"SET\0".as_slice()); statements];
-                if row.is_some() {
-                    // The last statement is the one that asks.
-                    let at = answers.len().saturating_sub(1);
-                    answers.splice(at..at, [(b'T', description.as_slice()), (b'D', values.as_slice())]);
-                }
-                send(&mut stream, &answers).await?;
+                complete(&mut stream, &body).await?;
             }
             b'S' if asked => send(&mut stream, &[(b'E', CANCELLED)]).await?,
             b'S' => {}
@@ -67,6 +56,21 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
         asked &= begun && kind != b'Q';
         send(&mut stream, &[(b'Z', state.as_slice())]).await?;
     }
+}
+
+/// Answers every statement of a simple query as done, and the one that asks something with a row.
+async fn complete(stream: &mut TcpStream, query: &[u8]) -> io::Result<()> {
+    let statements = query.split(|byte| *byte == b';').count();
+    let asks = |what: &str| query.windows(what.len()).any(|part| part == what.as_bytes());
+    let row = if asks("transaction_read_only") { Some("off") } else { asks("pg_backend_pid").then_some("1") };
+    let (description, values) = row.map(|value| (description(value), values(value))).unwrap_or_default();
+    let mut answers = vec![(b'C', b"SET\0".as_slice()); statements];
+    if row.is_some() {
+        // The last statement is the one that asks.
+        let at = answers.len().saturating_sub(1);
+        answers.splice(at..at, [(b'T', description.as_slice()), (b'D', values.as_slice())]);
+    }
+    send(stream, &answers).await
 }
 
 /// That a row has one column, a number where its value is one.

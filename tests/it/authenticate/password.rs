@@ -232,7 +232,7 @@ async fn what_no_login_can_mean_is_named() {
 /// Between two multiples of the failure latency quantum no refusal is answered, however early it was decided and
 /// recorded.
 #[tokio::test]
-async fn a_refusal_waits_for_the_next_point_of_the_grid() {
+async fn a_refusal_waits_for_the_next_multiple_of_the_quantum() {
     let server = Setup::new().await.with("PASSWORDS__FAILURE_LATENCY_QUANTUM", "1h").start().await;
     let tenant = server.tenant("a").await;
     server.user(tenant, "ann@example.com", "user").await;

@@ -167,8 +167,8 @@ async fn a_member_of_another_tenant_is_not_the_home_administrators_to_take_over(
     // An address chosen by another caller and marked as verified: a way to reset the password.
     let disable = DisableUserRequest { user_id: guest.clone(), ..Default::default() };
     at.boss.directory.clone().disable_user(disable).await.expect("the home may switch its users off");
-    let vouch = EnableUserRequest { user_id: guest.clone(), email_verified: true, ..Default::default() };
-    assert_eq!(reason(at.boss.directory.clone().enable_user(vouch).await), "PERMISSION_DENIED");
+    let confirm = EnableUserRequest { user_id: guest.clone(), email_verified: true, ..Default::default() };
+    assert_eq!(reason(at.boss.directory.clone().enable_user(confirm).await), "PERMISSION_DENIED");
     let enable = EnableUserRequest { user_id: guest.clone(), ..Default::default() };
     at.boss.directory.clone().enable_user(enable).await.expect("and on again");
     // What takes nothing over, and a user who is a member here only.

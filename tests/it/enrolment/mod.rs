@@ -10,7 +10,7 @@ mod void;
 
 use sidle::proto;
 use sidle::proto::authenticate_password_response::Outcome;
-use sidle::seal::Place;
+use sidle::seal::SealContext;
 use sidle_dev::kanidm::Kanidm;
 use sidle_dev::random_word;
 use sqlx::Row as _;
@@ -108,8 +108,8 @@ impl World {
             ORDER BY mail_id";
         let rows = sqlx::query(select).bind(address).fetch_all(self.server.sql()).await.unwrap();
         let token = |row: sqlx::postgres::PgRow| {
-            let place = Place { table: "mail_outbox", column: "parameters", row: row.get(0) };
-            let parameters = self.server.app().keyring.open(place, row.get(1)).unwrap();
+            let context = SealContext { table: "mail_outbox", column: "parameters", row: row.get(0) };
+            let parameters = self.server.app().keyring.open(context, row.get(1)).unwrap();
             let parameters: serde_json::Value = serde_json::from_slice(&parameters).unwrap();
             parameters["token"].as_str().unwrap().to_owned()
         };

@@ -64,7 +64,7 @@ async fn who_proves_both_sides_in_one_sitting_is_linked() {
     let mut client = two.world.server.client(&two.token);
     let session = client.session.get_session(proto::GetSessionRequest::default()).await.unwrap().into_inner();
     let session = session.session.unwrap();
-    assert_eq!(session.auth_method(), proto::SessionAuthMethod::Dual, "both vouch for it now");
+    assert_eq!(session.auth_method(), proto::SessionAuthMethod::Dual, "both confirm it now");
     assert!(!session.kanidm_session_id.is_empty());
     let told = event(&two.world.server, "user.kanidm_linked").await;
     assert_eq!((told.target_id.clone(), told.actor_id), (Some(two.user.to_string()), Some(two.user)));

@@ -86,7 +86,7 @@ async fn a_key_that_kanidm_revoked_is_trusted_no_longer() {
 
 /// An attacker who cuts Sidle off from Kanidm must not keep a stolen key valid.
 #[tokio::test]
-async fn keys_that_could_not_be_confirmed_for_long_vouch_for_nobody() {
+async fn keys_that_could_not_be_confirmed_for_long_verify_no_token() {
     let world = World::with(often).await;
     let (caller, client) = (verifier_token(&world.server).await, world.client());
     world.login().await.expect("the keys are known");

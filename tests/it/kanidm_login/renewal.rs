@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::Value;
 use sidle::proto;
-use sidle::seal::Place;
+use sidle::seal::SealContext;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -41,8 +41,8 @@ impl World {
         let select = "SELECT session_id, kanidm_refresh_token FROM sessions WHERE user_id = $1 AND status = 'active'";
         let (row, sealed): (Uuid, Vec<u8>) =
             sqlx::query_as(select).bind(self.user).fetch_one(self.server.sql()).await.unwrap();
-        let place = Place { table: "sessions", column: "kanidm_refresh_token", row };
-        let token = self.server.app().keyring.open(place, &sealed).unwrap();
+        let context = SealContext { table: "sessions", column: "kanidm_refresh_token", row };
+        let token = self.server.app().keyring.open(context, &sealed).unwrap();
         String::from_utf8(token.to_vec()).unwrap()
     }
 
@@ -128,7 +128,7 @@ async fn expired_tokens_of_kanidms_are_renewed_at_the_refresh() {
         pass().await;
         assert!(!is_good(&world.server, &tokens.access_token).await, "expired");
         let before = asked().await;
-        tokens = world.refresh(&tokens.refresh_token, round).await.expect("Kanidm vouches").tokens.unwrap();
+        tokens = world.refresh(&tokens.refresh_token, round).await.expect("Kanidm confirms").tokens.unwrap();
         assert_eq!(asked().await, before + 1, "and was asked");
         assert!(is_good(&world.server, &tokens.access_token).await);
     }

@@ -63,7 +63,7 @@ async fn a_logout_in_kanidm_ends_the_session_here() {
 }
 
 #[tokio::test]
-async fn a_session_that_both_sides_vouch_for_ends_with_kanidms() {
+async fn a_session_that_both_sides_confirm_ends_with_kanidms() {
     let world = World::with(watchful).await;
     world.server.user(world.tenant, "bob@example.com", "user").await;
     let (bob, bearer) = person(&world.kanidm, "bob").await;

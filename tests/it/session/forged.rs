@@ -12,7 +12,7 @@ use rsa::pkcs8::EncodePublicKey as _;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use sidle::proto;
-use sidle::seal::Place;
+use sidle::seal::SealContext;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -55,8 +55,8 @@ impl Forger {
         let caller = verifier_token(&server).await;
         let row: (Uuid, Vec<u8>) =
             sqlx::query_as("SELECT kid, private_key FROM signing_keys").fetch_one(server.sql()).await.unwrap();
-        let place = Place { table: "signing_keys", column: "private_key", row: row.0 };
-        let key = server.app().keyring.open(place, &row.1).unwrap();
+        let context = SealContext { table: "signing_keys", column: "private_key", row: row.0 };
+        let key = server.app().keyring.open(context, &row.1).unwrap();
         Self { server, caller, shop, own, key, algorithm }
     }
 

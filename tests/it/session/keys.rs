@@ -270,12 +270,12 @@ async fn a_sealed_key_that_was_moved_does_not_open() {
     sqlx::query(put).bind(rows[0].0).bind(&rows[1].1).execute(server.sql()).await.unwrap();
     assert!(!starts().await, "a key of another row");
     let keyring = &server.app().keyring;
-    let raw =
-        keyring.open(sidle::seal::Place { table: "signing_keys", column: "private_key", row: rows[0].0 }, &rows[0].1);
+    let raw = keyring
+        .open(sidle::seal::SealContext { table: "signing_keys", column: "private_key", row: rows[0].0 }, &rows[0].1);
     let raw = raw.unwrap();
     for (table, column) in [("sessions", "private_key"), ("signing_keys", "kanidm_refresh_token")] {
-        let place = sidle::seal::Place { table, column, row: rows[0].0 };
-        let moved = keyring.seal(&server.context.entropy, place, &raw);
+        let context = sidle::seal::SealContext { table, column, row: rows[0].0 };
+        let moved = keyring.seal(&server.context.entropy, context, &raw);
         sqlx::query(put).bind(rows[0].0).bind(moved).execute(server.sql()).await.unwrap();
         assert!(!starts().await, "a value that was sealed for {table}.{column}");
     }

@@ -54,7 +54,7 @@ async fn cut_off(break_it: impl Fn(&Proxy)) {
     })
     .await;
     assert_eq!(reason(&refused), "INVALID_TOKEN", "it comes back by itself, and knows what it has missed");
-    verify(&two, &caller, &other, "sidle").await.expect("and vouches for the others again");
+    verify(&two, &caller, &other, "sidle").await.expect("and verifies the others again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

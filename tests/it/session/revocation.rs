@@ -20,7 +20,7 @@ async fn a_revoked_session_is_refused_at_once_here_and_soon_elsewhere() {
     settled(&two, &one, "session.revoked").await;
     assert!(!is_good(&two, &tokens.access_token).await, "refused from the moment on that the log has told of it");
     let three = setup.start().await;
-    assert!(three.app().verifier.revocation_age().is_some(), "it vouches for tokens from its first call on");
+    assert!(three.app().verifier.revocation_age().is_some(), "it verifies tokens from its first call on");
     assert!(!is_good(&three, &tokens.access_token).await, "a replica that starts later knows it from the tables");
 }
 

@@ -17,6 +17,7 @@ use crate::authenticate::account::store::registrations::{self as store, NewRegis
 use crate::authenticate::account::store::users::UserStatus;
 use crate::authenticate::account::store::{one_time, users};
 use crate::change::Change;
+use crate::credential::StoredHash;
 use crate::db::Scope;
 use crate::fault::{Fault, Reason, Result};
 use crate::mail::{Kind, Message};
@@ -47,18 +48,32 @@ impl Account {
     /// none of them has to do with whether the address has an account.
     pub(in crate::authenticate) async fn register(&self, call: &Call, new: NewAccount) -> Result<Registered> {
         let charge = self.may_send(call).await?;
-        // Which tenants are open is no secret; for a closed one nothing is computed.
-        let mut tx = self.db.begin(Scope::Platform).await?;
-        let is_open = store::is_open(&mut tx, new.tenant_id, None).await?;
-        tx.commit().await?;
-        if !is_open {
-            return Err(closed());
-        }
+        self.require_open(new.tenant_id).await?;
         let about = [new.email.as_str(), &new.full_name, new.username.as_deref().unwrap_or_default()];
         // Before anything is looked up about the address, and for a repeat as well: the work says nothing.
         let hash = self.hasher.new_password(&charge, &self.policy, "password", &new.password, &about).await?;
         let (digest, secret) = self.registration_secret(&new);
+        let expires_at = self.keep_registration(call, &new, &hash, &digest, &secret).await?;
+        Ok(Registered { secret, expires_at })
+    }
 
+    /// Refuses a tenant that is not open. Which ones are is no secret; for a closed one nothing is computed.
+    async fn require_open(&self, tenant: Uuid) -> Result<()> {
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        let is_open = store::is_open(&mut tx, tenant, None).await?;
+        tx.commit().await?;
+        if is_open { Ok(()) } else { Err(closed()) }
+    }
+
+    /// Stores a registration for the worker to answer, unless its request is repeated; says how long it can be confirmed.
+    async fn keep_registration(
+        &self,
+        call: &Call,
+        new: &NewAccount,
+        password: &StoredHash,
+        request_hash: &[u8; 32],
+        secret: &str,
+    ) -> Result<DateTime<Utc>> {
         let mut change = self.changes.begin(Scope::Platform).await?;
         let email_key = names::email_key(&new.email);
         let username_key = new.username.as_deref().and_then(names::username_key);
@@ -70,15 +85,15 @@ impl Account {
         let registration = NewRegistration {
             registration_id: self.context.new_id(),
             request_id: new.request_id,
-            request_hash: &digest,
+            request_hash,
             tenant_id: new.tenant_id,
             email: &new.email,
             email_key: &email_key,
             username: new.username.as_deref(),
             username_key: username_key.as_deref(),
             full_name: &new.full_name,
-            password: &hash,
-            secret_hash: &opaque::digest(&*secret),
+            password,
+            secret_hash: &opaque::digest(secret),
             now: change.now,
             expires_at,
         };
@@ -92,12 +107,10 @@ impl Account {
             change.record(event).await?;
             change.commit().await?;
             self.asked.notify_one();
-            return Ok(Registered { secret, expires_at });
+            return Ok(expires_at);
         }
         match store::of_request(&mut change.tx, new.request_id).await? {
-            Some(earlier) if earlier.request_hash == digest => {
-                Ok(Registered { secret, expires_at: earlier.expires_at })
-            }
+            Some(earlier) if earlier.request_hash == request_hash => Ok(earlier.expires_at),
             _ => Err(Fault::new(Reason::RequestIdReused, "This request_id was used before for a different request.")),
         }
     }

@@ -1,4 +1,4 @@
-//! Who has what: the decision about a row that is good by itself.
+//! The decision about a row that is good by itself: by the users whom it could collide with.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,21 +17,21 @@ pub(super) fn accepted(row: Candidate) -> Verdict {
     Verdict { line: row.line, outcome, user_id: Some(row.user_id), findings: row.remarks }
 }
 
-/// Who has what: users in the database, and rows of the same batch that are about to be inserted.
-pub(super) struct Taken<'a> {
+/// Users whom rows could collide with: those in the database, and rows of the same batch that are about to be inserted.
+pub(super) struct KnownUsers<'a> {
     import_id: Uuid,
     by_id: HashMap<Uuid, &'a Holder>,
     by_email: HashMap<&'a str, &'a Holder>,
     by_username: HashSet<&'a str>,
     by_legacy_id: HashMap<&'a str, &'a Holder>,
     source: &'a str,
-    coming_emails: HashSet<String>,
-    coming_usernames: HashSet<String>,
-    coming_legacy_ids: HashSet<String>,
-    coming_ids: HashSet<Uuid>,
+    batch_emails: HashSet<String>,
+    batch_usernames: HashSet<String>,
+    batch_legacy_ids: HashSet<String>,
+    batch_ids: HashSet<Uuid>,
 }
 
-impl<'a> Taken<'a> {
+impl<'a> KnownUsers<'a> {
     pub(super) fn new(holders: &'a [Holder], source: &'a str, import_id: Uuid) -> Self {
         let living = || holders.iter().filter(|holder| !holder.is_deleted);
         let from_here = holders.iter().filter(|holder| holder.import_source.as_deref() == Some(source));
@@ -42,10 +42,10 @@ impl<'a> Taken<'a> {
             by_username: living().filter_map(|holder| holder.username_key.as_deref()).collect(),
             by_legacy_id: from_here.filter_map(|holder| Some((holder.legacy_id.as_deref()?, holder))).collect(),
             source,
-            coming_emails: HashSet::new(),
-            coming_usernames: HashSet::new(),
-            coming_legacy_ids: HashSet::new(),
-            coming_ids: HashSet::new(),
+            batch_emails: HashSet::new(),
+            batch_usernames: HashSet::new(),
+            batch_legacy_ids: HashSet::new(),
+            batch_ids: HashSet::new(),
         }
     }
 
@@ -62,7 +62,7 @@ impl<'a> Taken<'a> {
                     findings: Vec::new(),
                 }
             } else {
-                refused(row.line, vec![Finding { reason: ImportReason::RowChanged, field: "" }])
+                refused(row.line, vec![Finding::new(ImportReason::RowChanged, "")])
             });
         }
         let findings = self.collisions(row);
@@ -70,13 +70,13 @@ impl<'a> Taken<'a> {
             return Some(refused(row.line, findings));
         }
         if let Some(key) = row.username_key()
-            && (self.by_username.contains(key.as_str()) || !self.coming_usernames.insert(key))
+            && (self.by_username.contains(key.as_str()) || !self.batch_usernames.insert(key))
         {
             row.drop_username();
         }
-        self.coming_emails.insert(row.email_key.clone());
-        self.coming_ids.insert(row.user_id);
-        self.coming_legacy_ids.extend(row.legacy_id.clone());
+        self.batch_emails.insert(row.email_key.clone());
+        self.batch_ids.insert(row.user_id);
+        self.batch_legacy_ids.extend(row.legacy_id.clone());
         None
     }
 
@@ -97,18 +97,18 @@ impl<'a> Taken<'a> {
         let mut findings = Vec::new();
         let by_email = self.by_email.get(row.email_key.as_str());
         let of_this_import = |holder: &&Holder| holder.import_id == Some(self.import_id);
-        if self.coming_emails.contains(&row.email_key) || by_email.is_some_and(of_this_import) {
-            findings.push(Finding { reason: ImportReason::EmailDuplicate, field: "email" });
+        if self.batch_emails.contains(&row.email_key) || by_email.is_some_and(of_this_import) {
+            findings.push(Finding::new(ImportReason::EmailDuplicate, "email"));
         } else if by_email.is_some() {
-            findings.push(Finding { reason: ImportReason::EmailTaken, field: "email" });
+            findings.push(Finding::new(ImportReason::EmailTaken, "email"));
         }
         let is_legacy_id_here = row.legacy_id.as_deref().is_some_and(|id| {
-            self.coming_legacy_ids.contains(id) || self.by_legacy_id.get(id).is_some_and(of_this_import)
+            self.batch_legacy_ids.contains(id) || self.by_legacy_id.get(id).is_some_and(of_this_import)
         });
         if is_legacy_id_here {
-            findings.push(Finding { reason: ImportReason::LegacyIdDuplicate, field: "legacy_id" });
-        } else if row.keeps_id && (self.by_id.contains_key(&row.user_id) || self.coming_ids.contains(&row.user_id)) {
-            findings.push(Finding { reason: ImportReason::UserIdTaken, field: "legacy_id" });
+            findings.push(Finding::new(ImportReason::LegacyIdDuplicate, "legacy_id"));
+        } else if row.keeps_id && (self.by_id.contains_key(&row.user_id) || self.batch_ids.contains(&row.user_id)) {
+            findings.push(Finding::new(ImportReason::UserIdTaken, "legacy_id"));
         }
         findings
     }
