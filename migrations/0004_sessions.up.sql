@@ -205,9 +205,11 @@ CREATE TYPE new_session AS (
     idle_expires_at      timestamptz,
     expires_at           timestamptz,
     session_limit        integer,
-    limit_event          jsonb
+    limit_event          prepared_event
 );
 COMMENT ON TYPE new_session IS 'A session that is about to begin, with its first refresh token; how many a user may have, 0 for any number, and the event that tells of those that end for it.';
+CREATE TYPE tenant_outcome AS ENUM ('found', 'tenant_required', 'no_tenant');
+COMMENT ON TYPE tenant_outcome IS 'Whether there is a tenant for a login to act in: tenant_required when it has to be said which.';
 CREATE TYPE user_rights AS (
     tenant_id            uuid,
     roles                text[],
