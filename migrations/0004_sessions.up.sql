@@ -205,9 +205,11 @@ CREATE TYPE new_session AS (
     idle_expires_at      timestamptz,
     expires_at           timestamptz,
     session_limit        integer,
-    limit_event          jsonb
+    limit_event          prepared_event
 );
 COMMENT ON TYPE new_session IS 'A session to begin, with its first refresh token; the limit of sessions of one user, 0 for none, and the event that records those that end because of it.';
+CREATE TYPE tenant_outcome AS ENUM ('found', 'tenant_required', 'no_tenant');
+COMMENT ON TYPE tenant_outcome IS 'Whether there is a tenant for a login to act in: tenant_required when the caller has to choose.';
 CREATE TYPE user_rights AS (
     tenant_id            uuid,
     roles                text[],

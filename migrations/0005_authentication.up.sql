@@ -119,13 +119,14 @@ CREATE POLICY recovery_codes_scope ON recovery_codes USING ((SELECT sidle_platfo
 GRANT SELECT, INSERT, UPDATE, DELETE ON recovery_codes TO sidle_app;
 
 CREATE TABLE mfa_challenges (
-    challenge_id     uuid PRIMARY KEY,
-    challenge_hash   bytea NOT NULL,
-    user_id          uuid NOT NULL REFERENCES users ON DELETE CASCADE,
-    password_version bigint NOT NULL,
-    request          jsonb NOT NULL,
-    created_at       timestamptz NOT NULL,
-    expires_at       timestamptz NOT NULL,
+    challenge_id      uuid PRIMARY KEY,
+    challenge_hash    bytea NOT NULL,
+    user_id           uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    password_version  bigint NOT NULL,
+    known_device_hash bytea,
+    request           jsonb NOT NULL,
+    created_at        timestamptz NOT NULL,
+    expires_at        timestamptz NOT NULL,
     CONSTRAINT mfa_challenges_challenge_hash_check CHECK (octet_length(challenge_hash) = 32)
 );
 CREATE UNIQUE INDEX mfa_challenges_challenge_hash_key ON mfa_challenges (challenge_hash);
@@ -136,7 +137,8 @@ COMMENT ON COLUMN mfa_challenges.challenge_id IS 'UUIDv7 of the challenge.';
 COMMENT ON COLUMN mfa_challenges.challenge_hash IS 'SHA-256 of the token that the client completes the login with.';
 COMMENT ON COLUMN mfa_challenges.user_id IS 'User who is signing in.';
 COMMENT ON COLUMN mfa_challenges.password_version IS 'Version of the password that was right: when the password has changed since, the challenge is void.';
-COMMENT ON COLUMN mfa_challenges.request IS 'What was asked for: tenant, audience, device, persistent.';
+COMMENT ON COLUMN mfa_challenges.known_device_hash IS 'Digest of the known device that the password came from, if any: guesses at the second factor are counted per device.';
+COMMENT ON COLUMN mfa_challenges.request IS 'What was asked for: tenant, audience, device, persistent. Read by the service only.';
 COMMENT ON COLUMN mfa_challenges.created_at IS 'When the password was verified.';
 COMMENT ON COLUMN mfa_challenges.expires_at IS 'When it stops being accepted.';
 ALTER TABLE mfa_challenges ENABLE ROW LEVEL SECURITY;
@@ -333,12 +335,42 @@ CREATE TYPE new_device AS (
 );
 COMMENT ON TYPE new_device IS 'A device that becomes known, and the limit of known devices of one user.';
 CREATE TYPE new_challenge AS (
-    challenge_id   uuid,
-    challenge_hash bytea,
-    request        jsonb,
-    expires_at     timestamptz
+    challenge_id      uuid,
+    challenge_hash    bytea,
+    known_device_hash bytea,
+    request           jsonb,
+    expires_at        timestamptz
 );
-COMMENT ON TYPE new_challenge IS 'A login that waits for its second factor, with what it asked for.';
+COMMENT ON TYPE new_challenge IS 'A login that waits for its second factor, with the known device that it comes from and what it asked for.';
+CREATE TYPE attempt_refusal AS ENUM ('throttled', 'unknown', 'locked', 'disabled', 'unverified', 'kanidm_only', 'no_password',
+    'no_second_factor', 'unknown_challenge', 'challenge_lapsed', 'challenge_spent', 'changed_meanwhile', 'wrong_code',
+    'replayed');
+COMMENT ON TYPE attempt_refusal IS 'Why an attempt at a guessable secret is not made or does not count: the client''s address asked too often; the user, the password, the second factor or the challenge is not there or not as it must be; the code is wrong, or was used before.';
+CREATE TYPE password_attempt AS (
+    user_id            uuid,
+    tenant_id          uuid,
+    refusal            attempt_refusal,
+    retry_after        interval,
+    attempt            integer,
+    known_device       boolean,
+    password_hash      text,
+    password_version   bigint,
+    password_pepper_id smallint,
+    set_here           boolean,
+    highest_cost       smallint
+);
+COMMENT ON TYPE password_attempt IS 'An attempt at a password that was reserved, with the hash to compare with, or why it was not; when to come back with throttled. And the highest cost of any user''s hash.';
+CREATE TYPE factor_attempt AS (
+    user_id      uuid,
+    tenant_id    uuid,
+    refusal      attempt_refusal,
+    attempt      integer,
+    known_device boolean,
+    totp_id      uuid,
+    secret       bytea,
+    request      jsonb
+);
+COMMENT ON TYPE factor_attempt IS 'An attempt at a second factor that was reserved, with the application''s secret, sealed, or why it was not; and what the login asked for that waits for it.';
 CREATE TYPE login_account AS (
     user_id     uuid,
     email       text,
@@ -356,18 +388,10 @@ CREATE TYPE login_result AS (
     choices        uuid[],
     known_device   boolean,
     recovery_codes boolean,
-    refusal        text
+    refusal        attempt_refusal
 );
 COMMENT ON TYPE login_result IS 'Result of a login: account and rights with signed_in, the tenants to choose from with tenant_required, whether there are recovery codes left with mfa_required; a refusal where the caller is to record it.';
 CREATE TYPE key_outcome AS ENUM ('accepted', 'unknown', 'revoked', 'expired', 'disabled', 'tenant_disabled');
 COMMENT ON TYPE key_outcome IS 'Outcome of an exchange of an API key or a client secret.';
-CREATE TYPE new_invitation AS (
-    invitation_id uuid,
-    token_hash    bytea,
-    expires_at    timestamptz,
-    tenant_slugs  text[],
-    mail          jsonb,
-    mail_every    interval,
-    issued        prepared_event
-);
-COMMENT ON TYPE new_invitation IS 'An invitation for a user who is to be invited: the tenants whose users can be invited, all where none is named, and the message that carries it, where there is mail, with its rate limit.';
+CREATE TYPE invitation_route AS ENUM ('login', 'mail');
+COMMENT ON TYPE invitation_route IS 'How an invitation reaches a user: in the answer to a login, or by mail.';

@@ -1,1 +1,2 @@
 DROP TABLE mail_outbox;
+DROP TYPE new_message;

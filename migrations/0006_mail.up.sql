@@ -51,3 +51,16 @@ ALTER TABLE mail_outbox ENABLE ROW LEVEL SECURITY;
 ALTER TABLE mail_outbox FORCE ROW LEVEL SECURITY;
 CREATE POLICY mail_outbox_scope ON mail_outbox USING ((SELECT sidle_platform()));
 GRANT SELECT, INSERT, UPDATE, DELETE ON mail_outbox TO sidle_app;
+
+-- What the functions that write messages take.
+CREATE TYPE new_message AS (
+    mail_id              uuid,
+    kind                 text,
+    user_id              uuid,
+    recipient            text,
+    recipient_key        text,
+    parameters           bytea,
+    lifetime             interval,
+    per_address_and_hour integer
+);
+COMMENT ON TYPE new_message IS 'A message that is to be written, its parameters sealed: to the address it names or else to the user''s present one, unless that has had so many in the last hour. Null where there is no mail server.';

@@ -131,3 +131,17 @@ CREATE POLICY kanidm_enrolments_scope ON kanidm_enrolments USING ((SELECT sidle_
 GRANT SELECT, INSERT (person_id, lease_id, lease_until),
     UPDATE (credential_seen_at, link_id, link, link_until, lease_id, lease_until, carry_over_at, carry_over_outcome)
     ON kanidm_enrolments TO sidle_app;
+
+-- What the functions take and give that invite users to Kanidm and link them to persons.
+CREATE TYPE new_invitation AS (
+    invitation_id uuid,
+    token_hash    bytea,
+    expires_at    timestamptz,
+    tenant_slugs  text[],
+    mail          new_message,
+    mail_every    interval,
+    issued        prepared_event
+);
+COMMENT ON TYPE new_invitation IS 'An invitation for a user who is to be invited: the tenants to whose users it may go, all where none is named, and the message that brings it, where there is mail, with how often at most.';
+CREATE TYPE person_refusal AS ENUM ('migrating', 'person_taken');
+COMMENT ON TYPE person_refusal IS 'Why a person may not be linked to a user: a migration is at work on the user, or the person is somebody else''s.';

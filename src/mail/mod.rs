@@ -17,5 +17,6 @@ pub use self::failure::Failure;
 pub use self::mailer::{Letter, Mailer};
 pub use self::message::{Kind, Message};
 pub use self::outbox::Outbox;
+pub use self::store::NewMessage;
 pub use self::templates::{Rendered, sample};
 pub use self::worker::Worker;

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::store::NewMessage;
 use super::{Kind, Message, store};
 use crate::access::names::email_key;
 use crate::config::MailConfig;
 use crate::context::Context;
-use crate::db::Connection;
+use crate::db::{Connection, interval};
 use crate::fault::Result;
 use crate::seal::{Keyring, SealContext};
 
@@ -50,8 +50,8 @@ impl Outbox {
     /// # Errors
     /// When the database fails; the transaction must then not be committed.
     pub async fn enqueue(&self, tx: &mut Connection, message: Message) -> Result<()> {
-        if let Some(mail) = self.prepare(message) {
-            store::enqueue(tx, &mail).await?;
+        if let Some(message) = self.prepare(message) {
+            store::enqueue(tx, &message).await?;
             self.wake();
         }
         Ok(())
@@ -67,10 +67,9 @@ impl Outbox {
         store::is_rate_limited(tx, address_key, kind.as_str(), self.per_address_and_hour).await
     }
 
-    /// Makes a message ready for the SQL function `mail_enqueue(jsonb)`, for database functions that write it
-    /// themselves; none, which the function takes as well, when there is no mail server. Such a function may override
-    /// `user_id`, and `recipient` with `recipient_key`. Each prepared message may be written once; then call [`Outbox::wake`].
-    pub fn prepare(&self, message: Message) -> Option<Value> {
+    /// Makes a message ready for database functions that write it themselves; none, which they take as well, when there is
+    /// no mail server. Each prepared message may be written once; then call [`Outbox::wake`].
+    pub fn prepare(&self, message: Message) -> Option<NewMessage> {
         if !self.is_configured {
             return None;
         }
@@ -78,16 +77,16 @@ impl Outbox {
         let lifetime = message.lifetime.unwrap_or(self.give_up_after).min(self.give_up_after);
         let parameters = Value::Object(message.parameters).to_string();
         let sealed = self.keyring.seal(&self.context.entropy, seal_context(mail_id), parameters.as_bytes());
-        Some(json!({
-            "mail_id": mail_id,
-            "kind": message.kind.as_str(),
-            "user_id": message.user,
-            "recipient": message.address,
-            "recipient_key": message.address.as_deref().map(email_key),
-            "parameters": HEXLOWER.encode(&sealed),
-            "per_address_and_hour": self.per_address_and_hour,
-            "lifetime_seconds": lifetime.as_secs_f64(),
-        }))
+        Some(NewMessage {
+            mail_id,
+            kind: message.kind.as_str().to_owned(),
+            user_id: message.user,
+            recipient_key: message.address.as_deref().map(email_key),
+            recipient: message.address,
+            parameters: sealed,
+            lifetime: interval(lifetime),
+            per_address_and_hour: i32::try_from(self.per_address_and_hour).unwrap_or(i32::MAX),
+        })
     }
 
     /// Wakes this replica's worker, since there is, or is about to be, something to send. Not needed for correctness.

@@ -3,16 +3,34 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
-use crate::db::{Connection, Db, Scope};
+use crate::db::{Connection, Db, Scope, interval};
 use crate::fault::Result;
 
+/// A message that is ready for the SQL function `mail_enqueue`, and for those that call it. A shipped type is never changed,
+/// since replicas of two releases share a database: another shape takes another name.
+#[derive(sqlx::Type)]
+#[sqlx(type_name = "new_message")]
+pub struct NewMessage {
+    pub(super) mail_id: Uuid,
+    pub(super) kind: String,
+    pub(super) user_id: Option<Uuid>,
+    /// Where it goes; to the user's present address when it names none.
+    pub(super) recipient: Option<String>,
+    pub(super) recipient_key: Option<String>,
+    /// Sealed.
+    pub(super) parameters: Vec<u8>,
+    /// After how long it is given up.
+    pub(super) lifetime: PgInterval,
+    /// How many messages an address gets.
+    pub(super) per_address_and_hour: i32,
+}
+
 /// Writes a message.
-pub(super) async fn enqueue(tx: &mut Connection, mail: &Value) -> Result<()> {
-    sqlx::query!("SELECT mail_enqueue($1)", mail).execute(tx).await?;
+pub(super) async fn enqueue(tx: &mut Connection, message: &NewMessage) -> Result<()> {
+    sqlx::query!("SELECT mail_enqueue($1)", message as &NewMessage).execute(tx).await?;
     Ok(())
 }
 
@@ -172,8 +190,4 @@ pub(super) async fn purge_expired(db: &Db, keep: Duration) -> Result<Figures> {
     tx.commit().await?;
     let expired = i64::try_from(expired.rows_affected()).unwrap_or(i64::MAX);
     Ok(Figures { waiting: waiting.waiting, oldest_seconds: waiting.oldest_seconds, expired })
-}
-
-fn interval(duration: Duration) -> PgInterval {
-    PgInterval { months: 0, days: 0, microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX) }
 }

@@ -134,7 +134,7 @@ impl SessionFactory {
             idle_expires_at: refresh_expires_at,
             expires_at,
             session_limit: i32::try_from(sessions.per_user).unwrap_or(i32::MAX),
-            limit_event: self.recorder.prepare(over_the_limit).event,
+            limit_event: self.recorder.prepare(over_the_limit),
         };
         PendingSession { session_id, refresh_token, record }
     }

@@ -192,7 +192,7 @@ impl Sessions {
         let event = Event::by_system(EventType::MembershipSynced, call.correlation_id);
         let event = self.recorder.prepare(event);
         let (db, now) = (&self.db, self.context.now());
-        let ended = store::renewed(db, lease.session_id, id, &sealed, &renewed.groups, now, &event.event).await?;
+        let ended = store::renewed(db, lease.session_id, id, &sealed, &renewed.groups, now, &event).await?;
         self.recorder.wake();
         if let Some((user, epoch)) = ended {
             self.revocations.end_tokens(user, epoch);

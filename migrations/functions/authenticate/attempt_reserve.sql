@@ -2,7 +2,7 @@
 -- (attempt_refund) when the secret was right and another factor is missing; the failures are forgotten
 -- (attempt_succeeded) only when the login is complete.
 CREATE OR REPLACE FUNCTION attempt_reserve(p_user uuid, p_now timestamptz, p_max integer, p_lock interval, p_longest interval,
-    p_device_hash bytea, OUT refusal text, OUT attempt integer, OUT known_device boolean)
+    p_device_hash bytea, OUT refusal attempt_refusal, OUT attempt integer, OUT known_device boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -28,7 +28,7 @@ BEGIN
             WHEN d.locked_until > p_now THEN 'locked'
             WHEN u.status = 'disabled' THEN 'disabled'
             WHEN u.status <> 'active' THEN 'unverified'
-        END;
+        END::attempt_refusal;
         IF refusal IS NOT NULL THEN
             EXIT body;
         END IF;

@@ -1,14 +1,15 @@
 -- Called in the statement that completes a login, with its result: so it comes after every factor, and costs no round
 -- trip.
 CREATE OR REPLACE FUNCTION invitation_offer(p_outcome login_outcome, p_known_device boolean, p_user uuid,
-    p_now timestamptz, p_offer new_invitation) RETURNS text
+    p_now timestamptz, p_offer new_invitation) RETURNS invitation_route
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 DECLARE
     v_scope text;
     u users%ROWTYPE;
-    v_route text;
+    v_route invitation_route;
+    v_mail new_message := p_offer.mail;
 BEGIN
     IF p_outcome IS DISTINCT FROM 'signed_in' OR p_offer.invitation_id IS NULL THEN
         RETURN NULL;
@@ -25,7 +26,7 @@ BEGIN
             v_route := 'login';
         ELSE
             -- A caller who has only the password gets nothing here: the invitation goes to the user's verified address.
-            IF u.verified_at IS NULL OR p_offer.mail IS NULL THEN
+            IF u.verified_at IS NULL OR v_mail.mail_id IS NULL THEN
                 EXIT body;
             END IF;
             INSERT INTO kanidm_enrolments AS e (person_id, mailed_at) VALUES (u.kanidm_user_id, p_now)
@@ -36,10 +37,11 @@ BEGIN
                 EXIT body;
             END IF;
             v_route := 'mail';
-            PERFORM mail_enqueue(p_offer.mail || jsonb_build_object('user_id', p_user));
+            v_mail.user_id := p_user;
+            PERFORM mail_enqueue(v_mail);
         END IF;
         INSERT INTO invitations AS i (user_id, invitation_id, token_hash, route, created_at, expires_at)
-            VALUES (p_user, p_offer.invitation_id, p_offer.token_hash, v_route, p_now, p_offer.expires_at)
+            VALUES (p_user, p_offer.invitation_id, p_offer.token_hash, v_route::text, p_now, p_offer.expires_at)
             ON CONFLICT (user_id) DO UPDATE SET invitation_id = excluded.invitation_id,
                 token_hash = excluded.token_hash, route = excluded.route, created_at = excluded.created_at,
                 expires_at = excluded.expires_at;

@@ -21,7 +21,7 @@ BEGIN
     SELECT * INTO v_tenant FROM session_tenant(p_user, u.tenant_id, p_asked_tenant);
     IF v_tenant.outcome <> 'found' THEN
         PERFORM audit_record_with(p_refused, jsonb_build_object('reason', v_tenant.outcome));
-        v_result.outcome := v_tenant.outcome::login_outcome;
+        v_result.outcome := v_tenant.outcome::text::login_outcome;
         v_result.choices := v_tenant.choices;
         RETURN v_result;
     END IF;

@@ -28,10 +28,10 @@ BEGIN
             -- Given back, not forgotten: a right password alone must not allow more guesses at the code.
             PERFORM attempt_refund(p_user, p_device_hash, p_now, false);
             DELETE FROM mfa_challenges c WHERE c.user_id = p_user AND c.expires_at <= p_now;
-            INSERT INTO mfa_challenges (challenge_id, challenge_hash, user_id, password_version, request, created_at,
-                expires_at)
-            VALUES (p_challenge.challenge_id, p_challenge.challenge_hash, p_user, p_password_version, p_challenge.request,
-                p_now, p_challenge.expires_at);
+            INSERT INTO mfa_challenges (challenge_id, challenge_hash, user_id, password_version, known_device_hash,
+                request, created_at, expires_at)
+            VALUES (p_challenge.challenge_id, p_challenge.challenge_hash, p_user, p_password_version,
+                p_challenge.known_device_hash, p_challenge.request, p_now, p_challenge.expires_at);
             PERFORM audit_record_with(p_challenged, jsonb_build_object('tenant_id', u.tenant_id));
             v_result.recovery_codes := EXISTS (SELECT FROM recovery_codes r WHERE r.user_id = p_user AND r.used_at IS NULL);
             v_result.outcome := 'mfa_required';

@@ -8,7 +8,7 @@ BEGIN
     PERFORM audit_record(p_event.event, p_event.personal);
     IF p_lock.event IS NOT NULL THEN
         PERFORM audit_record(p_lock.event, p_lock.personal);
-        PERFORM lock_recorded(p_lock.event);
+        PERFORM lock_recorded(p_lock);
     END IF;
     PERFORM rls_restore(v_scope);
 END

@@ -1,6 +1,6 @@
 CREATE OR REPLACE FUNCTION mfa_finish(p_challenge_hash bytea, p_totp uuid, p_step bigint, p_code_hashes bytea[],
     p_asked_tenant uuid, p_now timestamptz, p_session new_session, p_event prepared_event, p_refused prepared_event,
-    p_new_device new_device, p_code_used prepared_event, p_mail jsonb) RETURNS login_result
+    p_new_device new_device, p_code_used prepared_event, p_mail new_message) RETURNS login_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -23,7 +23,7 @@ BEGIN
             WHEN u.password_hash IS NULL OR u.password_version <> c.password_version THEN 'changed_meanwhile'
             WHEN NOT factor_consume(u.user_id, p_totp, p_step, p_code_hashes, p_now)
                 THEN CASE WHEN p_step IS NULL THEN 'wrong_code' ELSE 'replayed' END
-        END;
+        END::attempt_refusal;
         IF v_result.refusal IS NOT NULL THEN
             -- The service records it, since it may have led to a lock.
             v_result.outcome := 'refused';
@@ -37,12 +37,12 @@ BEGIN
             PERFORM mail_enqueue(p_mail);
         END IF;
         v_result := login_complete(u.user_id, p_asked_tenant, p_now, p_session, p_event, p_refused,
-            decode(c.request ->> 'known_device', 'hex'), p_new_device);
+            c.known_device_hash, p_new_device);
     END body;
     PERFORM rls_restore(v_scope);
     RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) IS 'After the right code: consumes it and the challenge, and completes the login; a code that was used before is refused like a wrong one.';
-REVOKE ALL ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, jsonb) TO sidle_app;
+COMMENT ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, new_message) IS 'After the right code: consumes it and the challenge, and completes the login; a code that was used before is refused like a wrong one.';
+REVOKE ALL ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, new_message) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mfa_finish(bytea, uuid, bigint, bytea[], uuid, timestamptz, new_session, prepared_event, prepared_event, new_device, prepared_event, new_message) TO sidle_app;

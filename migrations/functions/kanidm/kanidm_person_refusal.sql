@@ -1,10 +1,10 @@
-CREATE OR REPLACE FUNCTION kanidm_person_refusal(p_user uuid, p_person uuid) RETURNS text
+CREATE OR REPLACE FUNCTION kanidm_person_refusal(p_user uuid, p_person uuid) RETURNS person_refusal
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     AS $$
 DECLARE
     v_scope text := rls_enter_platform();
-    v_result text;
+    v_result person_refusal;
 BEGIN
     -- Locked, so that no migration can record its intent to create a person for the user meanwhile.
     PERFORM FROM migration_items i WHERE i.user_id = p_user
@@ -15,7 +15,7 @@ BEGIN
         -- Also a user who is not linked: the person that Sidle creates for them has their id.
         WHEN EXISTS (SELECT FROM users u WHERE u.user_id <> p_user
             AND (u.kanidm_user_id = p_person OR u.user_id = p_person)) THEN 'person_taken'
-    END;
+    END::person_refusal;
     PERFORM rls_restore(v_scope);
     RETURN v_result;
 END

@@ -20,9 +20,9 @@ BEGIN
             END IF;
         END LOOP;
         IF cardinality(v_ended) > 0 THEN
-            PERFORM audit_record(p_session.limit_event || jsonb_build_object('tenant_id', p_tenant,
+            PERFORM audit_record_with(p_session.limit_event, jsonb_build_object('tenant_id', p_tenant,
                 'target_kind', 'user', 'target_id', p_user, 'session_id', p_session.session_id, 'details',
-                jsonb_build_object('sessions', to_jsonb(v_ended), 'limit', p_session.session_limit)), NULL);
+                jsonb_build_object('sessions', to_jsonb(v_ended), 'limit', p_session.session_limit)));
         END IF;
     END IF;
     INSERT INTO sessions (session_id, user_id, tenant_id, auth_method, audience, persistent, access_token_jti,

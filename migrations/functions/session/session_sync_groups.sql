@@ -1,4 +1,5 @@
-CREATE OR REPLACE FUNCTION session_sync_groups(p_user uuid, p_groups uuid[], p_now timestamptz, p_event jsonb) RETURNS boolean
+CREATE OR REPLACE FUNCTION session_sync_groups(p_user uuid, p_groups uuid[], p_now timestamptz,
+    p_event prepared_event) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -30,15 +31,15 @@ BEGIN
         v_revoked := tokens_revoke(ARRAY[p_user], NULL);
     END IF;
     IF v_added + v_removed > 0 THEN
-        PERFORM audit_record(p_event || jsonb_build_object('details', coalesce(p_event -> 'details', '{}')
-            || jsonb_build_object('added', v_added, 'removed', v_removed)
+        PERFORM audit_record_with(p_event, jsonb_build_object('details',
+            jsonb_build_object('added', v_added, 'removed', v_removed)
             || CASE WHEN v_removed > 0
                 THEN jsonb_build_object('tokens_valid_from', (extract(epoch FROM v_revoked) * 1000000)::bigint)
-                ELSE '{}' END), NULL);
+                ELSE '{}' END));
     END IF;
     RETURN v_removed > 0;
 END
 $$;
-COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) IS 'Makes a user''s memberships from Kanidm those of these groups, which are identified by recorded uuid, except those that Sidle withdrew; when one was removed, revokes access tokens and says so.';
-REVOKE ALL ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, jsonb) TO sidle_app;
+COMMENT ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, prepared_event) IS 'Makes a user''s memberships from Kanidm those of these groups, which are identified by recorded uuid, except those that Sidle withdrew; when one was removed, revokes access tokens and says so.';
+REVOKE ALL ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, prepared_event) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session_sync_groups(uuid, uuid[], timestamptz, prepared_event) TO sidle_app;

@@ -1,5 +1,5 @@
 CREATE OR REPLACE FUNCTION session_tenant(p_user uuid, p_home uuid, p_asked uuid,
-    OUT outcome text, OUT tenant_id uuid, OUT choices uuid[])
+    OUT outcome tenant_outcome, OUT tenant_id uuid, OUT choices uuid[])
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, public, pg_temp
     AS $$
@@ -19,7 +19,7 @@ BEGIN
     ELSE
         tenant_id := NULL;
         outcome := CASE WHEN EXISTS (SELECT FROM platform_grants g WHERE g.user_id = p_user)
-            THEN 'found' ELSE 'no_tenant' END;
+            THEN 'found' ELSE 'no_tenant' END::tenant_outcome;
     END IF;
 END
 $$;

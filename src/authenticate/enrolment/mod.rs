@@ -16,7 +16,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub(super) use self::link::EnrolmentLink;
-pub(in crate::authenticate) use self::store::NewInvitation;
+pub(in crate::authenticate) use self::store::{InvitationRoute, NewInvitation};
 use self::store::{Invited, Lease};
 use super::settings::Settings;
 use crate::access::Call;
@@ -108,11 +108,11 @@ impl Enrolment {
     }
 
     /// What of an offer goes into the answer, by what `invitation_offer` said.
-    pub(super) fn accepted(&self, offer: Option<Offer>, route: Option<&str>) -> Option<Hint> {
-        if route == Some("mail") {
+    pub(super) fn accepted(&self, offer: Option<Offer>, route: Option<InvitationRoute>) -> Option<Hint> {
+        if route == Some(InvitationRoute::Mail) {
             self.outbox.wake();
         }
-        offer.filter(|_| route == Some("login")).map(|offer| offer.hint)
+        offer.filter(|_| route == Some(InvitationRoute::Login)).map(|offer| offer.hint)
     }
 
     /// Whose invitation a token is, if it can be redeemed.

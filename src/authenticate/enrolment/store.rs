@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
 use crate::db::Connection;
 use crate::fault::Result;
+use crate::mail::NewMessage;
 
 /// An invitation for a user who is to be invited. A shipped type is never changed: see `session::store::types`.
 #[derive(sqlx::Type)]
@@ -21,10 +21,20 @@ pub(in crate::authenticate) struct NewInvitation {
     /// Tenants to whose users it may go; all where none is named.
     pub tenant_slugs: Vec<String>,
     /// The message that brings it, where there is mail.
-    pub mail: Option<Value>,
+    pub mail: Option<NewMessage>,
     /// How often a user is sent one at most.
     pub mail_every: PgInterval,
     pub issued: Prepared,
+}
+
+/// How an invitation reaches a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "invitation_route", rename_all = "snake_case")]
+pub(in crate::authenticate) enum InvitationRoute {
+    /// In the answer to a login.
+    Login,
+    /// By mail.
+    Mail,
 }
 
 /// Whose invitation a token is.

@@ -33,7 +33,7 @@ impl Purpose {
 
 /// Why a person may not be linked to a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[sqlx(type_name = "person_refusal", rename_all = "snake_case")]
 pub(crate) enum PersonRefusal {
     /// A migration is at work on the user.
     Migrating,
@@ -286,9 +286,15 @@ pub(in crate::authenticate) async fn sync_groups(
     now: DateTime<Utc>,
     event: &Prepared,
 ) -> Result<bool> {
-    Ok(sqlx::query_scalar!(r#"SELECT session_sync_groups($1, $2, $3, $4) AS "lost!""#, user, groups, now, event.event,)
-        .fetch_one(tx)
-        .await?)
+    Ok(sqlx::query_scalar!(
+        r#"SELECT session_sync_groups($1, $2, $3, $4) AS "lost!""#,
+        user,
+        groups,
+        now,
+        event as &Prepared,
+    )
+    .fetch_one(tx)
+    .await?)
 }
 
 /// The latest revocation of a user's tokens.
@@ -307,7 +313,7 @@ pub(in crate::authenticate) enum Acting {
 }
 
 #[derive(Debug, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[sqlx(type_name = "tenant_outcome", rename_all = "snake_case")]
 enum TenantOutcome {
     Found,
     NoTenant,

@@ -1,13 +1,13 @@
 //! Completing a login with a second factor. The right password left a challenge; its answers are counted with the
 //! attempts at the password, from whichever replica, and the session comes from the same function.
 
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::Login;
 use super::password::CHALLENGE_PREFIX;
 use super::second_factor::{Guess, Right, Typed};
 use super::store::factors::{self as store, MfaFinish};
+use super::store::types::AttemptRefusal;
 use crate::access::Call;
 use crate::audit::{self, Event, EventType};
 use crate::authenticate::{SignedIn, invalid_credentials};
@@ -15,14 +15,7 @@ use crate::credential::RateLimitBucket;
 use crate::fault::{Fault, Reason, Result};
 use crate::mail::{Kind, Message};
 use crate::metrics::{LoginMethod, LoginOutcome};
-use crate::session::SessionRequest;
 use crate::token::opaque;
-
-/// What `AuthenticatePassword` kept of its request.
-#[derive(Deserialize)]
-struct Kept {
-    session_request: SessionRequest,
-}
 
 impl Login {
     /// Completes a login.
@@ -64,11 +57,10 @@ impl Login {
         call: &Call,
         challenge: &[u8; 32],
         right: &Right,
-    ) -> Result<std::result::Result<SignedIn, &'static str>> {
+    ) -> Result<std::result::Result<SignedIn, AttemptRefusal>> {
         let missing = || Fault::internal("mfa_challenges.request is missing");
-        let kept = Kept::deserialize(right.request.as_ref().ok_or_else(missing)?).map_err(Fault::internal)?;
-        let (user, session_request) = (right.user, kept.session_request);
-        let pending = self.sessions.session_factory.open(call, &session_request);
+        let (user, session_request) = (right.user, right.request.as_ref().ok_or_else(missing)?);
+        let pending = self.sessions.session_factory.open(call, session_request);
         let (device, factor) = (self.new_device(), right.factor.as_str());
         let by_user = |event| Event::new(event, call).by_user(user).target("user", user);
         let method = |event: Event| event.detail("method", "password").detail("factor", factor);
@@ -96,7 +88,7 @@ impl Login {
         self.recorder.wake();
         self.outbox.wake();
         let mut signed_in = self.signed_in(pending, finished, device.token)?;
-        signed_in.enrolment = self.enrolment.accepted(offer, invited.as_deref());
+        signed_in.enrolment = self.enrolment.accepted(offer, invited);
         let session_id = signed_in.session_id;
         tracing::info!(event = "user_authenticated", method = "second_factor", user_id = %user, %session_id);
         Ok(Ok(signed_in))

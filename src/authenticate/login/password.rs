@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use data_encoding::HEXLOWER;
-use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -170,7 +169,7 @@ impl Login {
             return Ok(Outcome::MfaRequired(Challenge { factors, ..challenge }));
         }
         let mut signed_in = self.signed_in(pending, finished, device.token)?;
-        signed_in.enrolment = self.enrolment.accepted(offer, invited.as_deref());
+        signed_in.enrolment = self.enrolment.accepted(offer, invited);
         let (user_id, session_id) = (signed_in.user.user_id, signed_in.session_id);
         tracing::info!(event = "user_authenticated", method = "password", %user_id, %session_id);
         Ok(Outcome::SignedIn(Box::new(signed_in)))
@@ -205,11 +204,11 @@ impl Login {
         let token = opaque::mint(CHALLENGE_PREFIX, &self.context.entropy);
         let lifetime = TimeDelta::from_std(self.config.mfa.challenge_lifetime).unwrap_or_default();
         let expires_at = self.context.now() + lifetime;
-        let known_device = attempt.known_device.map(|device| HEXLOWER.encode(&device));
         let record = NewChallenge {
             challenge_id: self.context.new_id(),
             challenge_hash: opaque::digest(token.as_bytes()).to_vec(),
-            request: json!({ "session_request": attempt.session_request, "known_device": known_device }),
+            known_device_hash: attempt.known_device.map(Vec::from),
+            request: attempt.session_request.clone().into(),
             expires_at,
         };
         (Challenge { token, expires_at, factors: Vec::new() }, record)

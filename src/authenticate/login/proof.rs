@@ -10,6 +10,7 @@ use super::Login;
 use super::attempt::ToItsEnd;
 use super::store::login::Reserved;
 use super::store::password as store;
+use super::store::types::AttemptRefusal;
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome};
 use crate::authenticate::invalid_credentials;
@@ -136,11 +137,12 @@ impl Login {
 
 /// The hash to compare with, or why there is none.
 fn usable(reserved: &Reserved) -> (Option<BcryptHash>, Option<&'static str>) {
+    let refusal = reserved.refusal.map(AttemptRefusal::as_str);
     match reserved.password_hash.as_deref().map(BcryptHash::parse) {
-        Some(Ok(hash)) => (Some(hash), reserved.refusal),
+        Some(Ok(hash)) => (Some(hash), refusal),
         Some(Err(Unusable::TooCostly)) => (None, Some("hash_too_costly")),
         Some(Err(Unusable::Malformed)) => (None, Some("hash_malformed")),
-        None => (None, reserved.refusal.or(Some("no_password"))),
+        None => (None, refusal.or(Some(AttemptRefusal::NoPassword.as_str()))),
     }
 }
 
@@ -152,20 +154,17 @@ mod tests {
     fn a_stored_hash_that_must_not_be_computed_is_refused_like_any_other() {
         let begun = |hash: Option<&str>, refusal| Reserved {
             user_id: Some(Uuid::nil()),
-            tenant_id: None,
             password_hash: hash.map(str::to_owned),
             password_version: Some(1),
-            pepper_id: None,
-            set_here: false,
             attempt: Some(1),
-            known_device: false,
             refusal,
             highest_cost: 4,
+            ..Reserved::default()
         };
         let costly = "$2b$31$abcdefghijklmnopqrstuu9e8nLPmmFoAJChRsFWf8OPekU0X1g4y";
         assert_eq!(usable(&begun(Some(costly), None)).1, Some("hash_too_costly"));
         assert_eq!(usable(&begun(Some("!"), None)).1, Some("hash_malformed"));
-        assert_eq!(usable(&begun(None, Some("kanidm_only"))).1, Some("kanidm_only"));
+        assert_eq!(usable(&begun(None, Some(AttemptRefusal::KanidmOnly))).1, Some("kanidm_only"));
         assert_eq!(usable(&begun(None, None)).1, Some("no_password"));
     }
 }

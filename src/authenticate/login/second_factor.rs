@@ -2,7 +2,6 @@
 //! transaction with what it is shown for. Attempts are counted with those at the password, whichever way they come, and
 //! make each lock longer than the one before.
 
-use serde_json::Value;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -10,6 +9,7 @@ use super::Login;
 use super::attempt::ToItsEnd;
 use super::store::factors::{self as store, Locking, SealedTotp, Spend, Waiting};
 use super::store::login::Reserved;
+use super::store::types::AttemptRefusal;
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome};
 use crate::authenticate::{Factor, invalid_credentials};
@@ -19,6 +19,7 @@ use crate::db::{Scope, Tx};
 use crate::fault::{Fault, Reason, Result};
 use crate::mail::{Kind, Message};
 use crate::seal::SealContext;
+use crate::session::SessionRequest;
 
 /// A second factor as it was typed.
 pub(in crate::authenticate) enum Typed {
@@ -40,7 +41,7 @@ pub(in crate::authenticate) struct Right {
     pub factor: Factor,
     pub spend: Spend,
     /// What the login asked for that waits.
-    pub request: Option<Value>,
+    pub request: Option<SessionRequest>,
     /// The known device that the attempt was counted for.
     device: Option<[u8; 32]>,
 }
@@ -144,7 +145,7 @@ impl Login {
     ) -> Result<T>
     where
         T: Send + 'static,
-        F: Future<Output = Result<std::result::Result<T, &'static str>>> + Send + 'static,
+        F: Future<Output = Result<std::result::Result<T, AttemptRefusal>>> + Send + 'static,
     {
         let call = call.clone();
         self.to_its_end(move |room, end| async move {
@@ -155,7 +156,7 @@ impl Login {
                 return Err(invalid_credentials());
             };
             let pending = matches!(guess, Guess::Own { pending: true, .. });
-            if pending && reserved.refusal == Some("no_second_factor") {
+            if pending && reserved.refusal == Some(AttemptRefusal::NoSecondFactor) {
                 return Err(factor_state("not_enrolling", "No enrolment is waiting for its first code."));
             }
             let factor = typed.factor();
@@ -169,9 +170,9 @@ impl Login {
                             Err(refusal) => refusal,
                         }
                     }
-                    None => "wrong_code",
+                    None => AttemptRefusal::WrongCode,
                 },
-                (refusal, _) => refusal.unwrap_or("no_second_factor"),
+                (refusal, _) => refusal.unwrap_or(AttemptRefusal::NoSecondFactor),
             };
             room.refuse_code(&call, user, refused, factor, &reserved, refusal).await?;
             Err(invalid_credentials())
@@ -186,25 +187,30 @@ impl Login {
             Guess::Login { challenge } => store::mfa_begin(db, end, challenge, now, locking).await,
             Guess::Own { user, pending } => {
                 let device = call.known_device.as_ref();
-                let (reserved, totp) = store::begin(db, end, (*user, *pending), now, locking, device).await?;
-                Ok(Waiting { reserved, totp, request: None })
+                store::begin(db, end, (*user, *pending), now, locking, device).await
             }
         }
     }
 
     /// The transaction in which a right code was spent; or why it does not count.
-    async fn spend(&self, call: &Call, pending: bool, right: &Right) -> Result<std::result::Result<Tx, &'static str>> {
+    async fn spend(
+        &self,
+        call: &Call,
+        pending: bool,
+        right: &Right,
+    ) -> Result<std::result::Result<Tx, AttemptRefusal>> {
         let (user, now) = (right.user, self.context.now());
         let mut tx = self.db.begin(Scope::Platform).await?;
         if store::lock(&mut tx, user).await?.is_none() {
-            return Ok(Err("unknown"));
+            return Ok(Err(AttemptRefusal::Unknown));
         }
         let counts = match &right.spend {
             Spend::Totp { totp_id, step } if pending => store::confirm(&mut tx, user, *totp_id, *step, now).await?,
             spend => store::spend(&mut tx, user, spend, now).await?,
         };
         if !counts {
-            return Ok(Err(if right.factor == Factor::Totp { "replayed" } else { "wrong_code" }));
+            let is_totp = right.factor == Factor::Totp;
+            return Ok(Err(if is_totp { AttemptRefusal::Replayed } else { AttemptRefusal::WrongCode }));
         }
         // Given back and no more: the holder of a session must not gain guesses at other secrets.
         store::refund(&mut tx, user, right.device.as_ref(), now).await?;
@@ -235,9 +241,9 @@ impl Login {
         refused: Event,
         factor: Factor,
         reserved: &Reserved,
-        reason: &'static str,
+        refusal: AttemptRefusal,
     ) -> Result<()> {
-        let factor = factor.as_str();
+        let (factor, reason) = (factor.as_str(), refusal.as_str());
         let event = refused.outcome(Outcome::Refused).reason(reason).detail("factor", factor);
         let (event, lock) = self.refusal(call, event, reserved);
         let mail = lock.as_ref().and_then(|_| self.outbox.prepare(Message::to_user(Kind::SecondFactorGuessed, user)));

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sidle_token::Epoch;
 use uuid::Uuid;
 
@@ -140,7 +139,7 @@ pub(in crate::session) async fn renewed(
     refresh_token: &[u8],
     groups: &[Uuid],
     now: DateTime<Utc>,
-    event: &Value,
+    event: &Prepared,
 ) -> Result<Option<(Uuid, Epoch)>> {
     let row = sqlx::query!(
         "SELECT ended, tokens_valid_from FROM session_kanidm_renewed($1, $2, $3, $4, $5, $6)",
@@ -149,7 +148,7 @@ pub(in crate::session) async fn renewed(
         refresh_token,
         groups,
         now,
-        event,
+        event as &Prepared,
     )
     .fetch_one(db)
     .await?;

@@ -2,9 +2,10 @@
 //! replicas of two releases share a database: another shape takes another name.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
+
+use crate::audit::Prepared;
 
 /// A session that is about to begin, with its first refresh token.
 #[derive(Clone, sqlx::Type)]
@@ -32,7 +33,7 @@ pub struct NewSession {
     /// How many a user may have; 0 for any number.
     pub session_limit: i32,
     /// The event of the sessions that end for that.
-    pub limit_event: Value,
+    pub limit_event: Prepared,
 }
 
 /// What a user is and may do, as the database returns it.

@@ -1,13 +1,13 @@
 //! SQL of tokens that were sent to users by mail, and of requests for a new password.
 
 use chrono::{DateTime, Utc};
-use data_encoding::HEXLOWER;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::audit::Prepared;
 use crate::db::{Connection, Db, Scope};
 use crate::fault::Result;
+use crate::mail::NewMessage;
 
 /// What a token is for.
 #[derive(Clone, Copy)]
@@ -126,14 +126,19 @@ pub(in crate::authenticate) async fn ask_verification(
     user: Uuid,
     token: &NewToken,
     now: DateTime<Utc>,
-    mail: Option<&Value>,
+    mail: Option<&NewMessage>,
 ) -> Result<()> {
-    let token = json!({
-        "token_id": token.token_id,
-        "token_hash": HEXLOWER.encode(&token.token_hash),
-        "expires_at": token.expires_at,
-    });
-    sqlx::query!("SELECT email_verification_request($1, $2, $3, $4)", user, token, now, mail).execute(tx).await?;
+    sqlx::query!(
+        "SELECT email_verification_request($1, $2, $3, $4, $5, $6)",
+        user,
+        token.token_id,
+        &token.token_hash,
+        token.expires_at,
+        now,
+        mail as Option<&NewMessage>,
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use crate::db::{Connection, Db, Scope};
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::login::{Finished, Reserved};
-use super::types::{LoginAccount, LoginOutcome, LoginResult, NewKnownDevice};
+use super::types::{
+    AttemptRefusal, FactorAttempt, LoginAccount, LoginOutcome, LoginResult, NewKnownDevice, factor_attempt,
+};
 use crate::audit::Prepared;
-use crate::authenticate::enrolment::{NewInvitation, Offer};
+use crate::authenticate::enrolment::{InvitationRoute, NewInvitation, Offer};
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::PasswordConfig;
 use crate::fault::Result;
-use crate::session::{NewSession, UserRights};
+use crate::mail::NewMessage;
+use crate::session::{NewSession, SessionRequest, UserRights};
 
 /// An application's secret as it lies in the database.
 pub(in crate::authenticate) struct SealedTotp {
@@ -41,45 +44,6 @@ impl Spend {
     }
 }
 
-fn refusal(reason: &str) -> Result<&'static str> {
-    let known = [
-        "unknown_challenge",
-        "challenge_lapsed",
-        "challenge_spent",
-        "changed_meanwhile",
-        "no_second_factor",
-        "replayed",
-        "wrong_code",
-    ];
-    let found = known.into_iter().find(|known| *known == reason);
-    found.map_or_else(|| super::login::refusal(reason), Ok)
-}
-
-fn reserved(
-    user: Option<Uuid>,
-    tenant_id: Option<Uuid>,
-    attempt: Option<i32>,
-    known_device: Option<bool>,
-    reason: Option<&str>,
-) -> Result<Reserved> {
-    Ok(Reserved {
-        user_id: user,
-        tenant_id,
-        password_hash: None,
-        password_version: None,
-        pepper_id: None,
-        set_here: false,
-        attempt: attempt.and_then(|attempt| u32::try_from(attempt).ok()),
-        known_device: known_device.unwrap_or_default(),
-        refusal: reason.map(refusal).transpose()?,
-        highest_cost: 0,
-    })
-}
-
-fn sealed(totp_id: Option<Uuid>, secret: Option<Vec<u8>>) -> Option<SealedTotp> {
-    Some(SealedTotp { totp_id: totp_id?, secret: secret? })
-}
-
 /// After how many failures an account is locked and for how long: each time twice as long as before, up to the longest.
 #[derive(Clone, Copy)]
 pub(in crate::authenticate) struct Locking<'a> {
@@ -92,7 +56,7 @@ pub(in crate::authenticate) async fn refuse(
     db: &Db,
     user: Uuid,
     (event, lock): (&Prepared, Option<&Prepared>),
-    mail: Option<&Value>,
+    mail: Option<&NewMessage>,
     now: DateTime<Utc>,
     tell_again: Duration,
 ) -> Result<()> {
@@ -101,13 +65,36 @@ pub(in crate::authenticate) async fn refuse(
         user,
         event as &Prepared,
         lock as Option<&Prepared>,
-        mail,
+        mail as Option<&NewMessage>,
         now,
         tell_again.as_secs_f64(),
     )
     .fetch_one(db)
     .await?;
     Ok(())
+}
+
+/// An attempt to show a code that was reserved.
+pub(in crate::authenticate) struct Waiting {
+    pub reserved: Reserved,
+    pub totp: Option<SealedTotp>,
+    /// What the login asked for that waits for the code.
+    pub request: Option<SessionRequest>,
+}
+
+impl From<FactorAttempt> for Waiting {
+    fn from(row: FactorAttempt) -> Self {
+        let reserved = Reserved {
+            user_id: row.user_id,
+            tenant_id: row.tenant_id,
+            attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
+            known_device: row.known_device.unwrap_or_default(),
+            refusal: row.refusal,
+            ..Reserved::default()
+        };
+        let totp = row.totp_id.zip(row.secret).map(|(totp_id, secret)| SealedTotp { totp_id, secret });
+        Self { reserved, totp, request: row.request.map(|request| request.0) }
+    }
 }
 
 /// Reserves an attempt of a known user to show a code: of the application they have or, `pending`, of the one that they
@@ -119,10 +106,9 @@ pub(in crate::authenticate) async fn begin(
     now: DateTime<Utc>,
     locking: Locking<'_>,
     device: Option<&[u8; 32]>,
-) -> Result<(Reserved, Option<SealedTotp>)> {
-    let row = sqlx::query!(
-        "SELECT tenant_id, attempt, known_device, refusal, totp_id, secret
-         FROM factor_begin($1, $2, $3, $4, make_interval(secs => $5), make_interval(secs => $6), $7)",
+) -> Result<Waiting> {
+    let row = factor_attempt!(
+        "factor_begin($1, $2, $3, $4, make_interval(secs => $5), make_interval(secs => $6), $7)",
         user,
         pending,
         now,
@@ -133,16 +119,7 @@ pub(in crate::authenticate) async fn begin(
     )
     .fetch_one(db)
     .await?;
-    let reserved = reserved(Some(user), row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref())?;
-    Ok((reserved, sealed(row.totp_id, row.secret)))
-}
-
-/// A login that waits for its second factor and may try one.
-pub(in crate::authenticate) struct Waiting {
-    pub reserved: Reserved,
-    pub totp: Option<SealedTotp>,
-    /// What the login asked for.
-    pub request: Option<Value>,
+    Ok(row.into())
 }
 
 /// Reserves an attempt to complete a login.
@@ -153,9 +130,8 @@ pub(in crate::authenticate) async fn mfa_begin(
     now: DateTime<Utc>,
     locking: Locking<'_>,
 ) -> Result<Waiting> {
-    let row = sqlx::query!(
-        "SELECT user_id, tenant_id, attempt, known_device, refusal, totp_id, secret, request
-         FROM mfa_begin($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5))",
+    let row = factor_attempt!(
+        "mfa_begin($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5))",
         challenge,
         now,
         i32::try_from(locking.passwords.max_attempts).unwrap_or(i32::MAX),
@@ -164,11 +140,7 @@ pub(in crate::authenticate) async fn mfa_begin(
     )
     .fetch_one(db)
     .await?;
-    Ok(Waiting {
-        reserved: reserved(row.user_id, row.tenant_id, row.attempt, row.known_device, row.refusal.as_deref())?,
-        totp: sealed(row.totp_id, row.secret),
-        request: row.request,
-    })
+    Ok(row.into())
 }
 
 /// What completing a login ends with.
@@ -184,7 +156,7 @@ pub(in crate::authenticate) struct MfaFinish<'a> {
     pub new_device: NewKnownDevice,
     /// For a recovery code: that it was used, and the message that says so.
     pub code_event: Prepared,
-    pub mail: Option<Value>,
+    pub mail: Option<NewMessage>,
     /// An invitation, should the login be complete.
     pub offer: Option<&'a Offer>,
 }
@@ -193,11 +165,12 @@ pub(in crate::authenticate) struct MfaFinish<'a> {
 pub(in crate::authenticate) async fn mfa_finish(
     db: &Db,
     finish: MfaFinish<'_>,
-) -> Result<std::result::Result<(Finished, Option<String>), &'static str>> {
+) -> Result<std::result::Result<(Finished, Option<InvitationRoute>), AttemptRefusal>> {
     let (totp_id, step, digests) = finish.spend.parts();
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
-               choices, known_device, refusal, invitation_offer(outcome, known_device, $13, $6, $14) AS invited
+               choices, known_device, refusal AS "refusal: AttemptRefusal",
+               invitation_offer(outcome, known_device, $13, $6, $14) AS "invited: InvitationRoute"
            FROM mfa_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         finish.challenge,
         totp_id,
@@ -210,14 +183,14 @@ pub(in crate::authenticate) async fn mfa_finish(
         finish.refused as Prepared,
         finish.new_device as NewKnownDevice,
         finish.code_event as Prepared,
-        finish.mail,
+        finish.mail as Option<NewMessage>,
         finish.user,
         finish.offer.map(|offer| &offer.record) as Option<&NewInvitation>,
     )
     .fetch_one(db)
     .await?;
-    if let Some(reason) = row.refusal {
-        return Ok(Err(refusal(&reason)?));
+    if let Some(refusal) = row.refusal {
+        return Ok(Err(refusal));
     }
     let result = LoginResult {
         outcome: row.outcome,

@@ -6,10 +6,13 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::throttle::seconds;
-use super::types::{LoginAccount, LoginOutcome, LoginResult, NewChallenge, NewKnownDevice};
+use super::types::{
+    AttemptRefusal, LoginAccount, LoginOutcome, LoginResult, NewChallenge, NewKnownDevice, PasswordAttempt,
+    password_attempt,
+};
 use crate::audit::{Event, Prepared, Recorder};
 use crate::authenticate::UserView;
-use crate::authenticate::enrolment::{NewInvitation, Offer};
+use crate::authenticate::enrolment::{InvitationRoute, NewInvitation, Offer};
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::{PasswordConfig, RateLimit};
 use crate::credential::hashing::StoredHash;
@@ -37,7 +40,8 @@ pub(in crate::authenticate) enum Begun {
     Throttled(Duration),
 }
 
-/// An attempt that was reserved: the user and the hash to compare with, or why there is none.
+/// An attempt that was reserved: the user and, for a password, the hash to compare with; or why there is none.
+#[derive(Default)]
 pub(in crate::authenticate) struct Reserved {
     pub user_id: Option<Uuid>,
     pub tenant_id: Option<Uuid>,
@@ -51,7 +55,7 @@ pub(in crate::authenticate) struct Reserved {
     pub attempt: Option<u32>,
     /// Whether it was counted for a known device instead of for the account.
     pub known_device: bool,
-    pub refusal: Option<&'static str>,
+    pub refusal: Option<AttemptRefusal>,
     /// The highest cost of any user's hash.
     pub highest_cost: u32,
 }
@@ -97,11 +101,8 @@ impl LoginResult {
 /// Finds the user and reserves the attempt.
 pub(in crate::authenticate) async fn login_begin(db: &Db, _: &ToItsEnd, begin: Begin<'_>) -> Result<Begun> {
     let limit = begin.limit.as_ref();
-    let row = sqlx::query!(
-        r#"SELECT user_id, tenant_id, password_hash, password_version, password_pepper_id, set_here, attempt, known_device, refusal,
-               highest_cost, extract(epoch FROM wait)::double precision AS wait
-           FROM login_begin($1, $2, $3, make_interval(secs => $4), $5, $6, make_interval(secs => $7),
-               make_interval(secs => $8))"#,
+    let row = password_attempt!(
+        "login_begin($1, $2, $3, make_interval(secs => $4), $5, $6, make_interval(secs => $7), make_interval(secs => $8))",
         begin.key,
         begin.now,
         i32::try_from(begin.passwords.max_attempts).unwrap_or(i32::MAX),
@@ -113,31 +114,27 @@ pub(in crate::authenticate) async fn login_begin(db: &Db, _: &ToItsEnd, begin: B
     )
     .fetch_one(db)
     .await?;
-    if let Some(wait) = row.wait {
-        return Ok(Begun::Throttled(seconds(wait)));
-    }
-    Ok(Begun::Reserved(Reserved {
-        user_id: row.user_id,
-        tenant_id: row.tenant_id,
-        password_hash: row.password_hash,
-        password_version: row.password_version,
-        pepper_id: row.password_pepper_id,
-        set_here: row.set_here.unwrap_or_default(),
-        attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
-        known_device: row.known_device.unwrap_or_default(),
-        refusal: row.refusal.as_deref().map(refusal).transpose()?,
-        highest_cost: row.highest_cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or_default(),
-    }))
+    Ok(match row.retry_after {
+        Some(wait) => Begun::Throttled(seconds(wait)),
+        None => Begun::Reserved(row.into()),
+    })
 }
 
-/// Why the database reserved nothing, as a static value.
-///
-/// # Errors
-/// `INTERNAL` for an unknown one.
-pub(in crate::authenticate) fn refusal(reason: &str) -> Result<&'static str> {
-    let known = ["unknown", "locked", "disabled", "unverified", "kanidm_only", "no_password"];
-    let found = known.into_iter().find(|known| *known == reason);
-    found.ok_or_else(|| Fault::internal(format!("login_begin gave the unknown refusal {reason}")))
+impl From<PasswordAttempt> for Reserved {
+    fn from(row: PasswordAttempt) -> Self {
+        Self {
+            user_id: row.user_id,
+            tenant_id: row.tenant_id,
+            password_hash: row.password_hash,
+            password_version: row.password_version,
+            pepper_id: row.password_pepper_id,
+            set_here: row.set_here.unwrap_or_default(),
+            attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
+            known_device: row.known_device.unwrap_or_default(),
+            refusal: row.refusal,
+            highest_cost: row.highest_cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or_default(),
+        }
+    }
 }
 
 /// Records a refused login, and the lock that it led to.
@@ -249,11 +246,14 @@ pub(in crate::authenticate) struct Finish<'a> {
 
 /// After the right password: begins the session, or asks for the second factor. Returns besides by which way the user
 /// was invited to enrol in Kanidm, if they were.
-pub(in crate::authenticate) async fn login_finish(db: &Db, finish: Finish<'_>) -> Result<(Finished, Option<String>)> {
+pub(in crate::authenticate) async fn login_finish(
+    db: &Db,
+    finish: Finish<'_>,
+) -> Result<(Finished, Option<InvitationRoute>)> {
     let row = sqlx::query!(
         r#"SELECT outcome AS "outcome!: LoginOutcome", account AS "account: LoginAccount", rights AS "rights: UserRights",
                choices, known_device, recovery_codes,
-               invitation_offer(outcome, known_device, $1, $4, $13) AS invited
+               invitation_offer(outcome, known_device, $1, $4, $13) AS "invited: InvitationRoute"
            FROM login_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         finish.user,
         finish.password_version,

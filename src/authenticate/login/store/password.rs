@@ -4,7 +4,8 @@ use crate::db::{Connection, Db};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::login::{Reserved, refusal};
+use super::login::Reserved;
+use super::types::{AttemptRefusal, PasswordAttempt, password_attempt};
 use crate::authenticate::login::attempt::ToItsEnd;
 use crate::config::PasswordConfig;
 use crate::credential::hashing::StoredHash;
@@ -19,9 +20,8 @@ pub(in crate::authenticate) async fn proof_begin(
     passwords: &PasswordConfig,
     device: Option<&[u8; 32]>,
 ) -> Result<Reserved> {
-    let row = sqlx::query!(
-        "SELECT tenant_id, password_hash, password_version, password_pepper_id, set_here, attempt, known_device, refusal, highest_cost
-         FROM password_proof_begin($1, $2, $3, make_interval(secs => $4), $5)",
+    let row = password_attempt!(
+        "password_proof_begin($1, $2, $3, make_interval(secs => $4), $5)",
         user,
         now,
         i32::try_from(passwords.max_attempts).unwrap_or(i32::MAX),
@@ -30,20 +30,7 @@ pub(in crate::authenticate) async fn proof_begin(
     )
     .fetch_one(db)
     .await?;
-    let refusal = row.refusal.as_deref().map(refusal).transpose()?;
-    Ok(Reserved {
-        // No user when there is none, whatever id was asked for.
-        user_id: Some(user).filter(|_| refusal != Some("unknown")),
-        tenant_id: row.tenant_id,
-        password_hash: row.password_hash,
-        password_version: row.password_version,
-        pepper_id: row.password_pepper_id,
-        set_here: row.set_here.unwrap_or_default(),
-        attempt: row.attempt.and_then(|attempt| u32::try_from(attempt).ok()),
-        known_device: row.known_device.unwrap_or_default(),
-        refusal,
-        highest_cost: row.highest_cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or_default(),
-    })
+    Ok(row.into())
 }
 
 /// Gives a reserved attempt back: the secret was right.
