@@ -142,6 +142,6 @@ CREATE TYPE new_invitation AS (
     mail_every    interval,
     issued        prepared_event
 );
-COMMENT ON TYPE new_invitation IS 'An invitation for a user who is to be invited: the tenants to whose users it may go, all where none is named, and the message that brings it, where there is mail, with how often at most.';
+COMMENT ON TYPE new_invitation IS 'An invitation for a user who is to be invited: the tenants whose users can be invited, all where none is named, and the message that carries it, where there is mail, with its rate limit.';
 CREATE TYPE person_refusal AS ENUM ('migrating', 'person_taken');
 COMMENT ON TYPE person_refusal IS 'Why a person may not be linked to a user: a migration is at work on the user, or the person is somebody else''s.';
