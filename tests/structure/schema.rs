@@ -119,6 +119,75 @@ fn functions_fix_their_search_path() {
     }
 }
 
+/// The types that versioned files make, by name: the fields of a composite type in their order, the words of an enum.
+fn types() -> BTreeMap<String, Vec<String>> {
+    let mut types = BTreeMap::new();
+    for (_, text) in migrations(".up.sql") {
+        for made in text.split("CREATE TYPE ").skip(1) {
+            let (head, rest) = made.split_once('(').unwrap();
+            let (name, body) = (head.split(' ').next().unwrap(), rest.split_once(");").unwrap().0);
+            let words = if head.contains("ENUM") {
+                body.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
+            } else {
+                body.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+            };
+            types.insert(name.to_owned(), words);
+        }
+    }
+    types
+}
+
+/// The fields of a struct or the variants of an enum, as the database spells them.
+fn members(body: &str) -> Vec<String> {
+    let lines = body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['/', '#']));
+    let name = |line: &str| {
+        let name = line.split_once(": ").map_or(line, |(name, _)| name).trim_end_matches(',');
+        let name = name.rsplit(' ').next().unwrap_or_default();
+        name.chars().enumerate().fold(String::new(), |mut name, (at, letter)| {
+            if at > 0 && letter.is_uppercase() {
+                name.push('_');
+            }
+            name.push(letter.to_ascii_lowercase());
+            name
+        })
+    };
+    lines.map(name).collect()
+}
+
+/// Postgres knows the fields of a composite argument by their place: two of one type in the other order would be mistaken
+/// for each other. A word that one side lacks fails the first call that brings it.
+#[test]
+fn types_of_the_schema_and_those_of_rust_have_the_same_members() {
+    let types = types();
+    let mut twins = BTreeMap::new();
+    for (file, text) in files("src", ".rs") {
+        for made in text.split("#[sqlx(type_name = \"").skip(1) {
+            let (name, rest) = made.split_once('"').unwrap();
+            if name == "text" {
+                continue;
+            }
+            let (head, rest) = rest.split_once('{').unwrap();
+            let mut found = members(rest.split_once("\n}").unwrap().0);
+            let mut expected =
+                types.get(name).unwrap_or_else(|| panic!("{file}: the schema has no type {name}")).clone();
+            let is_enum = head.contains("enum ");
+            assert!(!is_enum || head.contains("rename_all = \"snake_case\""), "{file}: {name} in snake_case");
+            if is_enum {
+                found.sort();
+                expected.sort();
+            }
+            assert_eq!(found, expected, "{file}: {name}");
+            twins.insert(name.to_owned(), is_enum);
+        }
+    }
+    let is_enum = |name: &&String| {
+        migrations(".up.sql").iter().any(|(_, text)| text.contains(&format!("CREATE TYPE {name} AS ENUM")))
+    };
+    for name in types.keys().filter(is_enum) {
+        assert_eq!(twins.get(name), Some(&true), "no enum in src/ reads {name}");
+    }
+}
+
 /// One file says what a function is for, as whom it runs and who may call it.
 #[test]
 fn a_functions_file_says_what_it_is_for_and_who_may_call_it() {

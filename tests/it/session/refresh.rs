@@ -3,17 +3,17 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use sidle::context::Context;
 use sidle::proto;
 use sidle::session::REFRESH_PREFIX;
 use sidle::token::opaque;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use super::{is_good, refresh, signed_in};
-use crate::database::waiting_for_locks;
 use crate::look::{event, reason, reasons};
 use crate::support::{Setup, TestServer, eventually, until};
 
@@ -452,19 +452,35 @@ async fn an_address_is_good_for_so_many_exchanges() {
 /// The leeway counts from when a token was exchanged, not from when the call arrived that waited for the session's row.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_exchange_waits_for_is_no_part_of_the_leeway() {
-    let setup = Setup::new().await.with("DATABASE__LOCK_TIMEOUT", "60s").with("TOKENS__REFRESH_LEEWAY", "6s");
-    let server = setup.start().await;
+    let server = Setup::new().await.with("DATABASE__LOCK_TIMEOUT", "60s").start().await;
     let (_, _, first) = signed_in(&server).await;
     let mut holder = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
     sqlx::query("BEGIN").execute(&mut holder).await.unwrap();
     sqlx::query("SELECT FROM sessions FOR UPDATE").execute(&mut holder).await.unwrap();
-    let (slow, ()) = tokio::join!(refresh(&server, &first.refresh_token, None), async {
-        eventually("it waits for the row", async || (waiting_for_locks(&server).await >= 1).then_some(())).await;
-        // Longer than the leeway, by the database's clock, which is the one that counts.
-        sqlx::query("SELECT pg_sleep(6.5)").execute(&mut holder).await.unwrap();
+    let clock = "SELECT clock_timestamp()";
+    let begun: DateTime<Utc> = sqlx::query_scalar(clock).fetch_one(server.sql()).await.unwrap();
+    let waiting = "FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'sidle' AND wait_event_type = 'Lock'";
+    let (slow, seen) = tokio::join!(refresh(&server, &first.refresh_token, None), async {
+        let look = format!("{clock} {waiting}");
+        let seen: DateTime<Utc> = eventually("it waits for the row", async || {
+            sqlx::query_scalar(AssertSqlSafe(look.clone())).fetch_optional(server.sql()).await.unwrap()
+        })
+        .await;
+        // The service read its clock before the statement began, at most since `begun`: for longer than that.
+        let longer = format!("SELECT clock_timestamp() - $1 > query_start - $2 {waiting}");
+        until("it has waited for longer than it took to get there", async || {
+            let longer = sqlx::query_scalar(AssertSqlSafe(longer.clone())).bind(seen).bind(begun);
+            longer.fetch_optional(server.sql()).await.unwrap().unwrap_or(false)
+        })
+        .await;
         sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
+        seen
     });
     let slow = pair(slow.unwrap());
+    let used = "SELECT used_at FROM refresh_tokens WHERE used_at IS NOT NULL";
+    let used: DateTime<Utc> = sqlx::query_scalar(used).fetch_one(server.sql()).await.unwrap();
+    assert!(used > seen, "used at {used}, when it was waiting at {seen}");
     let other_tab = pair(refresh(&server, &first.refresh_token, None).await.expect("no theft"));
     assert_eq!(other_tab.refresh_token, slow.refresh_token);
 }
