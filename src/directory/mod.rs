@@ -15,6 +15,7 @@ mod names;
 mod roles;
 mod rpc;
 mod service_accounts;
+mod signing_keys;
 mod store;
 mod tenants;
 mod users;

@@ -8,8 +8,7 @@ use uuid::Uuid;
 use super::convert::time;
 use super::{Service, page};
 use crate::access::replay::{Answer, ChangeRequest};
-use crate::access::{Call, denied, input, paging};
-use crate::db::Scope;
+use crate::access::{Call, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::*;
 use crate::token::{KeyState, KeyView, Revoke, Rotation};
@@ -43,30 +42,12 @@ pub(super) async fn rotate(
 ) -> Result<RotateSigningKeysResponse> {
     input::uuid("request_id", &request.request_id)?;
     let (algorithm, rotation) = (algorithm(&request.algorithm)?, rotation(&request)?);
-    let keys = &service.directory.keys;
-    // For those only who may, and before anything is locked: an RSA key takes seconds.
-    if call.principal()?.authorize("keys.rotate", None)? != Scope::Platform {
-        return Err(denied("keys.rotate"));
-    }
-    let fresh = keys.generate(algorithm).await?;
-    let mut change = service.directory.change(call, "keys.rotate").await?;
-    change.platform_only()?;
     let asked = ChangeRequest::new(ROTATE, &request.request_id, request.validate_only, &request);
-    if let Some(first) = change.repeated(&asked).await? {
-        return Ok(first);
-    }
-    change.step_up_of_people(ROTATE, None).await?;
-    let rotated = keys.rotate(&mut change.tx, call, fresh, &rotation).await?;
-    let answer = RotateSigningKeysResponse {
-        signing_key: Some(write(rotated.key)),
-        previous_keys: rotated.previous.into_iter().map(write).collect(),
+    let answer = |key, previous: Vec<KeyView>| RotateSigningKeysResponse {
+        signing_key: Some(write(key)),
+        previous_keys: previous.into_iter().map(write).collect(),
     };
-    for kid in rotated.revoked {
-        change.revoke_key(kid);
-    }
-    let answer = change.answer(answer).await?;
-    keys.took_effect().await;
-    Ok(answer)
+    service.directory.rotate_signing_keys(call, &asked, algorithm, &rotation, answer).await
 }
 
 impl Answer for RotateSigningKeysResponse {}

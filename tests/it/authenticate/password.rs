@@ -263,3 +263,22 @@ async fn a_refusal_waits_for_the_next_multiple_of_the_quantum() {
         () = decided => {}
     }
 }
+
+/// As when a newer release has written it: what the word means is not known, so it must not pass for one that is.
+#[tokio::test]
+async fn a_refusal_that_this_release_does_not_know_is_not_taken_for_a_wrong_password() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("a").await;
+    let user = server.user(tenant, "ann@example.com", "user").await;
+    set(&server, user, "status = 'disabled'").await;
+    let refused = attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_CREDENTIALS");
+
+    let text = "SELECT replace(pg_get_functiondef('login_begin'::regproc), 'THEN ''disabled''', 'THEN ''on_holiday''')";
+    let text: String = sqlx::query_scalar(text).fetch_one(server.sql()).await.unwrap();
+    for change in ["ALTER TYPE attempt_refusal ADD VALUE 'on_holiday'", &text] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(change.to_owned())).execute(server.sql()).await.unwrap();
+    }
+    let failed = attempt(&server, "ann@example.com", ADMIN_PASSWORD).await.unwrap_err();
+    assert_eq!(reason(&failed), "INTERNAL");
+}
