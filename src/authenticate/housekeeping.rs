@@ -8,7 +8,7 @@ use super::Authenticate;
 use super::login::store;
 
 /// How often what has lapsed is purged.
-const TIDYING: Duration = Duration::from_secs(60);
+const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Authenticate {
     /// Purges what has lapsed, until `stop`.
@@ -32,7 +32,7 @@ impl Authenticate {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(login.context.entropy.jitter(TIDYING)) => {}
+                () = tokio::time::sleep(login.context.entropy.jitter(PURGE_INTERVAL)) => {}
             }
         }
     }

@@ -9,7 +9,7 @@ use super::connect::Caller;
 use super::failure::{Failure, Result, is_passing};
 use super::lookup::{self, pages};
 use super::output::{Out, time, word};
-use super::watch::{Patience, next_message};
+use super::watch::{Backoff, next_message};
 use crate::access::input;
 use crate::proto::stream_events_request::Start;
 use crate::proto::*;
@@ -137,7 +137,7 @@ async fn list(caller: &Caller, asked: ListEventsRequest, limit: usize, out: &Out
 /// is lost and none is printed twice.
 async fn tail(caller: &Caller, filter: AuditFilter, start: Start, no_follow: bool, out: &Out) -> Result<()> {
     let mut start = start;
-    let mut patience = Patience::new();
+    let mut backoff = Backoff::new();
     loop {
         let request = StreamEventsRequest {
             filter: Some(filter.clone()),
@@ -150,7 +150,7 @@ async fn tail(caller: &Caller, filter: AuditFilter, start: Start, no_follow: boo
                 loop {
                     match next_message(&mut stream).await {
                         Ok(Some(message)) => {
-                            patience.restore();
+                            backoff.restore();
                             start = Start::Cursor(message.cursor);
                             if let Some(event) = &message.event {
                                 print(event, out)?;
@@ -167,11 +167,11 @@ async fn tail(caller: &Caller, filter: AuditFilter, start: Start, no_follow: boo
             Err(status) => Some(status),
         };
         match ended {
-            Some(status) if status.code() == tonic::Code::Unauthenticated && patience.may_renew() => {
+            Some(status) if status.code() == tonic::Code::Unauthenticated && backoff.may_renew() => {
                 caller.renew().await
             }
             Some(status) if !is_passing(&status) => return Err(Failure::from(status)),
-            ended => patience.pause(ended, out).await?,
+            ended => backoff.pause(ended, out).await?,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::proto::{AuthenticateServiceAccountRequest, RefreshTokenRequest, Token
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
 /// A token that ends sooner is replaced before it is used.
-const SPARE: chrono::TimeDelta = chrono::TimeDelta::seconds(30);
+const EXPIRY_MARGIN: chrono::TimeDelta = chrono::TimeDelta::seconds(30);
 
 /// Puts the access token into every call.
 #[derive(Clone)]
@@ -152,7 +152,7 @@ impl Caller {
         let store = Store::open()?;
         let mut credentials = store.read()?;
         let Some(sign_in) = credentials.servers.get_mut(&self.server) else { return Err(self.signed_out()) };
-        if sign_in.access_token_expires_at > self.context.now() + SPARE {
+        if sign_in.access_token_expires_at > self.context.now() + EXPIRY_MARGIN {
             return Ok(Zeroizing::new(sign_in.access_token.clone()));
         }
         let request_id = sign_in.pending_refresh.get_or_insert_with(|| random_id(&self.context)).clone();

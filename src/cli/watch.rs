@@ -12,16 +12,16 @@ use super::output::{Out, dash, time, word};
 use crate::proto::*;
 
 /// How long a stream is retried before giving up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const RETRY_LIMIT: Duration = Duration::from_secs(120);
 
 /// Bounds how long to retry.
-pub(super) struct Patience {
+pub(super) struct Backoff {
     waited: Duration,
     pause: Duration,
     renewed: bool,
 }
 
-impl Patience {
+impl Backoff {
     pub fn new() -> Self {
         Self { waited: Duration::ZERO, pause: Duration::from_millis(250), renewed: false }
     }
@@ -39,7 +39,7 @@ impl Patience {
     /// Waits before another retry, longer each time.
     pub async fn pause(&mut self, why: Option<Status>, out: &Out) -> Result<()> {
         if let Some(status) = why {
-            if self.waited > PATIENCE {
+            if self.waited > RETRY_LIMIT {
                 return Err(status.into());
             }
             if self.waited.is_zero() {
@@ -63,7 +63,7 @@ pub(super) async fn next_message<T>(stream: &mut Streaming<T>) -> std::result::R
 pub(super) async fn watch(caller: &Caller, migration_id: &str, out: &Out) -> Result<u8> {
     let mut screen = Screen::new(out);
     let mut cursor = String::new();
-    let mut patience = Patience::new();
+    let mut backoff = Backoff::new();
     while !screen.is_over() {
         let request = WatchMigrationRequest {
             migration_id: migration_id.to_owned(),
@@ -71,19 +71,19 @@ pub(super) async fn watch(caller: &Caller, migration_id: &str, out: &Out) -> Res
             heartbeat_interval: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
         };
         let ended = match caller.migration().await?.watch_migration(request).await {
-            Ok(stream) => screen.follow(stream.into_inner(), &mut cursor, &mut patience).await?,
+            Ok(stream) => screen.follow(stream.into_inner(), &mut cursor, &mut backoff).await?,
             Err(status) => Some(status),
         };
         match ended {
             // A stream that ends by itself has nothing more to report: the migration is over.
             None if screen.is_over() => break,
-            Some(status) if status.code() == tonic::Code::Unauthenticated && patience.may_renew() => {
+            Some(status) if status.code() == tonic::Code::Unauthenticated && backoff.may_renew() => {
                 caller.renew().await
             }
             // The log was replaced by an earlier state: what counts is where the migration stands now.
             Some(status) if is_of_another_log(&status) && !cursor.is_empty() => cursor.clear(),
             Some(status) if !is_passing(&status) => return Err(Failure::from(status)),
-            ended => patience.pause(ended, out).await?,
+            ended => backoff.pause(ended, out).await?,
         }
         // The last message may have been seen before the connection broke: ask where the migration stands.
         screen.settle(caller, migration_id).await?;
@@ -121,12 +121,12 @@ impl<'a> Screen<'a> {
         &mut self,
         mut stream: Streaming<WatchMigrationResponse>,
         cursor: &mut String,
-        patience: &mut Patience,
+        backoff: &mut Backoff,
     ) -> Result<Option<Status>> {
         loop {
             match next_message(&mut stream).await {
                 Ok(Some(message)) => {
-                    patience.restore();
+                    backoff.restore();
                     cursor.clone_from(&message.cursor);
                     self.show(&message)?;
                 }

@@ -17,7 +17,7 @@ use crate::config::ServerConfig;
 use crate::fault::{Fault, Result};
 
 /// A certificate is looked at anew after so long, since a connection may outlive it.
-const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(30);
+const RECHECK_AFTER: TimeDelta = TimeDelta::seconds(30);
 /// Certificates that are remembered meanwhile.
 const REMEMBERED: usize = 4096;
 
@@ -90,7 +90,7 @@ impl Authorities {
         }
         let digest: [u8; 32] = digest.finalize().into();
         let said = match self.inner.seen.get(&digest) {
-            Some((at, said)) if now - at < LOOK_AGAIN && at <= now => said,
+            Some((at, said)) if now - at < RECHECK_AFTER && at <= now => said,
             _ => {
                 let said = self.read(chain, now);
                 self.inner.seen.insert(digest, (now, said.clone()));

@@ -1,6 +1,8 @@
 //! Giving a fresh proof of who is calling: `StepUp` checks a password, a code or a return from Kanidm, and keeps the proof
 //! for the one call that it is for.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -14,6 +16,7 @@ use crate::authenticate::invalid_credentials;
 use crate::authenticate::kanidm::attempt::Return;
 use crate::authenticate::login::Login;
 use crate::authenticate::login::second_factor::{Purpose, Typed};
+use crate::credential::Charge;
 use crate::db::{Scope, Tx};
 use crate::fault::Result;
 use crate::token::opaque;
@@ -84,24 +87,8 @@ impl Account {
             return Err(self.step_ups.required(message, what.method, what.target, &what.change, ways));
         }
         let tx = match asked.proof {
-            Proof::Password(password) => {
-                let shown = self.login.show_password(call, &charge, user, password).await?;
-                let mut tx = self.db.begin(Scope::Platform).await?;
-                // Another password by now, or a second factor, and what was shown is not enough any more.
-                if !store::goes_by_password(&mut tx, user, shown.password_version).await? {
-                    return Err(invalid_credentials());
-                }
-                tx
-            }
-            Proof::Kanidm(back) => {
-                self.kanidm.kanidm_proof(call, &back).await?;
-                let mut tx = self.db.begin(Scope::Platform).await?;
-                // The link may have been removed while Kanidm was asked.
-                if !store::goes_by_kanidm(&mut tx, user).await? {
-                    return Err(invalid_credentials());
-                }
-                tx
-            }
+            Proof::Password(password) => self.prove_by_password(call, user, &charge, password).await?,
+            Proof::Kanidm(back) => self.prove_by_kanidm(call, user, &back).await?,
             Proof::Code(typed) => {
                 let refused = Event::new(EventType::UserStepUpRefused, call).detail("method", asked.method);
                 let purpose = Purpose { user, pending: false, refused };
@@ -113,6 +100,29 @@ impl Account {
             }
         };
         self.give_proof(tx, call, (user, session), what, way).await
+    }
+
+    /// A transaction in which the user goes by the password that was shown.
+    async fn prove_by_password(
+        &self,
+        call: &Call,
+        user: Uuid,
+        charge: &Arc<Charge>,
+        password: Zeroizing<String>,
+    ) -> Result<Tx> {
+        let shown = self.login.show_password(call, charge, user, password).await?;
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        // Another password by now, or a second factor, and what was shown is not enough any more.
+        let still_goes = store::goes_by_password(&mut tx, user, shown.password_version).await?;
+        if still_goes { Ok(tx) } else { Err(invalid_credentials()) }
+    }
+
+    /// A transaction in which the user goes by Kanidm, which has confirmed them.
+    async fn prove_by_kanidm(&self, call: &Call, user: Uuid, back: &Return) -> Result<Tx> {
+        self.kanidm.kanidm_proof(call, back).await?;
+        let mut tx = self.db.begin(Scope::Platform).await?;
+        // The link may have been removed while Kanidm was asked.
+        if store::goes_by_kanidm(&mut tx, user).await? { Ok(tx) } else { Err(invalid_credentials()) }
     }
 
     /// Keeps a proof that was given, in the transaction that spent what it was given by.

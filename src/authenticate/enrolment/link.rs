@@ -20,7 +20,7 @@ use crate::kanidm::{Kanidm, KanidmError, SHORTEST_LINK};
 use crate::seal::SealContext;
 
 /// How often a call that waits for the lease looks whether it is free.
-const LOOK: Duration = Duration::from_millis(100);
+const LEASE_POLL: Duration = Duration::from_millis(100);
 
 /// What an invitation is exchanged for.
 pub(in crate::authenticate) struct EnrolmentLink {
@@ -110,7 +110,7 @@ impl Enrolment {
                 LeaseOutcome::Busy if self.context.clock.instant() - since >= self.config.kanidm.timeout => {
                     return Err(link_out(Duration::from_secs(1)));
                 }
-                LeaseOutcome::Busy => tokio::time::sleep(LOOK).await,
+                LeaseOutcome::Busy => tokio::time::sleep(LEASE_POLL).await,
             }
         }
     }

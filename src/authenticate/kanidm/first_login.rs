@@ -14,7 +14,7 @@ use crate::kanidm::SignedIn;
 
 /// Why no user was made of a person.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NotMade {
+pub(super) enum FirstLoginRefusal {
     /// No tenant wants it.
     NotLinked,
     /// Several do.
@@ -29,7 +29,7 @@ pub(super) enum NotMade {
     IdTaken,
 }
 
-impl NotMade {
+impl FirstLoginRefusal {
     /// Its name in events.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -43,10 +43,10 @@ impl NotMade {
     }
 }
 
-impl From<NotMade> for Fault {
-    fn from(why: NotMade) -> Self {
+impl From<FirstLoginRefusal> for Fault {
+    fn from(why: FirstLoginRefusal) -> Self {
         match why {
-            NotMade::TenantRequired(choices) => tenant_required(&choices),
+            FirstLoginRefusal::TenantRequired(choices) => tenant_required(&choices),
             _ => not_linked(),
         }
     }
@@ -58,12 +58,12 @@ pub(super) fn not_linked() -> Fault {
 }
 
 /// The tenant that a person becomes a user of: the one asked for or the only one, of those that want it.
-fn home(choices: Vec<Uuid>, asked: Option<Uuid>) -> Result<Uuid, NotMade> {
+fn home(choices: Vec<Uuid>, asked: Option<Uuid>) -> Result<Uuid, FirstLoginRefusal> {
     match (asked, choices.as_slice()) {
-        (_, []) => Err(NotMade::NotLinked),
-        (Some(asked), choices) => choices.contains(&asked).then_some(asked).ok_or(NotMade::NotLinked),
+        (_, []) => Err(FirstLoginRefusal::NotLinked),
+        (Some(asked), choices) => choices.contains(&asked).then_some(asked).ok_or(FirstLoginRefusal::NotLinked),
         (None, [only]) => Ok(*only),
-        (None, _) => Err(NotMade::TenantRequired(choices)),
+        (None, _) => Err(FirstLoginRefusal::TenantRequired(choices)),
     }
 }
 
@@ -77,7 +77,7 @@ impl KanidmLogin {
         person: &SignedIn,
         asked: Option<Uuid>,
         session_id: Uuid,
-    ) -> Result<(Change, Result<User, NotMade>)> {
+    ) -> Result<(Change, Result<User, FirstLoginRefusal>)> {
         let newcomer = match self::newcomer(&mut change, person, asked).await? {
             Ok(newcomer) => newcomer,
             Err(why) => return Ok((change, Err(why))),
@@ -92,40 +92,49 @@ impl KanidmLogin {
         };
         let now = change.now;
         if store::make_user(&mut change.tx, person.person, &newcomer, now).await? {
-            let created = Event::by_system(EventType::UserCreated, call.correlation_id)
-                .target("user", person.person)
-                .tenant(newcomer.tenant_id)
-                .session(session_id)
-                .detail("source", "kanidm_first_login")
-                .detail("with_password", false)
-                .personal("email", &newcomer.email)
-                .personal("full_name", &newcomer.full_name);
-            change.record(created).await?;
+            change.record(created(call, person.person, &newcomer, session_id)).await?;
         }
         // Not made, and linked all the same: another login of this person came first. Otherwise the id or the address
         // is another user's, which gives the person nothing: an administrator decides whether the two are one.
         let user = match store::lock_linked(&mut change.tx, person.person).await? {
             Some(user) => Ok(user),
-            None if store::is_id_taken(&mut change.tx, person.person).await? => Err(NotMade::IdTaken),
-            None if store::is_mail_taken(&mut change.tx, &newcomer.email_key).await? => Err(NotMade::MailTaken),
-            None => Err(NotMade::IdTaken),
+            None if store::is_id_taken(&mut change.tx, person.person).await? => Err(FirstLoginRefusal::IdTaken),
+            None if store::is_mail_taken(&mut change.tx, &newcomer.email_key).await? => {
+                Err(FirstLoginRefusal::MailTaken)
+            }
+            None => Err(FirstLoginRefusal::IdTaken),
         };
         Ok((change, user))
     }
 }
 
+fn created(call: &Call, user: Uuid, newcomer: &Newcomer, session_id: Uuid) -> Event {
+    Event::by_system(EventType::UserCreated, call.correlation_id)
+        .target("user", user)
+        .tenant(newcomer.tenant_id)
+        .session(session_id)
+        .detail("source", "kanidm_first_login")
+        .detail("with_password", false)
+        .personal("email", &newcomer.email)
+        .personal("full_name", &newcomer.full_name)
+}
+
 /// What the person would be as a user, and of which tenant.
-async fn newcomer(change: &mut Change, person: &SignedIn, asked: Option<Uuid>) -> Result<Result<Newcomer, NotMade>> {
+async fn newcomer(
+    change: &mut Change,
+    person: &SignedIn,
+    asked: Option<Uuid>,
+) -> Result<Result<Newcomer, FirstLoginRefusal>> {
     let tenant_id = match home(store::tenants_that_make_users(&mut change.tx, &person.groups).await?, asked) {
         Ok(tenant) => tenant,
         Err(why) => return Ok(Err(why)),
     };
     // The address that Kanidm reports is taken for what it is: one that no user has verified.
     let email = person.email.as_deref().and_then(|email| input::email("email", email).ok());
-    let Some(email) = email else { return Ok(Err(NotMade::NoMail)) };
+    let Some(email) = email else { return Ok(Err(FirstLoginRefusal::NoMail)) };
     let email_key = names::email_key(&email);
     if !store::accepts_address(&mut change.tx, tenant_id, &email_key).await? {
-        return Ok(Err(NotMade::ForeignDomain));
+        return Ok(Err(FirstLoginRefusal::ForeignDomain));
     }
     let name = person.name.as_deref().and_then(|name| input::text("name", name, 200).ok());
     Ok(Ok(Newcomer { tenant_id, email, email_key, full_name: name.unwrap_or_default() }))
@@ -138,12 +147,12 @@ mod tests {
     #[test]
     fn a_person_gets_a_home_that_wants_them_and_chooses_among_several() {
         let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
-        assert_eq!(home(vec![], None), Err(NotMade::NotLinked));
-        assert_eq!(home(vec![], Some(a)), Err(NotMade::NotLinked));
+        assert_eq!(home(vec![], None), Err(FirstLoginRefusal::NotLinked));
+        assert_eq!(home(vec![], Some(a)), Err(FirstLoginRefusal::NotLinked));
         assert_eq!(home(vec![a], None), Ok(a));
-        assert_eq!(home(vec![a], Some(b)), Err(NotMade::NotLinked));
+        assert_eq!(home(vec![a], Some(b)), Err(FirstLoginRefusal::NotLinked));
         assert_eq!(home(vec![a, b], Some(b)), Ok(b));
-        assert_eq!(home(vec![a, b], Some(c)), Err(NotMade::NotLinked));
-        assert_eq!(home(vec![a, b], None), Err(NotMade::TenantRequired(vec![a, b])));
+        assert_eq!(home(vec![a, b], Some(c)), Err(FirstLoginRefusal::NotLinked));
+        assert_eq!(home(vec![a, b], None), Err(FirstLoginRefusal::TenantRequired(vec![a, b])));
     }
 }

@@ -22,23 +22,23 @@ impl Engine {
         works: &mut [Work],
         groups: &GroupMap,
     ) -> Result<Vec<(usize, Uuid)>, Fault> {
-        let places: Vec<usize> = (0..works.len()).filter(|place| works[*place].stage == Stage::Exists).collect();
-        if places.is_empty() {
+        let indexes: Vec<usize> = (0..works.len()).filter(|index| works[*index].stage == Stage::Exists).collect();
+        if indexes.is_empty() {
             return Ok(Vec::new());
         }
         let mut tx = self.parts.db.begin(Scope::Platform).await?;
         if store::lock(&mut tx, lease).await?.is_none() {
-            places.iter().for_each(|place| works[*place].stage = Stage::Lost);
+            indexes.iter().for_each(|index| works[*index].stage = Stage::Lost);
             return Ok(Vec::new());
         }
         by_index(&mut tx).await?;
-        let items: Vec<_> = places.iter().map(|place| &works[*place].item).collect();
+        let items: Vec<_> = indexes.iter().map(|index| &works[*index].item).collect();
         // From here to the commit their rights are locked.
         let standings = store::hold_rights(&mut tx, &items).await?;
         let mut projections = Vec::new();
         let mut written = Vec::new();
-        for place in places {
-            let work = &mut works[place];
+        for index in indexes {
+            let work = &mut works[index];
             let standing = standings.get(&work.item.item_id).filter(|standing| standing.change.is_none());
             let Some(standing) = standing else {
                 work.stage = Stage::review(ItemReason::UserChangedMeanwhile);
@@ -48,7 +48,7 @@ impl Engine {
             let held =
                 [(GroupRole::Member, *users, standing.is_member), (GroupRole::Admin, *admins, standing.is_admin)];
             for (role, group, _) in held.into_iter().filter(|(_, _, holds)| *holds) {
-                projections.push((place, group));
+                projections.push((index, group));
                 written.push((work.item.person.uuid, work.item.tenant_id, group, role));
             }
         }

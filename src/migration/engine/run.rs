@@ -20,7 +20,7 @@ use crate::migration::jobs::{Failure, Job, Step, by_index};
 use crate::migration::vocabulary::{ItemReason, ItemState, MigrationState, WaitReason};
 
 /// Concurrent batches: while Kanidm creates the persons of one, the database keeps what became of another.
-const AT_ONCE: usize = 2;
+const CONCURRENT_BATCHES: usize = 2;
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -233,7 +233,7 @@ impl Engine {
         let mut is_through = false;
         let mut progressed = false;
         loop {
-            if !is_through && matches!(outcome, Pass::Through(_)) && batches.len() < AT_ONCE {
+            if !is_through && matches!(outcome, Pass::Through(_)) && batches.len() < CONCURRENT_BATCHES {
                 match self.claim(lease, after, &left_alone).await? {
                     Claim::Batch(items) => {
                         after = items.iter().map(|item| item.ordinal).max().unwrap_or(after);

@@ -27,8 +27,8 @@ const IMPORT: &str = "sidle.v1.MigrationService/ImportUsers";
 /// Rows that are written with one statement.
 const BATCH: usize = 1000;
 /// How long it is waited for an import that is about to end, and how often that is looked at.
-const LETTING_GO: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(20);
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Rows collide with users who are inserted concurrently at most so often in a row.
 const ROUNDS: usize = 8;
 
@@ -98,11 +98,11 @@ impl Import {
         let inactive = if self.header.inactive_is_unverified { "pending_verification" } else { "disabled" };
         let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(rows.len());
         let mut candidates = Vec::with_capacity(rows.len());
-        for (place, row) in rows.iter().enumerate() {
+        for (index, row) in rows.iter().enumerate() {
             self.hasher.update(row.digest());
             match row.judge(&self.mapping, inactive, self.context.new_id()) {
                 Ok(candidate) => {
-                    candidates.push((place, candidate));
+                    candidates.push((index, candidate));
                     verdicts.push(None);
                 }
                 Err(findings) => verdicts.push(Some(refused(row.line, findings))),
@@ -122,13 +122,13 @@ impl Import {
             let rows: Vec<Candidate> = undecided.iter().map(|(_, row)| row.clone()).collect();
             let holders = store::holders(&mut self.tx, &self.header.source, &rows).await?;
             let mut known = KnownUsers::new(&holders, &self.header.source, self.import_id);
-            let mut places = Vec::new();
+            let mut indexes = Vec::new();
             let mut coming = Vec::new();
-            for (place, mut row) in undecided {
+            for (index, mut row) in undecided {
                 match known.decide(&mut row) {
-                    Some(verdict) => verdicts[place] = Some(verdict),
+                    Some(verdict) => verdicts[index] = Some(verdict),
                     None => {
-                        places.push(place);
+                        indexes.push(index);
                         coming.push(row);
                     }
                 }
@@ -141,12 +141,12 @@ impl Import {
             };
             let inserted: HashSet<Uuid> = inserted.into_iter().collect();
             undecided = Vec::new();
-            for (place, row) in places.into_iter().zip(coming) {
+            for (index, row) in indexes.into_iter().zip(coming) {
                 if inserted.contains(&row.user_id) {
                     self.count_hash(&row);
-                    verdicts[place] = Some(accepted(row));
+                    verdicts[index] = Some(accepted(row));
                 } else {
-                    undecided.push((place, row));
+                    undecided.push((index, row));
                 }
             }
             if undecided.is_empty() {
@@ -274,8 +274,8 @@ async fn lock(tx: &mut Tx, context: &Context) -> Result<()> {
     let since = context.clock.instant();
     while !store::lock(tx).await? {
         // One that ended a moment ago without a commit may not have released its lock yet.
-        if context.clock.instant().saturating_duration_since(since) < LETTING_GO {
-            tokio::time::sleep(LOOK).await;
+        if context.clock.instant().saturating_duration_since(since) < LOCK_WAIT {
+            tokio::time::sleep(LOCK_POLL).await;
             continue;
         }
         let text = "Another import is running; two at a time would wait for each other's rows.";

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use sidle::db::Scope;
-use sidle::fault::Reason;
+use sidle::fault::{Fault, Reason};
 use sidle::proto;
 use tonic::{Code, Request};
 use uuid::Uuid;
 
 use super::{pool, waiting_for_locks};
 use crate::authenticate::attempt;
-use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually};
+use crate::support::{ADMIN_PASSWORD, Setup, TestServer, eventually, within};
 
 /// A server of five connections whose statements may wait for a minute, with so many users.
 async fn stage(users: usize) -> TestServer {
@@ -102,6 +102,33 @@ async fn whoever_waits_too_long_for_a_lock_is_told_to_come_back() {
     sqlx::query("SELECT FROM users FOR UPDATE").execute(&mut *holder).await.unwrap();
     let refused = server.client("").authenticate.authenticate_password(login(0)).await.unwrap_err();
     assert_eq!((refused.code(), crate::look::reason(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+}
+
+/// A transaction that may wait for others' keys has its own bound, which a longer one of all transactions leaves alone.
+#[tokio::test]
+async fn whoever_waits_for_others_keys_gives_up_before_others() {
+    let setup = Setup::new().await.with("DATABASE__LOCK_TIMEOUT", "60s");
+    let db = pool(&setup, 4);
+    let timeout = "SELECT current_setting('lock_timeout')";
+    let mut ordinary = db.begin(Scope::Platform).await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, String>(timeout).fetch_one(&mut *ordinary).await.unwrap(), "1min");
+    ordinary.commit().await.unwrap();
+    let mut contended = db.begin_contended(Scope::Platform).await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, String>(timeout).fetch_one(&mut *contended).await.unwrap(), "2s");
+    contended.commit().await.unwrap();
+    let mut next = db.begin(Scope::Platform).await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, String>(timeout).fetch_one(&mut *next).await.unwrap(), "1min", "for one only");
+}
+
+/// The server ends a statement that takes longer than it may.
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_cancelled_by_the_server() {
+    let setup = Setup::new().await.with("DATABASE__STATEMENT_TIMEOUT", "100ms");
+    let db = pool(&setup, 1);
+    let mut tx = db.begin(Scope::Platform).await.unwrap();
+    let slow = within("the statement", sqlx::query("SELECT pg_sleep(3600)").execute(&mut *tx)).await.unwrap_err();
+    assert_eq!(slow.as_database_error().and_then(|error| error.code()).as_deref(), Some("57014"));
+    assert_eq!(Fault::from(slow).reason(), Reason::DatabaseUnavailable);
 }
 
 /// An import into one tenant that is held open must not cost the other tenants their connections.

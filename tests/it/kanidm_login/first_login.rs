@@ -5,12 +5,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::json;
 use sidle::proto;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::{REDIRECT, World, complete, group, person};
 use crate::authenticate::attempt;
 use crate::look::{event, reason, reasons};
-use crate::support::ADMIN_PASSWORD;
+use crate::support::{ADMIN_PASSWORD, until};
 
 impl World {
     /// Lets the tenant create users for persons whom Kanidm authenticates.
@@ -109,6 +110,51 @@ async fn a_first_login_waits_only_for_a_moment_for_somebody_who_writes_the_addre
     assert_eq!(reason(&refused.expect("at once").unwrap_err()), "DATABASE_UNAVAILABLE");
     import.rollback().await.unwrap();
     let signed_in = world.login_as(&bearer).await.expect("nobody has it");
+    assert_eq!(signed_in.user.unwrap().user_id, id.to_string());
+}
+
+/// While a first login waits for a permit, its tenant may stop making users of people.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_login_decides_again_after_it_has_waited() {
+    let world = World::with(|setup| setup.with("DATABASE__LOCK_TIMEOUT", "25s")).await;
+    world.open_to_new_people(world.tenant).await;
+    let (id, bearer) = world.newcomer("late").await;
+    let begun = world.start().await.unwrap();
+    let back = world.kanidm.authorise(&bearer, &begun.authorization_url).await.unwrap();
+    let sql = world.server.sql();
+    let count = async |waiting: &'static str| sqlx::query_scalar::<_, i64>(waiting).fetch_one(sql).await.unwrap();
+    let lock = "LOCK TABLE kanidm_tenant_groups IN ACCESS EXCLUSIVE MODE";
+    // Beside the few connections that a test looks with.
+    let mut holder = PgConnection::connect_with(&sql.connect_options()).await.unwrap();
+    let mut change = PgConnection::connect_with(&sql.connect_options()).await.unwrap();
+    let mut held = holder.begin().await.unwrap();
+    sqlx::query(lock).execute(&mut *held).await.unwrap();
+    let meanwhile = async {
+        let deciding = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND application_name = 'sidle' AND wait_event_type = 'Lock' AND query LIKE '%kanidm_first_login%'";
+        until("the login decides for the first time", async || count(deciding).await == 1).await;
+        // Stands in line behind the login, so that it is let in when the first decision's transaction has ended, and
+        // before the second decision.
+        let close = async {
+            let mut change = change.begin().await.unwrap();
+            sqlx::query(lock).execute(&mut *change).await.unwrap();
+            let settings = "UPDATE tenants SET settings = settings - 'sidle' WHERE tenant_id = $1";
+            sqlx::query(settings).bind(world.tenant).execute(&mut *change).await.unwrap();
+            change.commit().await.unwrap();
+        };
+        let let_in = async {
+            let in_line = "SELECT count(*) FROM pg_locks WHERE relation = 'kanidm_tenant_groups'::regclass
+                AND mode = 'AccessExclusiveLock' AND NOT granted";
+            until("the change of the tenant stands in line", async || count(in_line).await == 1).await;
+            held.commit().await.unwrap();
+        };
+        tokio::join!(close, let_in);
+    };
+    let (refused, ()) = tokio::join!(complete(&world.server, &back, &begun.login_secret), meanwhile);
+    assert_eq!(reason(&refused.unwrap_err()), "PERSON_NOT_LINKED");
+    assert!(reasons(&world.server, "user.created", "success").await.is_empty());
+    world.open_to_new_people(world.tenant).await;
+    let signed_in = world.login_as(&bearer).await.expect("a tenant that makes users makes one");
     assert_eq!(signed_in.user.unwrap().user_id, id.to_string());
 }
 

@@ -532,6 +532,52 @@ async fn a_token_is_not_held_while_its_user_is_waited_for() {
     verified.unwrap();
 }
 
+/// Registers while the worker waits for what `holder` has locked, and again with the same request: the second call must
+/// not wait for the answer to the first.
+async fn assert_a_repeat_does_not_wait(server: &TestServer, asked: RegisterRequest, mut holder: PgConnection) {
+    let registered = register(server, asked.clone()).await;
+    eventually("the answer waits", async || (waiting_for_locks(server).await >= 1).then_some(())).await;
+    let waiting = "SELECT pid, xact_start::text FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'sidle' AND wait_event_type = 'Lock'";
+    let first: Vec<(i32, String)> = sqlx::query_as(waiting).fetch_all(server.sql()).await.unwrap();
+    assert_eq!(register(server, asked).await, registered);
+    let after: Vec<(i32, String)> = sqlx::query_as(waiting).fetch_all(server.sql()).await.unwrap();
+    assert_eq!(after, first, "the same answer to the first still waits, and nothing else");
+    sqlx::query("COMMIT").execute(&mut holder).await.unwrap();
+}
+
+/// A server whose statements wait for locks for longer than the test takes, and a transaction that can hold some.
+async fn patient_server() -> (TestServer, Smtp, PgConnection) {
+    let smtp = smtp().await;
+    let server = with_mail(Setup::new().await, smtp.port).with("DATABASE__LOCK_TIMEOUT", "25s").start().await;
+    let mut holder = PgConnection::connect_with(&server.sql().connect_options()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut holder).await.unwrap();
+    (server, smtp, holder)
+}
+
+/// How long the answer to a registration takes depends on whose the address is: nobody may be able to wait for its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_registration_does_not_wait_for_the_answer_to_the_first() {
+    let (server, mut smtp, mut holder) = patient_server().await;
+    let tenant = open(&server, "open").await;
+    let user = server.user(tenant, "ann@open.example", "user").await;
+    sqlx::query("SELECT FROM users WHERE user_id = $1 FOR UPDATE").bind(user).execute(&mut holder).await.unwrap();
+    assert_a_repeat_does_not_wait(&server, request(tenant, "ann@open.example", OTHER_PASSWORD), holder).await;
+    smtp.message().await.expect("the owner is told");
+}
+
+/// The same for an address without an account, which another registration has been sent to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_registration_does_not_wait_while_an_older_one_is_superseded() {
+    let (server, mut smtp, mut holder) = patient_server().await;
+    let tenant = open(&server, "open").await;
+    register(&server, request(tenant, "bob@open.example", ADMIN_PASSWORD)).await;
+    let older = next_token(&mut smtp).await;
+    sqlx::query("SELECT FROM registrations FOR UPDATE").execute(&mut holder).await.unwrap();
+    assert_a_repeat_does_not_wait(&server, request(tenant, "bob@open.example", OTHER_PASSWORD), holder).await;
+    assert_ne!(next_token(&mut smtp).await, older);
+}
+
 /// Whatever has expired is purged, also the registrations of users who exist.
 #[tokio::test]
 async fn registrations_and_tokens_that_have_lapsed_are_removed() {

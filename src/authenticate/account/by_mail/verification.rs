@@ -81,12 +81,7 @@ impl Account {
         let (now, tx) = (change.now, &mut change.tx);
         let found = registrations::lock_by_token(tx, token).await?.ok_or_else(invalid_credentials)?;
         if found.state == State::Verified && found.expires_at > now {
-            let missing = || Fault::internal(format!("registrations.user_id of {} is missing", found.registration_id));
-            return Ok(Verified {
-                user_id: found.user_id.ok_or_else(missing)?,
-                verified_at: found.verified_at.ok_or_else(missing)?,
-                password_kept: found.password_kept,
-            });
+            return verified_before(&found);
         }
         if found.state != State::Sent
             || found.expires_at <= now
@@ -179,6 +174,16 @@ impl Account {
         change.revoke_sessions(sessions);
         Ok(event)
     }
+}
+
+/// What confirming a registration led to before; repeating it is harmless.
+fn verified_before(found: &Registration) -> Result<Verified> {
+    let missing = || Fault::internal(format!("registrations.user_id of {} is missing", found.registration_id));
+    Ok(Verified {
+        user_id: found.user_id.ok_or_else(missing)?,
+        verified_at: found.verified_at.ok_or_else(missing)?,
+        password_kept: found.password_kept,
+    })
 }
 
 /// Inserts the user that a registration becomes; false when the address has an account.
