@@ -2,21 +2,25 @@
 
 use sidle::audit::{Event, EventType};
 use sidle::db::Scope;
+use sidle::fault::Fault;
 use sidle::proto::*;
 use uuid::Uuid;
 
 use super::reason;
 use crate::support::{TestServer, within};
 
-/// Other calls' events, one after the other for ever: each reaches every watcher, and none is about a migration.
-async fn events_of_others(server: &TestServer) {
-    let app = server.app();
-    loop {
-        let mut tx = app.db.begin(Scope::Platform).await.unwrap();
-        app.recorder.record(&mut tx, Event::by_system(EventType::RoleUpdated, Uuid::nil())).await.unwrap();
-        tx.commit().await.unwrap();
+/// Other calls' events, one after the other until the server stops: each reaches every watcher, and none is about a
+/// migration.
+fn events_of_others(server: &TestServer) {
+    let app = server.app().clone();
+    let record = async move || {
+        let mut tx = app.db.begin(Scope::Platform).await?;
+        app.recorder.record(&mut tx, Event::by_system(EventType::RoleUpdated, Uuid::nil())).await?;
+        tx.commit().await?;
         app.recorder.wake();
-    }
+        Ok::<_, Fault>(())
+    };
+    tokio::spawn(async move { while record().await.is_ok() {} });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,23 +44,18 @@ async fn events_of_others_keep_neither_heartbeats_from_a_watcher_nor_the_end_of_
     let first = within("where it stands", stream.message()).await.unwrap().unwrap();
     assert_eq!((first.heartbeat, first.state()), (false, MigrationState::Pending));
 
-    let watched = async {
-        let next = within("a heartbeat", stream.message()).await.unwrap().unwrap();
-        assert!(next.heartbeat && next.cursor != first.cursor, "it has read on");
-        client.session.clone().revoke_session(RevokeSessionRequest::default()).await.unwrap();
-        within("the end of the stream", async {
-            loop {
-                match stream.message().await {
-                    Ok(message) => assert!(message.expect("no end without a reason").heartbeat),
-                    Err(status) => return status,
-                }
+    events_of_others(&server);
+    let next = within("a heartbeat", stream.message()).await.unwrap().unwrap();
+    assert!(next.heartbeat && next.cursor != first.cursor, "it has read on");
+    client.session.clone().revoke_session(RevokeSessionRequest::default()).await.unwrap();
+    let ended = within("the end of the stream", async {
+        loop {
+            match stream.message().await {
+                Ok(message) => assert!(message.expect("no end without a reason").heartbeat),
+                Err(status) => return status,
             }
-        })
-        .await
-    };
-    let ended = tokio::select! {
-        ended = watched => ended,
-        () = events_of_others(&server) => unreachable!("they go on for ever"),
-    };
+        }
+    })
+    .await;
     assert_eq!(reason(&ended), "UNAUTHENTICATED");
 }
