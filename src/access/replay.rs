@@ -32,10 +32,8 @@ impl<'a> ChangeRequest<'a> {
 
 /// The answer to a call that changes something.
 pub trait Answer: Message + Clone + Default {
-    /// What a repeat of the call is answered: the same, without secrets.
-    fn for_repeats(&self) -> Self {
-        self.clone()
-    }
+    /// What a repeat of the call is answered: the same, without secrets. It is stored.
+    fn for_repeats(&self) -> Self;
 
     /// What a call that only validated is answered: without what would lead to something that is not there.
     #[must_use]
@@ -43,6 +41,18 @@ pub trait Answer: Message + Clone + Default {
         self
     }
 }
+
+/// Says of answers that hold no secret that a repeat gets the same.
+macro_rules! answers_without_secrets {
+    ($($answer:ty),+ $(,)?) => {$(
+        impl $crate::access::replay::Answer for $answer {
+            fn for_repeats(&self) -> Self {
+                self.clone()
+            }
+        }
+    )+};
+}
+pub(crate) use answers_without_secrets;
 
 /// A call that may be repeated.
 #[derive(Debug)]

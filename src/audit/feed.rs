@@ -224,6 +224,7 @@ impl Feed {
     ///
     /// # Errors
     /// When the database fails.
+    #[doc(hidden)]
     pub async fn look(&self) -> Result<bool> {
         let began = self.shared.context.clock.instant();
         // The inbox first: what is not in it any more is in the log when that is read afterwards.

@@ -34,8 +34,9 @@ pub(crate) trait Content: Send + 'static {
         None
     }
 
-    /// What shows that the stream lives and how far it has come, with what was gathered.
-    fn heartbeat(&mut self, follow: &Follow) -> Self::Message;
+    /// What shows that the stream lives and how far it has come, with what was gathered; none while nothing true can be
+    /// said.
+    fn heartbeat(&mut self, follow: &Follow) -> Option<Self::Message>;
 
     /// Whether nothing comes any more.
     fn is_complete(&self) -> bool {
@@ -168,6 +169,11 @@ impl<C: Content> LiveStream<C> {
                 return message;
             }
         }
-        (self.is_gathering || self.heartbeat.is_due()).then(|| self.content.heartbeat(&self.follow))
+        if !self.is_gathering && !self.heartbeat.is_due() {
+            return None;
+        }
+        // Also when there is nothing to send: the next one is due an interval later.
+        self.heartbeat.sent();
+        self.content.heartbeat(&self.follow)
     }
 }

@@ -129,7 +129,7 @@ impl Content for Watch {
         Some(self.found(follow))
     }
 
-    fn heartbeat(&mut self, follow: &Follow) -> RevocationBatch {
-        self.found(follow)
+    fn heartbeat(&mut self, follow: &Follow) -> Option<RevocationBatch> {
+        Some(self.found(follow))
     }
 }

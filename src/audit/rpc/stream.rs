@@ -56,7 +56,7 @@ impl Content for Events {
         Some(self.message(None, follow))
     }
 
-    fn heartbeat(&mut self, follow: &Follow) -> StreamEventsResponse {
-        self.message(None, follow)
+    fn heartbeat(&mut self, follow: &Follow) -> Option<StreamEventsResponse> {
+        Some(self.message(None, follow))
     }
 }

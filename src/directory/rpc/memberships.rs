@@ -4,7 +4,7 @@ use super::super::memberships::{self, Filter, Position};
 use super::super::store::{self, GrantSource};
 use super::convert::{made, time};
 use super::{BEGINNING, Service, page};
-use crate::access::replay::{Answer, ChangeRequest};
+use crate::access::replay::{ChangeRequest, answers_without_secrets};
 use crate::access::{Call, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::{self, *};
@@ -76,7 +76,7 @@ pub(super) async fn delete(
     Ok(DeleteMembershipResponse { made: Some(made(gone)) })
 }
 
-impl Answer for CreateMembershipResponse {}
+answers_without_secrets!(CreateMembershipResponse);
 
 fn write(membership: memberships::Membership) -> Membership {
     let source = match membership.source {

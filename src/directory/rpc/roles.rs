@@ -4,7 +4,7 @@ use super::super::roles::{self, Edit, NewRole};
 use super::super::{names, store, tenants};
 use super::convert::{fields, optional_version, resource, time, version};
 use super::{BEGINNING, Service, page};
-use crate::access::replay::{Answer, ChangeRequest};
+use crate::access::replay::{ChangeRequest, answers_without_secrets};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::*;
@@ -74,8 +74,7 @@ pub(super) async fn delete(service: &Service, call: &Call, request: DeleteRoleRe
     Ok(DeleteRoleResponse {})
 }
 
-impl Answer for CreateRoleResponse {}
-impl Answer for UpdateRoleResponse {}
+answers_without_secrets!(CreateRoleResponse, UpdateRoleResponse);
 
 fn write(role: roles::Role) -> Role {
     Role {

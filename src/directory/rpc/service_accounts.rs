@@ -5,7 +5,7 @@ use super::super::store::{self, ActiveStatus};
 use super::super::{names, tenants};
 use super::convert::{choice, fields, optional_version, resource, time, version};
 use super::{BEGINNING, Service, page};
-use crate::access::replay::{Answer, ChangeRequest};
+use crate::access::replay::{ChangeRequest, answers_without_secrets};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::get_service_account_request::Identifier;
@@ -127,8 +127,7 @@ fn read_certificates(field: &'static str, certificates: &[ClientCertificate]) ->
     names::certificates(field, certificates.iter().map(|known| (known.authority.as_str(), known.uri.as_str())))
 }
 
-impl Answer for CreateServiceAccountResponse {}
-impl Answer for UpdateServiceAccountResponse {}
+answers_without_secrets!(CreateServiceAccountResponse, UpdateServiceAccountResponse);
 
 fn write(account: service_accounts::ServiceAccount) -> ServiceAccount {
     let status = match account.status {

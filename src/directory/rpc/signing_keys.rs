@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::convert::time;
 use super::{Service, page};
-use crate::access::replay::{Answer, ChangeRequest};
+use crate::access::replay::{ChangeRequest, answers_without_secrets};
 use crate::access::{Call, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::*;
@@ -50,7 +50,7 @@ pub(super) async fn rotate(
     service.directory.rotate_signing_keys(call, &asked, algorithm, &rotation, answer).await
 }
 
-impl Answer for RotateSigningKeysResponse {}
+answers_without_secrets!(RotateSigningKeysResponse);
 
 fn algorithm(name: &str) -> Result<Option<Algorithm>> {
     if name.is_empty() {

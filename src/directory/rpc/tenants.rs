@@ -5,7 +5,7 @@ use super::super::store::{self, ActiveStatus};
 use super::super::tenants::{self, Edit, NewTenant};
 use super::convert::{choice, fields, optional_text, optional_version, resource, time, version};
 use super::{BEGINNING, Service, page, settings};
-use crate::access::replay::{Answer, ChangeRequest};
+use crate::access::replay::{ChangeRequest, answers_without_secrets};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::get_tenant_request::Identifier;
@@ -107,8 +107,7 @@ fn read_status(status: TenantStatus) -> Option<ActiveStatus> {
     }
 }
 
-impl Answer for CreateTenantResponse {}
-impl Answer for UpdateTenantResponse {}
+answers_without_secrets!(CreateTenantResponse, UpdateTenantResponse);
 
 fn write(tenant: tenants::Tenant) -> Tenant {
     let status = match tenant.status {

@@ -9,7 +9,7 @@ use super::super::{kanidm, tenants};
 use super::convert::{choice, fields, made as made_to_proto, optional_version, resource, time, version};
 use super::{BEGINNING, Service, page};
 use crate::access::names::{email_key, username, username_key};
-use crate::access::replay::{Answer, ChangeRequest};
+use crate::access::replay::{ChangeRequest, answers_without_secrets};
 use crate::access::{Call, etag, input, paging};
 use crate::fault::{Fault, Result};
 use crate::proto::get_user_request::Identifier;
@@ -207,9 +207,7 @@ fn read_method(method: proto::AuthMethod) -> Option<AuthMethod> {
     }
 }
 
-impl Answer for CreateUserResponse {}
-impl Answer for UpdateUserResponse {}
-impl Answer for LinkKanidmPersonResponse {}
+answers_without_secrets!(CreateUserResponse, UpdateUserResponse, LinkKanidmPersonResponse);
 
 fn write_status(status: UserStatus) -> proto::UserStatus {
     match status {

@@ -52,7 +52,9 @@ impl Jobs {
         }
         let job = self.make(&mut change, call, starting).await?;
         let answer = change.answer(answer(job)).await?;
-        engine.notify_one();
+        if !request.is_validation() {
+            engine.notify_one();
+        }
         Ok(answer)
     }
 

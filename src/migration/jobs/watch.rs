@@ -109,12 +109,16 @@ impl Content for Watch {
         Ok(Reaction::Send(self.update(event.occurred_at)))
     }
 
-    /// Where the migration stood when something was last seen.
-    fn heartbeat(&mut self, follow: &Follow) -> ProgressUpdate {
+    /// Where the migration stood when something was last seen. None before a resumed watcher has been sent the steps up to
+    /// where the migration stood then: they come first, with their failures.
+    fn heartbeat(&mut self, follow: &Follow) -> Option<ProgressUpdate> {
+        if self.cursor.step < self.last.step {
+            return None;
+        }
         // Others' events were passed by, so that a resumed watcher need not read them again.
         self.cursor.mark = follow.mark();
         let step = Step { finished: 0, failures: Vec::new(), ..self.last.clone() };
-        ProgressUpdate { step, is_heartbeat: true, ..self.update(self.clock.now()) }
+        Some(ProgressUpdate { step, is_heartbeat: true, ..self.update(self.clock.now()) })
     }
 
     fn is_complete(&self) -> bool {

@@ -13,7 +13,7 @@ use super::jobs::{JobFilter, Jobs, Starting};
 use super::plan::Plans;
 use crate::access::live::Heartbeat;
 use crate::access::paging::{cut, page_size};
-use crate::access::replay::{Answer, ChangeRequest};
+use crate::access::replay::{Answer, ChangeRequest, answers_without_secrets};
 use crate::access::{Call, input};
 use crate::audit::Streams;
 use crate::authenticate::StepUps;
@@ -196,9 +196,13 @@ impl Service {
     }
 }
 
-impl Answer for PlanMigrationResponse {}
+answers_without_secrets!(PlanMigrationResponse);
 
 impl Answer for StartMigrationResponse {
+    fn for_repeats(&self) -> Self {
+        self.clone()
+    }
+
     fn of_validation(mut self) -> Self {
         if let Some(migration) = &mut self.migration {
             migration.migration_id.clear();
