@@ -5,10 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::idle::IdleTimeoutStream;
-use super::quota::{Full, Quota};
+use super::quota::{Full, Permit, Quota};
 use crate::config::{Network, ServerConfig};
 use crate::context::Clock;
 use crate::metrics::Metrics;
@@ -106,8 +106,13 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
                     self.failures = 0;
-                    match self.admit(stream, address) {
-                        Ok(connection) => return (connection, address),
+                    // What is refused is counted before it is closed, at the end of the block.
+                    match self.permit(address) {
+                        Ok(permit) => {
+                            // Small answers are not to wait for one another; without it the connection works as well.
+                            let _ = stream.set_nodelay(true);
+                            return (IdleTimeoutStream::new(stream, permit, self.idle_timeout), address);
+                        }
                         Err(Full::Total) => self.refused("total", None),
                         Err(Full::Client) => self.refused("address", None),
                     }
@@ -124,12 +129,9 @@ impl Acceptor {
         }
     }
 
-    fn admit(&self, stream: TcpStream, address: SocketAddr) -> Result<IdleTimeoutStream, Full> {
+    fn permit(&self, address: SocketAddr) -> Result<Permit, Full> {
         let client: Option<IpAddr> = Some(address.ip()).filter(|ip| !self.proxies.iter().any(|p| p.contains(*ip)));
-        let permit = self.quota.take(client, 1)?;
-        // Small answers are not to wait for one another; without it the connection works as well.
-        let _ = stream.set_nodelay(true);
-        Ok(IdleTimeoutStream::new(stream, permit, self.idle_timeout))
+        self.quota.take(client, 1)
     }
 
     fn refused(&mut self, why: &'static str, cause: Option<&io::Error>) {
