@@ -16,8 +16,7 @@ use super::Global;
 use super::connect::{Caller, random_id};
 use super::failure::{Failure, Result, exit};
 use super::output::{Out, dash, word};
-use crate::access::input;
-use crate::migration::legacy_file::{self, Format, LegacyRow};
+use crate::migration::legacy_file::{self, Format};
 use crate::proto::import_users_request::Part;
 use crate::proto::import_users_response::Part as Answer;
 use crate::proto::*;
@@ -146,7 +145,7 @@ fn send(path: &Path, format: Format, header: ImportHeader, to: &mpsc::Sender<Imp
     }
     let (mut batch, mut row_count) = (Vec::with_capacity(BATCH), 0);
     for row in rows {
-        batch.push(write(row.map_err(unreadable)?));
+        batch.push(row.map_err(unreadable)?.into());
         row_count += 1;
         if batch.len() == BATCH {
             let rows = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
@@ -162,22 +161,6 @@ fn send(path: &Path, format: Format, header: ImportHeader, to: &mpsc::Sender<Imp
         }
     }
     Ok(())
-}
-
-fn write(row: LegacyRow) -> ImportRow {
-    ImportRow {
-        line: i64::try_from(row.line).unwrap_or(i64::MAX),
-        legacy_id: row.legacy_id,
-        email: row.email,
-        username: row.username,
-        full_name: row.full_name,
-        password_hash: row.password_hash,
-        is_active: row.is_active,
-        created_at: row.created_at.map(input::to_proto),
-        tenant: row.tenant,
-        role: row.role,
-        unreadable: row.unreadable.unwrap_or_default(),
-    }
 }
 
 type Migration = migration_service_client::MigrationServiceClient<super::connect::Authorized>;

@@ -61,9 +61,10 @@ impl Drop for Waiting {
     }
 }
 
-/// The refusal of a call that another one outran, which led elsewhere: its token is spent, and nothing has ended.
+/// The refusal of a call that another one outran, which led elsewhere, or beside which too many wait with the same token: the
+/// token is spent or being spent, and nothing has ended.
 pub(super) fn raced() -> Fault {
-    Fault::new(Reason::RefreshRaced, "Another call is exchanging the same refresh token, for something else.")
+    Fault::new(Reason::RefreshRaced, "Other calls are exchanging the same refresh token.")
         .retry_after(Duration::from_secs(1))
 }
 

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
-use prost_types::Timestamp;
-use sidle::migration::legacy_file::{Format, LegacyRow, read};
+use sidle::migration::legacy_file::{Format, read};
 use sidle::proto::{
     ImportEnd, ImportHeader, ImportOutcome, ImportReason, ImportRow, ImportRows, ImportSummary, ImportUsersRequest,
     ImportVerdict, import_users_request, import_users_response,
@@ -62,25 +61,7 @@ fn rows_of(demo: &Demo<'_>, file: &str) -> Result<Vec<ImportRow>> {
     let format = Format::of(&path).ok_or_else(|| format!("{file} is neither CSV nor JSON lines"))?;
     let opened = File::open(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let rows = read(opened, format).map_err(|e| format!("{file}: {e}"))?;
-    rows.map(|row| Ok(to_proto(row.map_err(|e| format!("{file}: {e}"))?))).collect()
-}
-
-fn to_proto(row: LegacyRow) -> ImportRow {
-    ImportRow {
-        line: row.line.cast_signed(),
-        legacy_id: row.legacy_id,
-        email: row.email,
-        username: row.username,
-        full_name: row.full_name,
-        password_hash: row.password_hash,
-        is_active: row.is_active,
-        created_at: row
-            .created_at
-            .map(|time| Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos().cast_signed() }),
-        tenant: row.tenant,
-        role: row.role,
-        unreadable: row.unreadable.unwrap_or_default(),
-    }
+    rows.map(|row| Ok(row.map_err(|e| format!("{file}: {e}"))?.into())).collect()
 }
 
 async fn import(demo: &mut Demo<'_>, rows: Vec<ImportRow>) -> Result<(Vec<ImportVerdict>, ImportSummary)> {
