@@ -20,7 +20,8 @@
 //! | [`schema`] | schema migrations |
 //! | [`config`], [`telemetry`], [`metrics`] | settings, log, figures |
 //! | [`seal`], [`context`], [`fault`] | sealed values; time and randomness; the one error between modules |
-//! | `shared` | the parts that most services are made of |
+//! | `shared`, [`change`] | the parts that most services are made of; one transaction with its events and messages |
+//! | [`proto`], [`codec`] | the contract and its encoding |
 //! | [`app`] | wires all of it |
 //! | [`cli`] | the commands |
 
