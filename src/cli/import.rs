@@ -1,21 +1,24 @@
 //! `sidle users import`: a file's rows in, a verdict per row out.
 
+mod verdicts;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 
+use self::verdicts::{Verdicts, reason};
 use super::Global;
 use super::connect::{Caller, random_id};
 use super::failure::{Failure, Result, exit};
-use super::output::{Out, dash, word};
+use super::output::{Out, dash};
 use crate::migration::legacy_file::{self, Format};
 use crate::proto::import_users_request::Part;
 use crate::proto::import_users_response::Part as Answer;
@@ -54,6 +57,9 @@ pub(super) struct Import {
     /// Answer everything as usual and import nothing
     #[arg(long)]
     dry_run: bool,
+    /// List the remarks on imported rows as well, row by row
+    #[arg(long)]
+    remarks: bool,
 }
 
 /// How a file holds its rows.
@@ -91,25 +97,28 @@ impl Import {
         let mut migration = caller.migration().await?;
         let header = self.header(&caller);
         let mut proof = None;
+        let mut verdicts = Verdicts::new(out, self.remarks);
         let summary = loop {
             let (sender, receiver) = mpsc::channel(4);
             let (path, header) = (self.file.clone(), header.clone());
             // Files are read where waiting is allowed; a full channel holds the reader back, so memory stays the same.
             let reader = tokio::task::spawn_blocking(move || send(&path, format, header, &sender));
-            let verdicts = receive(&mut migration, receiver, proof.clone(), out).await;
+            verdicts.restart();
+            let answered = receive(&mut migration, receiver, proof.clone(), &mut verdicts, out).await;
             // A file that cannot be read ends the stream early, which the service refuses: the cause is the file.
             if let Ok(Err(failure)) = reader.await {
                 return Err(failure);
             }
-            match verdicts {
+            match answered {
                 // Asked for before the first row is looked at, so that nothing is sent twice in earnest.
                 Err(asked) if proof.is_none() && asked.reason.as_deref() == Some("STEP_UP_REQUIRED") => {
                     proof = Some(caller.prove(&asked).await?);
                 }
-                verdicts => break verdicts?,
+                answered => break answered?,
             }
         };
         report(&summary, out)?;
+        verdicts.print_unknown()?;
         Ok(if summary.refused > 0 { ExitCode::from(exit::PARTLY) } else { ExitCode::SUCCESS })
     }
 
@@ -170,6 +179,7 @@ async fn receive(
     migration: &mut Migration,
     rows: mpsc::Receiver<ImportUsersRequest>,
     proof: Option<MetadataValue<Ascii>>,
+    printed: &mut Verdicts<'_>,
     out: &Out,
 ) -> Result<ImportSummary> {
     let mut request = Request::new(ReceiverStream::new(rows));
@@ -183,7 +193,7 @@ async fn receive(
             Some(Answer::Verdicts(verdicts)) => {
                 progress.inc(verdicts.verdicts.len() as u64);
                 for verdict in verdicts.verdicts {
-                    progress.suspend(|| refused(&verdict, out))?;
+                    progress.suspend(|| printed.print(&verdict))?;
                 }
             }
             Some(Answer::Summary(summary)) => {
@@ -200,29 +210,17 @@ fn progress(out: &Out) -> ProgressBar {
     if !out.is_watched() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{spinner} {human_pos} rows, {per_sec}, {elapsed}");
-    let progress = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let style = ProgressStyle::with_template("{spinner} {human_pos} rows, {rate}, {elapsed}");
+    let progress = ProgressBar::new_spinner()
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()).with_key("rate", rate));
     progress.enable_steady_tick(Duration::from_millis(100));
     progress
 }
 
-/// Prints a refused row: its line, what is wrong, what to do.
-fn refused(verdict: &ImportVerdict, out: &Out) -> Result<()> {
-    if verdict.outcome != i32::from(ImportOutcome::Refused) {
-        return Ok(());
-    }
-    if out.is_json() {
-        return out.message_line(verdict);
-    }
-    verdict.findings.iter().try_for_each(|finding| {
-        let reason = reason(finding.reason);
-        let field = if finding.field.is_empty() { String::new() } else { format!(" ({})", finding.field) };
-        out.line(&format!("line {}: refused, {reason}{field}. {}", verdict.line, finding.remedy))
-    })
-}
-
-fn reason(reason: i32) -> String {
-    word(reason, ImportReason::as_str_name, "IMPORT_REASON_")
+/// Rows a second, as a whole number: more digits tell nothing.
+fn rate(state: &ProgressState, to: &mut dyn std::fmt::Write) {
+    // Nothing is lost when it cannot be shown.
+    let _ = write!(to, "{:.0} rows/s", state.per_sec());
 }
 
 fn report(summary: &ImportSummary, out: &Out) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, within};
 
 /// An operator: a home of their own, and nothing of the test's environment.
 pub(crate) struct Operator {
-    home: tempfile::TempDir,
+    pub(crate) home: tempfile::TempDir,
     server: String,
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn lasting_address() -> String {
 }
 
 /// A service with an administrator, and the administrator signed in at the command line.
-async fn signed_in() -> (TestServer, Operator) {
+pub(crate) async fn signed_in() -> (TestServer, Operator) {
     let server = TestServer::start().await;
     server.admin().await;
     let operator = Operator::new(&server);
@@ -354,9 +354,11 @@ async fn an_import_tells_each_refused_row_and_takes_the_rest() {
 
     let ran = operator.run_with(&import, &proof, "").await;
     assert_eq!(ran.code, 3, "rows were refused: {ran:?}");
-    for expected in
-        ["line 3: refused, broken_hash", "line 4: refused, email_missing", "line 5: refused, email_duplicate"]
-    {
+    for expected in [
+        "line 3 (id 2, bob@north.example): refused, broken_hash",
+        "line 4 (id 3): refused, email_missing",
+        "line 5 (id 4, ANN@north.example): refused, email_duplicate",
+    ] {
         assert!(ran.out.contains(expected), "{expected}: {ran:?}");
     }
     assert_eq!(count().await, 2);

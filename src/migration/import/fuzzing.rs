@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::mapping::{Header, Mapping};
-use super::row::Row;
+use super::row::{Row, Unreadable};
 use crate::access::input;
 use crate::access::names::email_key;
 use crate::credential::hash_form;
@@ -26,7 +26,7 @@ pub(crate) fn import_rows(data: &[u8]) {
         created_at: if flags & 2 != 0 { Err(()) } else { Ok(None) },
         tenant: next(),
         role: next(),
-        unreadable: if flags & 4 != 0 { next() } else { String::new() },
+        unreadable: if flags & 4 != 0 { Unreadable::read("created_at", next()) } else { None },
     };
     let default_role = next();
     let mut header = Header { default_role, ..Header::default() };
@@ -48,6 +48,10 @@ pub(crate) fn import_rows(data: &[u8]) {
                 assert_eq!(hash_form::read(hash).ok(), candidate.form);
             }
         }
-        Err(findings) => assert!(!findings.is_empty(), "refused for nothing"),
+        Err(findings) => {
+            assert!(!findings.is_empty(), "refused for nothing");
+            let details = || findings.iter().map(|finding| &finding.detail);
+            assert!(details().all(|text| text.chars().count() <= 256 && !text.chars().any(char::is_control)));
+        }
     }
 }

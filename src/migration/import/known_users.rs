@@ -4,17 +4,18 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::candidate::{Candidate, Finding, Verdict};
+use super::candidate::{Candidate, Finding, RowNames, Verdict};
 use super::store::Holder;
 use crate::migration::vocabulary::{ImportOutcome, ImportReason};
 
-pub(super) fn refused(line: i64, findings: Vec<Finding>) -> Verdict {
-    Verdict { line, outcome: ImportOutcome::Refused, user_id: None, findings }
+pub(super) fn refused(line: i64, names: RowNames, findings: Vec<Finding>) -> Verdict {
+    Verdict { line, outcome: ImportOutcome::Refused, user_id: None, findings, names }
 }
 
 pub(super) fn accepted(row: Candidate) -> Verdict {
     let outcome = if row.remarks.is_empty() { ImportOutcome::Accepted } else { ImportOutcome::AcceptedWithRemarks };
-    Verdict { line: row.line, outcome, user_id: Some(row.user_id), findings: row.remarks }
+    let names = if row.remarks.is_empty() { RowNames::default() } else { row.names() };
+    Verdict { line: row.line, outcome, user_id: Some(row.user_id), findings: row.remarks, names }
 }
 
 /// Users whom rows could collide with: those in the database, and rows of the same batch that are about to be inserted.
@@ -60,14 +61,15 @@ impl<'a> KnownUsers<'a> {
                     outcome: ImportOutcome::AlreadyImported,
                     user_id: Some(same.user_id),
                     findings: Vec::new(),
+                    names: RowNames::default(),
                 }
             } else {
-                refused(row.line, vec![Finding::new(ImportReason::RowChanged, "")])
+                refused(row.line, row.names(), vec![Finding::new(ImportReason::RowChanged, "")])
             });
         }
         let findings = self.collisions(row);
         if !findings.is_empty() {
-            return Some(refused(row.line, findings));
+            return Some(refused(row.line, row.names(), findings));
         }
         if let Some(key) = row.username_key()
             && (self.by_username.contains(key.as_str()) || !self.batch_usernames.insert(key))

@@ -12,7 +12,7 @@ mod summary;
 
 pub use self::candidate::Verdict;
 pub use self::mapping::Header;
-pub use self::row::Row;
+pub use self::row::{Row, Unreadable};
 pub use self::run::Import;
 pub(super) use self::run::unreadable;
 pub use self::summary::{HashCounts, Summary};

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::candidate::{Candidate, Finding};
+use super::candidate::{Candidate, Finding, RowNames};
 use super::mapping::{Found, Mapping};
 use crate::access::input;
 use crate::access::names::{email_key, username_key};
@@ -34,8 +34,29 @@ pub struct Row {
     pub tenant: String,
     /// Role, as the old system names it.
     pub role: String,
-    /// Why the client could not read the row; empty when it could.
-    pub unreadable: String,
+    /// Why the client could not read the row.
+    pub unreadable: Option<Unreadable>,
+}
+
+/// Why a client could not read a row.
+#[derive(Clone, Debug)]
+pub struct Unreadable {
+    /// The field at fault; empty for the row as a whole, or for a name that is no field.
+    pub field: &'static str,
+    /// What the client says.
+    pub why: String,
+}
+
+/// The fields of a row, as the contract names them.
+const FIELDS: [&str; 9] =
+    ["legacy_id", "email", "username", "full_name", "password_hash", "is_active", "created_at", "tenant", "role"];
+
+impl Unreadable {
+    /// What a client says of a row, unless it says nothing.
+    pub fn read(field: &str, why: String) -> Option<Self> {
+        let field = FIELDS.into_iter().find(|known| *known == field).unwrap_or_default();
+        (!why.is_empty()).then_some(Self { field, why })
+    }
 }
 
 /// Where a row's user belongs.
@@ -64,9 +85,14 @@ impl Row {
             &created_at,
             &self.tenant,
             &self.role,
-            &self.unreadable,
+            self.unreadable.as_ref().map_or("", |unreadable| &unreadable.why),
         ];
         digest(fields.map(str::as_bytes))
+    }
+
+    /// What the row is found by.
+    pub(super) fn names(&self) -> RowNames {
+        RowNames::new(&self.legacy_id, &self.email)
     }
 
     /// Judges the row by itself. `fresh_id` is the user's id if the row brings none. All that is wrong is found in one pass.
@@ -76,8 +102,8 @@ impl Row {
         inactive: &'static str,
         fresh_id: Uuid,
     ) -> Result<Candidate, Vec<Finding>> {
-        if !self.unreadable.is_empty() {
-            return Err(vec![Finding::new(ImportReason::Unreadable, "")]);
+        if let Some(Unreadable { field, why }) = &self.unreadable {
+            return Err(vec![Finding::new(ImportReason::Unreadable, field).of(why)]);
         }
         let mut findings: Vec<Finding> = self.text_findings().chain(self.email_finding()).collect();
         let form = self.hash_form().unwrap_or_else(|finding| {
@@ -98,7 +124,7 @@ impl Row {
         [("legacy_id", &self.legacy_id, 128), ("full_name", &self.full_name, 256)].into_iter().filter_map(
             |(field, value, longest)| {
                 if value.chars().count() > longest {
-                    Some(Finding::new(ImportReason::ValueTooLong, field))
+                    Some(Finding::new(ImportReason::ValueTooLong, field).of(&format!("at most {longest} characters")))
                 } else if value.chars().any(char::is_control) {
                     Some(Finding::new(ImportReason::InvalidCharacter, field))
                 } else {
@@ -144,7 +170,7 @@ impl Row {
                 return None;
             }
             Found::Unknown => {
-                findings.push(Finding::new(ImportReason::UnknownTenant, "tenant"));
+                findings.push(Finding::new(ImportReason::UnknownTenant, "tenant").of(&self.tenant));
                 return None;
             }
         };
@@ -153,7 +179,7 @@ impl Row {
             findings.push(Finding::new(ImportReason::EmailForeignDomain, "email"));
         }
         let Found::Id(role_id) = mapping.role(tenant_id, self.role.trim()) else {
-            findings.push(Finding::new(ImportReason::UnknownRole, "role"));
+            findings.push(Finding::new(ImportReason::UnknownRole, "role").of(&self.role));
             return None;
         };
         Some(Home { tenant_id, role_id })
@@ -190,7 +216,7 @@ impl Row {
     /// The username, unless it cannot be one.
     fn usable_username(&self) -> (Option<String>, Option<Finding>) {
         let username = self.username.trim();
-        let invalid = Finding::new(ImportReason::UsernameInvalid, "username");
+        let invalid = Finding::new(ImportReason::UsernameInvalid, "username").of(username);
         match username {
             "" => (None, None),
             name if name.chars().count() > 128

@@ -105,7 +105,7 @@ impl Import {
                     candidates.push((index, candidate));
                     verdicts.push(None);
                 }
-                Err(findings) => verdicts.push(Some(refused(row.line, findings))),
+                Err(findings) => verdicts.push(Some(refused(row.line, row.names(), findings))),
             }
         }
         self.settle(candidates, &mut verdicts).await?;

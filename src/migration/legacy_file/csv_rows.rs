@@ -127,14 +127,12 @@ impl<R: Read> CsvRows<R> {
         }
         let mut row = LegacyRow { line, ..LegacyRow::default() };
         for (column, value) in self.columns.iter().zip(fields) {
-            if let Err(why) = row.set(*column, value) {
-                return Ok(Some(LegacyRow::unreadable(line, why)));
-            }
+            row.set(*column, value);
         }
         if is_unended && row.looks_cut() {
             return Err(FileFault::Truncated(line));
         }
-        Ok(Some(row))
+        Ok(Some(row.finish()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read};
 
 use serde_json::Value;
 
-use super::row::{Column, FileFault, LONGEST_ROW, LegacyRow, shown};
+use super::row::{Column, FileFault, LONGEST_ROW, LegacyRow, Unreadable, shown};
 
 pub(super) struct JsonRows<R> {
     file: BufReader<R>,
@@ -51,29 +51,44 @@ impl<R: Read> JsonRows<R> {
     fn parse(&self, text: &str, has_line_break: bool) -> Result<LegacyRow, FileFault> {
         let line = self.line;
         let row = match serde_json::from_str(text) {
-            Ok(Value::Object(fields)) => json_row(line, fields).unwrap_or_else(|why| LegacyRow::unreadable(line, why)),
+            Ok(Value::Object(fields)) => json_row(line, fields),
             Err(_) if !has_line_break => return Err(FileFault::Truncated(line)),
             _ => LegacyRow::unreadable(line, "the line is not a JSON object"),
         };
-        if !has_line_break && row.looks_cut() { Err(FileFault::Truncated(line)) } else { Ok(row) }
+        if !has_line_break && row.looks_cut() { Err(FileFault::Truncated(line)) } else { Ok(row.finish()) }
     }
 }
 
-fn json_row(line: u64, fields: serde_json::Map<String, Value>) -> Result<LegacyRow, String> {
+fn json_row(line: u64, fields: serde_json::Map<String, Value>) -> LegacyRow {
     let mut row = LegacyRow { line, ..LegacyRow::default() };
     for (key, value) in fields {
-        let column = Column::of(&key).ok_or_else(|| format!("key `{}` is not known", shown(&key)))?;
+        let Some(column) = Column::of(&key) else {
+            row.found(Unreadable::row(format!("key `{}` is not known", shown(&key))));
+            continue;
+        };
         match value {
             Value::Null => {}
-            Value::String(text) => row.set(column, &text)?,
+            Value::String(text) => row.set(column, &text),
             Value::Number(number) if matches!(column, Column::Id | Column::IsActive) => {
-                row.set(column, &number.to_string())?
+                row.set(column, &number.to_string());
             }
             Value::Bool(flag) if column == Column::IsActive => row.is_active = Some(flag),
-            _ => return Err(format!("key `{}` has a value of another kind than it should", shown(&key))),
+            other => row.found(Unreadable { field: column.field(), why: format!("is {}", kind(&other)) }),
         }
     }
-    Ok(row)
+    row
+}
+
+/// What a value is that cannot be what the field holds.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false instead of text",
+        Value::Number(_) => "a number instead of text",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list instead of one value",
+        Value::Object(_) => "an object instead of one value",
+    }
 }
 
 impl<R: Read> Iterator for JsonRows<R> {

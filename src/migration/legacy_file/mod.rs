@@ -13,7 +13,7 @@ use std::path::Path;
 
 use self::csv_rows::CsvRows;
 use self::json_rows::JsonRows;
-pub use self::row::{FileFault, LegacyRow};
+pub use self::row::{FileFault, LegacyRow, Unreadable};
 
 /// How a file holds its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,8 +25,23 @@ pub struct LegacyRow {
     pub created_at: Option<DateTime<Utc>>,
     pub tenant: String,
     pub role: String,
-    /// Why the row could not be read; the other fields are empty then.
-    pub unreadable: Option<String>,
+    /// Why the row could not be read. Of the other fields, id and address may be filled then, to find the row by.
+    pub unreadable: Option<Unreadable>,
+}
+
+/// Why a row could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The field at fault, as the contract names it; empty for the row as a whole.
+    pub field: &'static str,
+    /// What is wrong, without the row's content.
+    pub why: String,
+}
+
+impl Unreadable {
+    pub(super) fn row(why: impl Into<String>) -> Self {
+        Self { field: "", why: why.into() }
+    }
 }
 
 /// Why a file cannot be imported at all.
@@ -123,14 +138,54 @@ impl Column {
             .find(|(_, known, others)| *known == name || others.contains(&name.as_str()))
             .map(|(c, ..)| c)
     }
+
+    /// The field of the contract that the column fills.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Id => "legacy_id",
+            Self::Email => "email",
+            Self::Username => "username",
+            Self::FullName => "full_name",
+            Self::PasswordHash => "password_hash",
+            Self::IsActive => "is_active",
+            Self::CreatedAt => "created_at",
+            Self::Tenant => "tenant",
+            Self::Role => "role",
+        }
+    }
 }
 
 impl LegacyRow {
     pub(super) fn unreadable(line: u64, why: impl Into<String>) -> Self {
-        Self { line, unreadable: Some(why.into()), ..Self::default() }
+        Self { line, unreadable: Some(Unreadable::row(why)), ..Self::default() }
     }
 
-    pub(super) fn set(&mut self, column: Column, value: &str) -> Result<(), String> {
+    /// Notes what is wrong with the row. The first thing that was found stays.
+    pub(super) fn found(&mut self, problem: Unreadable) {
+        self.unreadable.get_or_insert(problem);
+    }
+
+    /// The row as it is passed on: of one that could not be read, only what it can be found by.
+    pub(super) fn finish(self) -> Self {
+        match self.unreadable {
+            None => self,
+            Some(why) => Self {
+                line: self.line,
+                legacy_id: self.legacy_id,
+                email: self.email,
+                unreadable: Some(why),
+                ..Self::default()
+            },
+        }
+    }
+
+    pub(super) fn set(&mut self, column: Column, value: &str) {
+        if let Err(why) = self.try_set(column, value) {
+            self.found(Unreadable { field: column.field(), why: why.to_owned() });
+        }
+    }
+
+    fn try_set(&mut self, column: Column, value: &str) -> Result<(), &'static str> {
         let value = value.trim();
         let text = match column {
             Column::Id => &mut self.legacy_id,
@@ -159,16 +214,16 @@ impl LegacyRow {
     }
 }
 
-pub(super) fn flag(value: &str) -> Result<Option<bool>, String> {
+pub(super) fn flag(value: &str) -> Result<Option<bool>, &'static str> {
     match value.to_ascii_lowercase().as_str() {
         "" => Ok(None),
         "true" | "t" | "1" | "yes" | "y" => Ok(Some(true)),
         "false" | "f" | "0" | "no" | "n" => Ok(Some(false)),
-        _ => Err("is_active is neither true nor false".to_owned()),
+        _ => Err("is none of true, false, yes, no, 1 and 0"),
     }
 }
 
-pub(super) fn time(value: &str) -> Result<Option<DateTime<Utc>>, String> {
+pub(super) fn time(value: &str) -> Result<Option<DateTime<Utc>>, &'static str> {
     if value.is_empty() {
         return Ok(None);
     }
@@ -182,8 +237,7 @@ pub(super) fn time(value: &str) -> Result<Option<DateTime<Utc>>, String> {
             .or_else(|_| NaiveDate::parse_from_str(value, "%Y-%m-%d").map(|day| day.and_time(chrono::NaiveTime::MIN)))
             .map(|time| time.and_utc())
     };
-    let problem = "created_at is not a time such as 2024-05-31T12:00:00Z";
-    with_zone.or_else(|_| without_zone()).map(Some).map_err(|_| problem.to_owned())
+    with_zone.or_else(|_| without_zone()).map(Some).map_err(|_| "is not a time such as 2024-05-31T12:00:00Z")
 }
 
 /// A column's name, short enough for a message and without what a terminal would obey.

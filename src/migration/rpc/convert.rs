@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::access::{etag, input};
 use crate::fault::{Fault, Result};
 use crate::migration::groups::{GroupRole, Standing};
-use crate::migration::import::{HashCounts, Header, Row, Summary, Verdict};
+use crate::migration::import::{HashCounts, Header, Row, Summary, Unreadable, Verdict};
 use crate::migration::jobs::{Counts, ItemFilter, Job, JobItem, ProgressUpdate};
 use crate::migration::legacy_file::LegacyRow;
 use crate::migration::plan::{self, PlanItem};
@@ -80,13 +80,14 @@ pub(super) fn row(row: proto::ImportRow) -> Row {
         created_at,
         tenant: row.tenant,
         role: row.role,
-        unreadable: row.unreadable,
+        unreadable: Unreadable::read(&row.unreadable_field, row.unreadable),
     }
 }
 
 /// For clients that read a file and send it: the command-line tool, the demonstration, tests.
 impl From<LegacyRow> for proto::ImportRow {
     fn from(row: LegacyRow) -> Self {
+        let (unreadable, field) = row.unreadable.map(|found| (found.why, found.field)).unwrap_or_default();
         Self {
             line: i64::try_from(row.line).unwrap_or(i64::MAX),
             legacy_id: row.legacy_id,
@@ -98,7 +99,8 @@ impl From<LegacyRow> for proto::ImportRow {
             created_at: row.created_at.map(input::to_proto),
             tenant: row.tenant,
             role: row.role,
-            unreadable: row.unreadable.unwrap_or_default(),
+            unreadable,
+            unreadable_field: field.to_owned(),
         }
     }
 }
@@ -108,12 +110,15 @@ pub(super) fn verdict(verdict: Verdict) -> proto::ImportVerdict {
         reason: code!(ImportReason, "IMPORT_REASON", finding.reason),
         field: finding.field.to_owned(),
         remedy: finding.reason.remedy().to_owned(),
+        detail: finding.detail,
     });
     proto::ImportVerdict {
         line: verdict.line,
         outcome: code!(ImportOutcome, "IMPORT_OUTCOME", verdict.outcome),
         user_id: id(verdict.user_id),
         findings: findings.collect(),
+        legacy_id: verdict.names.legacy_id,
+        email: verdict.names.email,
     }
 }
 

@@ -31,7 +31,11 @@ async fn every_row_gets_a_verdict_with_its_line_and_the_good_ones_come_in() {
         ImportRow { password_hash: String::new(), ..row(11, "k@harbour.example") },
         ImportRow { is_active: Some(false), ..row(12, "l@harbour.example") },
         ImportRow { username: "m@harbour.example".to_owned(), ..row(13, "m@harbour.example") },
-        ImportRow { unreadable: "the row has 3 fields".to_owned(), line: 14, ..Default::default() },
+        ImportRow {
+            unreadable: "is not a time".to_owned(),
+            unreadable_field: "created_at".to_owned(),
+            ..row(14, "n@harbour.example")
+        },
         ImportRow { full_name: "bell\u{7}".to_owned(), ..row(15, "o@harbour.example") },
         ImportRow { legacy_id: "2".to_owned(), ..row(16, "p@harbour.example") },
     ];
@@ -56,6 +60,17 @@ async fn every_row_gets_a_verdict_with_its_line_and_the_good_ones_come_in() {
         assert_eq!(imported.reasons(line), expected, "line {line}");
         assert!(imported.verdict(line).findings.iter().all(|finding| finding.remedy.ends_with('.')), "line {line}");
     }
+    // What people find the row by, and what exactly was found.
+    let told = |line| {
+        let verdict = imported.verdict(line);
+        let finding = &verdict.findings[0];
+        [&verdict.legacy_id, &verdict.email, &finding.field, &finding.detail].map(String::as_str)
+    };
+    assert_eq!(told(14), ["14", "n@harbour.example", "created_at", "is not a time"]);
+    assert_eq!(told(8)[2..], ["tenant", "atlantis"]);
+    assert_eq!(told(9)[2..], ["role", "SYSTEM_ADMIN"]);
+    assert_eq!(told(13)[2..], ["username", "m@harbour.example"]);
+    assert_eq!(told(4)[..2], ["4", ""]);
     let summary = &imported.summary;
     assert_eq!((summary.rows, summary.accepted, summary.refused), (15, 4, 11));
     assert_eq!(users(&server).await, 4);
