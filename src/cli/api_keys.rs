@@ -7,6 +7,7 @@ use super::Global;
 use super::connect::{Caller, random_id};
 use super::failure::Result;
 use super::lookup::{self, pages};
+use super::names::Names;
 use super::output::{Out, dash, time};
 use crate::access::input;
 use crate::proto::*;
@@ -97,11 +98,15 @@ async fn list(caller: &Caller, service_account_id: &str, include_revoked: bool, 
         }
     })
     .await?;
+    let accounts = match out.is_json() {
+        true => Names::default(),
+        false => Names::of_service_accounts(caller, keys.iter().map(|key| key.service_account_id.as_str())).await,
+    };
     out.list(&keys, &["KEY", "BEGINS WITH", "SERVICE ACCOUNT", "SCOPES", "EXPIRES", "LAST USED", "REVOKED"], |key| {
         vec![
             key.api_key_id.clone(),
             key.display_prefix.clone(),
-            key.service_account_id.clone(),
+            accounts.of(&key.service_account_id),
             dash(&key.scopes.join(" ")),
             time(key.expires_at.as_ref()),
             time(key.last_used_at.as_ref()),

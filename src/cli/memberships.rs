@@ -6,6 +6,7 @@ use super::Global;
 use super::connect::{Caller, random_id};
 use super::failure::Result;
 use super::lookup::{self, pages};
+use super::names::Names;
 use super::output::{Out, time, word};
 use crate::proto::*;
 
@@ -104,12 +105,16 @@ pub(super) async fn print(caller: &Caller, asked: ListMembershipsRequest, out: &
         }
     })
     .await?;
+    let tenants = match out.is_json() {
+        true => Names::default(),
+        false => Names::of_tenants(caller, memberships.iter().map(|membership| membership.tenant_id.as_str())).await,
+    };
     out.list(&memberships, &["MEMBERSHIP", "USER", "TENANT", "ROLE", "FROM", "SINCE"], |membership| {
         let platform = membership.tenant_id.is_empty();
         vec![
             membership.membership_id.clone(),
             membership.user_email.clone(),
-            if platform { "(platform)".to_owned() } else { membership.tenant_id.clone() },
+            if platform { "(platform)".to_owned() } else { tenants.of(&membership.tenant_id) },
             membership.role_name.clone(),
             word(membership.source, GrantSource::as_str_name, "GRANT_SOURCE_"),
             time(membership.created_at.as_ref()),

@@ -22,6 +22,7 @@ mod mail;
 mod memberships;
 mod mfa;
 mod migrate;
+mod names;
 mod output;
 mod prompt;
 mod proof;

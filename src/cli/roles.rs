@@ -6,6 +6,7 @@ use super::Global;
 use super::connect::{Caller, random_id};
 use super::failure::Result;
 use super::lookup::{self, pages};
+use super::names::Names;
 use super::output::{Out, dash};
 use crate::proto::*;
 
@@ -76,11 +77,15 @@ async fn list(caller: &Caller, tenant_id: &str, out: &Out) -> Result<()> {
         }
     })
     .await?;
+    let tenants = match out.is_json() {
+        true => Names::default(),
+        false => Names::of_tenants(caller, roles.iter().map(|role| role.tenant_id.as_str())).await,
+    };
     out.list(&roles, &["ROLE", "NAME", "OF", "PERMISSIONS", "DESCRIPTION"], |role| {
         let of = match (role.is_platform, role.tenant_id.as_str()) {
             (true, _) => "(platform)".to_owned(),
             (false, "") => "(shared)".to_owned(),
-            (false, tenant) => tenant.to_owned(),
+            (false, tenant) => tenants.of(tenant),
         };
         vec![role.role_id.clone(), role.name.clone(), of, dash(&role.permissions.join(" ")), dash(&role.description)]
     })

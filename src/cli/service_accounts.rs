@@ -6,6 +6,7 @@ use super::Global;
 use super::connect::{Caller, random_id};
 use super::failure::Result;
 use super::lookup::{self, pages};
+use super::names::Names;
 use super::output::{Out, dash, time, word};
 use crate::proto::*;
 
@@ -79,12 +80,16 @@ async fn list(caller: &Caller, tenant_id: &str, out: &Out) -> Result<()> {
         }
     })
     .await?;
+    let tenants = match out.is_json() {
+        true => Names::default(),
+        false => Names::of_tenants(caller, accounts.iter().map(|account| account.tenant_id.as_str())).await,
+    };
     out.list(&accounts, &["SERVICE ACCOUNT", "NAME", "TENANT", "STATUS", "PERMISSIONS", "CREATED"], |account| {
         let platform = account.tenant_id.is_empty();
         vec![
             account.service_account_id.clone(),
             account.name.clone(),
-            if platform { "(platform)".to_owned() } else { account.tenant_id.clone() },
+            if platform { "(platform)".to_owned() } else { tenants.of(&account.tenant_id) },
             word(account.status, ServiceAccountStatus::as_str_name, "SERVICE_ACCOUNT_STATUS_"),
             dash(&account.permissions.join(" ")),
             time(account.created_at.as_ref()),

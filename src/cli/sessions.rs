@@ -6,6 +6,7 @@ use super::Global;
 use super::connect::Caller;
 use super::failure::Result;
 use super::lookup::{self, pages};
+use super::names::Names;
 use super::output::{Out, dash, time, word, yes};
 use crate::proto::*;
 
@@ -103,13 +104,17 @@ async fn list(caller: &Caller, user_id: String, tenant_id: String, ended: bool, 
         }
     })
     .await?;
+    let users = match out.is_json() {
+        true => Names::default(),
+        false => Names::of_users(caller, sessions.iter().map(|session| session.user_id.as_str())).await,
+    };
     let header = ["SESSION", "USER", "BY", "STATUS", "DEVICE", "ADDRESS", "CREATED", "ACTIVE", "CURRENT"];
     out.list(&sessions, &header, |session| {
         let device = session.device.clone().unwrap_or_default();
         let device = if device.platform.is_empty() { device.user_agent } else { device.platform };
         vec![
             session.session_id.clone(),
-            session.user_id.clone(),
+            users.of(&session.user_id),
             word(session.auth_method, SessionAuthMethod::as_str_name, "SESSION_AUTH_METHOD_"),
             word(session.status, SessionStatus::as_str_name, "SESSION_STATUS_"),
             dash(&device.chars().take(30).collect::<String>()),

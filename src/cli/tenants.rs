@@ -71,11 +71,20 @@ impl Command {
                         word(group.role, TenantGroupRole::as_str_name, "TENANT_GROUP_ROLE_"),
                         group.group_name.clone(),
                         dash(&group.group_uuid),
-                        word(group.outcome, TenantGroupOutcome::as_str_name, "TENANT_GROUP_OUTCOME_"),
+                        group_outcome(group.outcome(), dry_run).to_owned(),
                     ]
                 })
             }
         }
+    }
+}
+
+fn group_outcome(outcome: TenantGroupOutcome, dry_run: bool) -> &'static str {
+    match (outcome, dry_run) {
+        (TenantGroupOutcome::Created, true) => "would be created",
+        (TenantGroupOutcome::Created, false) => "created",
+        (TenantGroupOutcome::Confirmed, _) => "there already",
+        (TenantGroupOutcome::Unspecified, _) => "-",
     }
 }
 

@@ -19,11 +19,13 @@ pub(super) async fn run(global: &Global, out: &Out) -> Result<()> {
         Some(Principal::ServiceAccountName(name)) => format!("service account {name}"),
         None => String::new(),
     };
+    let acting_in = answer.tenants.iter().find(|tenant| tenant.tenant_id == claims.tenant_id);
+    let tenant = acting_in.map_or_else(|| dash(&claims.tenant_id), |tenant| tenant.slug.clone());
     out.facts(&[
         ("server", caller.server.clone()),
         ("signed in as", who),
         ("id", claims.subject),
-        ("acting in tenant", dash(&claims.tenant_id)),
+        ("acting in tenant", tenant),
         ("session", claims.session_id),
         ("token ends", time(claims.expires_at.as_ref())),
         ("permissions", dash(&claims.permissions.join(" "))),

@@ -17,6 +17,7 @@ mod rpc;
 mod service_accounts;
 mod signing_keys;
 mod store;
+mod tenant_settings;
 mod tenants;
 mod users;
 

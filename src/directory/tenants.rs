@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 pub(super) use super::store::tenants::Tenant;
 use super::store::{self, ActiveStatus};
-use super::{Change, admins, change, names};
+use super::tenant_settings::{self, domains, lets_in_more};
+use super::{Change, admins, change};
 use crate::access::etag;
 use crate::audit::{Event, EventType};
 use crate::db::Scope;
@@ -36,7 +37,7 @@ pub(super) struct Edit {
 /// Creates a tenant.
 pub(super) async fn create(change: &mut Change<'_>, new: NewTenant) -> Result<Tenant> {
     change.platform_only()?;
-    check_settings(&new.settings)?;
+    tenant_settings::check("settings", &new.settings)?;
     if lets_in_more(&Value::Null, &new.settings) {
         change.step_up_of_people(CREATE, None).await?;
     }
@@ -64,6 +65,9 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
     if edit.status.is_some() || edit.external_id.is_some() {
         change.platform_only()?;
     }
+    if let Some(settings) = &edit.settings {
+        tenant_settings::check("tenant.settings", settings)?;
+    }
     let guard = admins::guard(change).await?;
     let before = for_change(change, id, Some(version)).await?;
     let after = Tenant {
@@ -74,7 +78,6 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         status: edit.status.unwrap_or(before.status),
         ..before.clone()
     };
-    check_settings(&after.settings)?;
     if domains(&before.settings) != domains(&after.settings) {
         // They are what confines a tenant's administrators.
         change.platform_only()?;
@@ -93,37 +96,6 @@ pub(super) async fn update(change: &mut Change<'_>, id: Uuid, version: i64, edit
         end_all_tokens(change, &after).await?;
     }
     store::tenants::by_id(&mut change.tx, id).await?.ok_or_else(|| Fault::not_found("tenant"))
-}
-
-/// The domains that a tenant's users are confined to; none without the setting.
-fn domains(settings: &Value) -> Option<&Value> {
-    settings.get("sidle")?.get("domains")
-}
-
-/// Refuses settings that Sidle reads itself and could not.
-fn check_settings(settings: &Value) -> Result<()> {
-    match domains(settings) {
-        None => Ok(()),
-        Some(Value::Array(domains))
-            if (1..=100).contains(&domains.len())
-                && domains.iter().all(|domain| domain.as_str().is_some_and(names::is_domain)) =>
-        {
-            Ok(())
-        }
-        Some(_) => Err(Fault::field(
-            "settings",
-            "must name 1 to 100 domains in lower case under sidle.domains, or leave it out",
-        )),
-    }
-}
-
-/// Whether these settings admit users whom those before did not: who registers, who is made a user at their first login
-/// through Kanidm, and of which domains.
-fn lets_in_more(before: &Value, after: &Value) -> bool {
-    let is_on = |settings: &Value, path: &str| settings.pointer(path) == Some(&Value::Bool(true));
-    let opened = |path| is_on(after, path) && !is_on(before, path);
-    let widened = domains(before).is_some() && domains(before) != domains(after);
-    opened("/allow_registration") || opened("/sidle/kanidm_first_login") || widened
 }
 
 /// Deletes a tenant that is no user's home tenant.
@@ -192,43 +164,5 @@ pub(super) fn reach(scope: Scope, named: Option<Uuid>) -> Option<Uuid> {
         Scope::Platform => named,
         // Another tenant's name finds nothing, as row-level security would have it.
         Scope::Tenant(own) => Some(named.unwrap_or(own)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lets_in_more_people_is_told_from_what_does_not() {
-        let open = json!({ "allow_registration": true });
-        let first = json!({ "sidle": { "kanidm_first_login": true } });
-        let confined = json!({ "sidle": { "domains": ["a.example"] } });
-        for (before, after, more) in [
-            (Value::Null, json!({}), false),
-            (Value::Null, open.clone(), true),
-            (json!({}), open.clone(), true),
-            (open.clone(), open.clone(), false),
-            (open, json!({ "theme": "dark" }), false),
-            (json!({}), first.clone(), true),
-            (first, json!({}), false),
-            (json!({}), confined.clone(), false),
-            (confined.clone(), json!({ "sidle": { "domains": ["a.example", "b.example"] } }), true),
-            (confined.clone(), json!({}), true),
-            (confined.clone(), confined, false),
-        ] {
-            assert_eq!(lets_in_more(&before, &after), more, "{before} to {after}");
-        }
-    }
-
-    #[test]
-    fn domains_that_could_not_be_compared_are_refused() {
-        let domains = |list: Value| check_settings(&json!({ "sidle": { "domains": list } })).is_ok();
-        assert!(domains(json!(["a.example"])) && check_settings(&json!({ "sidle": {} })).is_ok());
-        for bad in
-            [json!([]), json!(null), json!("a.example"), json!([1]), json!(["A.example"]), json!(["@a"]), json!([""])]
-        {
-            assert!(!domains(bad.clone()), "{bad}");
-        }
     }
 }

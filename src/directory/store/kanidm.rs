@@ -4,9 +4,15 @@ use crate::db::Connection;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::taken;
+use super::{Unique, taken};
 use crate::access::delegation::Aimed;
 use crate::fault::Result;
+
+const PERSON: Unique = Unique {
+    constraint: "users_kanidm_user_id_key",
+    field: "kanidm_user_id",
+    taken: "Another user is linked to this person already.",
+};
 
 /// What membership in these groups permits, with the tenant in which it does.
 pub async fn group_rights(tx: &mut Connection, groups: &[Uuid]) -> Result<Vec<(Uuid, Vec<String>)>> {
@@ -30,6 +36,6 @@ pub async fn link(tx: &mut Connection, aimed: &Aimed, person: Uuid, name: &str, 
     )
     .execute(tx)
     .await
-    .map_err(|e| taken(e, &[("users_kanidm_user_id_key", "kanidm_user_id")]))?;
+    .map_err(|e| taken(e, &[PERSON]))?;
     Ok(())
 }

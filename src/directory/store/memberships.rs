@@ -4,9 +4,20 @@ use crate::db::Connection;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{GrantSource, taken};
+use super::{GrantSource, Unique, taken};
 use crate::access::delegation::Aimed;
 use crate::fault::{Fault, Result};
+
+const IN_TENANT: Unique = Unique {
+    constraint: "memberships_grant_key",
+    field: "role_id",
+    taken: "The user has this role in the tenant already.",
+};
+const ON_PLATFORM: Unique = Unique {
+    constraint: "platform_grants_pkey",
+    field: "role_id",
+    taken: "The user has this role on the platform already.",
+};
 
 /// A role that a user has in a tenant or, without one, on the platform.
 #[derive(Clone, Debug)]
@@ -155,7 +166,7 @@ pub async fn insert_for_new_user(
     )
     .execute(tx)
     .await
-    .map_err(|error| taken(error, &[("memberships_grant_key", "role_id")]))?;
+    .map_err(|error| taken(error, &[IN_TENANT]))?;
     Ok(())
 }
 
@@ -186,7 +197,7 @@ pub async fn insert_for_first_admin(
     )
     .execute(tx)
     .await
-    .map_err(|error| taken(error, &[("platform_grants_pkey", "role_id")]))?;
+    .map_err(|error| taken(error, &[ON_PLATFORM]))?;
     Ok(())
 }
 

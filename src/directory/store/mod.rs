@@ -16,18 +16,25 @@ pub use self::words::{ActiveStatus, AuthMethod, GrantSource, KeyKind, LockReason
 use crate::db;
 use crate::fault::{Fault, Reason};
 
-/// The refusal for a unique index that a statement ran into, by the field that it is about; the driver's error, masked,
-/// for everything else.
-fn taken(error: sqlx::Error, fields: &[(&str, &'static str)]) -> Fault {
+/// What a unique index keeps apart.
+struct Unique {
+    /// Name of the constraint.
+    constraint: &'static str,
+    /// Field of the request that collides.
+    field: &'static str,
+    /// The refusal, as a sentence.
+    taken: &'static str,
+}
+
+/// The refusal for a unique index that a statement ran into; the driver's error, masked, for everything else.
+fn taken(error: sqlx::Error, known: &[Unique]) -> Fault {
     if db::gave_up_waiting(&error) {
         return db::contended();
     }
-    let field = db::constraint(&error)
-        .and_then(|constraint| fields.iter().find(|(name, _)| *name == constraint))
-        .map(|(_, field)| *field);
-    match field {
-        Some(field) => Fault::new(Reason::AlreadyExists, format!("Another resource has this {field} already."))
-            .with("field", field),
+    let unique =
+        db::constraint(&error).and_then(|constraint| known.iter().find(|unique| unique.constraint == constraint));
+    match unique {
+        Some(unique) => Fault::new(Reason::AlreadyExists, unique.taken).with("field", unique.field),
         None => error.into(),
     }
 }

@@ -4,7 +4,7 @@ use crate::db::Connection;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{in_use, taken};
+use super::{Unique, in_use, taken};
 use crate::fault::Result;
 
 /// A named list of permissions.
@@ -75,7 +75,14 @@ pub async fn list(tx: &mut Connection, tenant: Option<Uuid>, after: Uuid, limit:
     Ok(found.fetch_all(tx).await?)
 }
 
-const UNIQUE: &[(&str, &str)] = &[("roles_name_key", "name"), ("roles_tenant_name_key", "name")];
+const UNIQUE: &[Unique] = &[
+    Unique { constraint: "roles_name_key", field: "name", taken: "Another shared role has this name already." },
+    Unique {
+        constraint: "roles_tenant_name_key",
+        field: "name",
+        taken: "Another role of the tenant has this name already.",
+    },
+];
 
 pub async fn insert(tx: &mut Connection, role: &Role) -> Result<()> {
     sqlx::query!(

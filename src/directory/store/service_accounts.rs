@@ -4,8 +4,19 @@ use crate::db::Connection;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{ActiveStatus, taken};
+use super::{ActiveStatus, Unique, taken};
 use crate::fault::Result;
+
+const NAME: Unique = Unique {
+    constraint: "service_accounts_name_key",
+    field: "name",
+    taken: "Another service account has this name already.",
+};
+const CERTIFICATE: Unique = Unique {
+    constraint: "service_account_certificates_pkey",
+    field: "certificates",
+    taken: "Another service account has one of these certificates already.",
+};
 
 /// A program that calls.
 #[derive(Clone, Debug)]
@@ -79,7 +90,7 @@ pub async fn insert(tx: &mut Connection, account: &ServiceAccount) -> Result<()>
     )
     .execute(tx)
     .await
-    .map_err(|error| taken(error, &[("service_accounts_name_key", "name")]))?;
+    .map_err(|error| taken(error, &[NAME]))?;
     Ok(())
 }
 
@@ -130,7 +141,7 @@ pub async fn set_certificates(
     )
     .execute(tx)
     .await
-    .map_err(|error| taken(error, &[("service_account_certificates_pkey", "certificates")]))?;
+    .map_err(|error| taken(error, &[CERTIFICATE]))?;
     Ok(())
 }
 

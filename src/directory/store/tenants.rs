@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{ActiveStatus, taken};
+use super::{ActiveStatus, Unique, taken};
 use crate::fault::Result;
 
 /// Whose users are kept apart from one another.
@@ -81,7 +81,18 @@ pub async fn list(
     Ok(found.fetch_all(tx).await?)
 }
 
-const UNIQUE: &[(&str, &str)] = &[("tenants_slug_key", "slug"), ("tenants_external_id_key", "external_id")];
+const UNIQUE: &[Unique] = &[
+    Unique {
+        constraint: "tenants_slug_key",
+        field: "slug",
+        taken: "Another tenant has this slug already, or had it before it was deleted.",
+    },
+    Unique {
+        constraint: "tenants_external_id_key",
+        field: "external_id",
+        taken: "Another tenant has this external id already.",
+    },
+];
 
 pub async fn insert(tx: &mut Connection, tenant: &Tenant) -> Result<()> {
     sqlx::query!(

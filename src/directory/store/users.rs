@@ -4,7 +4,7 @@ use crate::db::Connection;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{AuthMethod, LockReason, UserStatus, taken};
+use super::{AuthMethod, LockReason, Unique, UserStatus, taken};
 use crate::access::delegation::Aimed;
 use crate::credential::StoredHash;
 use crate::db;
@@ -158,7 +158,18 @@ fn refused(error: sqlx::Error) -> Fault {
     }
 }
 
-const UNIQUE: &[(&str, &str)] = &[("users_email_key_key", "email"), ("users_username_key_key", "username")];
+const UNIQUE: &[Unique] = &[
+    Unique {
+        constraint: "users_email_key_key",
+        field: "email",
+        taken: "Another user has this e-mail address already.",
+    },
+    Unique {
+        constraint: "users_username_key_key",
+        field: "username",
+        taken: "Another user has this username already.",
+    },
+];
 
 pub async fn insert(tx: &mut Connection, user: Insert<'_>) -> Result<()> {
     sqlx::query!(
