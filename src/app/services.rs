@@ -5,7 +5,7 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
-use crate::proto::DESCRIPTORS;
+use crate::proto::DESCRIBED;
 use crate::proto::audit_service_server::AuditServiceServer;
 use crate::proto::authenticate_service_server::AuthenticateServiceServer;
 use crate::proto::directory_service_server::DirectoryServiceServer;
@@ -52,8 +52,10 @@ impl Services {
     }
 }
 
+/// Also the types that details of errors are of: a client that finds them shows a reason, and not bytes.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(DESCRIBED)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
