@@ -72,8 +72,13 @@ impl Denials {
             self.leave_out(principal.id, event);
             return Ok(());
         }
-        self.write(match &refusal.permission {
+        let event = match &refusal.permission {
             Some(permission) => event.detail("permission", permission),
+            None => event,
+        };
+        let left_out = self.left_out().remove(&principal.id);
+        self.write(match left_out {
+            Some(count) => event.detail("left_out", count),
             None => event,
         })
         .await
@@ -85,7 +90,7 @@ impl Denials {
         tx.commit().await
     }
 
-    /// Counts a denial. The first one brings the event about all of them after a while.
+    /// Counts a denial. The next event says how many there were; there is one after a while, whatever the caller does.
     fn leave_out(&self, caller: Uuid, event: Event) {
         let mut left_out = self.left_out();
         let count = left_out.entry(caller).or_default();
@@ -98,7 +103,8 @@ impl Denials {
 
     async fn sum_up(&self, caller: Uuid, event: Event) {
         tokio::time::sleep(SUMMARY).await;
-        let count = self.left_out().remove(&caller).unwrap_or_default();
+        // None where another event has said it.
+        let Some(count) = self.left_out().remove(&caller) else { return };
         if let Err(fault) = self.write(event.detail("left_out", count)).await {
             tracing::error!(event = "denials_not_recorded", %caller, count, cause = %fault, "an event about denials is lost");
         }

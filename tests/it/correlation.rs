@@ -45,9 +45,14 @@ impl<'a> MakeWriter<'a> for Logged {
 impl Logged {
     /// Begins to keep the log, until the guard is dropped.
     pub fn start() -> (Self, DefaultGuard) {
+        Self::start_at(tracing::Level::DEBUG)
+    }
+
+    /// The same, down to this level.
+    pub fn start_at(level: tracing::Level) -> (Self, DefaultGuard) {
         let logged = Self::default();
         let log = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
+            .with_max_level(level)
             .with_writer(logged.clone())
             .json()
             .flatten_event(true)

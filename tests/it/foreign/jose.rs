@@ -37,7 +37,7 @@ async fn libraries_read_the_algorithms_that_the_page_says() {
             .with("ISSUER", &tokens.issuer)
             .with("AUDIENCE", &tokens.audience);
         let mut said = String::new();
-        for (program, script) in [("python", "jose.py"), ("node", "jose.js")] {
+        for (program, script) in [("python", "verify.py"), ("node", "verify.js")] {
             place.file(script, &std::fs::read_to_string(root("tests/it/foreign").join(script)).unwrap());
             let (code, lines) = place.run(program, &[script]).await;
             assert_eq!(code, 0, "{script}: {lines}");
