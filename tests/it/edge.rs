@@ -10,6 +10,7 @@ use tonic::client::Grpc;
 use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
@@ -184,34 +185,37 @@ async fn health_and_both_reflections_answer() {
     assert!(!file.file_descriptor_proto.is_empty());
 }
 
-/// Every file that reflection serves, by name, as a client that follows imports gets to them.
-async fn reflected(server: &TestServer, symbols: &[&str]) -> BTreeMap<String, (usize, FileDescriptorProto)> {
+/// The files that reflection answers one request with, and what each takes.
+async fn reflected(server: &TestServer, request: MessageRequest) -> Vec<(usize, FileDescriptorProto)> {
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let asked = format!("{request:?}");
     let mut client = ServerReflectionClient::new(server.channel.clone());
-    let mut wanted: Vec<MessageRequest> =
-        symbols.iter().map(|symbol| MessageRequest::FileContainingSymbol((*symbol).to_owned())).collect();
+    let ask = tonic_reflection::pb::v1::ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+    let answers = client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap();
+    let answer = within(&asked, answers.into_inner().message()).await.unwrap().unwrap();
+    let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
+        panic!("{asked}: {answer:?}")
+    };
+    let file = |bytes: Vec<u8>| (bytes.len(), FileDescriptorProto::decode(bytes.as_slice()).unwrap());
+    files.file_descriptor_proto.into_iter().map(file).collect()
+}
+
+/// Every file by name, as a client gets to them that follows imports.
+async fn all_reflected(server: &TestServer, symbols: &[&str]) -> BTreeMap<String, (usize, FileDescriptorProto)> {
+    let mut wanted: Vec<_> = symbols.iter().map(|name| MessageRequest::FileContainingSymbol((*name).into())).collect();
     let mut found = BTreeMap::new();
-    while let Some(request) = wanted.pop() {
-        let asked = format!("{request:?}");
-        let ask =
-            tonic_reflection::pb::v1::ServerReflectionRequest { host: String::new(), message_request: Some(request) };
-        let answers = client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap();
-        let answer = within("an answer", answers.into_inner().message()).await.unwrap().unwrap();
-        let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
-            panic!("{asked}: {answer:?}")
-        };
-        for bytes in files.file_descriptor_proto {
-            let file = FileDescriptorProto::decode(bytes.as_slice()).unwrap();
-            for import in &file.dependency {
-                if !found.contains_key(import) {
-                    wanted.push(MessageRequest::FileByFilename(import.clone()));
-                }
+    // Files import files; no chain of ours is longer.
+    for _ in 0..8 {
+        for request in std::mem::take(&mut wanted) {
+            for (bytes, file) in reflected(server, request).await {
+                let imports = file.dependency.iter().filter(|import| !found.contains_key(*import));
+                wanted.extend(imports.cloned().map(MessageRequest::FileByFilename));
+                found.insert(file.name().to_owned(), (bytes, file));
             }
-            found.insert(file.name().to_owned(), (bytes.len(), file));
         }
     }
+    assert!(wanted.is_empty(), "{wanted:?}");
     found
 }
 
@@ -223,7 +227,7 @@ async fn reflection_serves_comments_and_the_types_of_error_details() {
         vec!["google.rpc.Status", "google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.RetryInfo"];
     symbols.extend(["sidle.v1.AuthenticateService", "sidle.v1.SessionService", "sidle.v1.AuditService"]);
     symbols.extend(["sidle.v1.MigrationService", "sidle.v1.DirectoryService", "sidle.v1.Reason"]);
-    let files = reflected(&server, &symbols).await;
+    let files = all_reflected(&server, &symbols).await;
     for name in ["google/rpc/status.proto", "google/rpc/error_details.proto", "google/protobuf/any.proto"] {
         assert!(files.contains_key(name), "{name} in {:?}", files.keys());
     }
