@@ -111,11 +111,12 @@ mod tests {
         prop_oneof!["[a-z]{0,40}", "\\PC{0,400}", list, same.prop_map(|(text, count)| text.repeat(count))]
     }
 
-    /// The header that carries the details of `status`.
-    fn header(status: &Status) -> usize {
+    /// What the details of `status` take as a header, and what all of its headers take as HTTP/2 counts them.
+    fn headers(status: &Status) -> (usize, usize) {
         let mut headers = http::HeaderMap::new();
         status.add_header(&mut headers).unwrap();
-        headers["grpc-status-details-bin"].len()
+        let each = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+        (headers["grpc-status-details-bin"].len(), each.sum())
     }
 
     proptest! {
@@ -142,7 +143,8 @@ mod tests {
             let status = correlation::sync_scope(Uuid::from_u128(7), || Status::from(fault));
 
             prop_assert!(status.details().len() <= MOST_BYTES, "{} bytes", status.details().len());
-            prop_assert!(header(&status) < 4_096, "a header of {} bytes", header(&status));
+            let (details, all) = headers(&status);
+            prop_assert!(details < 4_096 && all < 7_680, "a header of {details} bytes, {all} together");
             prop_assert!(status.message().len() <= MOST_MESSAGE, "a message of {} bytes", status.message().len());
             let details = status.get_error_details();
             let info = details.error_info().unwrap();
