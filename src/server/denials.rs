@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::allowance::{Allowance, Rate};
 use super::quota::Client;
+use super::rate_limit::{Rate, RateLimit};
 use super::refusals::Refusal;
 use crate::access::Call;
 use crate::audit::{Event, EventType, Outcome, Recorder};
@@ -49,15 +49,15 @@ struct Inner {
     db: Db,
     recorder: Recorder,
     clock: Clock,
-    allowance: Allowance,
+    limit: RateLimit,
     /// Denials without an event, by caller; an entry is there while an event is due that says how many.
     left_out: Mutex<HashMap<Uuid, u64>>,
 }
 
 impl Denials {
     pub fn new(db: Db, recorder: Recorder, clock: Clock) -> Self {
-        let allowance = Allowance::new(EACH, TOGETHER, clock.instant());
-        Self { inner: Arc::new(Inner { db, recorder, clock, allowance, left_out: Mutex::default() }) }
+        let limit = RateLimit::new(EACH, TOGETHER, clock.instant());
+        Self { inner: Arc::new(Inner { db, recorder, clock, limit, left_out: Mutex::default() }) }
     }
 
     /// Records that `call` was refused, if the refusal is one that says that its caller may not.
@@ -68,7 +68,7 @@ impl Denials {
         let (Some(word), Some(principal)) = (word(refusal.reason), &call.principal) else { return Ok(()) };
         let event = Event::new(EventType::AccessDenied, call).outcome(Outcome::Refused).reason(word);
         let event = event.detail("method", method.trim_start_matches('/'));
-        if !self.inner.allowance.take(Some(Client::Caller(principal.id)), self.inner.clock.instant()) {
+        if !self.inner.limit.take(Some(Client::Caller(principal.id)), self.inner.clock.instant()) {
             self.leave_out(principal.id, event);
             return Ok(());
         }

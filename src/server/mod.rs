@@ -1,7 +1,6 @@
 //! The edge: the layers and their order, who is let in, TLS, shutdown, the HTTP port for operators.
 
 mod accept;
-mod allowance;
 pub mod authentication;
 mod authorities;
 mod body;
@@ -20,6 +19,7 @@ mod observed;
 mod ops;
 mod protocol;
 mod quota;
+mod rate_limit;
 mod refusals;
 pub mod status;
 mod streams;

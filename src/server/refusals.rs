@@ -10,8 +10,8 @@ use std::time::Instant;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::allowance::{Allowance, Rate};
 use super::quota::Client;
+use super::rate_limit::{Rate, RateLimit};
 use crate::access::Call;
 use crate::context::Clock;
 use crate::fault::{Fault, Reason, answer};
@@ -35,7 +35,7 @@ pub(super) struct Refusals {
 }
 
 struct Lines {
-    allowance: Allowance,
+    limit: RateLimit,
     left_out: AtomicU64,
 }
 
@@ -49,14 +49,14 @@ enum Kind {
 impl Refusals {
     pub(super) fn new(clock: Clock) -> Self {
         let now = clock.instant();
-        let lines = |_| Lines { allowance: Allowance::new(EACH, TOGETHER, now), left_out: AtomicU64::new(0) };
+        let lines = |_| Lines { limit: RateLimit::new(EACH, TOGETHER, now), left_out: AtomicU64::new(0) };
         Self { clock, kinds: Arc::new([0, 1, 2].map(lines)) }
     }
 
     /// How many lines of this kind were left out since the last one, if there may be another about this client.
     fn tell(&self, kind: Kind, client: Option<Client>, now: Instant) -> Option<u64> {
         let lines = &self.kinds[kind as usize];
-        if lines.allowance.take(client, now) {
+        if lines.limit.take(client, now) {
             return Some(lines.left_out.swap(0, Ordering::Relaxed));
         }
         lines.left_out.fetch_add(1, Ordering::Relaxed);

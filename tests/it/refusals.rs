@@ -288,6 +288,26 @@ async fn an_expired_token_is_in_the_log_under_the_id_of_its_call() {
     assert_eq!(logged.events(id, "call_refused").await, ["call_refused"]);
 }
 
+/// The address is the client's and not what it says (S21), also in the lines of refused logins.
+#[tokio::test]
+async fn lines_have_the_address_that_a_configured_proxy_saw_and_no_other() {
+    let (logged, _guard) = Logged::start_at(tracing::Level::INFO);
+    for (proxies, seen) in [("", "127.0.0.1"), ("127.0.0.1", "198.51.100.7")] {
+        let server = Setup::new().await.with("SERVER__TRUSTED_PROXIES", proxies).start().await;
+        let tenant = server.tenant("harbour").await;
+        server.user(tenant, ANN, "user").await;
+        let (id, mut request) = call(guess(ANN));
+        request.metadata_mut().insert("x-forwarded-for", "203.0.113.66, 198.51.100.7".parse().unwrap());
+        server.client("").authenticate.authenticate_password(request).await.unwrap_err();
+        let lines = logged.under(id, "call_refused").await;
+        for event in ["user_login_refused", "call_refused"] {
+            let line =
+                lines.iter().find(|line| line["event"] == event).unwrap_or_else(|| panic!("{event}: {lines:#?}"));
+            assert_eq!(line["address"], seen, "{event} behind {proxies:?}");
+        }
+    }
+}
+
 /// A denial that cannot be recorded is not answered: it would be one that nobody can find.
 #[tokio::test]
 async fn a_denial_is_durable_before_it_is_answered() {

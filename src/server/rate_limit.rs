@@ -37,9 +37,9 @@ impl Bucket {
     }
 }
 
-/// The allowance.
+/// A rate for each client and one for all together.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct RateLimit {
     each: Rate,
     together: Rate,
     state: Mutex<State>,
@@ -51,7 +51,7 @@ struct State {
     by: HashMap<Client, Bucket>,
 }
 
-impl Allowance {
+impl RateLimit {
     pub(super) fn new(each: Rate, together: Rate, now: Instant) -> Self {
         let state = State { together: Bucket::full(together, now), by: HashMap::new() };
         Self { each, together, state: Mutex::new(state) }
@@ -93,32 +93,32 @@ mod tests {
     const EACH: Rate = Rate { burst: 3.0, per_second: 1.0 };
     const TOGETHER: Rate = Rate { burst: 5.0, per_second: 2.0 };
 
-    fn granted(allowance: &Allowance, client: u128, now: Instant) -> usize {
+    fn granted(limit: &RateLimit, client: u128, now: Instant) -> usize {
         let client = Some(Client::Caller(Uuid::from_u128(client)));
-        (0..100).filter(|_| allowance.take(client, now)).count()
+        (0..100).filter(|_| limit.take(client, now)).count()
     }
 
     #[test]
     fn one_client_uses_up_its_own_and_all_together_no_more_than_there_is() {
         let now = Clock::system().instant();
-        let allowance = Allowance::new(EACH, TOGETHER, now);
-        assert_eq!([granted(&allowance, 1, now), granted(&allowance, 2, now)], [3, 2]);
-        assert!(!allowance.take(None, now));
+        let limit = RateLimit::new(EACH, TOGETHER, now);
+        assert_eq!([granted(&limit, 1, now), granted(&limit, 2, now)], [3, 2]);
+        assert!(!limit.take(None, now));
         let later = now + Duration::from_secs(1);
-        assert_eq!([granted(&allowance, 1, later), granted(&allowance, 2, later)], [1, 1]);
+        assert_eq!([granted(&limit, 1, later), granted(&limit, 2, later)], [1, 1]);
         let rested = later + Duration::from_secs(3_600);
-        assert_eq!([granted(&allowance, 1, rested), granted(&allowance, 2, rested)], [3, 2], "no more than at once");
+        assert_eq!([granted(&limit, 1, rested), granted(&limit, 2, rested)], [3, 2], "no more than at once");
     }
 
     #[test]
     fn clients_without_number_are_not_remembered() {
         let mut now = Clock::system().instant();
         let together = Rate { burst: 1e9, per_second: 1e9 };
-        let allowance = Allowance::new(EACH, together, now);
+        let limit = RateLimit::new(EACH, together, now);
         for client in 0..3 * CLIENTS as u128 {
-            assert!(allowance.take(Some(Client::Caller(Uuid::from_u128(client))), now));
+            assert!(limit.take(Some(Client::Caller(Uuid::from_u128(client))), now));
             now += Duration::from_millis(10);
         }
-        assert!(allowance.state.lock().unwrap().by.len() <= CLIENTS);
+        assert!(limit.state.lock().unwrap().by.len() <= CLIENTS);
     }
 }
