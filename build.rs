@@ -24,7 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = compiler.encode_file_descriptor_set();
     let pool = DescriptorPool::decode(descriptors.as_slice())?;
 
-    std::fs::write(out.join("sidle_descriptor.bin"), without_comments(&descriptors)?)?;
+    let comments = comments(&descriptors)?;
+    std::fs::write(out.join("sidle_descriptor.bin"), with_comments(&descriptors, &Comments::default())?)?;
+    std::fs::write(out.join("sidle_described.bin"), with_comments(&descriptors, &comments)?)?;
     std::fs::write(out.join("policies.rs"), policies(&pool)?)?;
     std::fs::write(out.join("reasons.rs"), reasons(&pool, &descriptors)?)?;
     std::fs::write(out.join("migrations.rs"), migrations(Path::new("migrations"))?)?;
@@ -48,19 +50,48 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reflection needs the shapes, not the comments: they are most of the bytes.
-fn without_comments(descriptors: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+/// Where each of our files has comments: for reflection, whose clients show them.
+type Comments = BTreeMap<String, prost_types::SourceCodeInfo>;
+
+/// The comments in `descriptors`. Of our own files only: who needs Google's knows where they are. And only places with a
+/// comment: the others say where in its file a thing is, which is most of the bytes and nothing that a client shows.
+fn comments(descriptors: &[u8]) -> Result<Comments, Box<dyn Error>> {
+    let set: prost_types::FileDescriptorSet = prost::Message::decode(descriptors)?;
+    let ours = set.file.into_iter().filter(|file| file.package() == "sidle.v1");
+    Ok(ours
+        .map(|file| {
+            let name = file.name().to_owned();
+            let mut info = file.source_code_info.unwrap_or_default();
+            info.location.retain(|place| place.leading_comments.is_some() || place.trailing_comments.is_some());
+            // Blocks above that belong to nothing, such as a licence, and where it is in the file.
+            info.location.iter_mut().for_each(|place| {
+                place.leading_detached_comments.clear();
+                place.span = vec![0, 0, 0];
+            });
+            (name, info)
+        })
+        .collect())
+}
+
+/// `descriptors` with these comments and no others. Not decoded into types, which would lose our options.
+fn with_comments(descriptors: &[u8], comments: &Comments) -> Result<Vec<u8>, Box<dyn Error>> {
     let pool = DescriptorPool::decode(descriptors)?;
-    let set_type = pool.get_message_by_name("google.protobuf.FileDescriptorSet");
-    let Some(set_type) = set_type else {
+    let type_of = |name| {
         // The descriptor of descriptors comes along because policy.proto extends its options.
-        return Err("google/protobuf/descriptor.proto is not among the imports".into());
+        let found = pool.get_message_by_name(name);
+        found.ok_or("google/protobuf/descriptor.proto is not among the imports")
     };
-    let mut set = DynamicMessage::decode(set_type, descriptors)?;
+    let mut set = DynamicMessage::decode(type_of("google.protobuf.FileDescriptorSet")?, descriptors)?;
+    let info_type = type_of("google.protobuf.SourceCodeInfo")?;
     if let Some(Value::List(files)) = set.get_field_by_name_mut("file") {
         for file in files {
-            if let Value::Message(file) = file {
-                file.clear_field_by_name("source_code_info");
+            let Value::Message(file) = file else { continue };
+            match comments.get(&text(file, "name")) {
+                None => file.clear_field_by_name("source_code_info"),
+                Some(info) => {
+                    let info = DynamicMessage::decode(info_type.clone(), info.encode_to_vec().as_slice())?;
+                    file.set_field_by_name("source_code_info", Value::Message(info));
+                }
             }
         }
     }

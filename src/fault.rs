@@ -147,6 +147,11 @@ impl Fault {
         &self.inner.message
     }
 
+    /// The same, borrowed where it is the same in every such fault.
+    pub fn text(&self) -> &Cow<'static, str> {
+        &self.inner.message
+    }
+
     /// Unacceptable fields and what would be acceptable.
     pub fn fields(&self) -> &[(String, String)] {
         &self.inner.fields

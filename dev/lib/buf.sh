@@ -1,19 +1,13 @@
 # shellcheck shell=bash
-# Part of ./run: buf, which lints the protos. It comes as an npm package, pinned, into .dev/npm.
+# Part of ./run: buf, which lints the protos and is a client of gRPC. It comes as an npm package, pinned, into .dev/npm.
 
 BUF_VERSION=1.75.0
 BUF="$DEV/npm/node_modules/.bin/buf"
 
 need_buf() {
+    need_node "buf, which lints the protos,"
     if [ "$("$BUF" --version 2>/dev/null)" = "$BUF_VERSION" ]; then
         return 0
-    fi
-    if ! have npm || ! have node; then
-        need_debian "npm"
-        am_root || die "Node.js with npm is missing; buf, which lints the protos, comes as an npm package." \
-            "Ask an administrator for it (apt-get install nodejs npm), then repeat the command."
-        say "buf: installing nodejs and npm with apt-get"
-        apt_install nodejs npm
     fi
     say "buf: installing version $BUF_VERSION from npm into .dev/npm"
     mkdir -p "$DEV/npm"

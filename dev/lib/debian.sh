@@ -11,8 +11,8 @@ need_debian() {
     is_debian || die "$1 is missing, and this is not Debian or Ubuntu, where ./run could get it by itself." \
         "Install these by the means of this system, then repeat the command: Rust $RUST_WANTED or newer (https://rustup.rs)," \
         "a C compiler, pkg-config, OpenSSL with headers, PostgreSQL 15 or newer (server programs; no running server)," \
-        "for ./run check and ./run prepare Postgres's extension plpgsql_check, and for ./run check also Node.js with npm" \
-        "and Python with pip."
+        "for ./run test and ./run check Python with pip and Node.js with npm, and for ./run check and ./run prepare" \
+        "Postgres's extension plpgsql_check."
 }
 
 # The machine's package lists and our own are separate: that one is fresh says nothing about the other.

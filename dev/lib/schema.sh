@@ -69,30 +69,15 @@ SQUAWK="$DEV/squawk/squawk"
 
 # A Python package that holds nothing but the program.
 need_squawk() {
-    local pip into="$DEV/squawk"
+    local into="$DEV/squawk"
     [ "$("$SQUAWK" --version 2>/dev/null)" != "squawk $SQUAWK_VERSION" ] || return 0
-    if ! have python3; then
-        need_debian "Python"
-        am_root || die "Python is missing; squawk, which reads migrations, comes as a Python package." \
-            "Ask an administrator for it (apt-get install python3), then repeat the command."
-        say "squawk: installing python3 with apt-get"
-        apt_install python3
-    fi
-    pip=(python3 -m pip)
-    if ! "${pip[@]}" --version >/dev/null 2>&1; then
-        need_debian "pip (Python's package manager)"
-        say "squawk: unpacking python3-pip under .dev/debs"
-        apt_own_update
-        # shellcheck disable=SC2046 # names of packages
-        unpack "$DEV/debs/pip" $(closure python3-pip | grep -xE 'python3-(pip|pkg-resources|setuptools|wheel)')
-        pip=(env PYTHONPATH="$DEV/debs/pip/usr/lib/python3/dist-packages" python3 -m pip)
-    fi
+    need_pip "squawk, which reads migrations,"
     say "squawk: getting version $SQUAWK_VERSION with pip into .dev/squawk"
     rm -rf "$into"
     mkdir -p "$into"
-    logged squawk "${pip[@]}" download --disable-pip-version-check --no-deps --only-binary :all: --dest "$into" \
+    logged squawk "${PIP[@]}" download --disable-pip-version-check --no-deps --only-binary :all: --dest "$into" \
         "squawk-cli==$SQUAWK_VERSION"
-    python3 -m zipfile -e "$into"/squawk_cli-*.whl "$into"
+    "$PYTHON" -m zipfile -e "$into"/squawk_cli-*.whl "$into"
     mv "$into/squawk_cli-$SQUAWK_VERSION.data/scripts/squawk" "$SQUAWK"
     rm -rf "$into"/squawk_cli-*
     chmod 755 "$SQUAWK"

@@ -65,7 +65,8 @@ smtp_unpack() {
         echo '#!/bin/sh'
         # shellcheck disable=SC2016
         printf 'LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n' "$root/shared"
-        printf 'PYTHONPATH=%q\nexport LD_LIBRARY_PATH PYTHONPATH\nexec %q "$@"\n' \
+        # shellcheck disable=SC2016
+        printf 'PYTHONPATH=%q${PYTHONPATH:+:$PYTHONPATH}\nexport LD_LIBRARY_PATH PYTHONPATH\nexec %q "$@"\n' \
             "$root/usr/lib/python3/dist-packages" "$python"
     } >"$root/wrappers/python3"
     chmod 755 "$root/wrappers/python3"

@@ -30,7 +30,7 @@ use crate::migration::Engine;
 use crate::schema::{Schema, require_current};
 use crate::server::authentication::Gate;
 use crate::server::certificates::Certificates;
-use crate::server::{self, Authorities, Bounds, Edge, Ops, Port};
+use crate::server::{self, Authorities, Bounds, Denials, Edge, Ops, Port};
 use crate::session::Sessions;
 use crate::shared::Core;
 use crate::token::Verifier;
@@ -222,7 +222,8 @@ impl App {
             audience: tokens.audience.as_str().into(),
             open_reflection: server.open_reflection,
         };
-        let edge = Edge::new(server, self.context.clone(), self.metrics.clone(), gate, authorities);
+        let denials = Denials::new(self.db.clone(), self.recorder.clone(), self.context.clock.clone());
+        let edge = Edge::new(server, self.context.clone(), self.metrics.clone(), (gate, authorities), denials);
         Ok(edge.wrap(self.services().register(server.max_message_bytes).map_err(Fault::internal)?))
     }
 

@@ -1,11 +1,13 @@
 //! Every service that this server answers for, on one screen.
 
 use axum::Router;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
-use crate::proto::DESCRIPTORS;
+use crate::proto::DESCRIBED;
 use crate::proto::audit_service_server::AuditServiceServer;
 use crate::proto::authenticate_service_server::AuthenticateServiceServer;
 use crate::proto::directory_service_server::DirectoryServiceServer;
@@ -46,14 +48,28 @@ impl Services {
             .add_service(MigrationServiceServer::new(self.migration).max_decoding_message_size(largest))
             .add_service(DirectoryServiceServer::new(self.directory).max_decoding_message_size(largest))
             .add_service(self.health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
+            .add_service(reflection()?.build_v1()?)
+            .add_service(reflection()?.build_v1alpha()?);
         Ok(routes.routes().into_axum_router())
     }
 }
 
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
+/// Also the types that details of errors are of: a client that finds them shows a reason, and not bytes.
+fn reflection() -> Result<tonic_reflection::server::Builder<'static>, tonic_reflection::server::Error> {
+    Ok(tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIBED)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_file_descriptor_set(error_details()?))
+}
+
+/// The files of google.rpc, under the names that others import them by.
+fn error_details() -> Result<FileDescriptorSet, tonic_reflection::server::Error> {
+    let mut set = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
+    for file in set.file.iter_mut().filter(|file| file.package() == "google.rpc" && !file.name().contains('/')) {
+        file.name = Some(format!("google/rpc/{}", file.name()));
+    }
+    for file in &mut set.file {
+        file.source_code_info = None;
+    }
+    Ok(set)
 }

@@ -114,7 +114,7 @@ event_types! {
     /// All sessions of a user or service account were ended, and access tokens issued until then.
     SessionAllRevoked => "session.all_revoked",
 
-    /// An authenticated caller was refused for lack of a permission.
+    /// An authenticated caller was refused what they may not do: for lack of a permission, or of a fresh proof.
     AccessDenied => "access.denied",
     /// A bad access token was presented; only a sample of these is recorded.
     AccessTokenRefused => "access.token_refused",

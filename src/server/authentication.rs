@@ -28,7 +28,7 @@ pub struct Gate {
     pub open_reflection: bool,
 }
 
-/// Admits `request`, with its principal noted in its [`Call`], or says why not. `holder` is what the client certificate
+/// Notes the principal of `request` in its [`Call`] and admits it, or says why not. `holder` is what the client certificate
 /// of its connection says, where one came that says anything.
 ///
 /// # Errors
@@ -55,16 +55,16 @@ pub async fn admit<B>(
             (Arc::new(narrowed(&token, &certificate)), Some(certificate))
         }
     };
-    if let Policy::Permission(permission) = policy
-        && !principal.may(permission)
-    {
-        return Err(denied(permission));
-    }
+    let denial = match policy {
+        Policy::Permission(permission) if !principal.may(permission) => Some(denied(permission)),
+        _ => None,
+    };
+    // Also of a call that is refused: a denial is recorded as its caller's.
     if let Some(call) = request.extensions_mut().get_mut::<Call>() {
         call.principal = Some(principal);
         call.certificate = certificate;
     }
-    Ok(())
+    denial.map_or(Ok(()), Err)
 }
 
 /// The policy of what lies at `path`.

@@ -19,9 +19,10 @@ use uuid::Uuid;
 use super::authentication::{self as layer, Gate};
 use super::body::{Limits, Sender};
 use super::connection::Peer;
+use super::denials::Denials;
 use super::observed::{Observed, status_in};
 use super::quota::{Full, Quota};
-use super::status::{LINES, Lines};
+use super::refusals::{ANSWERING, Answering, Refusals};
 use super::streams::Streams;
 use super::{Authorities, protocol};
 use crate::access::{Call, Policy};
@@ -46,6 +47,9 @@ const HEALTH_CHECKS: (usize, usize) = (512, 8);
 /// Longest time until a health check is answered, its request included: a client that sends none must not keep the permit
 /// of one that does.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Of a path that is not in the contract so many bytes are shown in the log: a caller may make up any.
+const LONGEST_PATH: usize = 100;
 
 /// A step that every call passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +108,8 @@ struct Inner {
     health_permits: Quota,
     streams: Streams,
     limits: Limits,
-    lines: Lines,
+    refusals: Refusals,
+    denials: Denials,
     call_timeout: Duration,
     trusted_proxies: Vec<Network>,
 }
@@ -115,12 +120,13 @@ impl Edge {
         config: &ServerConfig,
         context: Context,
         metrics: Metrics,
-        gate: Gate,
-        authorities: Authorities,
+        (gate, authorities): (Gate, Authorities),
+        denials: Denials,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                lines: Lines::new(context.clock.clone()),
+                refusals: Refusals::new(context.clock.clone()),
+                denials,
                 context,
                 metrics,
                 gate,
@@ -195,14 +201,15 @@ async fn request_id(State(edge): State<Edge>, mut request: Request, next: Next) 
     let id = offered.and_then(|text| Uuid::try_parse(text).ok()).unwrap_or_else(|| edge.inner.context.new_id());
     let user_agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
     let user_agent = user_agent.map(|text| text.chars().take(512).collect());
+    let address = address(&request, &edge.inner.trusted_proxies);
     let call = Call {
         known_device: digest(&request, KNOWN_DEVICE_HEADER),
         step_up: digest(&request, STEP_UP_HEADER),
-        ..Call::arriving(id, address(&request, &edge.inner.trusted_proxies), user_agent)
+        ..Call::arriving(id, address, user_agent)
     };
     request.extensions_mut().insert(call);
-    let lines = edge.inner.lines.clone();
-    let mut response = correlation::scope(id, LINES.scope(lines, next.run(request))).await;
+    let answering = Answering::new(edge.inner.refusals.clone(), address);
+    let mut response = correlation::scope(id, ANSWERING.scope(answering, next.run(request))).await;
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert(CORRELATION_HEADER.clone(), value);
     }
@@ -236,12 +243,15 @@ async fn trace(State(edge): State<Edge>, request: Request, next: Next) -> Respon
     let method = known.map_or("other", |at| crate::access::policies()[at].0);
     let id = correlation::current().unwrap_or_default();
     // Of the highest level, so that whatever is logged of the call carries its id.
-    let span = tracing::error_span!("rpc", method = path, correlation_id = %id, otel.kind = Empty, otel.name = Empty);
+    let shown = if known.is_ok() { path } else { &path[..path.floor_char_boundary(LONGEST_PATH)] };
+    let span = tracing::error_span!("rpc", method = shown, correlation_id = %id, otel.kind = Empty, otel.name = Empty);
     telemetry::rpc_begun(&span, method, request.headers());
     let inner = &edge.inner;
-    let call = Observed::begin(method, span.clone(), id, inner.lines.clone(), &inner.context.clock, &inner.metrics);
+    let answering = ANSWERING.get();
+    let (clock, metrics) = (&inner.context.clock, &inner.metrics);
+    let call = Observed::begin(method, span.clone(), (id, answering), Some(inner.denials.clone()), clock, metrics);
     let response = next.run(request).instrument(span).await;
-    call.answered(response)
+    call.answered(response).await
 }
 
 /// The status that the response begins with; streams that end with an error later began well.
@@ -259,15 +269,21 @@ async fn panic_guard(State(edge): State<Edge>, request: Request, next: Next) -> 
     }
 }
 
-/// The transport answers `INTERNAL` for what it could not read. A failure of ours always carries our details, so that
-/// what carries none is the caller's.
+/// The transport answers `INTERNAL` for what it could not read, and `UNIMPLEMENTED` for what there is not. A failure of ours
+/// always carries our details, so that what carries none is the caller's.
 async fn malformed(State(_): State<Edge>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    let ours = response.headers().contains_key("grpc-status-details-bin");
-    if code_of(&response) == Code::Internal && !ours {
-        return refuse(Fault::new(Reason::MalformedRequest, "The request cannot be read."));
+    if response.headers().contains_key("grpc-status-details-bin") {
+        return response;
     }
-    response
+    match code_of(&response) {
+        Code::Internal => refuse(Fault::new(Reason::MalformedRequest, "The request cannot be read.")),
+        // With that header it is the answer to a compression that is not read, and says which are.
+        Code::Unimplemented if !response.headers().contains_key("grpc-accept-encoding") => {
+            refuse(Fault::new(Reason::NoSuchMethod, "There is no RPC of this name."))
+        }
+        _ => response,
+    }
 }
 
 async fn load_shed(State(edge): State<Edge>, request: Request, next: Next) -> Response {
@@ -336,7 +352,11 @@ async fn authentication(State(edge): State<Edge>, mut request: Request, next: Ne
         Some(chain) => edge.inner.authorities.holder(chain, edge.inner.context.now()),
         None => Ok(None),
     };
-    if let Err(fault) = layer::admit(&edge.inner.gate, &mut request, holder).await {
+    let admitted = layer::admit(&edge.inner.gate, &mut request, holder).await;
+    if let Some(call) = request.extensions().get::<Call>() {
+        let _ = ANSWERING.try_with(|answering| answering.identified(call));
+    }
+    if let Err(fault) = admitted {
         edge.inner.metrics.denied(fault.reason());
         return refuse(fault);
     }

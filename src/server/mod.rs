@@ -6,6 +6,8 @@ mod authorities;
 mod body;
 pub mod certificates;
 mod connection;
+mod denials;
+mod details;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -17,12 +19,15 @@ mod observed;
 mod ops;
 mod protocol;
 mod quota;
+mod rate_limit;
+mod refusals;
 pub mod status;
 mod streams;
 mod tls;
 
 pub use self::accept::Bounds;
 pub use self::authorities::Authorities;
+pub use self::denials::Denials;
 pub use self::grpc::{Bound, Port, bind};
 pub use self::layers::{Edge, ORDER, Step};
 pub use self::ops::{Ops, serve as serve_ops, serve_public};

@@ -10,13 +10,14 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Code, Status};
-use tracing::Span;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
-use super::status::{LINES, Lines};
+use super::denials::Denials;
+use super::refusals::{ANSWERING, Answering};
 use crate::context::{Clock, Stopwatch};
 use crate::correlation;
-use crate::fault::Fault;
+use crate::fault::{Fault, Result};
 use crate::metrics::Metrics;
 use crate::telemetry;
 
@@ -24,55 +25,78 @@ use crate::telemetry;
 pub(super) struct Observed {
     /// Gone when the call has ended.
     running: Option<Running>,
+    method: &'static str,
     span: Span,
     correlation_id: Uuid,
-    lines: Lines,
+    answering: Answering,
+    /// Gone when a denial was given to it: a call is denied once.
+    denials: Option<Denials>,
 }
 
 struct Running {
-    method: &'static str,
     begun: Stopwatch,
     metrics: Metrics,
 }
+
+/// The recording of a denial, which the answer waits for.
+type Recording = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 impl Observed {
     /// Observes a call of `method` from now on.
     pub(super) fn begin(
         method: &'static str,
         span: Span,
-        correlation_id: Uuid,
-        lines: Lines,
+        (correlation_id, answering): (Uuid, Answering),
+        denials: Option<Denials>,
         clock: &Clock,
         metrics: &Metrics,
     ) -> Self {
         metrics.call_begun(method);
-        let running = Running { method, begun: clock.stopwatch(), metrics: metrics.clone() };
-        Self { running: Some(running), span, correlation_id, lines }
+        let running = Some(Running { begun: clock.stopwatch(), metrics: metrics.clone() });
+        Self { running, method, span, correlation_id, answering, denials }
     }
 
     /// `response`, observed until its last byte.
-    pub(super) fn answered(mut self, response: Response) -> Response {
+    pub(super) async fn answered(mut self, mut response: Response) -> Response {
         // What is refused before it begins, or fails, is a response of a head only.
         if let Some(code) = status_in(response.headers()) {
-            self.ended(code);
+            if let Some(recording) = self.denial(code)
+                && let Err(fault) = recording.instrument(self.span.clone()).await
+            {
+                response = self.within(|| Status::from(fault)).into_http();
+            }
+            self.ended(status_in(response.headers()).unwrap_or(code));
         }
         let call = Box::new(self);
-        response.map(|body| Body::new(ObservedBody { body: Some(body), call }))
+        response.map(|body| Body::new(ObservedBody { body: Some(body), call, recording: None }))
+    }
+
+    /// The recording of the denial that an answer with this code is; none for every other answer.
+    fn denial(&mut self, code: Code) -> Option<Recording> {
+        if code == Code::Ok {
+            return None;
+        }
+        let (call, refusal) = (self.answering.known()?.clone(), self.answering.refusal(code)?);
+        let (denials, method) = (self.denials.take()?, self.method);
+        Some(Box::pin(async move { denials.record(method, &call, &refusal).await }))
     }
 
     /// Runs `work` as part of the call: its log lines and errors carry the correlation id.
     fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         let _entered = self.span.enter();
-        correlation::sync_scope(self.correlation_id, || LINES.sync_scope(self.lines.clone(), work))
+        correlation::sync_scope(self.correlation_id, || ANSWERING.sync_scope(self.answering.clone(), work))
     }
 
     fn ended(&mut self, code: Code) {
-        let Some(Running { method, begun, metrics }) = self.running.take() else { return };
-        let took = begun.elapsed();
+        let Some(Running { begun, metrics }) = self.running.take() else { return };
+        let (took, method) = (begun.elapsed(), self.method);
         metrics.call_ended(method, code, took);
         telemetry::rpc_ended(&self.span, method, code, took);
         let millis = took.as_secs_f64() * 1000.0;
-        self.span.in_scope(|| tracing::debug!(event = "call_answered", code = ?code, millis, "answered"));
+        self.span.in_scope(|| {
+            self.answering.ended(code);
+            tracing::debug!(event = "call_answered", code = ?code, millis, "answered");
+        });
     }
 }
 
@@ -91,6 +115,44 @@ struct ObservedBody {
     /// Gone when the response has ended.
     body: Option<Body>,
     call: Box<Observed>,
+    /// A denial that is being recorded, and the trailers that wait for it.
+    recording: Option<(Recording, HeaderMap)>,
+}
+
+impl ObservedBody {
+    /// The trailers with which a stream ends, once what they say is durable.
+    fn poll_recorded(&mut self, cx: &mut TaskContext<'_>) -> Poll<HeaderMap> {
+        let Some((recording, trailers)) = &mut self.recording else { return Poll::Ready(HeaderMap::new()) };
+        let recorded = ready!(self.call.within(|| recording.as_mut().poll(cx)));
+        let mut trailers = std::mem::take(trailers);
+        self.recording = None;
+        if let Err(fault) = recorded {
+            trailers = self.call.within(|| trailers_of(&Status::from(fault)));
+        }
+        Poll::Ready(trailers)
+    }
+
+    /// Ends the response with `trailers`.
+    fn end(&mut self, trailers: HeaderMap) -> Poll<Option<std::result::Result<Frame<Bytes>, axum::Error>>> {
+        self.call.ended(status_in(&trailers).unwrap_or(Code::Unknown));
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    /// A panic ends its own stream, not the connection with all others.
+    fn panicked(&mut self) -> HeaderMap {
+        self.body = None;
+        if let Some(running) = &self.call.running {
+            running.metrics.panics.inc();
+        }
+        self.call.within(|| trailers_of(&Status::from(Fault::internal("a stream panicked"))))
+    }
+}
+
+fn trailers_of(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // What does not fit into trailers leaves them without a status, which is an end as well.
+    let _ = status.add_header(&mut trailers);
+    trailers
 }
 
 impl HttpBody for ObservedBody {
@@ -100,41 +162,42 @@ impl HttpBody for ObservedBody {
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let Self { body, call } = &mut *self;
-        let Some(polled) = body.as_mut() else { return Poll::Ready(None) };
-        let poll = || catch_unwind(AssertUnwindSafe(|| Pin::new(polled).poll_frame(cx)));
-        let Ok(poll) = call.within(poll) else {
-            // A panic ends its own stream, not the connection with all others.
-            *body = None;
-            if let Some(running) = &call.running {
-                running.metrics.panics.inc();
-            }
-            let status = call.within(|| Status::from(Fault::internal("a stream panicked")));
-            call.ended(status.code());
-            let mut trailers = HeaderMap::new();
-            // What does not fit into trailers leaves them without a status, which is an end as well.
-            let _ = status.add_header(&mut trailers);
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-        };
-        let frame = ready!(poll);
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    call.ended(status_in(trailers).unwrap_or(Code::Unknown));
-                }
-            }
-            // Neither is an end that gRPC knows: its clients take it for UNKNOWN.
-            Some(Err(_)) | None => {
-                *body = None;
-                call.ended(Code::Unknown);
-            }
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        if this.recording.is_some() {
+            let trailers = ready!(this.poll_recorded(cx));
+            return this.end(trailers);
         }
-        Poll::Ready(frame)
+        let Some(polled) = this.body.as_mut() else { return Poll::Ready(None) };
+        let poll = || catch_unwind(AssertUnwindSafe(|| Pin::new(polled).poll_frame(cx)));
+        let Ok(poll) = this.call.within(poll) else {
+            let trailers = this.panicked();
+            return this.end(trailers);
+        };
+        let frame = match ready!(poll) {
+            Some(Ok(frame)) => frame.into_trailers(),
+            // Neither is an end that gRPC knows: its clients take it for UNKNOWN.
+            other => {
+                this.body = None;
+                this.call.ended(Code::Unknown);
+                return Poll::Ready(other);
+            }
+        };
+        match frame {
+            Err(data) => Poll::Ready(Some(Ok(data))),
+            Ok(trailers) => match this.call.denial(status_in(&trailers).unwrap_or(Code::Unknown)) {
+                None => this.end(trailers),
+                Some(recording) => {
+                    this.recording = Some((recording, trailers));
+                    let trailers = ready!(this.poll_recorded(cx));
+                    this.end(trailers)
+                }
+            },
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.recording.is_none() && self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -149,6 +212,7 @@ mod tests {
     use futures_util::stream;
     use http_body_util::BodyExt as _;
 
+    use super::super::refusals::Refusals;
     use super::*;
 
     const METHOD: &str = "/sidle.v1.AuditService/StreamEvents";
@@ -156,7 +220,8 @@ mod tests {
 
     fn observed(metrics: &Metrics) -> Observed {
         let clock = Clock::system();
-        Observed::begin(METHOD, Span::none(), ID, Lines::new(clock.clone()), &clock, metrics)
+        let answering = Answering::new(Refusals::new(clock.clone()), None);
+        Observed::begin(METHOD, Span::none(), (ID, answering), None, &clock, metrics)
     }
 
     /// How calls ended, and how many go on.
@@ -182,7 +247,7 @@ mod tests {
     async fn a_stream_is_counted_when_it_ends_with_the_code_that_it_ends_with() {
         let metrics = Metrics::new();
         let frames = vec![Ok(Frame::data(Bytes::from("part"))), Ok(trailers(Code::Unauthenticated))];
-        let mut body = observed(&metrics).answered(response(frames)).into_body();
+        let mut body = observed(&metrics).answered(response(frames)).await.into_body();
         assert!(body.frame().await.unwrap().unwrap().is_data());
         assert_eq!(counted(&metrics), (vec![], "1".to_owned()));
         assert!(body.frame().await.unwrap().unwrap().is_trailers());
@@ -195,16 +260,16 @@ mod tests {
         let metrics = Metrics::new();
         drop(observed(&metrics));
         let silent = Body::from_stream(stream::pending::<Result<Bytes, axum::Error>>());
-        drop(observed(&metrics).answered(Response::new(silent)));
+        drop(observed(&metrics).answered(Response::new(silent)).await);
         assert_eq!(counted(&metrics), (vec!["CANCELLED 2".to_owned()], "0".to_owned()));
 
         let mut refused = Response::new(Body::empty());
         refused.headers_mut().insert("grpc-status", 5.into());
-        drop(observed(&metrics).answered(refused));
+        drop(observed(&metrics).answered(refused).await);
         let cut = vec![Ok(Frame::data(Bytes::from("part")))];
-        assert!(observed(&metrics).answered(response(cut)).into_body().collect().await.is_ok());
+        assert!(observed(&metrics).answered(response(cut)).await.into_body().collect().await.is_ok());
         let broken = vec![Err(axum::Error::new("the way broke"))];
-        assert!(observed(&metrics).answered(response(broken)).into_body().collect().await.is_err());
+        assert!(observed(&metrics).answered(response(broken)).await.into_body().collect().await.is_err());
         let (mut ended, open) = counted(&metrics);
         ended.sort();
         assert_eq!(
@@ -217,7 +282,7 @@ mod tests {
     async fn what_a_stream_does_is_done_under_the_id_of_its_call() {
         let metrics = Metrics::new();
         let ids = stream::poll_fn(|_| Poll::Ready(Some(Ok::<_, axum::Error>(format!("{:?}", correlation::current())))));
-        let mut body = observed(&metrics).answered(Response::new(Body::from_stream(ids))).into_body();
+        let mut body = observed(&metrics).answered(Response::new(Body::from_stream(ids))).await.into_body();
         let seen = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(seen, format!("{:?}", Some(ID)));
     }
@@ -226,7 +291,7 @@ mod tests {
     async fn a_stream_that_panics_ends_with_an_error_that_carries_the_id() {
         let metrics = Metrics::new();
         let panics = stream::poll_fn(|_| -> Poll<Option<Result<Bytes, axum::Error>>> { panic!("on purpose") });
-        let body = observed(&metrics).answered(Response::new(Body::from_stream(panics))).into_body();
+        let body = observed(&metrics).answered(Response::new(Body::from_stream(panics))).await.into_body();
         let collected = tokio::time::timeout(Duration::from_secs(60), body.collect()).await.unwrap().unwrap();
         let status = Status::from_header_map(collected.trailers().unwrap()).unwrap();
         let details = tonic_types::StatusExt::get_error_details(&status);

@@ -10,7 +10,7 @@ use uuid::Uuid;
 /// What is counted as one client: an IPv4 address, the /64 network that one IPv6 subscriber has at least, or a caller who
 /// has signed in, from wherever they call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Client {
+pub(super) enum Client {
     V4([u8; 4]),
     V6([u8; 8]),
     Caller(Uuid),

@@ -1,61 +1,31 @@
 //! The one place that builds a gRPC status: code and `ErrorInfo` from the reason, details from the fault, and the
 //! line in the log.
 
-use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
 
-use super::accept::Told;
+use super::details::{self, Fitted};
+use super::refusals::{ANSWERING, Refusal};
 pub use crate::access::status::{DOMAIN, fault};
-use crate::context::Clock;
 use crate::correlation;
 use crate::fault::{Fault, answer};
-
-tokio::task_local! {
-    /// Where lines about calls that were shed are counted, while the current task works for a call.
-    pub(super) static LINES: Lines;
-}
-
-/// Lines about calls that could not be served now: anybody can cause as many of those as they like, so there is one for each
-/// reason now and then, with their number. Clones count together.
-#[derive(Clone)]
-pub(super) struct Lines {
-    clock: Clock,
-    told: Arc<Mutex<HashMap<&'static str, Told>>>,
-}
-
-impl Lines {
-    pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, told: Arc::default() }
-    }
-
-    /// How many calls the line for one that was shed for `reason` stands for; none when it is left out.
-    fn tell(&self, reason: &'static str) -> Option<u64> {
-        // Nothing panics while it is held, and counts are never half written.
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.entry(reason).or_default().tell(self.clock.instant())
-    }
-}
 
 impl From<Fault> for Status {
     fn from(fault: Fault) -> Self {
         let answer = answer(fault.reason());
         let code = Code::from(answer.code);
-        log(&fault, answer.name, code);
+        note(&fault, answer.name, code);
 
+        let remedy = if code == Code::FailedPrecondition { answer.name.len() + answer.remedy.len() } else { 0 };
+        let texts = answer.name.len() + remedy;
+        let Fitted { message, metadata, fields } = details::fit(&fault, correlation::current(), texts);
         let mut details = ErrorDetails::new();
-        let mut metadata: std::collections::HashMap<String, String> =
-            fault.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        if let Some(id) = correlation::current() {
-            metadata.insert("correlation_id".to_owned(), id.to_string());
-        }
         details.set_error_info(answer.name, DOMAIN, metadata);
-        if !fault.fields().is_empty() {
-            let violations = fault.fields().iter().map(|(field, problem)| FieldViolation::new(field, problem));
+        if !fields.is_empty() {
+            let violations = fields.iter().map(|(field, problem)| FieldViolation::new(field, problem));
             details.set_bad_request(violations.collect::<Vec<_>>());
         }
         if code == Code::FailedPrecondition {
@@ -65,37 +35,22 @@ impl From<Fault> for Status {
         if let Some(delay) = fault.retry_delay() {
             details.set_retry_info(Some(delay));
         }
-        Status::with_error_details(code, message(&fault), details)
+        Status::with_error_details(code, message, details)
     }
 }
 
-/// The fault's sentence, and each field with its problem, for clients that show only the message.
-fn message(fault: &Fault) -> String {
-    let mut text = fault.message().to_owned();
-    for (field, problem) in fault.fields() {
-        let _ = write!(text, " `{field}` {problem}.");
-    }
-    text
-}
-
-fn log(fault: &Fault, reason: &'static str, code: Code) {
-    // Calls that the service has no place for: what is left out is counted in the next line, and all of them in the metrics.
-    let turned_away = matches!(code, Code::Unavailable | Code::ResourceExhausted);
-    let count = if turned_away { LINES.try_with(|lines| lines.tell(reason)).unwrap_or(Some(1)) } else { None };
-    if turned_away && count.is_none() {
-        return;
-    }
+/// Notes the refusal for the line that is written when it is the answer. A failure has its line immediately: its cause
+/// matters also when nobody waits for the answer any more.
+fn note(fault: &Fault, reason: &'static str, code: Code) {
     let cause = fault.cause().map(|cause| chain(cause));
-    let cause = cause.as_deref();
-    match code {
-        Code::Internal | Code::Unknown | Code::DataLoss => {
-            tracing::error!(event = "call_failed", reason, cause, "the service failed");
-        }
-        Code::Unavailable | Code::ResourceExhausted => {
-            tracing::warn!(event = "call_unavailable", reason, count, cause, "{}", fault.message());
-        }
-        _ => tracing::debug!(event = "call_refused", reason, cause, "{}", fault.message()),
+    if matches!(code, Code::Internal | Code::Unknown | Code::DataLoss) {
+        tracing::error!(event = "call_failed", reason, cause, "the service failed");
+    } else if let Some(cause) = &cause {
+        tracing::debug!(event = "call_refused_because", reason, cause, "{}", fault.message());
     }
+    let own = matches!(code, Code::Unavailable | Code::ResourceExhausted);
+    let refusal = Refusal::of(fault, code, cause.filter(|_| own));
+    let _ = ANSWERING.try_with(|answering| answering.note(refusal));
 }
 
 fn chain(error: &dyn StdError) -> String {
@@ -112,8 +67,12 @@ fn chain(error: &dyn StdError) -> String {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::super::details::{MOST_BYTES, MOST_MESSAGE};
     use super::*;
-    use crate::fault::Reason;
+    use crate::fault::{Reason, answers};
 
     #[test]
     fn a_status_carries_reason_fields_and_delay() {
@@ -138,28 +97,95 @@ mod tests {
         assert!(fault(&Status::resource_exhausted("somebody else's")).is_none());
     }
 
-    #[tokio::test]
-    async fn a_flood_of_refusals_is_a_line_for_each_reason() {
-        let lines = Lines::new(Clock::system());
-        let flood = async {
-            let refuse = |reason| drop(Status::from(Fault::new(reason, "Not now.")));
-            for _ in 0..1_000 {
-                refuse(Reason::Overloaded);
-                refuse(Reason::Throttled);
-                refuse(Reason::NotFound);
-            }
-        };
-        LINES.scope(lines.clone(), flood).await;
-        assert_eq!(lines.tell("OVERLOADED"), None, "the line has been written");
-        let told = lines.told.lock().unwrap();
-        let mut reasons: Vec<&str> = told.keys().copied().collect();
-        reasons.sort_unstable();
-        assert_eq!(reasons, ["OVERLOADED", "THROTTLED"], "what is the caller's own is no line at all");
-    }
-
     #[test]
     fn a_cause_reaches_no_caller() {
         let status = Status::from(Fault::new(Reason::Internal, "It failed.").because("password=hunter2"));
         assert!(!format!("{status:?}").contains("hunter2"));
+    }
+
+    const KEYS: [&str; 4] = ["tenants", "permission", "resource", "a_key_that_is_longer_than_most_of_those_there_are"];
+
+    fn texts() -> impl Strategy<Value = String> {
+        let list = (0..400usize).prop_map(|count| vec![Uuid::from_u128(7).to_string(); count].join(","));
+        let same = (prop_oneof![Just("é"), Just(","), Just("x"), Just("\u{1f511}")], 0..3_000usize);
+        prop_oneof!["[a-z]{0,40}", "\\PC{0,400}", list, same.prop_map(|(text, count)| text.repeat(count))]
+    }
+
+    /// What the details of `status` take as a header, and what all of its headers take as HTTP/2 counts them.
+    fn headers(status: &Status) -> (usize, usize) {
+        let mut headers = http::HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        let each = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+        (headers["grpc-status-details-bin"].len(), each.sum())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn every_error_fits_into_a_clients_headers_and_says_what_it_leaves_out(
+            at in 0..answers().len(),
+            message in texts(),
+            fields in prop::collection::vec((texts(), texts()), 0..20),
+            metadata in prop::collection::vec((0..KEYS.len(), texts()), 0..8),
+            delay in prop::option::of(any::<u32>()),
+        ) {
+            let answer = &answers()[at];
+            let mut fault = Fault::new(Reason::try_from(answer.reason).unwrap(), message.clone());
+            for (name, problem) in &fields {
+                fault = fault.and_field(name, problem);
+            }
+            for (key, value) in &metadata {
+                fault = fault.with(KEYS[*key], value);
+            }
+            if let Some(delay) = delay {
+                fault = fault.retry_after(Duration::from_secs(delay.into()));
+            }
+            let status = correlation::sync_scope(Uuid::from_u128(7), || Status::from(fault));
+
+            prop_assert!(status.details().len() <= MOST_BYTES, "{} bytes", status.details().len());
+            let (details, all) = headers(&status);
+            prop_assert!(details < 4_096 && all < 7_680, "a header of {details} bytes, {all} together");
+            prop_assert!(status.message().len() <= MOST_MESSAGE, "a message of {} bytes", status.message().len());
+            let details = status.get_error_details();
+            let info = details.error_info().unwrap();
+            prop_assert_eq!(&info.reason, answer.name);
+            prop_assert_eq!(&info.metadata["correlation_id"], &Uuid::from_u128(7).to_string());
+            prop_assert_eq!(details.retry_info().is_some(), delay.is_some());
+
+            let kept = details.bad_request().map_or(0, |request| request.field_violations.len());
+            let left_out: usize = info.metadata.get("left_out").map_or(0, |count| count.parse().unwrap());
+            prop_assert!(fields.len() - kept <= left_out, "{} of {} fields, {left_out} left out", kept, fields.len());
+            for (key, _) in metadata.iter() {
+                let (key, values) = (KEYS[*key], metadata.iter().filter(|(other, _)| other == key));
+                let whole = values.clone().any(|(_, value)| info.metadata.get(key) == Some(value));
+                let said = info.metadata.contains_key(&format!("{key}_left_out")) || left_out > 0;
+                prop_assert!(whole || said, "{key} is cut and nothing says so");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_is_cut_between_its_entries_and_the_rest_is_counted() {
+        let tenants: Vec<String> = (0..400).map(|tenant| Uuid::from_u128(tenant).to_string()).collect();
+        let status = Status::from(Fault::new(Reason::TenantRequired, "Which?").with("tenants", tenants.join(",")));
+        let info = status.get_details_error_info().unwrap();
+        let kept: Vec<&str> = info.metadata["tenants"].split(',').collect();
+        assert!(kept.len() > 20 && kept.iter().all(|tenant| Uuid::parse_str(tenant).is_ok()), "{kept:?}");
+        let left_out: usize = info.metadata["tenants_left_out"].parse().unwrap();
+        assert_eq!(kept.len() + left_out, 400);
+        assert!(status.message().contains(&format!("{left_out} entries are left out")), "{}", status.message());
+    }
+
+    #[test]
+    fn what_fits_is_sent_as_it_is() {
+        let fault = Fault::field("email", "must be an address").and_field("username", "must not be empty");
+        let status = Status::from(fault.with("resource", "user"));
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations.len(), 2);
+        assert_eq!(details.error_info().unwrap().metadata.len(), 1);
+        assert_eq!(
+            status.message(),
+            "The request has a field that is not accepted. `email` must be an address. `username` must not be empty."
+        );
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use sidle::access::policies;
+use sidle::proto;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
-use crate::support::{TestServer, within};
+use crate::support::{ADMIN_PASSWORD, Client, TestServer, within};
 
 /// RPCs of the contract that answer `UNIMPLEMENTED` for now. An implementation of one removes it from this list.
 const NOT_IMPLEMENTED: &[&str] = &[
@@ -118,4 +119,45 @@ async fn permissions_are_asked_for_before_anything_else() {
         }
     }
     assert!(asked > 40, "{asked} RPCs ask for a permission");
+}
+
+/// Clients commonly take 8 KiB of headers, and report an error of their own in place of one that does not fit.
+#[tokio::test]
+async fn a_user_of_many_tenants_is_told_to_choose_one_and_where_the_others_are_listed() {
+    let server = TestServer::start().await;
+    let home = server.tenant("home").await;
+    let user = server.user(home, "ann@example.com", "user").await;
+    let tenants = "INSERT INTO tenants (tenant_id, slug, name)
+                   SELECT gen_random_uuid(), 'tenant-' || n, 'Tenant ' || n FROM generate_series(1, 400) n";
+    sqlx::query(tenants).execute(server.sql()).await.unwrap();
+    let join = "INSERT INTO memberships (membership_id, tenant_id, user_id, role_id, source)
+                SELECT gen_random_uuid(), t.tenant_id, $1, r.role_id, 'local'
+                FROM tenants t CROSS JOIN roles r WHERE t.slug LIKE 'tenant-%' AND r.name = 'user' AND r.tenant_id IS NULL";
+    sqlx::query(join).bind(user).execute(server.sql()).await.unwrap();
+    let disable = "UPDATE tenants SET status = 'disabled' WHERE tenant_id = $1";
+    sqlx::query(disable).bind(home).execute(server.sql()).await.unwrap();
+
+    let endpoint = tonic::transport::Endpoint::from_shared(server.grpc_url()).unwrap();
+    let channel = endpoint.http2_max_header_list_size(8 * 1024).connect().await.unwrap();
+    let mut nobody = Client::new(channel.clone(), "").authenticate;
+    let login = |tenant_id: &str| proto::AuthenticatePasswordRequest {
+        identifier: "ann@example.com".to_owned(),
+        password: ADMIN_PASSWORD.to_owned(),
+        tenant_id: tenant_id.to_owned(),
+        ..Default::default()
+    };
+    let refused = nobody.authenticate_password(login("")).await.unwrap_err();
+    let info = refused.get_details_error_info().unwrap_or_else(|| panic!("a reason: {refused:?}"));
+    assert_eq!(info.reason, "TENANT_REQUIRED");
+    let named: Vec<&str> = info.metadata["tenants"].split(',').collect();
+    let left_out: usize = info.metadata["tenants_left_out"].parse().unwrap();
+    assert_eq!(named.len() + left_out, 400, "what is not named is counted");
+
+    let signed_in = nobody.authenticate_password(login(named[0])).await.unwrap().into_inner().outcome;
+    let Some(proto::authenticate_password_response::Outcome::SignedIn(signed_in)) = signed_in else {
+        panic!("signed in")
+    };
+    let token = signed_in.tokens.unwrap().access_token;
+    let me = Client::new(channel, &token).authenticate.who_am_i(proto::WhoAmIRequest {}).await.unwrap().into_inner();
+    assert_eq!(me.tenants.len(), 400, "all of them are there");
 }

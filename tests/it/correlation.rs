@@ -45,9 +45,14 @@ impl<'a> MakeWriter<'a> for Logged {
 impl Logged {
     /// Begins to keep the log, until the guard is dropped.
     pub fn start() -> (Self, DefaultGuard) {
+        Self::start_at(tracing::Level::DEBUG)
+    }
+
+    /// The same, down to this level.
+    pub fn start_at(level: tracing::Level) -> (Self, DefaultGuard) {
         let logged = Self::default();
         let log = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
+            .with_max_level(level)
             .with_writer(logged.clone())
             .json()
             .flatten_event(true)
@@ -69,15 +74,20 @@ impl Logged {
         lines.filter(|line: &Value| line["target"].as_str().is_some_and(|target| target.starts_with("sidle"))).collect()
     }
 
-    /// The events that are logged under this id once `last` is among them; of the others it is none.
-    pub async fn events(&self, id: Uuid, last: &str) -> Vec<String> {
-        let mine = |line: &Value| line["span"]["correlation_id"] == id.to_string();
-        let name = |line: Value| line["event"].as_str().unwrap_or_default().to_owned();
+    /// The lines that are logged under this id once `last` is among their events.
+    pub async fn under(&self, id: Uuid, last: &str) -> Vec<Value> {
         eventually(&format!("{last} under {id}"), async || {
-            let events: Vec<String> = self.lines().into_iter().filter(mine).map(name).collect();
-            events.iter().any(|event| event == last).then_some(events)
+            let lines = self.lines().into_iter().filter(|line| line["span"]["correlation_id"] == id.to_string());
+            let lines: Vec<Value> = lines.collect();
+            lines.iter().any(|line| line["event"] == last).then_some(lines)
         })
         .await
+    }
+
+    /// The events that are logged under this id once `last` is among them; of the others it is none.
+    pub async fn events(&self, id: Uuid, last: &str) -> Vec<String> {
+        let lines = self.under(id, last).await;
+        lines.into_iter().map(|line| line["event"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
     /// Fails when a line has no id, except those of work that no call began.

@@ -1,12 +1,16 @@
 //! The edge: unreadable input, bounds, correlation ids, health, reflection, the HTTP port for operators, TLS.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prost::Message as _;
+use prost_types::FileDescriptorProto;
 use sidle::proto;
 use tonic::client::Grpc;
 use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
@@ -16,10 +20,10 @@ const LOGIN: &str = "/sidle.v1.AuthenticateService/AuthenticatePassword";
 
 /// Sends bytes as they are.
 #[derive(Default)]
-struct Raw;
+pub struct Raw;
 
-struct RawWriter;
-struct RawReader;
+pub struct RawWriter;
+pub struct RawReader;
 
 impl tonic::codec::Codec for Raw {
     type Encode = Vec<u8>;
@@ -179,6 +183,69 @@ async fn health_and_both_reflections_answer() {
         panic!("no file")
     };
     assert!(!file.file_descriptor_proto.is_empty());
+}
+
+/// The files that reflection answers one request with, and what each takes.
+async fn reflected(server: &TestServer, request: MessageRequest) -> Vec<(usize, FileDescriptorProto)> {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let asked = format!("{request:?}");
+    let mut client = ServerReflectionClient::new(server.channel.clone());
+    let ask = tonic_reflection::pb::v1::ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+    let answers = client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap();
+    let answer = within(&asked, answers.into_inner().message()).await.unwrap().unwrap();
+    let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
+        panic!("{asked}: {answer:?}")
+    };
+    let file = |bytes: Vec<u8>| (bytes.len(), FileDescriptorProto::decode(bytes.as_slice()).unwrap());
+    files.file_descriptor_proto.into_iter().map(file).collect()
+}
+
+/// Every file by name, as a client gets to them that follows imports.
+async fn all_reflected(server: &TestServer, symbols: &[&str]) -> BTreeMap<String, (usize, FileDescriptorProto)> {
+    let mut wanted: Vec<_> = symbols.iter().map(|name| MessageRequest::FileContainingSymbol((*name).into())).collect();
+    let mut found = BTreeMap::new();
+    // Files import files; no chain of ours is longer.
+    for _ in 0..8 {
+        for request in std::mem::take(&mut wanted) {
+            for (bytes, file) in reflected(server, request).await {
+                let imports = file.dependency.iter().filter(|import| !found.contains_key(*import));
+                wanted.extend(imports.cloned().map(MessageRequest::FileByFilename));
+                found.insert(file.name().to_owned(), (bytes, file));
+            }
+        }
+    }
+    assert!(wanted.is_empty(), "{wanted:?}");
+    found
+}
+
+/// What clients show: the contract's documentation, and the details of errors as what they are.
+#[tokio::test]
+async fn reflection_serves_comments_and_the_types_of_error_details() {
+    let server = TestServer::start().await;
+    let mut symbols =
+        vec!["google.rpc.Status", "google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.RetryInfo"];
+    symbols.extend(["sidle.v1.AuthenticateService", "sidle.v1.SessionService", "sidle.v1.AuditService"]);
+    symbols.extend(["sidle.v1.MigrationService", "sidle.v1.DirectoryService", "sidle.v1.Reason"]);
+    let files = all_reflected(&server, &symbols).await;
+    for name in ["google/rpc/status.proto", "google/rpc/error_details.proto", "google/protobuf/any.proto"] {
+        assert!(files.contains_key(name), "{name} in {:?}", files.keys());
+    }
+    for (name, (bytes, file)) in &files {
+        assert!(*bytes < 512 * 1024, "{name} takes {bytes} bytes: clients read messages of 4 MiB");
+        let places = file.source_code_info.as_ref().map(|info| info.location.as_slice()).unwrap_or_default();
+        if !name.starts_with("sidle/") {
+            assert!(places.is_empty(), "{name}: comments of others stay out");
+            continue;
+        }
+        for (at, service) in file.service.iter().enumerate() {
+            for (method, rpc) in service.method.iter().enumerate() {
+                let path = [6, i32::try_from(at).unwrap(), 2, i32::try_from(method).unwrap()];
+                let comment = places.iter().find(|place| place.path == path).map(|place| place.leading_comments());
+                assert!(comment.is_some_and(|text| text.len() > 20), "{name}: {} has its comment", rpc.name());
+            }
+        }
+    }
 }
 
 #[tokio::test]

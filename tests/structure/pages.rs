@@ -42,7 +42,9 @@ fn errors_page_is_current() {
         "# Errors\n\nGenerated from `proto/sidle/v1/errors.proto`. Every refusal is a `google.rpc.Status` with an `ErrorInfo` in \
          the domain `sidle`; its reason is one of these and never changes its meaning or its code. Branch on reasons, never \
          on message text. `ErrorInfo.metadata` carries the correlation id and the facts named here; `BadRequest` names \
-         fields, `RetryInfo` says how long to wait.\n\n",
+         fields, `RetryInfo` says how long to wait. An error takes less than 4 KiB of a client's headers: where a value of the \
+         metadata is cut, `KEY_left_out` counts what is missing of it (entries of a list, bytes of another text), and \
+         `left_out` counts values and fields that are missing whole.\n\n",
     );
     for answer in answers() {
         let code = CODES[usize::try_from(answer.code).unwrap()];

@@ -225,7 +225,8 @@ impl KanidmLogin {
         let event = self.recorder.prepare(refused(call).reason(reason));
         login::login_refuse(&self.db, &event, None).await?;
         self.recorder.wake();
-        tracing::info!(event = "user_login_refused", method = "kanidm", reason);
+        let address = call.address.map(tracing::field::display);
+        tracing::info!(event = "user_login_refused", method = "kanidm", reason, address);
         Ok(())
     }
 

@@ -62,7 +62,8 @@ impl Login {
             let known_device = reserved.known_device;
             let what = if known_device { EventType::UserDeviceLocked } else { EventType::UserLocked };
             let event = Event::by_system(what, call.correlation_id).target("user", user);
-            tracing::warn!(event = "user_locked", user_id = %user, known_device, "too many failures");
+            let address = call.address.map(tracing::field::display);
+            tracing::warn!(event = "user_locked", user_id = %user, known_device, address, "too many failures");
             self.recorder.prepare(event.tenant(reserved.tenant_id).reason("too_many_failures"))
         });
         (self.recorder.prepare(event), lock)

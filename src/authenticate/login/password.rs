@@ -130,7 +130,9 @@ impl Login {
                     event = event.personal("identifier", &attempt.identifier);
                 }
                 self.refuse(call, event, &reserved).await?;
-                tracing::info!(event = "user_login_refused", method = "password", reason);
+                let user_id = reserved.user_id.map(tracing::field::display);
+                let address = call.address.map(tracing::field::display);
+                tracing::info!(event = "user_login_refused", method = "password", user_id, reason, address);
                 Err(invalid_credentials())
             }
         }

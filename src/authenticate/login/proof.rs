@@ -104,7 +104,8 @@ impl Login {
         let reason = compared.refusal.unwrap_or("wrong_password");
         let event = Event::new(EventType::UserReauthenticationFailed, call).outcome(Outcome::Refused).reason(reason);
         self.refuse(call, event.detail("method", "password"), &reserved).await?;
-        tracing::info!(event = "user_reauthentication_failed", method = "password", reason);
+        let address = call.address.map(tracing::field::display);
+        tracing::info!(event = "user_reauthentication_failed", method = "password", user_id = %user, reason, address);
         Err(invalid_credentials())
     }
 

@@ -152,7 +152,8 @@ impl Login {
             let Waiting { reserved, totp, request } = room.reserve_guess(&end, &call, &guess).await?;
             let Some(user) = reserved.user_id else {
                 // An unknown challenge: there is no account to record it for, and no guess that it could have been.
-                tracing::info!(event = "user_login_refused", method = "second_factor", reason = "unknown_challenge");
+                let (reason, address) = ("unknown_challenge", call.address.map(tracing::field::display));
+                tracing::info!(event = "user_login_refused", method = "second_factor", reason, address);
                 return Err(invalid_credentials());
             };
             let pending = matches!(guess, Guess::Own { pending: true, .. });
@@ -251,7 +252,8 @@ impl Login {
         store::refuse(&self.db, user, (&event, lock.as_ref()), mail.as_ref(), now, tell_again).await?;
         self.recorder.wake();
         self.outbox.wake();
-        tracing::info!(event = "user_second_factor_refused", factor, reason);
+        let address = call.address.map(tracing::field::display);
+        tracing::info!(event = "user_second_factor_refused", user_id = %user, factor, reason, address);
         Ok(())
     }
 

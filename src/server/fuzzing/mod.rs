@@ -21,7 +21,7 @@ use super::authentication::Gate;
 use super::certificates::Certificates;
 use super::connection::Peer;
 use super::layers::{CORRELATION_HEADER, address};
-use super::{Authorities, Edge};
+use super::{Authorities, Denials, Edge};
 use crate::access::{Permissions, PrincipalKind, policies};
 use crate::app::App;
 use crate::config::Config;
@@ -76,8 +76,9 @@ impl Service {
                 audience: app.config.tokens.audience.as_str().into(),
                 open_reflection: false,
             };
-            let edge =
-                Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate, Authorities::default());
+            let denials = Denials::new(app.db.clone(), app.recorder.clone(), app.context.clock.clone());
+            let gate = (gate, Authorities::default());
+            let edge = Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate, denials);
             let router = edge.wrap(
                 app.services().register(app.config.server.max_message_bytes).expect("every service can be registered"),
             );

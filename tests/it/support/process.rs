@@ -75,6 +75,11 @@ impl Process {
         Client::new(self.channel.clone(), token)
     }
 
+    /// A channel to it.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.process.id().expect("it runs")
@@ -89,6 +94,17 @@ impl Process {
     /// The lines of its log with this event, since it was started.
     pub fn logged(&self, event: &str) -> Vec<Value> {
         self.log.lock().unwrap().iter().filter(|line| line["event"] == event).cloned().collect()
+    }
+
+    /// The lines that were logged for the call with this id.
+    pub fn logged_under(&self, correlation_id: uuid::Uuid) -> Vec<Value> {
+        let id = correlation_id.to_string();
+        self.log.lock().unwrap().iter().filter(|line| line["span"]["correlation_id"] == *id).cloned().collect()
+    }
+
+    /// The whole log.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
     }
 
     /// SIGTERM, and waits until it has shut down in order.

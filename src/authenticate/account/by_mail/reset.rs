@@ -234,6 +234,7 @@ async fn refuse_reset(mut change: Change, call: &Call, refusal: Refusal) -> Resu
         change.record(event.target("user", user)).await?;
         change.commit().await?;
     }
-    tracing::info!(event = "password_reset_refused", reason);
+    let address = call.address.map(tracing::field::display);
+    tracing::info!(event = "password_reset_refused", reason, address);
     Err(invalid_credentials())
 }
