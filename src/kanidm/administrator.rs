@@ -201,10 +201,7 @@ mod tests {
             Some(Body::Secret(body)) => serde_json::from_slice::<Value>(&body).unwrap(),
             _ => panic!("no answer"),
         };
-        assert_eq!(
-            body(Question::Password, "a\"}}\u{1}ß"),
-            json!({"step": {"cred": {"password": "a\"}}\u{1}ß"}}})
-        );
+        assert_eq!(body(Question::Password, "a\"}}\u{1}ß"), json!({"step": {"cred": {"password": "a\"}}\u{1}ß"}}}));
         assert_eq!(body(Question::Code, "012345 "), json!({"step": {"cred": {"totp": 12345}}}));
         assert!(credential(Question::Code, &Zeroizing::new("1 or 2".to_owned())).is_none());
     }

@@ -63,8 +63,6 @@ pub struct Published {
     #[serde(default)]
     pub scopes_supported: Vec<String>,
     #[serde(default)]
-    pub code_challenge_methods_supported: Vec<String>,
-    #[serde(default)]
     pub id_token_signing_alg_values_supported: Vec<String>,
 }
 
@@ -164,7 +162,10 @@ impl Kanidm {
     async fn authorises(&self, client: &str, redirect: &str, more: &[(&str, &str)]) -> Result<bool> {
         let mut url = self.url(&["oauth2", "authorise"]);
         let fields = [("response_type", "code"), ("client_id", client), ("redirect_uri", redirect)];
-        url.query_pairs_mut().extend_pairs(fields).extend_pairs([("scope", "openid"), ("state", "0")]).extend_pairs(more);
+        url.query_pairs_mut()
+            .extend_pairs(fields)
+            .extend_pairs([("scope", "openid"), ("state", "0")])
+            .extend_pairs(more);
         let answer = self.send(Method::GET, url, Credential::None, Body::None).await?;
         match answer.status {
             401 => Ok(true),

@@ -199,7 +199,8 @@ impl Provider {
         let mut cached = self.cached();
         cached.keys = Arc::new(keys);
         cached.endpoint = Some(endpoint);
-        cached.announces_auth_time = announced || answer.version.as_deref().and_then(Version::read).is_some_and(Version::has_auth_time);
+        cached.announces_auth_time =
+            announced || answer.version.as_deref().and_then(Version::read).is_some_and(Version::has_auth_time);
         cached.read_at = Some(self.context.clock.instant());
         Ok(())
     }

@@ -161,9 +161,8 @@ impl Reader {
         child.stdin.take().unwrap().write_all(reply.as_bytes()).await.unwrap();
         // Beside each other: a pipe that nobody reads would hold it up.
         let mut rest = lines.into_inner();
-        let ended = within("the login ends", async {
-            tokio::join!(rest.read_to_string(&mut err), child.wait_with_output())
-        });
+        let ended =
+            within("the login ends", async { tokio::join!(rest.read_to_string(&mut err), child.wait_with_output()) });
         let output = ended.await.1.unwrap();
         assert!(output.status.success(), "{err}");
         Said { out: String::from_utf8(output.stdout).unwrap(), err }

@@ -84,7 +84,7 @@ impl Checking<'_> {
 
     fn version(&mut self, version: Option<&str>) {
         let (report, origin) = (&mut *self.report, self.kanidm.origin());
-        let name = printable(version.unwrap_or("of a release that it does not tell"));
+        let name = version.map_or_else(|| "of a release that it does not tell".to_owned(), printable);
         report.good("answers", format!("Kanidm {name} answers at {origin}"));
         let Some(known) = version.and_then(known) else {
             let says = "what is known about this release cannot be looked up without its number";
@@ -140,7 +140,11 @@ impl Checking<'_> {
             None => format!("the token in kanidm.token or kanidm.token_file is not accepted: {error}"),
         };
         self.report.missing("token", why, NEW_TOKEN);
-        self.report.unknown("rights", "rights and index cannot be checked without a token", "Repeat the check with one.");
+        self.report.unknown(
+            "rights",
+            "rights and index cannot be checked without a token",
+            "Repeat the check with one.",
+        );
     }
 
     fn token(&mut self, whoami: &Whoami) {
@@ -159,7 +163,9 @@ impl Checking<'_> {
                 self.report.warning("token_end", format!("the token ends at {}", time(end)), NEW_TOKEN);
             }
             Some(end) => self.report.good("token_end", format!("the token may make changes until {}", time(end))),
-            None if token.is_read_write() => self.report.good("token_end", "the token may make changes, without an end"),
+            None if token.is_read_write() => {
+                self.report.good("token_end", "the token may make changes, without an end")
+            }
             None => {}
         }
     }
@@ -192,7 +198,8 @@ impl Checking<'_> {
     }
 
     async fn mail_index(&mut self) {
-        let reindex = "Run `kanidmd database reindex` on the Kanidm server: a fresh server has no such index until then.";
+        let reindex =
+            "Run `kanidmd database reindex` on the Kanidm server: a fresh server has no such index until then.";
         match self.kanidm.mail_index().await {
             Ok(MailIndex::Present(took)) => self.report.good(
                 "mail_index",
@@ -245,8 +252,10 @@ impl Checking<'_> {
             );
         }
         let has = |list: &[String], wanted: &str| list.iter().any(|one| one == wanted);
-        let lacks: Vec<&str> =
-            ["openid", "email", "profile", "groups"].into_iter().filter(|scope| !has(&published.scopes_supported, scope)).collect();
+        let lacks: Vec<&str> = ["openid", "email", "profile", "groups"]
+            .into_iter()
+            .filter(|scope| !has(&published.scopes_supported, scope))
+            .collect();
         match lacks.is_empty() {
             true => self.report.good("scopes", "persons can be given the scopes that Sidle asks for"),
             false => {
@@ -259,7 +268,7 @@ impl Checking<'_> {
             self.report.missing("signature", says, Step::SignWithEcdsa.command(&names));
         }
         self.secret(&names).await?;
-        self.redirects(&names, has(&published.code_challenge_methods_supported, "S256")).await
+        self.redirects(&names).await
     }
 
     async fn secret(&mut self, names: &Names) -> Result<(), KanidmError> {
@@ -269,12 +278,16 @@ impl Checking<'_> {
         } else if self.kanidm.takes_client_secret(&names.client, &self.settings.client_secret).await? {
             self.report.good("client_secret", "its secret is the configured one");
         } else {
-            self.report.missing("client_secret", "the OAuth2 client has another secret than the configured one", remedy);
+            self.report.missing(
+                "client_secret",
+                "the OAuth2 client has another secret than the configured one",
+                remedy,
+            );
         }
         Ok(())
     }
 
-    async fn redirects(&mut self, names: &Names, offers_pkce: bool) -> Result<(), KanidmError> {
+    async fn redirects(&mut self, names: &Names) -> Result<(), KanidmError> {
         let mut works = None;
         for url in self.settings.redirect_uris.clone() {
             if self.kanidm.returns_to(&names.client, &url).await? {
@@ -286,10 +299,7 @@ impl Checking<'_> {
             }
         }
         let Some(url) = works else { return Ok(()) };
-        if !offers_pkce {
-            let says = "Kanidm does not offer PKCE with S256 for this client";
-            self.report.missing("pkce", says, Step::RequirePkce.command(names));
-        } else if self.kanidm.works_without_pkce(&names.client, &url).await? {
+        if self.kanidm.works_without_pkce(&names.client, &url).await? {
             let says = "Kanidm does not insist on PKCE for this client";
             self.report.warning("pkce", says, Step::RequirePkce.command(names));
         } else {
@@ -305,5 +315,5 @@ fn time(at: DateTime<Utc>) -> String {
 
 /// What another server says, as far as it can be a name: it goes into commands that are to be pasted.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.:/ ".contains(*c)).take(128).collect()
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(*c)).take(128).collect()
 }

@@ -12,7 +12,8 @@ use crate::cli::{Global, prompt};
 use crate::proto::authenticate_password_response::Outcome;
 use crate::proto::complete_mfa_request::Factor;
 use crate::proto::{
-    AuthenticatePasswordRequest, CompleteMfaRequest, MfaChallenge, RedeemInvitationRequest, RevokeSessionRequest, SignedIn,
+    AuthenticatePasswordRequest, CompleteMfaRequest, MfaChallenge, RedeemInvitationRequest, RevokeSessionRequest,
+    SignedIn,
 };
 
 /// Asks for the password, redeems the invitation that the login gives, and prints Kanidm's page where the credential is
@@ -36,11 +37,12 @@ impl Enrol {
             known_device_token: known.cloned().unwrap_or_default(),
             ..Default::default()
         };
-        let (signed_in, has_factor) = match caller.anonymous().authenticate_password(request).await?.into_inner().outcome {
-            Some(Outcome::SignedIn(signed_in)) => (signed_in, false),
-            Some(Outcome::MfaChallenge(challenge)) => (second_factor(&caller, challenge).await?, true),
-            None => return Err(Failure::new("the service answered neither tokens nor a question")),
-        };
+        let (signed_in, has_factor) =
+            match caller.anonymous().authenticate_password(request).await?.into_inner().outcome {
+                Some(Outcome::SignedIn(signed_in)) => (signed_in, false),
+                Some(Outcome::MfaChallenge(challenge)) => (second_factor(&caller, challenge).await?, true),
+                None => return Err(Failure::new("the service answered neither tokens nor a question")),
+            };
         let invitation = signed_in.enrolment.clone();
         sign_out(&caller, signed_in).await;
         let Some(invitation) = invitation else { return Err(not_invited(known.is_some())) };

@@ -88,7 +88,7 @@ impl Setup {
         // Before anything is asked or made: a password goes nowhere over plain HTTP but to this machine.
         let kanidm = super::client(&super::settings(&self.url, self.ca_file.clone())?)?;
         if self.print_commands {
-            return self.commands(&wanted, out);
+            return self.commands(&wanted, &kanidm.origin(), out);
         }
         let folder = if self.print_secrets || self.dry_run { None } else { Some(self.folder()?) };
         let section = self.section()?;
@@ -100,8 +100,10 @@ impl Setup {
     }
 
     fn wanted(&self) -> Result<Wanted> {
-        for (option, name) in [("--account", &self.account), ("--client-id", &self.client_id), ("--group", &self.group)] {
-            let fits = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+        for (option, name) in [("--account", &self.account), ("--client-id", &self.client_id), ("--group", &self.group)]
+        {
+            let fits =
+                |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
             if !fits(name) || name.len() > 64 || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
                 return Err(Failure::new(format!("{option} {name} is no name in Kanidm"))
                     .remedy("Names begin with a letter and have 1 to 64 of a-z, 0-9, '.', '_' and '-'."));
@@ -151,18 +153,21 @@ impl Setup {
         Ok(Section(section))
     }
 
-    fn commands(&self, wanted: &Wanted, out: &Out) -> Result<()> {
+    fn commands(&self, wanted: &Wanted, origin: &str, out: &Out) -> Result<()> {
         let (names, section) = (&wanted.names, self.section()?.text());
         let steps = wanted.all_steps().into_iter().chain([Step::MakeToken, Step::ShowSecret]);
-        let commands: Vec<String> =
-            std::iter::once("kanidm login -D idm_admin".to_owned()).chain(steps.map(|step| step.command(names))).collect();
+        let commands: Vec<String> = std::iter::once("kanidm login -D idm_admin".to_owned())
+            .chain(steps.map(|step| step.command(names)))
+            .collect();
         if out.is_json() {
             return out.json(&serde_json::json!({"commands": commands, "section": *section}));
         }
-        out.line(&format!("# Where Kanidm's own tool does not know its server yet: export KANIDM_URL={}", self.url))?;
+        out.line(&format!("# Where Kanidm's own tool does not know its server yet: export KANIDM_URL={origin}"))?;
         commands.iter().try_for_each(|command| out.line(command))?;
         out.line("")?;
-        out.line("# Put what the last two commands print into the two files named below (umask 077 first), and into the")?;
+        out.line(
+            "# Put what the last two commands print into the two files named below (umask 077 first), and into the",
+        )?;
         out.line("# configuration of Sidle:")?;
         section.lines().try_for_each(|line| out.line(line))
     }

@@ -177,7 +177,8 @@ impl Administrator {
         };
         let (uuid, path) = (entry.uuid()?, ["v1", "service_account", name]);
         let in_it = json!({"and": [{"eq": ["class", "group"]}, {"eq": ["member", uuid]}]});
-        let groups = self.search(in_it).await?.iter().filter_map(|group| group.first("name").map(str::to_owned)).collect();
+        let groups =
+            self.search(in_it).await?.iter().filter_map(|group| group.first("name").map(str::to_owned)).collect();
         let tokens = self.call(Method::GET, &[&path[..], &["_api_token"]].concat(), Body::None).await?;
         let credentials: Value =
             self.call(Method::GET, &[&path[..], &["_credential", "_status"]].concat(), Body::None).await?;

@@ -136,7 +136,8 @@ mod tests {
         for good in ["https://a.example/cb", "http://127.0.0.1:8421/callback", "http://[::1]:1/", "http://localhost/"] {
             assert!(LoginAddress::read(good).is_ok(), "{good}");
         }
-        for bad in ["http://a.example/cb", "a.example", "https://a@b.example/", "https://a.example/#x", "javascript:1"] {
+        for bad in ["http://a.example/cb", "a.example", "https://a@b.example/", "https://a.example/#x", "javascript:1"]
+        {
             assert!(LoginAddress::read(bad).is_err(), "{bad}");
         }
         let address = LoginAddress::read("https://a.example:8443/cb?x=1").unwrap();
