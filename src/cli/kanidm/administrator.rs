@@ -26,6 +26,11 @@ pub(super) struct Session {
 }
 
 impl As {
+    /// Whom messages name.
+    pub fn name(&self) -> &str {
+        if std::env::var_os(TOKEN).is_some() { "the session" } else { &self.admin }
+    }
+
     /// Signs in.
     pub async fn sign_in(&self, kanidm: &Kanidm) -> Result<Session> {
         if let Some(token) = std::env::var(TOKEN).ok().filter(|token| !token.trim().is_empty()) {

@@ -239,7 +239,8 @@ impl Doing<'_> {
     fn compare(&self, found: &Found, ours: Option<&ApiToken>) -> Result<()> {
         let persons = &self.wanted.names.persons;
         if found.lacks_persons {
-            return Err(Failure::new(format!("Kanidm has no group {persons}")).remedy("Name another one with --group."));
+            return Err(Failure::new(format!("{} sees no group {persons} in Kanidm", self.setup.admin.name()))
+                .remedy("Name another group with --group, and an administrator who is in idm_admins with --admin.");
         }
         let differences = found.differences(&self.wanted, ours);
         if differences.iter().all(|difference| self.setup.adopt && !difference.is_final) {
