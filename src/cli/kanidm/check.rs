@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::Args;
 
 use super::report::Report;
+use super::target;
 use crate::cli::failure::Result;
 use crate::cli::output::Out;
 use crate::cli::{ConfigFile, config};
@@ -33,7 +34,7 @@ impl Check {
         let mut report = Report::default();
         let settings = readable(&config.kanidm, &mut report);
         let longest = config.migration.longest_call.max(config.kanidm.timeout);
-        let kanidm = super::client(&settings)?.patient().within(longest);
+        let kanidm = target::client(&settings)?.patient().within(longest);
         match kanidm.reach().await {
             Ok(reached) => Checking { kanidm, settings, report: &mut report }.all(reached).await,
             Err(error) => report.missing(

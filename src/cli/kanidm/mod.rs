@@ -7,20 +7,16 @@ mod files;
 mod report;
 mod setup;
 mod sign_in;
+mod target;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
 pub(in crate::cli) use self::sign_in::sign_in;
 use super::Global;
-use super::failure::{Failure, Result};
+use super::failure::Result;
 use super::output::Out;
-use crate::config::{Config, KanidmConfig};
-use crate::context::Clock;
-use crate::kanidm::Kanidm;
-use crate::metrics::Metrics;
 
 /// Commands on Kanidm.
 #[derive(Subcommand)]
@@ -43,18 +39,4 @@ impl Command {
             Self::Enrol(command) => command.run(global, out).await.map(|()| ExitCode::SUCCESS),
         }
     }
-}
-
-/// The settings of a Kanidm of which only the address is known.
-fn settings(url: &str, ca_file: Option<PathBuf>) -> Result<KanidmConfig> {
-    let defaults = Config::load(None, std::iter::empty())?.kanidm;
-    Ok(KanidmConfig { url: url.to_owned(), ca_file, ..defaults })
-}
-
-fn client(settings: &KanidmConfig) -> Result<Kanidm> {
-    let kanidm = Kanidm::new(settings, Clock::system(), Metrics::new())?;
-    kanidm.ok_or_else(|| {
-        Failure::new("no Kanidm is configured")
-            .remedy("Set [kanidm]: `sidle kanidm setup` makes what it needs, and the section.")
-    })
 }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::administrator::{As, Session};
 use super::files::{Change, Folder, Section};
+use super::target;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::output::Out;
 use crate::config::Secret;
@@ -86,7 +87,7 @@ impl Setup {
     pub async fn run(self, out: &Out) -> Result<()> {
         let wanted = self.wanted()?;
         // Before anything is asked or made: a password goes nowhere over plain HTTP but to this machine.
-        let kanidm = super::client(&super::settings(&self.url, self.ca_file.clone())?)?;
+        let kanidm = target::client(&target::settings(&self.url, self.ca_file.clone())?)?;
         if self.print_commands {
             return self.commands(&wanted, &kanidm.origin(), out);
         }
@@ -240,7 +241,7 @@ impl Doing<'_> {
         let persons = &self.wanted.names.persons;
         if found.lacks_persons {
             return Err(Failure::new(format!("{} sees no group {persons} in Kanidm", self.setup.admin.name()))
-                .remedy("Name another group with --group, and an administrator who is in idm_admins with --admin.");
+                .remedy("Name another group with --group, and an administrator who is in idm_admins with --admin."));
         }
         let differences = found.differences(&self.wanted, ours);
         if differences.iter().all(|difference| self.setup.adopt && !difference.is_final) {

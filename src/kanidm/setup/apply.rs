@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::super::administrator::Administrator;
 use super::super::client::Body;
 use super::super::error::{KanidmError, Result};
-use super::found::{LABEL, gone};
-use super::{DESCRIPTION, MANAGER, Names, SCOPES, Step};
+use super::found::gone;
+use super::step::Step;
+use super::wanted::{DESCRIPTION, LABEL, MANAGER, Names, SCOPES};
 use crate::config::Secret;
 
 impl Administrator {

@@ -11,10 +11,7 @@ use super::super::api_token::ApiToken;
 use super::super::client::Body;
 use super::super::error::{KanidmError, Result};
 use super::super::persons::Entry;
-use super::{MANAGER, RIGHTS, SCOPES, Wanted};
-
-/// What setup calls its token.
-pub(super) const LABEL: &str = "sidle";
+use super::wanted::{MANAGER, RIGHTS, SCOPES, Wanted};
 
 /// What has the names.
 #[derive(Debug, Default)]

@@ -1,18 +1,6 @@
 //! One change in Kanidm, as it is told and as the command that makes it.
 
-/// Groups of the service account, which give it its rights. `docs/decisions/0006` says why these.
-pub const RIGHTS: [&str; 3] = ["idm_people_on_boarding", "idm_group_admins", "idm_account_mail_read"];
-
-/// What the entries are called.
-#[derive(Clone, Debug)]
-pub struct Names {
-    /// The service account.
-    pub account: String,
-    /// The OAuth2 client.
-    pub client: String,
-    /// The group whose members may sign in through Kanidm.
-    pub persons: String,
-}
+use super::wanted::{LABEL, MANAGER, Names, SCOPES};
 
 /// A change in Kanidm.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +35,7 @@ impl Step {
             Self::Grant(group) => format!("{account} in {group}"),
             Self::MakeClient { landing } => format!("OAuth2 client {client}, landing page {landing}"),
             Self::AddRedirect(url) => format!("logins of {client} may return to {url}"),
-            Self::MapScopes => format!("{client} gets {} of {persons}", super::SCOPES.join(", ")),
+            Self::MapScopes => format!("{client} gets {} of {persons}", SCOPES.join(", ")),
             Self::RequirePkce => format!("{client} requires PKCE"),
             Self::SignWithEcdsa => format!("tokens of {client} are signed with ES256"),
             Self::SkipConsent => format!("{client} signs in without a question for consent"),
@@ -61,17 +49,15 @@ impl Step {
         let Names { account, client, persons } = names;
         let oauth2 = |command: &str, arguments: &[&str]| words(&[&["system", "oauth2", command, client], arguments]);
         match self {
-            Self::MakeAccount => words(&[&["service-account", "create", account, "Sidle", super::MANAGER]]),
+            Self::MakeAccount => words(&[&["service-account", "create", account, "Sidle", MANAGER]]),
             Self::Grant(group) => words(&[&["group", "add-members", group, account]]),
             Self::MakeClient { landing } => oauth2("create", &["Sidle", landing]),
             Self::AddRedirect(url) => oauth2("add-redirect-url", &[url]),
-            Self::MapScopes => oauth2("update-scope-map", &[&[persons.as_str()], &super::SCOPES[..]].concat()),
+            Self::MapScopes => oauth2("update-scope-map", &[&[persons.as_str()], &SCOPES[..]].concat()),
             Self::RequirePkce => oauth2("enable-pkce", &[]),
             Self::SignWithEcdsa => oauth2("disable-legacy-crypto", &[]),
             Self::SkipConsent => oauth2("disable-consent-prompt", &[]),
-            Self::MakeToken => {
-                words(&[&["service-account", "api-token", "generate", "--readwrite", account, super::found::LABEL]])
-            }
+            Self::MakeToken => words(&[&["service-account", "api-token", "generate", "--readwrite", account, LABEL]]),
             Self::ShowSecret => oauth2("show-basic-secret", &[]),
         }
     }
