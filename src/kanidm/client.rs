@@ -95,6 +95,14 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What the headers say, with an empty body.
+    fn of(status: u16, headers: &HeaderMap) -> Self {
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let version = text(&VERSION).map(str::to_owned);
+        let date = text(&DATE).and_then(|date| DateTime::parse_from_rfc2822(date).ok()).map(|date| date.to_utc());
+        Self { status, body: Vec::new(), version, date, sign_in: headers.get(SIGN_IN).cloned() }
+    }
+
     /// The body of a success; what is not one becomes the error that it means.
     ///
     /// # Errors
@@ -258,10 +266,7 @@ impl Kanidm {
         };
         let mut response = request.send().await.map_err(|e| unavailable(&e))?;
         let status = response.status().as_u16();
-        let text = |name: &HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let version = text(&VERSION).map(str::to_owned);
-        let date = text(&DATE).and_then(|date| DateTime::parse_from_rfc2822(date).ok()).map(|date| date.to_utc());
-        let sign_in = response.headers().get(SIGN_IN).cloned();
+        let empty = Answer::of(status, response.headers());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| unavailable(&e))? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
@@ -274,7 +279,7 @@ impl Kanidm {
         if (200..300).contains(&status) && !is_sensible {
             return Err(KanidmError::Nonsense(format!("status {status} with a body that is no JSON")));
         }
-        Ok(Answer { status, body, version, date, sign_in })
+        Ok(Answer { body, ..empty })
     }
 
     /// A call of the service account whose answer is JSON.

@@ -9,7 +9,7 @@ use sidle_dev::kanidm::Kanidm;
 use sidle_dev::random_word;
 
 use crate::cli::{Operator, Ran};
-use crate::support::{Setup, kanidm};
+use crate::support::{Setup, TestServer, kanidm};
 
 const REDIRECT: &str = "http://127.0.0.1:8422/callback";
 const RIGHTS: [&str; 3] = ["idm_people_on_boarding", "idm_group_admins", "idm_account_mail_read"];
@@ -115,8 +115,40 @@ fn findings<'a>(report: &'a Value, state: &'a str) -> impl Iterator<Item = &'a V
     report["findings"].as_array().unwrap().iter().filter(move |finding| finding["state"] == state)
 }
 
+fn checks(missing: Vec<(String, String)>) -> Vec<String> {
+    missing.into_iter().map(|(check, _)| check).collect()
+}
+
 fn mode(path: &str) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A service that runs with what was written, and with nothing else about Kanidm.
+async fn service(config: &str) -> TestServer {
+    let read = sidle::config::Config::load(Some(&PathBuf::from(config)), []).unwrap().kanidm;
+    let path = |path: Option<PathBuf>| path.map(|path| path.display().to_string()).unwrap_or_default();
+    let setup = Setup::new()
+        .await
+        .with("KANIDM__URL", &read.url)
+        .with("KANIDM__CA_FILE", &path(read.ca_file))
+        .with("KANIDM__TOKEN_FILE", &path(read.token_file))
+        .with("KANIDM__CLIENT_ID", &read.client_id)
+        .with("KANIDM__CLIENT_SECRET_FILE", &path(read.client_secret_file))
+        .with("KANIDM__REDIRECT_URIS", &read.redirect_uris.join(","));
+    setup.start().await
+}
+
+/// The address of a user who was migrated.
+async fn migrated(server: &TestServer, operator: &Operator) -> String {
+    let run = random_word(8);
+    let (slug, email) = (format!("first-{run}"), format!("ann-{run}@example.com"));
+    let tenant = server.tenant(&slug).await;
+    server.user(tenant, &email, "user").await;
+    operator.ok(&["tenants", "sync-groups", &slug]).await;
+    let plan = operator.run(&["migrate", "plan", "--tenant", &slug, "--output", "json"]).await.json();
+    let (id, digest) = (text(&plan["plan_id"]), text(&plan["digest"]));
+    operator.ok(&["migrate", "start", &id, "--digest", &digest, "--watch"]).await;
+    email
 }
 
 #[tokio::test]
@@ -138,28 +170,11 @@ async fn from_nothing_to_a_migrated_user_who_signs_in() {
     assert!(secrets.iter().all(|secret| !said.contains(secret.trim())), "no secret is printed");
     assert_eq!(world.missing(&[]).await, Vec::new());
 
-    // The service runs with what was written, and with nothing else about Kanidm.
-    let read = sidle::config::Config::load(Some(&PathBuf::from(&config)), []).unwrap().kanidm;
-    let setup = Setup::new()
-        .await
-        .with("KANIDM__URL", &read.url)
-        .with("KANIDM__CA_FILE", &read.ca_file.map(|path| path.display().to_string()).unwrap_or_default())
-        .with("KANIDM__TOKEN_FILE", &read.token_file.unwrap().display().to_string())
-        .with("KANIDM__CLIENT_ID", &read.client_id)
-        .with("KANIDM__CLIENT_SECRET_FILE", &read.client_secret_file.unwrap().display().to_string())
-        .with("KANIDM__REDIRECT_URIS", &read.redirect_uris.join(","));
-    let server = setup.start().await;
+    let server = service(&config).await;
     server.admin().await;
     let operator = Operator::new(&server);
     operator.sign_in("root@platform.example").await;
-    let run = random_word(8);
-    let (slug, email) = (format!("first-{run}"), format!("ann-{run}@example.com"));
-    let tenant = server.tenant(&slug).await;
-    server.user(tenant, &email, "user").await;
-    operator.ok(&["tenants", "sync-groups", &slug]).await;
-    let plan = operator.run(&["migrate", "plan", "--tenant", &slug, "--output", "json"]).await.json();
-    let (id, digest) = (text(&plan["plan_id"]), text(&plan["digest"]));
-    operator.ok(&["migrate", "start", &id, "--digest", &digest, "--watch"]).await;
+    let email = migrated(&server, &operator).await;
 
     let user = operator.run(&["users", "get", &email, "--output", "json"]).await.json();
     let person = text(&user["kanidm_user_id"]);
@@ -365,10 +380,7 @@ async fn each_right_that_is_missing_is_found_and_given_back() {
 async fn everything_that_is_wrong_is_said_at_once() {
     let world = World::new().await;
     world.set_up().await;
-    let only = async |environment: &[(&str, &str)]| {
-        let missing = world.missing(environment).await;
-        missing.into_iter().map(|(check, _)| check).collect::<Vec<_>>()
-    };
+    let only = async |environment: &[(&str, &str)]| checks(world.missing(environment).await);
     assert_eq!(only(&[("SIDLE_KANIDM__CLIENT_SECRET", "wrong")]).await, ["client_secret"]);
     assert_eq!(only(&[("SIDLE_KANIDM__TOKEN", "wrong")]).await, ["token"]);
     assert_eq!(only(&[("SIDLE_KANIDM__CLIENT_ID", "no_such_client")]).await, ["client"]);
@@ -389,7 +401,12 @@ async fn everything_that_is_wrong_is_said_at_once() {
     let path = format!("/v1/service_account/{}/_api_token", world.account);
     let token = text(&world.kanidm.post(&path, &read_only).await.unwrap());
     assert_eq!(only(&[("SIDLE_KANIDM__TOKEN", &token)]).await, ["token_purpose"]);
+}
 
+#[tokio::test]
+async fn a_client_that_was_changed_is_found_and_put_right() {
+    let world = World::new().await;
+    world.set_up().await;
     let client = format!("/v1/oauth2/{}", world.client);
     world
         .kanidm
@@ -400,11 +417,11 @@ async fn everything_that_is_wrong_is_said_at_once() {
     let pkce = findings(&report, "warning").find(|finding| finding["check"] == "pkce").expect("PKCE is off");
     assert!(text(&pkce["remedy"]).contains("enable-pkce"));
     world.kanidm.post(&format!("{client}/_scopemap/idm_all_persons"), &json!(["openid"])).await.unwrap();
-    assert_eq!(only(&[]).await, ["scopes"]);
+    assert_eq!(checks(world.missing(&[]).await), ["scopes"]);
     world.set_up().await;
     let (_, report) = world.check(&[]).await;
     assert!(!findings(&report, "warning").any(|finding| finding["check"] == "pkce"), "{report}");
-    assert_eq!(only(&[]).await, [""; 0]);
+    assert_eq!(world.missing(&[]).await, Vec::new());
 }
 
 #[tokio::test]
