@@ -10,7 +10,7 @@ KANIDM_BUILD=
 # minutes.
 begin_dev_kanidm() {
     export SIDLE_DEV_KANIDM_BIN="$KANIDM_TARGET/debug/dev-kanidm"
-    [ -x "$SIDLE_DEV_KANIDM_BIN" ] || say "dev kanidm: building it beside Sidle; the first time, both take 6 to 15 minutes on 2 cores"
+    [ -x "$SIDLE_DEV_KANIDM_BIN" ] || say "dev kanidm: building it beside Sidle; the first time, both took 4 to 15 minutes on 2 idle cores"
     rm -f "$DEV/log/dev-kanidm.log"
     (
         exec 9>&-

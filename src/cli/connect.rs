@@ -89,6 +89,12 @@ impl Caller {
         Ok(Self { server, ca, context: Context::system(), channel, source })
     }
 
+    /// The same service, called with this access token.
+    pub fn as_holder_of(&self, token: Zeroizing<String>) -> Self {
+        let (server, ca, context) = (self.server.clone(), self.ca.clone(), self.context.clone());
+        Self { server, ca, context, channel: self.channel.clone(), source: Source::Given(token) }
+    }
+
     /// Authentication methods, without credentials.
     pub fn anonymous(&self) -> AuthenticateServiceClient<Channel> {
         AuthenticateServiceClient::new(self.channel.clone())

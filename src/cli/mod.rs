@@ -103,7 +103,7 @@ enum Command {
     /// Move users to Kanidm: plan, start, watch
     #[command(subcommand)]
     Migrate(migrate::Command),
-    /// The configured Kanidm; works without a service
+    /// Kanidm: set it up for Sidle, say what is missing there, get a credential there
     #[command(subcommand)]
     Kanidm(kanidm::Command),
     /// The schema of the database; works without a service
@@ -159,7 +159,7 @@ impl Command {
             Self::ApiKeys(command) => command.run(global, out).await?,
             Self::Keys(command) => command.run(global, out).await?,
             Self::Migrate(command) => return command.run(global, out).await,
-            Self::Kanidm(command) => command.run(out).await?,
+            Self::Kanidm(command) => return command.run(global, out).await,
             Self::Schema(command) => command.run(out).await?,
             Self::Admin(command) => command.run(out).await?,
             Self::Mail(command) => command.run(out).await?,

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use chrono::{DateTime, Utc};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Method, Url, redirect, retry};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,6 +24,8 @@ use crate::telemetry;
 /// The largest answer that is read. Everything Sidle asks for is far smaller.
 const LARGEST_ANSWER: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const VERSION: HeaderName = HeaderName::from_static("x-kanidm-version");
+const SIGN_IN: HeaderName = HeaderName::from_static("x-kanidm-auth-session-id");
 
 /// The client of Kanidm.
 #[derive(Clone)]
@@ -55,6 +58,10 @@ pub enum Credential<'a> {
     None,
     /// As Sidle's service account.
     ServiceAccount,
+    /// With somebody's session.
+    Bearer(&'a Secret),
+    /// A step of signing in, after the first one with what the step before answered.
+    SignIn(Option<&'a HeaderValue>),
     /// As an OAuth2 client.
     Client {
         /// Name of the client.
@@ -81,9 +88,21 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Kanidm's release, where it is given.
     pub version: Option<String>,
+    /// Kanidm's clock, in whole seconds.
+    pub date: Option<DateTime<Utc>>,
+    /// What the next step of signing in is made with.
+    pub sign_in: Option<HeaderValue>,
 }
 
 impl Answer {
+    /// What the headers say, with an empty body.
+    fn of(status: u16, headers: &HeaderMap) -> Self {
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let version = text(&VERSION).map(str::to_owned);
+        let date = text(&DATE).and_then(|date| DateTime::parse_from_rfc2822(date).ok()).map(|date| date.to_utc());
+        Self { status, body: Vec::new(), version, date, sign_in: headers.get(SIGN_IN).cloned() }
+    }
+
     /// The body of a success; what is not one becomes the error that it means.
     ///
     /// # Errors
@@ -234,6 +253,9 @@ impl Kanidm {
         request = match credential {
             Credential::None => request,
             Credential::ServiceAccount => request.bearer_auth(self.inner.token.expose()),
+            Credential::Bearer(token) => request.bearer_auth(token.expose()),
+            Credential::SignIn(None) => request,
+            Credential::SignIn(Some(session)) => request.header(SIGN_IN, session),
             Credential::Client { id, secret } => request.basic_auth(id, Some(secret.expose())),
         };
         request = match body {
@@ -244,8 +266,7 @@ impl Kanidm {
         };
         let mut response = request.send().await.map_err(|e| unavailable(&e))?;
         let status = response.status().as_u16();
-        let version =
-            response.headers().get("x-kanidm-version").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let empty = Answer::of(status, response.headers());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| unavailable(&e))? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
@@ -258,7 +279,7 @@ impl Kanidm {
         if (200..300).contains(&status) && !is_sensible {
             return Err(KanidmError::Nonsense(format!("status {status} with a body that is no JSON")));
         }
-        Ok(Answer { status, body, version })
+        Ok(Answer { body, ..empty })
     }
 
     /// A call of the service account whose answer is JSON.

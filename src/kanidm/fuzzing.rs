@@ -132,7 +132,7 @@ pub(crate) fn answers(data: &[u8]) {
     let status = u16::from(input.byte()) * 2 + 100;
     let body = input.rest().to_vec();
     check(KanidmError::read(status, &body));
-    let answer = Answer { status, body, version: None };
+    let answer = Answer { status, body, version: None, date: None, sign_in: None };
     oidc::fuzzing::answers(&answer).into_iter().for_each(check);
     persons::fuzzing::answers(&answer).into_iter().for_each(check);
 }

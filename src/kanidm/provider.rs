@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Body, Credential, Kanidm};
 use super::error::{KanidmError, Result};
 use super::id_token::KeySet;
+use super::version::Version;
 use crate::context::Context;
 use crate::metrics::Circuit;
 
@@ -198,7 +199,8 @@ impl Provider {
         let mut cached = self.cached();
         cached.keys = Arc::new(keys);
         cached.endpoint = Some(endpoint);
-        cached.announces_auth_time = announced || answer.version.as_deref().is_some_and(has_auth_time);
+        cached.announces_auth_time =
+            announced || answer.version.as_deref().and_then(Version::read).is_some_and(Version::has_auth_time);
         cached.read_at = Some(self.context.clock.instant());
         Ok(())
     }
@@ -214,26 +216,5 @@ impl Provider {
 
     fn cached(&self) -> MutexGuard<'_, Cached> {
         self.cached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Kanidm does not announce the claim; it has it since release 1.11.
-fn has_auth_time(version: &str) -> bool {
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
-    matches!((parts.next().flatten(), parts.next().flatten()), (Some(major), Some(minor)) if (major, minor) >= (1, 11))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::has_auth_time;
-
-    #[test]
-    fn releases_that_tell_when_a_person_authenticated() {
-        for version in ["1.11.1", "1.12.0-dev", "2.0.0"] {
-            assert!(has_auth_time(version), "{version}");
-        }
-        for version in ["1.10.5", "1.7.4", "1", "", "x.y", "0.99.0"] {
-            assert!(!has_auth_time(version), "{version}");
-        }
     }
 }

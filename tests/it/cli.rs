@@ -37,6 +37,11 @@ impl Operator {
         Self { home: tempfile::tempdir().unwrap(), server: server.grpc_url() }
     }
 
+    /// Of commands that need no service.
+    pub fn without_service() -> Self {
+        Self { home: tempfile::tempdir().unwrap(), server: String::new() }
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidle"));
         command

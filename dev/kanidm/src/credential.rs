@@ -24,6 +24,7 @@ use crate::error::ApiError;
 pub fn routes() -> Router<App> {
     Router::new()
         .route("/v1/person/{id}/_credential/_status", get(credentials))
+        .route("/v1/service_account/{id}/_credential/_status", get(credentials))
         .route("/v1/person/{id}/_credential/_update", get(begin))
         .route("/v1/person/{id}/_credential/_update_intent", get(intent))
         .route("/v1/person/{id}/_credential/_update_intent/{ttl}", get(intent_for))

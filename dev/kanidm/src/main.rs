@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
 use axum::routing::get;
 use compact_jwt::JwsHs256Signer;
 use kanidmd_lib::prelude::Url;
@@ -31,6 +32,9 @@ use crate::engine::{Engine, Passwords};
 
 const USAGE: &str = "usage: dev-kanidm [--port PORT] [--state-dir DIR] [--exit-with-stdin]";
 const BODY_LIMIT: usize = 32 * 1024 * 1024;
+
+/// Release of the engine, as Cargo.toml pins it.
+const ENGINE: &str = "1.7.4";
 
 pub type App = Arc<Host>;
 
@@ -152,7 +156,14 @@ fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(axum::middleware::from_fn_with_state(app.clone(), dev::faults))
         .merge(dev::routes())
+        .layer(axum::middleware::map_response(with_version))
         .with_state(app)
+}
+
+/// Says which release answers, as Kanidm does.
+async fn with_version(mut response: Response) -> Response {
+    response.headers_mut().insert(kanidm_proto::constants::KVERSION, HeaderValue::from_static(ENGINE));
+    response
 }
 
 /// The one line on standard output that says the server is ready.
@@ -163,7 +174,7 @@ fn announce(url: &str, passwords: &Passwords) {
             "url": url,
             "admin_password": passwords.admin,
             "idm_admin_password": passwords.idm_admin,
-            "engine": "1.7.4",
+            "engine": ENGINE,
         })
     );
 }

@@ -23,6 +23,7 @@ pub struct Kanidm {
     /// Client without redirects; trusts the authority.
     pub http: reqwest::Client,
     admin: String,
+    admin_password: String,
     reader: tokio::sync::OnceCell<String>,
     process: Option<Child>,
 }
@@ -67,6 +68,11 @@ impl Kanidm {
         self.process.is_some()
     }
 
+    /// Password of `idm_admin`.
+    pub fn admin_password(&self) -> &str {
+        &self.admin_password
+    }
+
     /// A fresh dev Kanidm of its own; ends with this value.
     ///
     /// # Errors
@@ -86,17 +92,18 @@ impl Kanidm {
         let text = |key: &str| ready[key].as_str().map(str::to_owned).ok_or(format!("no {key} in {line}"));
         let http = client(None)?;
         let url = text("url")?;
-        let admin = crate::persona::sign_in(&http, &url, "idm_admin", &text("idm_admin_password")?).await?;
-        Ok(Self { url, ca_file: None, http, admin, reader: Default::default(), process: Some(process) })
+        let admin_password = text("idm_admin_password")?;
+        let admin = crate::persona::sign_in(&http, &url, "idm_admin", &admin_password).await?;
+        Ok(Self { url, ca_file: None, http, admin, admin_password, reader: Default::default(), process: Some(process) })
     }
 
     async fn full() -> Result<Self> {
         let url = variable("SIDLE_TEST_KANIDM_URL")?.trim_end_matches('/').to_owned();
         let ca_file = PathBuf::from(variable("SIDLE_TEST_KANIDM_CA")?);
         let http = client(Some(&std::fs::read(&ca_file)?))?;
-        let password = variable("SIDLE_TEST_KANIDM_IDM_ADMIN_PASSWORD")?;
-        let admin = crate::persona::sign_in(&http, &url, "idm_admin", &password).await?;
-        Ok(Self { url, ca_file: Some(ca_file), http, admin, reader: Default::default(), process: None })
+        let admin_password = variable("SIDLE_TEST_KANIDM_IDM_ADMIN_PASSWORD")?;
+        let admin = crate::persona::sign_in(&http, &url, "idm_admin", &admin_password).await?;
+        Ok(Self { url, ca_file: Some(ca_file), http, admin, admin_password, reader: Default::default(), process: None })
     }
 
     /// Creates a service account with the rights that Sidle documents, an OAuth2 client for all persons, and allows
@@ -257,6 +264,14 @@ impl Kanidm {
     /// When Kanidm refuses.
     pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
         self.send(reqwest::Method::PUT, path, Some(body)).await
+    }
+
+    /// `PATCH` as the administrator.
+    ///
+    /// # Errors
+    /// When Kanidm refuses.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(reqwest::Method::PATCH, path, Some(body)).await
     }
 
     async fn send(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> Result<Value> {

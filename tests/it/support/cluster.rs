@@ -27,6 +27,21 @@ pub struct Server {
 impl Cluster {
     /// A primary with the roles and the empty database of an installation.
     pub async fn start() -> (Self, Server) {
+        let (cluster, server) = Self::empty().await;
+        let mut admin = server.connect("postgres").await;
+        for statement in [
+            "CREATE ROLE sidle_owner LOGIN CREATEROLE",
+            "CREATE ROLE sidle_app LOGIN",
+            "CREATE DATABASE sidle OWNER sidle_owner",
+            "GRANT CONNECT ON DATABASE sidle TO sidle_app",
+        ] {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
+        }
+        (cluster, server)
+    }
+
+    /// A primary with nothing in it but its superuser.
+    pub async fn empty() -> (Self, Server) {
         let programs = PathBuf::from(std::env::var("SIDLE_DEV_PG_BIN").expect("started through ./run"));
         let run_as = std::env::var("SIDLE_DEV_PG_RUN_AS").expect("started through ./run");
         // Where the user that Postgres runs as may enter.
@@ -40,21 +55,17 @@ impl Cluster {
             ["-D", "primary", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-N"];
         cluster.run("initdb", &arguments).await;
         let server = cluster.serve("primary", cluster.port).await;
-        let mut admin = server.connect("postgres").await;
-        for statement in [
-            "CREATE ROLE sidle_owner LOGIN CREATEROLE",
-            "CREATE ROLE sidle_app LOGIN",
-            "CREATE DATABASE sidle OWNER sidle_owner",
-            "GRANT CONNECT ON DATABASE sidle TO sidle_app",
-        ] {
-            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
-        }
         (cluster, server)
     }
 
     /// The database as `role`.
     pub fn url(&self, role: &str) -> String {
         format!("postgres://{role}@127.0.0.1:{}/sidle", self.port)
+    }
+
+    /// The cluster's own programs, `psql` among them.
+    pub fn programs(&self) -> &std::path::Path {
+        &self.programs
     }
 
     /// Makes a standby of what the primary is now, lets it catch up, and stops it: it receives nothing that comes later.
