@@ -1,7 +1,7 @@
 //! The HTTP base that every call to Kanidm goes through: one origin, no redirects, TLS, time limits, bounded answers.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
@@ -18,6 +18,7 @@ use crate::context::Clock;
 use crate::fault::{Fault, Result as FaultResult};
 use crate::metrics::Circuit;
 use crate::metrics::Metrics;
+use crate::network::{Cause, Peer};
 use crate::telemetry;
 
 /// The largest answer that is read. Everything Sidle asks for is far smaller.
@@ -40,6 +41,8 @@ struct Inner {
     token: Secret,
     metrics: Metrics,
     clock: Clock,
+    /// Why the last call got no answer; none after one that did.
+    trouble: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for Kanidm {
@@ -132,7 +135,7 @@ impl Kanidm {
         }
         let http = builder.build().map_err(Fault::internal)?;
         let breaker = Some(Arc::new(Breaker::new(config.breaker_failures, config.breaker_pause)));
-        let inner = Arc::new(Inner { base, http, token, metrics, clock });
+        let inner = Arc::new(Inner { base, http, token, metrics, clock, trouble: Mutex::default() });
         Ok(Some(Self { inner, breaker, limit: config.timeout }))
     }
 
@@ -157,6 +160,11 @@ impl Kanidm {
     pub fn circuit(&self) -> (Circuit, Duration) {
         let now = self.inner.clock.instant();
         self.breaker.as_ref().map_or((Circuit::Closed, Duration::ZERO), |breaker| breaker.circuit(now))
+    }
+
+    /// Why the last call got no answer; none after one that did.
+    pub fn trouble(&self) -> Option<String> {
+        self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn clock(&self) -> &Clock {
@@ -197,6 +205,8 @@ impl Kanidm {
             (Some(breaker), false) => breaker.succeeded(),
             (None, _) => {}
         }
+        *self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+            answer.as_ref().err().map(ToString::to_string);
         if failed {
             self.inner.metrics.kanidm_failures.inc();
         }
@@ -242,12 +252,12 @@ impl Kanidm {
             Body::Secret(json) => request.header(CONTENT_TYPE, "application/json").body(bytes::Bytes::from_owner(json)),
             Body::Form(fields) => request.form(fields),
         };
-        let mut response = request.send().await.map_err(|e| unavailable(&e))?;
+        let mut response = request.send().await.map_err(|e| self.unavailable(&e))?;
         let status = response.status().as_u16();
         let version =
             response.headers().get("x-kanidm-version").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| unavailable(&e))? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.unavailable(&e))? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
                 return Err(KanidmError::Nonsense(format!("an answer of more than {LARGEST_ANSWER} bytes")));
             }
@@ -261,26 +271,33 @@ impl Kanidm {
         Ok(Answer { status, body, version })
     }
 
+    /// Where it is looked for.
+    fn peer(&self) -> Peer {
+        let (host, port) = (self.inner.base.host_str(), self.inner.base.port_or_known_default());
+        let address = format!("{}:{}", host.unwrap_or_default(), port.unwrap_or_default());
+        Peer { what: "Kanidm", address, setting: "kanidm.url", authority: "kanidm.ca_file" }
+    }
+
+    /// Only what went wrong: the error's own text has the address of the call, in which there may be a person's id.
+    fn unavailable(&self, error: &reqwest::Error) -> KanidmError {
+        // Only where it was reached: a smaller batch is no help against an address that does not answer.
+        if error.is_timeout() && !error.is_connect() {
+            return KanidmError::TimedOut;
+        }
+        let peer = self.peer();
+        if error.is_connect() {
+            let cause = if error.is_timeout() { Cause::TimedOut } else { Cause::of(error) };
+            let remedy = cause.remedy(&peer);
+            return KanidmError::Unavailable(format!("no connection to {}: {cause}. {remedy}", peer.address));
+        }
+        let what = if error.is_body() || error.is_decode() { "the answer broke off" } else { "the connection broke" };
+        KanidmError::Unavailable(format!("{what}, from {}", peer.address))
+    }
+
     /// A call of the service account whose answer is JSON.
     pub(super) async fn call<T: DeserializeOwned>(&self, method: Method, path: &[&str], body: Body<'_>) -> Result<T> {
         self.send(method, self.url(path), Credential::ServiceAccount, body).await?.json()
     }
-}
-
-/// Only what went wrong: the error's own text has the address, in which there may be a person's id.
-fn unavailable(error: &reqwest::Error) -> KanidmError {
-    // Only where it was reached: a smaller batch is no help against an address that does not answer.
-    if error.is_timeout() && !error.is_connect() {
-        return KanidmError::TimedOut;
-    }
-    let what = if error.is_connect() {
-        "no connection"
-    } else if error.is_body() || error.is_decode() {
-        "the answer broke off"
-    } else {
-        "the connection broke"
-    };
-    KanidmError::Unavailable(what.to_owned())
 }
 
 /// Plain HTTP would reveal the token, except on the machine itself.

@@ -17,6 +17,7 @@ mod directory;
 mod dynamic;
 mod edge;
 mod enrolment;
+mod failures;
 mod floods;
 mod flows;
 mod hostile;
