@@ -23,6 +23,8 @@ pub struct Peer {
     pub setting: &'static str,
     /// What names the authority of its certificate.
     pub authority: &'static str,
+    /// What says whether and how the connection is encrypted.
+    pub encryption: &'static str,
 }
 
 /// Why a connection could not be made, or broke.
@@ -89,6 +91,8 @@ impl Cause {
         }
         match last {
             _ if closed => Self::Closed,
+            // As the HTTP library has it, with nothing within.
+            last if last.starts_with("connection closed") => Self::Closed,
             last if last.contains("does not support TLS") => Self::NoTls,
             last => Self::Other(last),
         }
@@ -118,7 +122,7 @@ impl Cause {
 
     /// What to do about it, for whoever set up the connection to this peer.
     pub fn remedy(&self, peer: &Peer) -> String {
-        let Peer { what, address, setting, authority } = peer;
+        let Peer { what, address, setting, authority, encryption } = peer;
         match self {
             Self::Refused => format!("See that {what} runs and listens on {address}, and that {setting} is right."),
             Self::Unresolvable => {
@@ -152,9 +156,9 @@ impl Cause {
                 format!("See the log of {what}: it may ask for a client certificate, or for other versions of TLS.")
             }
             Self::WrongProtocol => {
-                format!("See that {setting} has the right port, and the way of encryption that is spoken there.")
+                format!("See that the port is right, and that {encryption} says what is spoken there.")
             }
-            Self::NoTls => format!("Switch TLS on at {what}, or do not ask for it in {setting}."),
+            Self::NoTls => format!("Switch TLS on at {what}, or do not ask for it: {encryption}."),
             Self::Forbidden => format!("Let this process connect to {address}."),
             Self::Other(_) => format!("See that {setting} is right, and see the log of {what}."),
         }
@@ -344,8 +348,13 @@ mod tests {
             Cause::NoTls,
             Cause::Forbidden,
         ];
-        let peer =
-            Peer { what: "Kanidm", address: "idm:443".to_owned(), setting: "kanidm.url", authority: "kanidm.ca_file" };
+        let peer = Peer {
+            what: "Kanidm",
+            address: "idm:443".to_owned(),
+            setting: "kanidm.url",
+            authority: "kanidm.ca_file",
+            encryption: "its scheme",
+        };
         for (at, one) in causes.iter().enumerate() {
             for other in &causes[..at] {
                 assert_ne!(one.word(), other.word());

@@ -3,9 +3,12 @@
 
 use std::fmt;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Problem};
 use crate::fault::{Fault, Reason};
 use crate::network::{Cause, Peer};
+
+/// Where it stands what a setting must be.
+pub const DEFAULTS: &str = "`sidle config defaults` prints every setting with its meaning and default.";
 
 /// A result of a part of the start.
 pub type Result<T, E = StartFailure> = std::result::Result<T, E>;
@@ -107,11 +110,20 @@ impl std::error::Error for StartFailure {}
 
 impl From<ConfigError> for StartFailure {
     fn from(error: ConfigError) -> Self {
-        let failure = match error.problems() {
-            [problem] if !problem.key.is_empty() => Self::of_setting(&*problem.key, &problem.text),
-            _ => Self::new("", &error),
+        match error.problems() {
+            [problem] => problem.into(),
+            _ => Self::new("", &error).remedy(DEFAULTS),
+        }
+    }
+}
+
+impl From<&Problem> for StartFailure {
+    fn from(problem: &Problem) -> Self {
+        let failure = match problem.key.as_str() {
+            "" => Self::new("", &problem.text),
+            key => Self::of_setting(key, &problem.text),
         };
-        failure.remedy("`sidle config defaults` prints every setting with its meaning and default.")
+        failure.remedy(problem.remedy.as_deref().unwrap_or(DEFAULTS))
     }
 }
 

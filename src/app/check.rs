@@ -54,8 +54,7 @@ impl Checked {
 pub async fn check(config: &Config, context: &Context, offline: bool) -> Checked {
     let mut checked = Checked::default();
     if let Err(error) = config.check_serving() {
-        checked.failures =
-            error.problems().iter().map(|problem| StartFailure::of_setting(&*problem.key, &problem.text)).collect();
+        checked.failures = error.problems().iter().map(StartFailure::from).collect();
     }
     if config.files.allow_loose_permissions {
         checked.warnings = config.loose_files().iter().map(ToString::to_string).collect();
@@ -63,6 +62,10 @@ pub async fn check(config: &Config, context: &Context, offline: bool) -> Checked
     files(config, context, &mut checked).await;
     let mailer =
         checked.note("mail: the settings and templates", Mailer::new(&config.mail).map_err(StartFailure::from));
+    if !config.mail.is_configured() {
+        let text = "mail.host is not set: nobody is told of changes to their credentials, and nobody can register";
+        checked.warnings.push(text.to_owned());
+    }
     let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), Metrics::new());
     let kanidm = checked.note("kanidm: the settings", kanidm.map_err(StartFailure::from));
     if offline {
@@ -155,7 +158,9 @@ fn unfit(config: &Config, kanidm: &Kanidm, error: &KanidmError) -> StartFailure 
         KanidmError::AccessDenied => {
             failure.setting(token).remedy("Put the service account into the groups that docs/kanidm.md names.")
         }
-        KanidmError::Unavailable(_) => failure.setting("kanidm.url").may_pass(),
+        KanidmError::Unavailable(_) => kanidm
+            .unreachable()
+            .unwrap_or_else(|| failure.setting("kanidm.url").remedy("See the log of Kanidm.").may_pass()),
         _ => failure
             .setting("kanidm.url")
             .remedy("See that kanidm.url is the address of Kanidm itself, and see its log."),
@@ -164,14 +169,7 @@ fn unfit(config: &Config, kanidm: &Kanidm, error: &KanidmError) -> StartFailure 
 
 async fn check_mail(config: &Config, mailer: &Mailer) -> Checked {
     let mut checked = Checked::default();
-    let connected = mailer.connect().await.map_err(|error| {
-        let setting = match (&error.cause, error.class) {
-            (None, crate::mail::Failure::Login) => "mail.password",
-            _ => "mail.host",
-        };
-        let failure = StartFailure::new("use the mail server", &error).setting(setting).remedy(error.remedy());
-        if error.cause.as_ref().is_some_and(crate::network::Cause::may_pass) { failure.may_pass() } else { failure }
-    });
+    let connected = mailer.connect().await.map_err(StartFailure::from);
     let what = format!("mail: {}:{} takes messages", config.mail.host, config.mail.port);
     if let Some(connection) = checked.note(what, connected) {
         connection.quit().await;

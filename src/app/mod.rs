@@ -184,6 +184,7 @@ impl App {
         let grpc = server::bind("server.grpc_address", settings.grpc_address).await?;
         let ops = server::bind("server.ops_address", settings.ops_address).await?;
         let (grpc_address, ops_address) = (grpc.address, ops.address);
+        let mailer = Mailer::new(&self.config.mail)?;
         let authorities = Authorities::load(settings).await?;
         let bounds = Bounds::of(settings).await;
         let port = Port::new(grpc, bounds, settings, self.context.clock.clone(), self.metrics.clone()).await?;
@@ -196,7 +197,7 @@ impl App {
         }
         tasks.spawn(server::serve_ops(ops, bounds, self.ops(), self.stop.clone()));
         self.prepare_database().await?;
-        self.start_workers(&mut tasks).await?;
+        self.start_workers(&mut tasks, mailer).await?;
         let router = self.router(authorities)?;
         self.health.serving().await;
         let (config, stop) = (Arc::clone(&self.config), self.stop.clone());
@@ -265,7 +266,7 @@ impl App {
     }
 
     /// What runs beside the calls: each ends when `stop` is cancelled.
-    async fn start_workers(&self, tasks: &mut JoinSet<Result<()>>) -> startup::Result<()> {
+    async fn start_workers(&self, tasks: &mut JoinSet<Result<()>>, mailer: Option<Mailer>) -> startup::Result<()> {
         tasks.spawn(finish(self.db.clone().upkeep(self.stop.clone())));
         let (db, context, keyring) = (self.reserved.sequencer.clone(), self.context.clone(), self.keyring.clone());
         let sequencer =
@@ -278,7 +279,7 @@ impl App {
         tasks.spawn(finish(kept));
         tasks.spawn(finish(self.authenticate.clone().purge_expired(self.stop.clone())));
         let mail = &self.config.mail;
-        match Mailer::new(mail)? {
+        match mailer {
             Some(mailer) => {
                 let (db, context, keyring) = (self.db.clone(), self.context.clone(), self.keyring.clone());
                 let worker =

@@ -37,7 +37,10 @@ impl Command {
                 let _ = rustls::crypto::ring::default_provider().install_default();
                 let checked = match read(&file) {
                     Ok(config) => app::check(&config, &Context::system(), offline).await,
-                    Err(error) => Checked { failures: failures(&error), ..Checked::default() },
+                    Err(error) => Checked {
+                        failures: error.problems().iter().map(StartFailure::from).collect(),
+                        ..Checked::default()
+                    },
                 };
                 report(&checked, out)?;
                 Ok(if checked.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
@@ -48,14 +51,6 @@ impl Command {
             }
         }
     }
-}
-
-fn failures(error: &ConfigError) -> Vec<StartFailure> {
-    let failure = |problem: &crate::config::Problem| match problem.key.as_str() {
-        "" => StartFailure::new("", &problem.text),
-        key => StartFailure::of_setting(key, &problem.text),
-    };
-    error.problems().iter().map(failure).collect()
 }
 
 fn report(checked: &Checked, out: &Out) -> Result<()> {

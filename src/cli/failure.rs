@@ -11,10 +11,10 @@ use tonic::{Code, Status};
 use tonic_types::{RetryInfo, StatusExt as _, pb};
 
 use crate::access::input;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Problem};
 use crate::fault::{self, Fault, Reason};
 use crate::network::{Cause, Peer};
-use crate::startup::StartFailure;
+use crate::startup::{self, StartFailure};
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -146,7 +146,13 @@ fn unanswered(status: &Status, exit_code: u8) -> Failure {
         return failure.remedy("See that --server is right, and what stands in front of the service.");
     };
     let cause = Cause::of(source);
-    let peer = Peer { what: "the service", address: server.to_owned(), setting: "--server", authority: "--ca FILE" };
+    let peer = Peer {
+        what: "the service",
+        address: server.to_owned(),
+        setting: "--server",
+        authority: "--ca FILE",
+        encryption: "the scheme",
+    };
     let remedy = match &cause {
         Cause::WrongProtocol if server.starts_with("https://") => {
             "If the service runs without TLS there, use http://; otherwise correct the port.".to_owned()
@@ -220,7 +226,9 @@ impl From<Fault> for Failure {
             (Reason::DatabaseUnavailable, _) => Self::new(fault.message())
                 .remedy("See that the database runs and takes connections; `sidle config check` says what is wrong.")
                 .exit(exit::UNAVAILABLE),
-            (Reason::InvalidField, _) => Self::new(fault.message()).remedy("Correct what is named above."),
+            (Reason::InvalidField, _) => {
+                Self::new("a value cannot be accepted:").remedy("Correct what is named above.")
+            }
             _ => Self::new(fault.message()).remedy(answer.remedy),
         };
         failure.reason = Some(answer.name.to_owned());
@@ -248,19 +256,17 @@ impl From<StartFailure> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let failure = match error.problems() {
-            [problem] => Self::new(problem.to_string()),
-            problems => {
-                let mut failure = Self::new(format!("{} settings cannot be used:", problems.len()));
-                let field = |problem: &crate::config::Problem| FieldProblem {
-                    field: problem.key.clone(),
-                    problem: problem.text.clone(),
-                };
-                failure.fields = problems.iter().map(field).collect();
-                failure
-            }
+        let problems = match error.problems() {
+            [problem] => return StartFailure::from(problem).into(),
+            problems => problems,
         };
-        failure.remedy("`sidle config defaults` prints every setting with its meaning and default.")
+        let mut failure = Self::new(format!("{} settings cannot be used:", problems.len())).remedy(startup::DEFAULTS);
+        let field = |Problem { key, text, remedy }: &Problem| {
+            let remedy = remedy.as_ref().map(|remedy| format!(". {remedy}")).unwrap_or_default();
+            FieldProblem { field: key.clone(), problem: format!("{text}{remedy}") }
+        };
+        failure.fields = problems.iter().map(field).collect();
+        failure
     }
 }
 

@@ -10,6 +10,7 @@ use super::{ConfigFile, config};
 use crate::config::MailConfig;
 use crate::context::Context;
 use crate::mail::{Kind, Letter, Mailer, Renderer, sample};
+use crate::startup::StartFailure;
 
 /// Commands on mail.
 #[derive(Subcommand)]
@@ -53,8 +54,7 @@ impl Command {
             Self::Test { address, file } => {
                 let mailer = mailer(&file)?;
                 let composed = mailer.compose(&letter(&context, Kind::Test, &address)).map_err(failed)?;
-                let mut connection =
-                    mailer.connect().await.map_err(|error| Failure::new(error.to_string()).remedy(error.remedy()))?;
+                let mut connection = mailer.connect().await.map_err(StartFailure::from)?;
                 mailer.send(&mut connection, &composed).await.map_err(failed)?;
                 connection.quit().await;
                 out.line("The mail server has taken the message.")

@@ -17,6 +17,8 @@ pub struct Problem {
     pub key: String,
     /// What follows its name in a sentence, such as "must be at least 1".
     pub text: String,
+    /// What to do, where that does not follow from what must be.
+    pub remedy: Option<String>,
 }
 
 impl std::fmt::Display for Problem {
@@ -33,9 +35,23 @@ impl ConfigError {
         error
     }
 
+    /// What to do about the problem that was added last.
+    #[must_use]
+    pub(super) fn remedy(mut self, text: impl Into<String>) -> Self {
+        if let Some(last) = self.problems.last_mut() {
+            last.remedy = Some(text.into());
+        }
+        self
+    }
+
     /// One more problem.
     pub(super) fn add(&mut self, key: impl Into<String>, text: impl Into<String>) {
-        self.problems.push(Problem { key: key.into(), text: text.into() });
+        self.problems.push(Problem { key: key.into(), text: text.into(), remedy: None });
+    }
+
+    /// Further problems.
+    pub(super) fn add_all(&mut self, problems: Vec<Problem>) {
+        self.problems.extend(problems);
     }
 
     /// The problems of another part.

@@ -33,7 +33,8 @@ pub(super) fn read_text(key: &str, path: &Path) -> Result<String, ConfigError> {
 }
 
 pub(super) fn cannot_read(key: &str, path: &Path, error: &io::Error) -> ConfigError {
-    ConfigError::new(key, format!("names {}, which cannot be read: {}", path.display(), unreadable(error)))
+    let text = format!("names {}, which cannot be read: {}", path.display(), unreadable(error));
+    ConfigError::new(key, text).remedy(format!("Correct {key}, or the file and who may read it."))
 }
 
 /// Who, besides this process and root, gets at a file.
@@ -73,8 +74,10 @@ impl Config {
                 None => continue,
             };
             let (path, mode) = (path.display(), file.mode() & 0o7777);
-            let text = format!("names {path}, which {who} can get at (mode {mode:04o}): `chmod 600 {path}`");
-            found.push(Problem { key: key.to_owned(), text });
+            let text = format!("names {path}, a secret that {who} can get at (mode {mode:04o})");
+            let remedy =
+                format!("`chmod 600 {path}`; in Kubernetes, give the volume defaultMode 0440 and the pod an fsGroup.");
+            found.push(Problem { key: key.to_owned(), text, remedy: Some(remedy) });
         }
         found
     }

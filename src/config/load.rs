@@ -88,9 +88,7 @@ impl Config {
             found.take(self.kanidm.client_secret().map(drop));
         }
         if !self.files.allow_loose_permissions {
-            for loose in self.loose_files() {
-                found.add(loose.key, loose.text);
-            }
+            found.add_all(self.loose_files());
         }
         found.or_fine()
     }

@@ -46,8 +46,23 @@ pub(super) fn refused(key: &'static str, target: &Target, error: &sqlx::Error) -
         let failure = failure.setting(key).remedy(remedy);
         return if matches!(&*code, "53300" | "57P03") { failure.may_pass() } else { failure };
     }
-    let peer = Peer { what: "Postgres", address, setting: key, authority: "sslrootcert=FILE in the URL" };
-    StartFailure::of_connection(&peer, &Cause::of(error))
+    let peer = Peer {
+        what: "Postgres",
+        address,
+        setting: key,
+        authority: "sslrootcert=FILE in the URL",
+        encryption: "sslmode in the URL",
+    };
+    StartFailure::of_connection(&peer, &cause(error))
+}
+
+/// What the driver makes of an answer that is none of Postgres, or of none: it reads a zero where the connection has ended.
+fn cause(error: &sqlx::Error) -> Cause {
+    match error {
+        sqlx::Error::Protocol(text) if text.contains("0x00") => Cause::Closed,
+        sqlx::Error::Protocol(_) => Cause::WrongProtocol,
+        other => Cause::of(other),
+    }
 }
 
 /// What Postgres said to a connection.

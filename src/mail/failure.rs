@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::network::{Cause, Peer};
+use crate::startup::StartFailure;
 
 /// Why a message was not taken, for metrics, the log and the outbox: a fixed name, never what the server said, since that
 /// tends to quote addresses.
@@ -89,6 +90,20 @@ impl fmt::Display for Unconnected {
 }
 
 impl std::error::Error for Unconnected {}
+
+impl From<Unconnected> for StartFailure {
+    fn from(unconnected: Unconnected) -> Self {
+        match &unconnected.cause {
+            Some(cause) => Self::of_connection(&unconnected.peer, cause),
+            None => {
+                let setting =
+                    if unconnected.class == Failure::Login { "mail.password" } else { unconnected.peer.setting };
+                let doing = format!("use the mail server at {}", unconnected.peer.address);
+                Self::new(doing, unconnected.class).setting(setting).remedy(unconnected.remedy())
+            }
+        }
+    }
+}
 
 /// What went wrong on the way to a connection, before it is known with whom.
 #[derive(Debug)]

@@ -87,7 +87,13 @@ impl Smtp {
     /// The server.
     pub fn peer(&self) -> Peer {
         let address = format!("{}:{}", self.host, self.port);
-        Peer { what: "the mail server", address, setting: "mail.host", authority: "mail.ca_file" }
+        Peer {
+            what: "the mail server",
+            address,
+            setting: "mail.host",
+            authority: "mail.ca_file",
+            encryption: "mail.tls",
+        }
     }
 
     async fn try_connect(&self) -> Result<Connection, Broken> {

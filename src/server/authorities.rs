@@ -130,6 +130,9 @@ impl Authority {
         for certificate in CertificateDer::pem_slice_iter(pem) {
             roots.add(certificate.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         }
+        if roots.is_empty() {
+            return Err("it holds no certificate in PEM".to_owned());
+        }
         let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|e| e.to_string())?;
         Ok(Self { name: name.into(), verifier })
     }

@@ -165,3 +165,22 @@ async fn accept(mut acceptor: Acceptor, opening: Opening, opened: mpsc::Sender<C
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tests may run as root, to whom every port is open.
+    #[test]
+    fn a_port_that_only_root_may_have_is_told_from_one_that_is_taken() {
+        let address = "127.0.0.1:443".parse().unwrap();
+        let told = |kind: ErrorKind| {
+            let failure = refused("server.grpc_address", address, &kind.into());
+            format!("{failure} {}", failure.what_to_do().unwrap_or_default())
+        };
+        let denied = told(ErrorKind::PermissionDenied);
+        assert!(denied.contains("127.0.0.1:443") && denied.contains("below 1024"), "{denied}");
+        assert!(told(ErrorKind::AddrInUse).contains("another process listens there"));
+        assert!(told(ErrorKind::AddrNotAvailable).contains("not one of this machine"));
+    }
+}

@@ -158,3 +158,28 @@ pub(super) fn unusable(setting: &'static str, path: &Path, why: &str) -> StartFa
     let failure = StartFailure::new(format!("use {}", path.display()), why).setting(setting);
     failure.remedy(format!("Correct {setting}, or the file and who may read it."))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_certificate_that_has_expired_is_found_before_clients_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tls.crt");
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2025, 1, 1), rcgen::date_time_ymd(2025, 2, 1));
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(&path, params.self_signed(&key).unwrap().pem()).unwrap();
+        let mut config = Config::load(None, []).unwrap().server;
+        config.tls_certificate = Some(path);
+        let at = async |day: &str| {
+            let now = format!("{day}T00:00:00Z").parse().unwrap();
+            expiry(&config, now).await.unwrap()
+        };
+        assert_eq!(at("2025-01-15").await, None);
+        assert_eq!(at("2025-03-01").await.unwrap(), "it expired at 2025-02-01T00:00:00Z");
+        assert_eq!(at("2024-03-01").await.unwrap(), "it is valid only from 2025-01-01T00:00:00Z");
+    }
+}

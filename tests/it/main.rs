@@ -30,6 +30,7 @@ mod mail;
 mod migration;
 mod pages;
 mod schema;
+mod service_log;
 mod session;
 mod support;
 mod telemetry;

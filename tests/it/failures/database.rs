@@ -73,7 +73,7 @@ async fn what_postgres_refuses_is_told_in_words() {
 
     let (cluster, _server) = Cluster::start().await;
     let attempt = |role: &str, database: &str| {
-        let url = cluster.url(role).replace("/sidle", &format!("/{database}"));
+        let url = format!("{}/{database}", cluster.url(role).rsplit_once('/').unwrap().0);
         let attempt = Attempt::new().with("DATABASE__URL", &url).word(cluster.port, "PORT");
         attempt.with("DATABASE__ACQUIRE_TIMEOUT", "5s").with("SEAL__KEYS", &format!("1:{OTHER_KEY}"))
     };
