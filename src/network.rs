@@ -122,7 +122,7 @@ impl Cause {
 
     /// What to do about it, for whoever set up the connection to this peer.
     pub fn remedy(&self, peer: &Peer) -> String {
-        let Peer { what, address, setting, authority, encryption } = peer;
+        let Peer { what, address, setting, encryption, .. } = peer;
         match self {
             Self::Refused => format!("See that {what} runs and listens on {address}, and that {setting} is right."),
             Self::Unresolvable => {
@@ -139,19 +139,7 @@ impl Cause {
             Self::Closed => {
                 format!("See the log of {what}, and of what stands in front of it at {address}, for why it hangs up.")
             }
-            Self::Untrusted(Distrust::UnknownIssuer) => {
-                format!("Give the authority that issued the certificate of {what}: {authority}.")
-            }
-            Self::Untrusted(Distrust::Expired(_)) => format!("Renew the certificate of {what}."),
-            Self::Untrusted(Distrust::NotYetValid(_)) => {
-                format!("See that the clocks of this machine and of {what} are right.")
-            }
-            Self::Untrusted(Distrust::WrongName(_)) => {
-                format!(
-                    "Use one of the names in the certificate in {setting}, or have a certificate issued for this one."
-                )
-            }
-            Self::Untrusted(_) => format!("Have a usable certificate issued for {what}."),
+            Self::Untrusted(distrust) => distrust.remedy(peer),
             Self::Rejected => {
                 format!("See the log of {what}: it may ask for a client certificate, or for other versions of TLS.")
             }
@@ -161,6 +149,21 @@ impl Cause {
             Self::NoTls => format!("Switch TLS on at {what}, or do not ask for it: {encryption}."),
             Self::Forbidden => format!("Let this process connect to {address}."),
             Self::Other(_) => format!("See that {setting} is right, and see the log of {what}."),
+        }
+    }
+}
+
+impl Distrust {
+    fn remedy(&self, peer: &Peer) -> String {
+        let Peer { what, setting, authority, .. } = peer;
+        match self {
+            Self::UnknownIssuer => format!("Give the authority that issued the certificate of {what}: {authority}."),
+            Self::Expired(_) => format!("Renew the certificate of {what}."),
+            Self::NotYetValid(_) => format!("See that the clocks of this machine and of {what} are right."),
+            Self::WrongName(_) => format!(
+                "Use one of the names in the certificate in {setting}, or have a certificate issued for this one."
+            ),
+            Self::Revoked | Self::Other(_) => format!("Have a usable certificate issued for {what}."),
         }
     }
 }

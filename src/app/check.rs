@@ -53,19 +53,10 @@ impl Checked {
 /// Tries everything that the configuration names; without the network where it is `offline`.
 pub async fn check(config: &Config, context: &Context, offline: bool) -> Checked {
     let mut checked = Checked::default();
-    if let Err(error) = config.check_serving() {
-        checked.failures = error.problems().iter().map(StartFailure::from).collect();
-    }
-    if config.files.allow_loose_permissions {
-        checked.warnings = config.loose_files().iter().map(ToString::to_string).collect();
-    }
+    settings(config, &mut checked);
     files(config, context, &mut checked).await;
     let mailer =
         checked.note("mail: the settings and templates", Mailer::new(&config.mail).map_err(StartFailure::from));
-    if !config.mail.is_configured() {
-        let text = "mail.host is not set: nobody is told of changes to their credentials, and nobody can register";
-        checked.warnings.push(text.to_owned());
-    }
     let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), Metrics::new());
     let kanidm = checked.note("kanidm: the settings", kanidm.map_err(StartFailure::from));
     if offline {
@@ -92,6 +83,19 @@ pub async fn check(config: &Config, context: &Context, offline: bool) -> Checked
         checked.take(part);
     }
     checked
+}
+
+fn settings(config: &Config, checked: &mut Checked) {
+    if let Err(error) = config.check_serving() {
+        checked.failures = error.problems().iter().map(StartFailure::from).collect();
+    }
+    if config.files.allow_loose_permissions {
+        checked.warnings = config.loose_files().iter().map(ToString::to_string).collect();
+    }
+    if !config.mail.is_configured() {
+        let text = "mail.host is not set: nobody is told of changes to their credentials, and nobody can register";
+        checked.warnings.push(text.to_owned());
+    }
 }
 
 /// What is read when the service starts, and never again.

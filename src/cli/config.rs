@@ -67,19 +67,20 @@ fn report(checked: &Checked, out: &Out) -> Result<()> {
     fine.iter().try_for_each(|what| out.line(&format!("ok       {what}")))?;
     warnings.iter().try_for_each(|what| out.line(&format!("warning  {what}")))?;
     for failure in failures {
-        out.line(&format!("error    {failure}"))?;
+        out.note(&format!("error    {failure}"));
         if let Some(key) = failure.key().filter(|_| !failure.is_of_setting()) {
-            out.line(&format!("         setting: {key}"))?;
+            out.note(&format!("         setting: {key}"));
         }
         if let Some(remedy) = failure.what_to_do() {
-            out.line(&format!("         remedy: {remedy}"))?;
+            out.note(&format!("         remedy: {remedy}"));
         }
     }
     match failures.len() {
-        0 => out.line("The configuration can be used."),
-        1 => out.line("1 error: the configuration cannot be used like this."),
-        count => out.line(&format!("{count} errors: the configuration cannot be used like this.")),
+        0 => out.line("The configuration can be used.")?,
+        1 => out.note("1 error: the configuration cannot be used like this."),
+        count => out.note(&format!("{count} errors: the configuration cannot be used like this.")),
     }
+    Ok(())
 }
 
 /// The configuration, from the file and the environment.

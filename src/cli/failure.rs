@@ -134,7 +134,14 @@ static SERVER: OnceLock<String> = OnceLock::new();
 
 /// Notes which service calls go to, for what is said when it cannot be reached.
 pub(super) fn calls_go_to(server: &str) {
-    let _ = SERVER.set(server.to_owned());
+    let _ = SERVER.set(without_credentials(server));
+}
+
+/// An address as it may be shown, also where somebody put a password into it.
+fn without_credentials(server: &str) -> String {
+    let (scheme, rest) = server.split_once("://").unwrap_or(("", server));
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
 /// Not the service's own answer: a proxy's, or there was no connection, or it broke.
@@ -290,6 +297,12 @@ mod tests {
         assert_eq!(lines[1..3], ["  email must be an address", "  slug must be short"]);
         assert!(lines[3].starts_with("  remedy: "), "{lines:?}");
         assert_eq!(failure.exit_code, exit::FAILED);
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_shown() {
+        assert_eq!(without_credentials("https://ann:hunter2@sidle.example:1"), "https://sidle.example:1");
+        assert_eq!(without_credentials("http://127.0.0.1:50051"), "http://127.0.0.1:50051");
     }
 
     #[test]

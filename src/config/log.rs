@@ -5,6 +5,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::error::ConfigError;
+use super::value;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,7 +36,8 @@ impl LogConfig {
             let levels = "off, error, warn, info, debug or trace";
             ConfigError::new("log.level", format!("must be {levels}, or a filter such as info,sidle::mail=debug{why}"))
         };
-        let directives = directives(&self.level).ok_or_else(|| unusable(format!(", not {:?}", self.level)))?;
+        let directives =
+            directives(&self.level).ok_or_else(|| unusable(format!(", not {}", value::quoted(&self.level))))?;
         EnvFilter::try_new(directives).map_err(|error| unusable(format!(": {error}")))
     }
 

@@ -141,6 +141,12 @@ impl ServerConfig {
                 "must be at least four times server.max_message_bytes",
             );
         }
+        self.check_counts(&mut found);
+        found.take(self.client_authorities().map(|_| ()));
+        found.or_fine()
+    }
+
+    fn check_counts(&self, found: &mut ConfigError) {
         let counts = [
             ("max_connections", self.max_connections),
             ("max_connections_per_address", self.max_connections_per_address),
@@ -150,8 +156,6 @@ impl ServerConfig {
         for (name, _) in counts.iter().filter(|(_, count)| *count == 0) {
             found.add(format!("server.{name}"), "must be at least 1");
         }
-        found.take(self.client_authorities().map(|_| ()));
-        found.or_fine()
     }
 
     /// Name and file of each authority in `client_cas`.

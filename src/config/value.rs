@@ -27,10 +27,17 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 
 /// What is wrong with a text that should be a time.
 pub(super) fn no_duration(text: &str) -> String {
-    format!("must be a time with its unit, such as 15m or 1h 30m, not {text:?}")
+    format!("must be a time with its unit, such as 15m or 1h 30m, not {}", quoted(text))
 }
 
 /// What is wrong with a text that should be an address.
 pub(super) fn no_address(text: &str) -> String {
-    format!("must be an address and a port such as 127.0.0.1:9464, not {text:?}")
+    format!("must be an address and a port such as 127.0.0.1:9464, not {}", quoted(text))
+}
+
+/// The beginning of a value that is no secret, for a message about it.
+pub(super) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 64;
+    let beginning: String = text.chars().take(LONGEST).collect();
+    if beginning.len() == text.len() { format!("{text:?}") } else { format!("{beginning:?} and so on") }
 }

@@ -75,6 +75,25 @@ struct Said<'a> {
 }
 
 impl Said<'_> {
+    /// What keeps the role out, whatever its password.
+    fn not_let_in(&self) -> (String, String) {
+        let Self { key, message, user, database, .. } = self;
+        // The name of the file stands in the message in every language.
+        if message.contains("pg_hba.conf") {
+            return (
+                format!("pg_hba.conf keeps the role {user} out of the database {database} from here, or without TLS"),
+                format!("Add a line for {user} to pg_hba.conf, or ask for TLS with sslmode=require in {key}."),
+            );
+        }
+        (
+            format!("there is no role {user}, or it may not log in"),
+            format!(
+                "Make it (CREATE ROLE {user} LOGIN PASSWORD '...') or let it in (ALTER ROLE {user} LOGIN PASSWORD '...'), \
+                 or correct the name in {key}; docs/database.md says which roles there are."
+            ),
+        )
+    }
+
     /// The cause, and what to do.
     fn meaning(&self) -> (String, String) {
         let Self { key, code, message, user, database } = self;
@@ -85,20 +104,7 @@ impl Said<'_> {
                     "Correct the password in {key} (special characters as %XX), or set it: ALTER ROLE {user} PASSWORD '...'."
                 ),
             ),
-            // The name of the file stands in the message in every language.
-            "28000" if message.contains("pg_hba.conf") => (
-                format!(
-                    "pg_hba.conf lets the role {user} not into the database {database} from here, or not without TLS"
-                ),
-                format!("Add a line for {user} to pg_hba.conf, or ask for TLS with sslmode=require in {key}."),
-            ),
-            "28000" => (
-                format!("there is no role {user}, or it may not log in"),
-                format!(
-                    "Make it (CREATE ROLE {user} LOGIN PASSWORD '...') or let it in (ALTER ROLE {user} LOGIN PASSWORD \
-                     '...'), or correct the name in {key}; docs/database.md says which roles there are."
-                ),
-            ),
+            "28000" => self.not_let_in(),
             "3D000" => (
                 format!("there is no database {database}"),
                 format!("Make it (CREATE DATABASE {database} OWNER sidle_owner), or correct the name in {key}."),
