@@ -104,7 +104,7 @@ pub async fn run() -> Vec<Row> {
     let gate = (gate, authorities);
     let edge = Edge::new(&app.config.server, app.context.clone(), app.metrics.clone(), gate, denials);
     let router = edge.wrap(Routes::new(Nothing { answer }).into_axum_router());
-    let bound = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let bound = bind("server.grpc_address", "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}", bound.address);
     let (config, stop) = (app.config.clone(), app.stop.clone());
     let (clock, metrics) = (app.context.clock.clone(), app.metrics.clone());

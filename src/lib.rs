@@ -20,6 +20,7 @@
 //! | [`schema`] | schema migrations |
 //! | [`config`], [`telemetry`], [`metrics`] | settings, log, figures |
 //! | [`seal`], [`context`], [`fault`] | sealed values; time and randomness; the one error between modules |
+//! | [`startup`], [`network`] | why the service cannot start; why there is no connection to a peer |
 //! | `shared`, [`change`] | the parts that most services are made of; one transaction with its events and messages |
 //! | [`proto`], [`codec`] | the contract and its encoding |
 //! | [`app`] | wires all of it |
@@ -48,6 +49,7 @@ pub mod mail;
 pub(crate) mod messages;
 pub mod metrics;
 pub mod migration;
+pub mod network;
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "documented in the proto files; generated")]
 pub mod proto;
 pub mod schema;
@@ -55,5 +57,6 @@ pub mod seal;
 pub mod server;
 pub mod session;
 pub(crate) mod shared;
+pub mod startup;
 pub mod telemetry;
 pub mod token;

@@ -40,6 +40,22 @@ impl SealContext {
     }
 }
 
+/// A sealed value as it lies in the database.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Where it lies.
+    pub context: SealContext,
+    pub value: Vec<u8>,
+}
+
+impl Sealed {
+    /// Number of the key that it was sealed under; none where it is no sealed value.
+    pub fn key_id(&self) -> Option<u32> {
+        let (header, _) = self.value.split_at_checked(HEADER)?;
+        (header[0] == FORMAT).then_some(u32::from_be_bytes(header[1..].try_into().ok()?))
+    }
+}
+
 /// The keys that seal. The first seals and opens, the others only open what was sealed before a rotation.
 #[derive(Clone)]
 pub struct Keyring {
@@ -104,6 +120,11 @@ impl Keyring {
                 context.table, context.column, context.row
             ))
         })
+    }
+
+    /// The numbers of the keys, the current one first.
+    pub fn ids(&self) -> Vec<u32> {
+        self.keys.iter().map(|key| key.id).collect()
     }
 
     /// A key for one purpose, derived from the current root key.

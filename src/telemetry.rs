@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt};
 
 use self::otlp::Exporters;
 pub(crate) use self::otlp::{code_name, http_ended, instruments, pass_trace_on, rpc_begun, rpc_ended};
@@ -32,7 +32,7 @@ pub struct Telemetry {
 /// Names the setting that cannot be used.
 pub fn start(log: &LogConfig, config: &TelemetryConfig) -> Result<Telemetry, ConfigError> {
     let exporters = (!config.otlp_endpoint.is_empty()).then(|| Exporters::start(config)).transpose()?;
-    let mut layers = vec![log_layer(log)];
+    let mut layers = vec![log_layer(log)?];
     if let Some(exporters) = &exporters {
         // Spans only: their events are the log's lines. Of other crates' spans there would be far too many.
         let spans = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("sidle"));
@@ -46,6 +46,14 @@ pub fn start(log: &LogConfig, config: &TelemetryConfig) -> Result<Telemetry, Con
     Ok(Telemetry { exporters, limit: config.otlp_timeout })
 }
 
+/// Whether exporting could be started.
+///
+/// # Errors
+/// Names the setting that cannot be used.
+pub fn check(config: &TelemetryConfig) -> Result<(), ConfigError> {
+    if config.otlp_endpoint.is_empty() { Ok(()) } else { otlp::check(config) }
+}
+
 impl Telemetry {
     /// Sends what was not exported yet.
     pub async fn finish(self) {
@@ -56,16 +64,16 @@ impl Telemetry {
     }
 }
 
-fn log_layer(config: &LogConfig) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+fn log_layer(config: &LogConfig) -> Result<Box<dyn Layer<Registry> + Send + Sync>, ConfigError> {
+    let filter = config.filter()?;
     // Colours are for a terminal; in a file they would only hinder searching.
     let colours_wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let layer = fmt::layer().with_ansi(colours_wanted && std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let filter = filter.and(filter_fn(|metadata| metadata.target() != EXPORTED));
-    match config.format {
+    Ok(match config.format {
         LogFormat::Json => {
             layer.json().flatten_event(true).with_current_span(true).with_span_list(false).with_filter(filter).boxed()
         }
         LogFormat::Text => layer.with_target(false).with_filter(filter).boxed(),
-    }
+    })
 }

@@ -1,5 +1,7 @@
 //! The one place that wires everything: from the configuration to running servers.
 
+mod check;
+mod seal;
 mod services;
 
 use std::net::SocketAddr;
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
+pub use self::check::{Checked, check};
 use self::services::Services;
 use crate::access::live::Admission;
 use crate::access::paging::Paging;
@@ -33,6 +36,7 @@ use crate::server::certificates::Certificates;
 use crate::server::{self, Authorities, Bounds, Denials, Edge, Ops, Port};
 use crate::session::Sessions;
 use crate::shared::Core;
+use crate::startup;
 use crate::token::Verifier;
 use crate::{audit, authenticate, directory, migration, session};
 
@@ -117,7 +121,7 @@ impl App {
     ///
     /// # Errors
     /// When a setting is not usable.
-    pub async fn new(config: Config, context: Context) -> Result<Self> {
+    pub async fn new(config: Config, context: Context) -> startup::Result<Self> {
         // Several crates bring a provider along; this one is used. An error means that it was chosen before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = Arc::new(config);
@@ -175,41 +179,44 @@ impl App {
     ///
     /// # Errors
     /// When a port is taken, or what must be loaded before the first call cannot be.
-    pub async fn start(self) -> Result<Running> {
+    pub async fn start(self) -> startup::Result<Running> {
         let settings = &self.config.server;
-        let grpc = server::bind(settings.grpc_address).await?;
-        let ops = server::bind(settings.ops_address).await?;
+        let grpc = server::bind("server.grpc_address", settings.grpc_address).await?;
+        let ops = server::bind("server.ops_address", settings.ops_address).await?;
         let (grpc_address, ops_address) = (grpc.address, ops.address);
+        let mailer = Mailer::new(&self.config.mail)?;
         let authorities = Authorities::load(settings).await?;
         let bounds = Bounds::of(settings).await;
         let port = Port::new(grpc, bounds, settings, self.context.clock.clone(), self.metrics.clone()).await?;
         let mut tasks = JoinSet::new();
         let mut public_address = None;
         if let Some(address) = settings.public_address {
-            let public = server::bind(address).await?;
+            let public = server::bind("server.public_address", address).await?;
             public_address = Some(public.address);
             tasks.spawn(server::serve_public(public, bounds, self.ops(), self.stop.clone()));
         }
         tasks.spawn(server::serve_ops(ops, bounds, self.ops(), self.stop.clone()));
         self.prepare_database().await?;
-        self.start_workers(&mut tasks).await?;
+        self.start_workers(&mut tasks, mailer).await?;
         let router = self.router(authorities)?;
         self.health.serving().await;
         let (config, stop) = (Arc::clone(&self.config), self.stop.clone());
         tasks.spawn(async move { port.serve(&config.server, router, stop).await });
-        tracing::info!(event = "database_initialized", %grpc_address, %ops_address, "serving");
         Ok(Running { grpc_address, ops_address, public_address, app: self, tasks })
     }
 
     /// Migrates the schema where that is configured, and checks that the database can be worked with.
-    async fn prepare_database(&self) -> Result<()> {
+    async fn prepare_database(&self) -> startup::Result<()> {
         if self.config.database.migrate_on_start {
             let mut schema = Schema::connect(&self.config.database, self.context.clock.clone()).await?;
             schema.up(false).await?;
         }
-        require_current(&self.db).await?;
+        self.db.reach().await?;
         self.db.check().await?;
+        require_current(&self.db).await?;
         tracing::info!(event = "database_connection_test_passed", "the database answers and has this release's schema");
+        seal::check(&self.db, &self.keyring, &self.config.seal).await?;
+        tracing::info!(event = "database_initialized", "the sealing keys are those of the database");
         Ok(())
     }
 
@@ -260,7 +267,7 @@ impl App {
     }
 
     /// What runs beside the calls: each ends when `stop` is cancelled.
-    async fn start_workers(&self, tasks: &mut JoinSet<Result<()>>) -> Result<()> {
+    async fn start_workers(&self, tasks: &mut JoinSet<Result<()>>, mailer: Option<Mailer>) -> startup::Result<()> {
         tasks.spawn(finish(self.db.clone().upkeep(self.stop.clone())));
         let (db, context, keyring) = (self.reserved.sequencer.clone(), self.context.clone(), self.keyring.clone());
         let sequencer =
@@ -273,7 +280,7 @@ impl App {
         tasks.spawn(finish(kept));
         tasks.spawn(finish(self.authenticate.clone().purge_expired(self.stop.clone())));
         let mail = &self.config.mail;
-        match Mailer::new(mail).map_err(|error| Fault::field("mail", error.to_string()))? {
+        match mailer {
             Some(mailer) => {
                 let (db, context, keyring) = (self.db.clone(), self.context.clone(), self.keyring.clone());
                 let worker =
@@ -303,8 +310,8 @@ async fn finish(work: impl Future<Output = ()>) -> Result<()> {
 }
 
 /// What every service is made of.
-fn core(config: &Config, context: Context) -> Result<Core> {
-    let keyring = config.seal.keyring().map_err(Fault::internal)?;
+fn core(config: &Config, context: Context) -> startup::Result<Core> {
+    let keyring = config.seal.keyring()?;
     Ok(Core {
         db: Db::new(&config.database)?,
         recorder: Recorder::new(context.clone(), keyring.clone()),

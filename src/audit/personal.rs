@@ -73,7 +73,7 @@ fn associated_data(event_id: Uuid, part: Part) -> Vec<u8> {
     [part, event_id.as_bytes()].concat()
 }
 
-fn wrapping_context(subject: Uuid) -> SealContext {
+pub(super) fn wrapping_context(subject: Uuid) -> SealContext {
     SealContext { table: "audit_subject_keys", column: "wrapped_key", row: subject }
 }
 

@@ -169,6 +169,21 @@ pub(super) async fn subject_keys(tx: &mut Connection, subjects: &[Uuid]) -> Resu
     Ok(rows.into_iter().map(|row| (row.subject_id, row.wrapped_key)).collect())
 }
 
+/// The wrapped keys with the lowest and the highest id of a subject: mostly the oldest and the newest, since ids go with
+/// time.
+pub(super) async fn outermost_keys(tx: &mut Connection) -> Result<Vec<(Uuid, Vec<u8>)>> {
+    let rows = sqlx::query!(
+        r#"(SELECT subject_id AS "subject_id!", wrapped_key AS "wrapped_key!" FROM audit_subject_keys
+            WHERE wrapped_key IS NOT NULL ORDER BY subject_id LIMIT 1)
+           UNION ALL
+           (SELECT subject_id, wrapped_key FROM audit_subject_keys
+            WHERE wrapped_key IS NOT NULL ORDER BY subject_id DESC LIMIT 1)"#,
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.subject_id, row.wrapped_key)).collect())
+}
+
 /// Keeps the wrapped keys of new subjects.
 pub(super) async fn add_subject_keys(tx: &mut Connection, subjects: &[Uuid], wrapped: &[Vec<u8>]) -> Result<()> {
     sqlx::query!(

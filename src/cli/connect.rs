@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Global;
 use super::credentials::{SignIn, Store};
-use super::failure::{Failure, Result, exit};
+use super::failure::{Failure, Result, calls_go_to, exit};
 use crate::access::input;
 use crate::context::Context;
 use crate::proto::audit_service_client::AuditServiceClient;
@@ -84,6 +84,7 @@ impl Caller {
         };
         let server = global.server.clone().or(kept.current).unwrap_or_else(|| DEFAULT_SERVER.to_owned());
         let server = server.trim_end_matches('/').to_owned();
+        calls_go_to(&server);
         let ca = global.ca.clone().or_else(|| kept.servers.get(&server)?.ca.clone());
         let channel = endpoint(&server, ca.as_deref(), global.allow_plaintext)?.connect_lazy();
         Ok(Self { server, ca, context: Context::system(), channel, source })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -10,8 +11,10 @@ use tonic::{Code, Status};
 use tonic_types::{RetryInfo, StatusExt as _, pb};
 
 use crate::access::input;
-use crate::config::ConfigError;
-use crate::fault::{self, Fault};
+use crate::config::{ConfigError, Problem};
+use crate::fault::{self, Fault, Reason};
+use crate::network::{Cause, Peer};
+use crate::startup::{self, StartFailure};
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -126,6 +129,54 @@ pub(super) fn is_passing(status: &Status) -> bool {
     }
 }
 
+/// The service that calls go to; set once, before the first of them.
+static SERVER: OnceLock<String> = OnceLock::new();
+
+/// Notes which service calls go to, for what is said when it cannot be reached.
+pub(super) fn calls_go_to(server: &str) {
+    let _ = SERVER.set(without_credentials(server));
+}
+
+/// An address as it may be shown, also where somebody put a password into it.
+fn without_credentials(server: &str) -> String {
+    let (scheme, rest) = server.split_once("://").unwrap_or(("", server));
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+}
+
+/// Not the service's own answer: a proxy's, or there was no connection, or it broke.
+fn unanswered(status: &Status, exit_code: u8) -> Failure {
+    let server = SERVER.get().map_or("", String::as_str);
+    let Some(source) = std::error::Error::source(status) else {
+        let message = format!("something else than the service answers at {server}: {}", status.message());
+        let failure = Failure::new(message).exit(exit_code);
+        return failure.remedy("See that --server is right, and what stands in front of the service.");
+    };
+    let cause = Cause::of(source);
+    let peer = Peer {
+        what: "the service",
+        address: server.to_owned(),
+        setting: "--server",
+        authority: "--ca FILE",
+        encryption: "the scheme",
+    };
+    let remedy = match &cause {
+        Cause::WrongProtocol if server.starts_with("https://") => {
+            "If the service runs without TLS there, use http://; otherwise correct the port.".to_owned()
+        }
+        Cause::Closed | Cause::WrongProtocol | Cause::Other(_) if server.starts_with("http://") => {
+            "If the service speaks TLS there, use https://; otherwise see its log for why the connection ended."
+                .to_owned()
+        }
+        cause => cause.remedy(&peer),
+    };
+    let failure = Failure::new(format!("cannot reach the service at {server}: {cause}")).remedy(remedy);
+    match cause {
+        Cause::Untrusted(_) | Cause::WrongProtocol | Cause::NoTls | Cause::Rejected | Cause::Forbidden => failure,
+        _ => failure.exit(exit_code),
+    }
+}
+
 /// How long the service asks to wait. The library's own reader does not survive the least of all numbers.
 fn retry_delay(status: &Status) -> Option<Duration> {
     let details = pb::Status::decode(status.details()).ok()?.details;
@@ -137,14 +188,14 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let exit_code = match status.code() {
             Code::Unauthenticated => exit::SIGNED_OUT,
+            // It has too much to do, and says when to come back.
+            Code::ResourceExhausted if retry_delay(&status).is_some() => exit::UNAVAILABLE,
             _ if is_passing(&status) => exit::UNAVAILABLE,
             _ => exit::FAILED,
         };
         let mut failure = Self::new(status.message()).exit(exit_code);
         let Some(info) = status.get_details_error_info() else {
-            // Not the service's own answer: a proxy's, or the connection broke.
-            failure.message = format!("the service did not answer: {}", status.message());
-            return failure;
+            return unanswered(&status, exit_code);
         };
         failure.remedy = fault::remedy(&info.reason).map(str::to_owned);
         failure.reason = Some(info.reason);
@@ -170,10 +221,23 @@ impl From<Status> for Failure {
     }
 }
 
+/// What a command meets itself that runs beside the service, for its operator: nobody has called, and there is no other log.
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         let answer = fault::answer(fault.reason());
-        let mut failure = Self::new(fault.message()).remedy(answer.remedy);
+        let cause = fault.cause().map(ToString::to_string);
+        let mut failure = match (fault.reason(), &cause) {
+            // Its words are for a caller, who must not know more.
+            (Reason::Internal, Some(cause)) => return Self::new(cause),
+            (Reason::Internal, None) => return Self::new(fault.message()),
+            (Reason::DatabaseUnavailable, _) => Self::new(fault.message())
+                .remedy("See that the database runs and takes connections; `sidle config check` says what is wrong.")
+                .exit(exit::UNAVAILABLE),
+            (Reason::InvalidField, _) => {
+                Self::new("a value cannot be accepted:").remedy("Correct what is named above.")
+            }
+            _ => Self::new(fault.message()).remedy(answer.remedy),
+        };
         failure.reason = Some(answer.name.to_owned());
         failure.fields = fault
             .fields()
@@ -181,17 +245,35 @@ impl From<Fault> for Failure {
             .map(|(field, problem)| FieldProblem { field: field.clone(), problem: problem.clone() })
             .collect();
         failure.metadata = fault.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        // Commands that meet a fault themselves run beside the service, for its operator: who has no other log.
-        if let Some(cause) = fault.cause() {
-            failure.metadata.insert("cause".to_owned(), cause.to_string());
-        }
+        failure.metadata.extend(cause.map(|cause| ("cause".to_owned(), cause)));
         failure
+    }
+}
+
+impl From<StartFailure> for Failure {
+    fn from(start: StartFailure) -> Self {
+        let mut failure = Self::new(start.to_string());
+        if let Some(key) = start.key().filter(|_| !start.is_of_setting()) {
+            failure.metadata.insert("setting".to_owned(), key.to_owned());
+        }
+        failure.remedy = start.what_to_do().map(str::to_owned);
+        if start.is_passing() { failure.exit(exit::UNAVAILABLE) } else { failure }
     }
 }
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::new(error.to_string()).remedy("`sidle config defaults` prints every key with its meaning and default.")
+        let problems = match error.problems() {
+            [problem] => return StartFailure::from(problem).into(),
+            problems => problems,
+        };
+        let mut failure = Self::new(format!("{} settings cannot be used:", problems.len())).remedy(startup::DEFAULTS);
+        let field = |Problem { key, text, remedy }: &Problem| {
+            let remedy = remedy.as_ref().map(|remedy| format!(". {remedy}")).unwrap_or_default();
+            FieldProblem { field: key.clone(), problem: format!("{text}{remedy}") }
+        };
+        failure.fields = problems.iter().map(field).collect();
+        failure
     }
 }
 
@@ -218,6 +300,12 @@ mod tests {
     }
 
     #[test]
+    fn a_password_in_an_address_is_not_shown() {
+        assert_eq!(without_credentials("https://ann:hunter2@sidle.example:1"), "https://sidle.example:1");
+        assert_eq!(without_credentials("http://127.0.0.1:50051"), "http://127.0.0.1:50051");
+    }
+
+    #[test]
     fn exit_codes_tell_whether_signing_in_or_waiting_helps() {
         let code = |reason| Failure::from(Status::from(Fault::new(reason, "No."))).exit_code;
         assert_eq!(code(Reason::Unauthenticated), exit::SIGNED_OUT);
@@ -225,5 +313,11 @@ mod tests {
         assert_eq!(code(Reason::PermissionDenied), exit::FAILED);
         assert_eq!(Failure::from(Status::unknown("h2 protocol error")).exit_code, exit::UNAVAILABLE);
         assert_eq!(code(Reason::Internal), exit::FAILED);
+        let busy = |reason| {
+            let fault = Fault::new(reason, "Later.").retry_after(Duration::from_secs(1));
+            Failure::from(Status::from(fault)).exit_code
+        };
+        assert_eq!((busy(Reason::Overloaded), busy(Reason::Throttled)), (exit::UNAVAILABLE, exit::UNAVAILABLE));
+        assert_eq!(code(Reason::Overloaded), exit::FAILED, "without a time to come back at");
     }
 }

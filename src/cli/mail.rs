@@ -7,8 +7,10 @@ use serde_json::{Map, Value};
 use super::failure::{Failure, Result};
 use super::output::Out;
 use super::{ConfigFile, config};
+use crate::config::MailConfig;
 use crate::context::Context;
-use crate::mail::{Kind, Letter, Mailer, sample};
+use crate::mail::{Kind, Letter, Mailer, Renderer, sample};
+use crate::startup::StartFailure;
 
 /// Commands on mail.
 #[derive(Subcommand)]
@@ -43,7 +45,8 @@ impl Command {
         let context = Context::system();
         match self {
             Self::Preview { kind, html, file } => {
-                let rendered = mailer(&file)?.render(&letter(&context, kind, "ann@example.com")).map_err(failed)?;
+                let renderer = Renderer::new(&with_origin(config::load(&file)?.mail))?;
+                let rendered = renderer.render(&letter(&context, kind, "ann@example.com")).map_err(failed)?;
                 out.line(&format!("Subject: {}", rendered.subject))?;
                 out.line("")?;
                 (if html { rendered.html } else { rendered.text }).lines().try_for_each(|line| out.line(line))
@@ -51,13 +54,20 @@ impl Command {
             Self::Test { address, file } => {
                 let mailer = mailer(&file)?;
                 let composed = mailer.compose(&letter(&context, Kind::Test, &address)).map_err(failed)?;
-                let mut connection = mailer.connect().await.map_err(failed)?;
+                let mut connection = mailer.connect().await.map_err(StartFailure::from)?;
                 mailer.send(&mut connection, &composed).await.map_err(failed)?;
                 connection.quit().await;
                 out.line("The mail server has taken the message.")
             }
         }
     }
+}
+
+/// A message can be looked at before there is a place that its links lead to.
+fn with_origin(config: MailConfig) -> MailConfig {
+    let origin =
+        if config.origin.is_empty() { "https://accounts.example.com".to_owned() } else { config.origin.clone() };
+    MailConfig { origin, ..config }
 }
 
 fn failed(failure: crate::mail::Failure) -> Failure {
@@ -67,7 +77,10 @@ fn failed(failure: crate::mail::Failure) -> Failure {
 fn mailer(file: &ConfigFile) -> Result<Mailer> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = config::load(file)?;
-    Mailer::new(&config.mail)?.ok_or_else(|| Failure::new("mail.host is not set: there is no mail server"))
+    Mailer::new(&config.mail)?.ok_or_else(|| {
+        Failure::new("mail.host is not set: there is no mail server")
+            .remedy("Set mail.host, and what docs/mail.md says besides.")
+    })
 }
 
 /// A message with sample values, except for those that the configuration gives.

@@ -39,7 +39,7 @@ mod whoami;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::failure::{Failure, Result};
 use self::global::{ConfigFile, Global};
@@ -122,9 +122,26 @@ enum Command {
     Keygen(keygen::Keygen),
 }
 
+/// Commands that speak to no service.
+const SERVERLESS: [&str; 7] = ["serve", "kanidm", "schema", "admin", "mail", "config", "keygen"];
+
+/// The command line. What only commands that speak to a service take is hidden from the help of the others; before the
+/// command, as in `sidle --server URL users list`, it is taken all the same.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let is_of_calls = |argument: &&clap::Arg| ["server", "ca", "allow_plaintext"].contains(&argument.get_id().as_str());
+    let hidden: Vec<_> =
+        command.get_arguments().filter(is_of_calls).map(|argument| argument.clone().hide(true)).collect();
+    SERVERLESS.into_iter().fold(command, |command, name| command.mut_subcommand(name, |it| it.args(hidden.clone())))
+}
+
+fn parse() -> Cli {
+    Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
+}
+
 /// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let out = Out::new(cli.global.output);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -163,7 +180,7 @@ impl Command {
             Self::Schema(command) => command.run(out).await?,
             Self::Admin(command) => command.run(out).await?,
             Self::Mail(command) => command.run(out).await?,
-            Self::Config(command) => command.run(out)?,
+            Self::Config(command) => return command.run(out).await,
             Self::Keygen(command) => command.run(out)?,
         }
         Ok(ExitCode::SUCCESS)
@@ -172,13 +189,41 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_only_calls_take_stands_in_no_other_help() {
+        let help = |path: &[&str]| {
+            let mut command = command();
+            command.build();
+            let found = path.iter().fold(&mut command, |command, name| command.find_subcommand_mut(name).unwrap());
+            found.render_long_help().to_string()
+        };
+        for path in [
+            &["serve"][..],
+            &["schema", "up"],
+            &["keygen"],
+            &["config", "check"],
+            &["admin", "bootstrap"],
+            &["mail", "test"],
+        ] {
+            let help = help(path);
+            assert!(
+                !help.contains("--server") && !help.contains("--ca ") && !help.contains("--allow-plaintext"),
+                "{help}"
+            );
+            assert!(help.contains("--output"), "{help}");
+        }
+        let help = help(&["users", "list"]);
+        assert!(help.contains("--server") && help.contains("--ca ") && help.contains("--allow-plaintext"), "{help}");
+        let cli =
+            Cli::from_arg_matches(&command().get_matches_from(["sidle", "--server", "http://a:1", "whoami"])).unwrap();
+        assert_eq!(cli.global.server.as_deref(), Some("http://a:1"));
     }
 
     #[test]

@@ -25,9 +25,10 @@ impl ApiKeyConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let mut found = ConfigError::default();
         if !(Duration::from_secs(60)..=LONGEST).contains(&self.max_lifetime) {
-            return Err(ConfigError::new("api_keys.max_lifetime must be from 1m to 10y"));
+            found.add("api_keys.max_lifetime", "must be from 1m to 10y");
         }
-        Ok(())
+        found.or_fine()
     }
 }

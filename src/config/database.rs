@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
 use super::secret::Secret;
 use super::value;
 
@@ -70,7 +71,8 @@ impl DatabaseConfig {
     ///
     /// # Errors
     /// Names the setting.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let mut found = ConfigError::default();
         let least = Duration::from_millis(1);
         for (key, value) in [
             ("statement_timeout", self.statement_timeout),
@@ -78,16 +80,16 @@ impl DatabaseConfig {
             ("idle_in_transaction_timeout", self.idle_in_transaction_timeout),
         ] {
             if value < least || value.as_millis() > i32::MAX.unsigned_abs().into() {
-                return Err(format!("database.{key} must be from 1ms to 24d"));
+                found.add(format!("database.{key}"), "must be from 1ms to 24d");
             }
         }
         if !self.prepared_statements && !self.pooler.is_transaction() {
-            return Err(
-                "database.prepared_statements = false needs database.pooler = \"transaction\": without a pooler, \
-                        statements are prepared within the session"
-                    .to_owned(),
+            found.add(
+                "database.prepared_statements",
+                "= false needs database.pooler = \"transaction\": without a pooler, statements are prepared within the \
+                 session",
             );
         }
-        Ok(())
+        found.or_fine()
     }
 }

@@ -34,11 +34,13 @@ pub struct EnrolmentConfig {
 impl EnrolmentConfig {
     /// What is out of bounds.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if !(1..=30).contains(&self.carry_over_timeout.as_secs()) || self.carry_over_at_once == 0 {
-            return Err(ConfigError::new(
-                "enrolment.carry_over_timeout must be from 1s to 30s and enrolment.carry_over_at_once at least 1",
-            ));
+        let mut found = ConfigError::default();
+        if !(1..=30).contains(&self.carry_over_timeout.as_secs()) {
+            found.add("enrolment.carry_over_timeout", "must be from 1s to 30s");
         }
-        Ok(())
+        if self.carry_over_at_once == 0 {
+            found.add("enrolment.carry_over_at_once", "must be at least 1");
+        }
+        found.or_fine()
     }
 }

@@ -28,9 +28,10 @@ pub struct MfaConfig {
 impl MfaConfig {
     /// What cannot stand in an enrolment's QR code: a colon ends the issuer there.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let mut found = ConfigError::default();
         if self.issuer.is_empty() || self.issuer.contains(':') {
-            return Err(ConfigError::new("mfa.issuer must not be empty and must not contain a colon"));
+            found.add("mfa.issuer", "must not be empty and must not contain a colon");
         }
-        Ok(())
+        found.or_fine()
     }
 }

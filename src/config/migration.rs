@@ -31,15 +31,16 @@ pub struct MigrationConfig {
 impl MigrationConfig {
     /// What is out of bounds, or does not go with the section on Kanidm.
     pub(super) fn check(&self, kanidm: &KanidmConfig) -> Result<(), ConfigError> {
+        let mut found = ConfigError::default();
         if !(1..=1000).contains(&self.batch_size) {
-            return Err(ConfigError::new("migration.batch_size must be from 1 to 1000"));
+            found.add("migration.batch_size", "must be from 1 to 1000");
         }
         if self.unclear_tries < 1 {
-            return Err(ConfigError::new("migration.unclear_tries must be at least 1"));
+            found.add("migration.unclear_tries", "must be at least 1");
         }
         if self.longest_call < kanidm.timeout {
-            return Err(ConfigError::new("migration.longest_call must be at least kanidm.timeout"));
+            found.add("migration.longest_call", "must be at least kanidm.timeout");
         }
-        Ok(())
+        found.or_fine()
     }
 }

@@ -5,6 +5,7 @@ mod api_keys;
 mod database;
 mod enrolment;
 mod error;
+pub(crate) mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod kanidm;
@@ -29,7 +30,8 @@ use serde::Deserialize;
 pub use self::api_keys::ApiKeyConfig;
 pub use self::database::{DatabaseConfig, Pooler};
 pub use self::enrolment::EnrolmentConfig;
-pub use self::error::ConfigError;
+pub use self::error::{ConfigError, Problem};
+pub use self::files::FilesConfig;
 pub use self::kanidm::KanidmConfig;
 pub use self::load::DEFAULTS;
 pub use self::log::{LogConfig, LogFormat};
@@ -78,6 +80,8 @@ pub struct Config {
     pub mail: MailConfig,
     /// The migration engine.
     pub migration: MigrationConfig,
+    /// Files that settings name.
+    pub files: FilesConfig,
     pub log: LogConfig,
     /// Traces and metrics that are exported.
     pub telemetry: TelemetryConfig,

@@ -55,25 +55,25 @@ pub struct PasswordConfig {
 impl PasswordConfig {
     /// What is out of bounds.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |text: &str| Err(ConfigError::new(text));
+        let mut found = ConfigError::default();
         if !(4..=14).contains(&self.cost) {
-            return refuse("passwords.cost must be from 4 to 14");
+            found.add("passwords.cost", "must be from 4 to 14");
         }
         if self.queue_share == 0 {
-            return refuse("passwords.queue_share must be at least 1");
+            found.add("passwords.queue_share", "must be at least 1");
         }
         if self.max_attempts == 0 {
-            return refuse("passwords.max_attempts must be at least 1");
+            found.add("passwords.max_attempts", "must be at least 1");
         }
         if self.min_strength > 4 {
-            return refuse("passwords.min_strength must be from 0 to 4");
+            found.add("passwords.min_strength", "must be from 0 to 4");
         }
         if self.min_length > 72 {
-            return refuse("passwords.min_length must be at most 72");
+            found.add("passwords.min_length", "must be at most 72");
         }
         if self.known_devices == 0 {
-            return refuse("passwords.known_devices must be at least 1");
+            found.add("passwords.known_devices", "must be at least 1");
         }
-        Ok(())
+        found.or_fine()
     }
 }

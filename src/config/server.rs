@@ -112,43 +112,49 @@ impl TryFrom<String> for Network {
 impl ServerConfig {
     /// Whether the bounds fit together.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |text: &str| Err(ConfigError::new(text));
+        let mut found = ConfigError::default();
         if self.idle_timeout < Duration::from_millis(500) {
-            return refuse("server.idle_timeout must be at least 500ms");
+            found.add("server.idle_timeout", "must be at least 500ms");
         }
         if self.handshake_timeout.is_zero() {
-            return refuse("server.handshake_timeout must not be 0");
+            found.add("server.handshake_timeout", "must not be 0");
         }
         // HTTP/2 does not let the window of a connection become smaller than it is at the beginning.
         let windows = self.stream_window_bytes..=(1 << 31) - 1;
         if self.stream_window_bytes < 16_384 || self.connection_window_bytes < 65_535 {
-            return refuse("server.stream_window_bytes must be at least 16384, server.connection_window_bytes 65535");
+            found.add("server.stream_window_bytes", "must be at least 16384, server.connection_window_bytes 65535");
         }
         if !windows.contains(&self.connection_window_bytes) {
-            return refuse("server.connection_window_bytes must be from server.stream_window_bytes to 2147483647");
+            found.add("server.connection_window_bytes", "must be from server.stream_window_bytes to 2147483647");
         }
         if self.max_unfinished_bytes_per_connection < self.max_message_bytes {
-            return refuse("server.max_unfinished_bytes_per_connection must be at least server.max_message_bytes");
+            found.add("server.max_unfinished_bytes_per_connection", "must be at least server.max_message_bytes");
         }
         if self.max_unfinished_bytes_unauthenticated < 256 * 1024 {
             // A quarter of it is for one address, and one message is up to 64 KiB.
-            return refuse("server.max_unfinished_bytes_unauthenticated must be at least 262144");
+            found.add("server.max_unfinished_bytes_unauthenticated", "must be at least 262144");
         }
         if self.max_unfinished_bytes_authenticated / 4 < self.max_message_bytes {
             // A quarter of it is for one caller, who must be able to send the largest message.
-            return refuse(
-                "server.max_unfinished_bytes_authenticated must be at least four times server.max_message_bytes",
+            found.add(
+                "server.max_unfinished_bytes_authenticated",
+                "must be at least four times server.max_message_bytes",
             );
         }
+        self.check_counts(&mut found);
+        found.take(self.client_authorities().map(|_| ()));
+        found.or_fine()
+    }
+
+    fn check_counts(&self, found: &mut ConfigError) {
         let counts = [
             ("max_connections", self.max_connections),
             ("max_connections_per_address", self.max_connections_per_address),
             ("max_public_streams", self.max_public_streams),
             ("max_public_streams_per_address", self.max_public_streams_per_address),
         ];
-        match counts.iter().find(|(_, count)| *count == 0) {
-            Some((name, _)) => Err(ConfigError::new(format!("server.{name} must be at least 1"))),
-            None => Ok(()),
+        for (name, _) in counts.iter().filter(|(_, count)| *count == 0) {
+            found.add(format!("server.{name}"), "must be at least 1");
         }
     }
 
@@ -156,7 +162,8 @@ impl ServerConfig {
     ///
     /// # Errors
     /// Says what is wrong with the setting.
-    pub fn client_authorities(&self) -> Result<Vec<(String, PathBuf)>, String> {
+    pub fn client_authorities(&self) -> Result<Vec<(String, PathBuf)>, ConfigError> {
+        let unusable = |text: String| ConfigError::new("server.client_cas", text);
         let mut authorities: Vec<(String, PathBuf)> = Vec::new();
         for entry in &self.client_cas {
             let (name, path) = entry.split_once('=').unwrap_or_default();
@@ -164,12 +171,12 @@ impl ServerConfig {
             let named =
                 name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 64 && name.chars().all(fine);
             if !named || path.is_empty() {
-                return Err(format!(
-                    "server.client_cas: `{entry}` must be NAME=FILE, the name of a-z, 0-9 and -, beginning with a letter"
-                ));
+                return Err(unusable(format!(
+                    "has `{entry}`, which must be NAME=FILE, the name of a-z, 0-9 and -, beginning with a letter"
+                )));
             }
             if authorities.iter().any(|(known, _)| known == name) {
-                return Err(format!("server.client_cas: the name `{name}` stands there twice"));
+                return Err(unusable(format!("has the name `{name}` twice")));
             }
             authorities.push((name.to_owned(), PathBuf::from(path)));
         }

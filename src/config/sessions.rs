@@ -31,9 +31,10 @@ pub struct SessionConfig {
 impl SessionConfig {
     /// What is out of bounds.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let mut found = ConfigError::default();
         if self.keep_ended < Duration::from_secs(24 * 3600) {
-            return Err(ConfigError::new("sessions.keep_ended must be at least 1d"));
+            found.add("sessions.keep_ended", "must be at least 1d");
         }
-        Ok(())
+        found.or_fine()
     }
 }

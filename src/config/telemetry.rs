@@ -31,12 +31,13 @@ pub struct TelemetryConfig {
 
 impl TelemetryConfig {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let mut found = ConfigError::default();
         if !(0.0..=1.0).contains(&self.trace_ratio) {
-            return Err(ConfigError::new("telemetry.trace_ratio must be from 0.0 to 1.0"));
+            found.add("telemetry.trace_ratio", "must be from 0.0 to 1.0");
         }
         if self.metrics_interval < Duration::from_secs(1) {
-            return Err(ConfigError::new("telemetry.metrics_interval must be at least 1s"));
+            found.add("telemetry.metrics_interval", "must be at least 1s");
         }
-        Ok(())
+        found.or_fine()
     }
 }

@@ -10,6 +10,7 @@ use sidle_token::Algorithm;
 use zeroize::Zeroizing;
 
 use super::error::ConfigError;
+use super::{files, value};
 
 /// Shortest key of an old client, in bytes: as long as what HMAC-SHA-256 makes of it.
 const SHORTEST_SECRET: usize = 32;
@@ -64,7 +65,7 @@ pub struct TokenConfig {
 fn algorithm<'de, D: Deserializer<'de>>(value: D) -> Result<Algorithm, D::Error> {
     let name = String::deserialize(value)?;
     let known = Algorithm::parse(&name).filter(|algorithm| *algorithm != Algorithm::Hs256);
-    known.ok_or_else(|| serde::de::Error::custom("tokens.algorithm must be EdDSA, ES256 or RS256"))
+    known.ok_or_else(|| serde::de::Error::custom("must be EdDSA, ES256 or RS256"))
 }
 
 fn optional_duration<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
@@ -72,37 +73,38 @@ fn optional_duration<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Durat
     if text.is_empty() {
         return Ok(None);
     }
-    humantime_serde::re::humantime::parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+    value::duration(&text).map(Some).ok_or_else(|| serde::de::Error::custom(value::no_duration(&text)))
 }
 
 impl TokenConfig {
     /// What cannot work together.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.issuer.is_empty() || self.audience.is_empty() {
-            return Err(ConfigError::new("tokens.issuer and tokens.audience must not be empty"));
+        let mut found = ConfigError::default();
+        for (key, value) in [("tokens.issuer", &self.issuer), ("tokens.audience", &self.audience)] {
+            if value.is_empty() {
+                found.add(key, "must not be empty");
+            }
         }
         if ![2048, 3072, 4096].contains(&self.rsa_bits) {
-            return Err(ConfigError::new("tokens.rsa_bits must be 2048, 3072 or 4096"));
+            found.add("tokens.rsa_bits", "must be 2048, 3072 or 4096");
         }
         if self.rotation_lead > Duration::from_secs(7 * 24 * 3600) {
-            return Err(ConfigError::new("tokens.rotation_lead must be at most 7d"));
+            found.add("tokens.rotation_lead", "must be at most 7d");
         }
         if self.rotate_after.is_some_and(|age| age < Duration::from_secs(3600) || age <= self.rotation_lead) {
-            return Err(ConfigError::new(
-                "tokens.rotate_after must be at least 1h, and longer than tokens.rotation_lead",
-            ));
+            found.add("tokens.rotate_after", "must be at least 1h, and longer than tokens.rotation_lead");
         }
         if self.refresh_leeway > Duration::from_secs(60) {
-            return Err(ConfigError::new("tokens.refresh_leeway must be at most 60s"));
+            found.add("tokens.refresh_leeway", "must be at most 60s");
         }
         if self.revocation_heartbeat < Duration::from_millis(100)
             || self.revocation_heartbeat >= self.max_revocation_age
         {
-            return Err(ConfigError::new(
-                "tokens.revocation_heartbeat must be at least 100ms, and shorter than tokens.max_revocation_age",
-            ));
+            let text = "must be at least 100ms, and shorter than tokens.max_revocation_age";
+            found.add("tokens.revocation_heartbeat", text);
         }
-        self.check_old_clients()
+        found.take(self.check_old_clients());
+        found.or_fine()
     }
 
     /// Refuses an old client whose audience is not its own.
@@ -114,9 +116,9 @@ impl TokenConfig {
                 || self.audiences.iter().any(|other| other == audience)
                 || seen.contains(&audience)
             {
-                return Err(ConfigError::new(format!(
-                    "the audience {audience:?} in tokens.hs256_clients must be its own: it is named a second time, in \
-                     tokens.audience, tokens.audiences or tokens.hs256_clients"
+                return Err(old_clients(format!(
+                    "has the audience {audience:?}, which must be its own: it is named a second time, in tokens.audience, \
+                     tokens.audiences or tokens.hs256_clients"
                 )));
             }
             seen.push(audience);
@@ -124,11 +126,15 @@ impl TokenConfig {
         Ok(())
     }
 
-    fn old_client_files(&self) -> Result<Vec<(&str, &Path)>, ConfigError> {
+    /// Audience and file of every old client.
+    ///
+    /// # Errors
+    /// When an entry names no audience or no file.
+    pub(super) fn old_client_files(&self) -> Result<Vec<(&str, &Path)>, ConfigError> {
         let entries = self.hs256_clients.iter().map(|entry| {
             let (audience, file) = entry.split_once('=').unwrap_or_default();
             if audience.is_empty() || file.is_empty() {
-                return Err(ConfigError::new("an entry of tokens.hs256_clients is not AUDIENCE=FILE"));
+                return Err(old_clients("has an entry that is not AUDIENCE=FILE"));
             }
             Ok((audience, Path::new(file)))
         });
@@ -142,12 +148,11 @@ impl TokenConfig {
     pub fn old_clients(&self) -> Result<Vec<OldClient>, ConfigError> {
         let mut clients = Vec::new();
         for (audience, file) in self.old_client_files()? {
-            let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|error| {
-                ConfigError::new(format!("cannot read the key of {audience:?} from {}: {error}", file.display()))
-            })?;
+            let text = files::read_text("tokens.hs256_clients", file).map(Zeroizing::new)?;
             let secret = secret(&text).ok_or_else(|| {
-                ConfigError::new(format!(
-                    "{} does not hold a key of at least {SHORTEST_SECRET} bytes in base64; make one with `openssl rand -base64 32`",
+                old_clients(format!(
+                    "names {}, which does not hold a key of at least {SHORTEST_SECRET} bytes in base64; make one with \
+                     `openssl rand -base64 32`",
                     file.display()
                 ))
             })?;
@@ -155,12 +160,14 @@ impl TokenConfig {
         }
         // Two audiences with one key would be one client that can forge for the other.
         if clients.iter().enumerate().any(|(at, (_, key))| clients[..at].iter().any(|(_, other)| other == key)) {
-            return Err(ConfigError::new(
-                "two entries of tokens.hs256_clients hold the same key: give each client its own",
-            ));
+            return Err(old_clients("has two entries with the same key: give each client its own"));
         }
         Ok(clients)
     }
+}
+
+fn old_clients(text: impl Into<String>) -> ConfigError {
+    ConfigError::new("tokens.hs256_clients", text)
 }
 
 /// The key that stands in the file of an old client; none when it is none or too short.

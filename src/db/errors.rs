@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::fault::{Fault, Reason};
+use crate::network::Cause;
 
 /// The constraint or unique index that a statement ran into, to be turned into a domain's own refusal.
 pub fn constraint(error: &sqlx::Error) -> Option<&str> {
@@ -113,13 +114,16 @@ impl From<sqlx::Error> for Masked {
                     error.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default(),
                 ) + &safe_message(error.message()),
             ),
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+                Self(format!("no connection to the database: {}", Cause::of(&error)))
+            }
             other => Self(other.to_string()),
         }
     }
 }
 
 /// Messages name objects and rules, but quote values after certain words; those are cut off.
-fn safe_message(message: &str) -> String {
+pub(super) fn safe_message(message: &str) -> String {
     let quotes_a_value = message.contains("invalid input") || message.contains("value");
     if quotes_a_value { String::new() } else { format!(": {message}") }
 }

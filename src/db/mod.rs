@@ -10,6 +10,7 @@ mod errors;
 mod listener;
 mod operation;
 mod pool;
+mod reach;
 mod role;
 mod target;
 mod types;
@@ -32,6 +33,7 @@ pub use self::connection::Connection;
 pub use self::errors::{constraint, gave_up_waiting};
 pub use self::listener::Notifications;
 use self::pool::{Lease, Limits, Maker, Pool};
+pub(crate) use self::reach::reach;
 pub(crate) use self::target::Target;
 use crate::config::DatabaseConfig;
 use crate::fault::{Fault, Reason, Result};
@@ -408,14 +410,18 @@ impl DatabaseConfig {
         Ok((url, direct))
     }
 
-    /// Where schema migrations run.
+    /// Where schema migrations run, and the setting that says so.
     ///
     /// # Errors
     /// When the address cannot be read or must not be used.
-    pub(crate) fn owner_target(&self) -> Result<Target> {
+    pub(crate) fn owner_target(&self) -> Result<(&'static str, Target)> {
         match &self.owner_url {
-            Some(url) => Target::read("database.owner_url", url.expose(), self.allow_plaintext),
-            None => Ok(self.targets()?.1),
+            Some(url) => {
+                let setting = "database.owner_url";
+                Ok((setting, Target::read(setting, url.expose(), self.allow_plaintext)?))
+            }
+            None if self.direct_url.is_some() => Ok(("database.direct_url", self.targets()?.1)),
+            None => Ok(("database.url", self.targets()?.1)),
         }
     }
 }

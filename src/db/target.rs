@@ -94,6 +94,25 @@ impl Target {
         Self { servers, last: Arc::clone(&self.last) }
     }
 
+    /// Host and port of each server.
+    pub(super) fn address(&self) -> String {
+        let place = |server: &PgConnectOptions| match server.get_socket() {
+            Some(socket) => format!("{}, port {}", socket.display(), server.get_port()),
+            None => format!("{}:{}", server.get_host(), server.get_port()),
+        };
+        self.servers.iter().map(place).collect::<Vec<_>>().join(" or ")
+    }
+
+    /// Who connects.
+    pub(super) fn user(&self) -> &str {
+        self.servers.first().map_or("", PgConnectOptions::get_username)
+    }
+
+    /// To which database: by default the one that is named as the role.
+    pub(super) fn database(&self) -> &str {
+        self.servers.first().and_then(PgConnectOptions::get_database).unwrap_or(self.user())
+    }
+
     /// Connects to a server that can be written to: the one that could be last, or whichever of the others says so first.
     /// One that does not answer, or no more, keeps the others from being tried for half a second only. How long is waited
     /// for any of them is for the caller to bound.

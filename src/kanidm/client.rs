@@ -1,7 +1,7 @@
 //! The HTTP base that every call to Kanidm goes through: one origin, no redirects, TLS, time limits, bounded answers.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,11 +14,13 @@ use zeroize::Zeroizing;
 
 use super::breaker::Breaker;
 use super::error::{KanidmError, Result};
-use crate::config::{KanidmConfig, Secret};
+use crate::config::{KanidmConfig, Secret, files};
 use crate::context::Clock;
 use crate::fault::{Fault, Result as FaultResult};
 use crate::metrics::Circuit;
 use crate::metrics::Metrics;
+use crate::network::{Cause, Peer};
+use crate::startup::StartFailure;
 use crate::telemetry;
 
 /// The largest answer that is read. Everything Sidle asks for is far smaller.
@@ -43,6 +45,14 @@ struct Inner {
     token: Secret,
     metrics: Metrics,
     clock: Clock,
+    /// Why the last call got no answer; none after one that did.
+    trouble: Mutex<Option<String>>,
+    /// What kept the last connection from being made.
+    unconnected: Mutex<Option<Cause>>,
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Kanidm {
@@ -137,8 +147,10 @@ impl Kanidm {
             // Whether a call may be repeated is for its caller to decide, who knows what it was about.
             .retry(retry::never());
         if let Some(path) = &config.ca_file {
-            let unreadable = |e: &dyn fmt::Display| Fault::field("kanidm.ca_file", format!("cannot be used: {e}"));
-            let pem = std::fs::read(path).map_err(|e| unreadable(&e))?;
+            let unreadable = |e: &dyn fmt::Display| {
+                Fault::field("kanidm.ca_file", format!("names {}, which cannot be used: {e}", path.display()))
+            };
+            let pem = std::fs::read(path).map_err(|e| unreadable(&files::unreadable(&e)))?;
             let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| unreadable(&e))?;
             if certificates.is_empty() {
                 return Err(unreadable(&"it holds no certificate"));
@@ -151,7 +163,15 @@ impl Kanidm {
         }
         let http = builder.build().map_err(Fault::internal)?;
         let breaker = Some(Arc::new(Breaker::new(config.breaker_failures, config.breaker_pause)));
-        let inner = Arc::new(Inner { base, http, token, metrics, clock });
+        let inner = Arc::new(Inner {
+            base,
+            http,
+            token,
+            metrics,
+            clock,
+            trouble: Mutex::default(),
+            unconnected: Mutex::default(),
+        });
         Ok(Some(Self { inner, breaker, limit: config.timeout }))
     }
 
@@ -176,6 +196,17 @@ impl Kanidm {
     pub fn circuit(&self) -> (Circuit, Duration) {
         let now = self.inner.clock.instant();
         self.breaker.as_ref().map_or((Circuit::Closed, Duration::ZERO), |breaker| breaker.circuit(now))
+    }
+
+    /// Why the last call got no answer; none after one that did.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.inner.trouble).clone()
+    }
+
+    /// Why there is no connection, in words for whoever set it up; none where there is one, or none was tried yet.
+    pub fn unreachable(&self) -> Option<StartFailure> {
+        let cause = lock(&self.inner.unconnected).clone()?;
+        Some(StartFailure::of_connection(&self.peer(), &cause))
     }
 
     pub(super) fn clock(&self) -> &Clock {
@@ -216,6 +247,11 @@ impl Kanidm {
             (Some(breaker), false) => breaker.succeeded(),
             (None, _) => {}
         }
+        let trouble = answer.as_ref().err().map(ToString::to_string);
+        if trouble.is_none() {
+            *lock(&self.inner.unconnected) = None;
+        }
+        *lock(&self.inner.trouble) = trouble;
         if failed {
             self.inner.metrics.kanidm_failures.inc();
         }
@@ -264,11 +300,11 @@ impl Kanidm {
             Body::Secret(json) => request.header(CONTENT_TYPE, "application/json").body(bytes::Bytes::from_owner(json)),
             Body::Form(fields) => request.form(fields),
         };
-        let mut response = request.send().await.map_err(|e| unavailable(&e))?;
+        let mut response = request.send().await.map_err(|e| self.unavailable(&e))?;
         let status = response.status().as_u16();
         let empty = Answer::of(status, response.headers());
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| unavailable(&e))? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.unavailable(&e))? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
                 return Err(KanidmError::Nonsense(format!("an answer of more than {LARGEST_ANSWER} bytes")));
             }
@@ -282,26 +318,40 @@ impl Kanidm {
         Ok(Answer { body, ..empty })
     }
 
+    /// Where it is looked for.
+    fn peer(&self) -> Peer {
+        let (host, port) = (self.inner.base.host_str(), self.inner.base.port_or_known_default());
+        let address = format!("{}:{}", host.unwrap_or_default(), port.unwrap_or_default());
+        Peer {
+            what: "Kanidm",
+            address,
+            setting: "kanidm.url",
+            authority: "kanidm.ca_file",
+            encryption: "the scheme of kanidm.url",
+        }
+    }
+
+    /// Only what went wrong: the error's own text has the address of the call, in which there may be a person's id.
+    fn unavailable(&self, error: &reqwest::Error) -> KanidmError {
+        // Only where it was reached: a smaller batch is no help against an address that does not answer.
+        if error.is_timeout() && !error.is_connect() {
+            return KanidmError::TimedOut;
+        }
+        let peer = self.peer();
+        if error.is_connect() {
+            let cause = if error.is_timeout() { Cause::TimedOut } else { Cause::of(error) };
+            let text = format!("no connection to {}: {cause}. {}", peer.address, cause.remedy(&peer));
+            *lock(&self.inner.unconnected) = Some(cause);
+            return KanidmError::Unavailable(text);
+        }
+        let what = if error.is_body() || error.is_decode() { "the answer broke off" } else { "the connection broke" };
+        KanidmError::Unavailable(format!("{what}, from {}", peer.address))
+    }
+
     /// A call of the service account whose answer is JSON.
     pub(super) async fn call<T: DeserializeOwned>(&self, method: Method, path: &[&str], body: Body<'_>) -> Result<T> {
         self.send(method, self.url(path), Credential::ServiceAccount, body).await?.json()
     }
-}
-
-/// Only what went wrong: the error's own text has the address, in which there may be a person's id.
-fn unavailable(error: &reqwest::Error) -> KanidmError {
-    // Only where it was reached: a smaller batch is no help against an address that does not answer.
-    if error.is_timeout() && !error.is_connect() {
-        return KanidmError::TimedOut;
-    }
-    let what = if error.is_connect() {
-        "no connection"
-    } else if error.is_body() || error.is_decode() {
-        "the answer broke off"
-    } else {
-        "the connection broke"
-    };
-    KanidmError::Unavailable(what.to_owned())
 }
 
 /// Plain HTTP would reveal the token, except on the machine itself.

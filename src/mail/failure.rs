@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::network::{Cause, Peer};
+use crate::startup::StartFailure;
+
 /// Why a message was not taken, for metrics, the log and the outbox: a fixed name, never what the server said, since that
 /// tends to quote addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,84 @@ impl Failure {
     /// Whether it says something about the server rather than about the message.
     pub fn is_the_servers(self) -> bool {
         matches!(self, Self::Connection | Self::Tls | Self::Injection | Self::Login | Self::Sender)
+    }
+}
+
+/// Why there is no connection to the mail server that takes messages.
+#[derive(Debug)]
+pub struct Unconnected {
+    /// What it counts as.
+    pub class: Failure,
+    /// What kept the connection from being made, where the network or TLS did.
+    pub cause: Option<Cause>,
+    /// The mail server.
+    pub peer: Peer,
+}
+
+impl Unconnected {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match (&self.cause, self.class) {
+            (Some(cause), _) => cause.remedy(&self.peer),
+            (None, Failure::Login) => "Correct mail.username and mail.password or mail.password_file.".to_owned(),
+            (None, Failure::Injection) => {
+                "See who can change what is sent between this machine and the mail server.".to_owned()
+            }
+            (None, Failure::Tls) => "Set mail.tls to what the server speaks on this port: tls, or starttls.".to_owned(),
+            (None, _) => "See the log of the mail server.".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Unconnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.peer.address;
+        match &self.cause {
+            Some(cause) => write!(f, "cannot connect to the mail server at {address}: {cause}"),
+            None => write!(f, "{} ({address})", self.class),
+        }
+    }
+}
+
+impl std::error::Error for Unconnected {}
+
+impl From<Unconnected> for StartFailure {
+    fn from(unconnected: Unconnected) -> Self {
+        match &unconnected.cause {
+            Some(cause) => Self::of_connection(&unconnected.peer, cause),
+            None => {
+                let setting =
+                    if unconnected.class == Failure::Login { "mail.password" } else { unconnected.peer.setting };
+                let doing = format!("use the mail server at {}", unconnected.peer.address);
+                Self::new(doing, unconnected.class).setting(setting).remedy(unconnected.remedy())
+            }
+        }
+    }
+}
+
+/// What went wrong on the way to a connection, before it is known with whom.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub class: Failure,
+    pub cause: Option<Cause>,
+}
+
+impl From<Failure> for Broken {
+    fn from(class: Failure) -> Self {
+        Self { class, cause: None }
+    }
+}
+
+impl From<Cause> for Broken {
+    fn from(cause: Cause) -> Self {
+        let is_tls = matches!(cause, Cause::Untrusted(_) | Cause::Rejected | Cause::WrongProtocol | Cause::NoTls);
+        Self { class: if is_tls { Failure::Tls } else { Failure::Connection }, cause: Some(cause) }
+    }
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Self {
+        Cause::of(&error).into()
     }
 }
 

@@ -11,11 +11,12 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::Kind;
-use super::failure::Failure;
+use super::failure::{Failure, Unconnected};
 use super::smtp::{Connection, Smtp};
 use super::templates::{Rendered, Templates};
 use crate::access::input;
 use crate::config::{ConfigError, MailConfig};
+use crate::network::Peer;
 
 /// What a message is made from.
 pub struct Letter {
@@ -47,29 +48,29 @@ impl Composed {
     }
 }
 
+/// Fills templates.
+#[derive(Debug)]
+pub struct Renderer {
+    config: MailConfig,
+    templates: Templates,
+}
+
 /// Makes messages and takes them to the server.
 #[derive(Debug)]
 pub struct Mailer {
-    config: MailConfig,
-    templates: Templates,
+    renderer: Renderer,
     smtp: Smtp,
     from: Mailbox,
     reply_to: Option<Mailbox>,
 }
 
-impl Mailer {
-    /// The mailer; none without a mail server.
+impl Renderer {
+    /// The templates, with links to the configured origin. Needs no mail server.
     ///
     /// # Errors
     /// Names the setting, or the file and line of the template, that is not usable.
-    pub fn new(config: &MailConfig) -> Result<Option<Self>, ConfigError> {
-        if !config.is_configured() {
-            return Ok(None);
-        }
+    pub fn new(config: &MailConfig) -> Result<Self, ConfigError> {
         check_origin(&config.origin)?;
-        if config.keep < Duration::from_secs(3600) {
-            return Err(ConfigError::new("mail.keep must be at least 1h: messages to an address are counted by it"));
-        }
         for (name, path) in [
             ("verify_path", &config.verify_path),
             ("reset_path", &config.reset_path),
@@ -80,32 +81,10 @@ impl Mailer {
             // Nothing that would need escaping in HTML: there links stand as they are.
             let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~?=&;:%+".contains(c));
             if !is_path || !is_plain {
-                return Err(ConfigError::new(format!("mail.{name} must be a path on the origin, such as /page")));
+                return Err(ConfigError::new(format!("mail.{name}"), "must be a path on the origin, such as /page"));
             }
         }
-        let templates = Templates::load(config)?;
-        let from = mailbox("mail.from", &config.from)?;
-        let reply_to = match config.reply_to.as_str() {
-            "" => None,
-            given => Some(mailbox("mail.reply_to", given)?),
-        };
-        Ok(Some(Self { config: config.clone(), templates, smtp: Smtp::new(config)?, from, reply_to }))
-    }
-
-    /// Connects to the mail server.
-    ///
-    /// # Errors
-    /// What is wrong with the server, or why it refuses us.
-    pub async fn connect(&self) -> Result<Connection, Failure> {
-        self.smtp.connect().await
-    }
-
-    /// Sends a message that is ready.
-    ///
-    /// # Errors
-    /// Why it was not taken.
-    pub async fn send(&self, connection: &mut Connection, composed: &Composed) -> Result<(), Failure> {
-        connection.send(&self.from.email, &composed.to, &composed.bytes).await
+        Ok(Self { config: config.clone(), templates: Templates::load(config)? })
     }
 
     /// Fills the templates of a message.
@@ -120,31 +99,6 @@ impl Mailer {
                 line = error.line(), cause = %error.kind());
             Failure::Unusable
         })
-    }
-
-    /// Makes a message.
-    ///
-    /// # Errors
-    /// When the address is none, or a template asks for something that is not there.
-    pub fn compose(&self, letter: &Letter) -> Result<Composed, Failure> {
-        // Imported addresses never went through the checks of the API.
-        let address = input::email("recipient", &letter.recipient).map_err(|_| Failure::Unusable)?;
-        let to: Address = address.parse().map_err(|_| Failure::Unusable)?;
-        let rendered = self.render(letter)?;
-        let mut builder = Email::builder()
-            .from(self.from.clone())
-            .to(Mailbox::new(None, to.clone()))
-            .subject(rendered.subject)
-            .date(SystemTime::from(letter.created_at))
-            // The same at every attempt, so that a message that arrives twice can be recognised.
-            .message_id(Some(format!("<{}@{}>", letter.mail_id, self.from.email.domain())))
-            .header(AutoSubmitted);
-        if let Some(reply_to) = self.reply_to.clone() {
-            builder = builder.reply_to(reply_to);
-        }
-        let email = builder.multipart(MultiPart::alternative_plain_html(rendered.text, rendered.html));
-        let email = email.map_err(|_| Failure::Unusable)?;
-        Ok(Composed { to, bytes: email.formatted() })
     }
 
     fn values(&self, letter: &Letter) -> Option<Value> {
@@ -180,12 +134,88 @@ impl Mailer {
     }
 }
 
+impl Mailer {
+    /// The mailer; none without a mail server.
+    ///
+    /// # Errors
+    /// Names the setting, or the file and line of the template, that is not usable.
+    pub fn new(config: &MailConfig) -> Result<Option<Self>, ConfigError> {
+        if !config.is_configured() {
+            return Ok(None);
+        }
+        if config.keep < Duration::from_secs(3600) {
+            return Err(ConfigError::new("mail.keep", "must be at least 1h: messages to an address are counted by it"));
+        }
+        let renderer = Renderer::new(config)?;
+        let from = mailbox("mail.from", &config.from)?;
+        let reply_to = match config.reply_to.as_str() {
+            "" => None,
+            given => Some(mailbox("mail.reply_to", given)?),
+        };
+        Ok(Some(Self { renderer, smtp: Smtp::new(config)?, from, reply_to }))
+    }
+
+    /// Connects to the mail server.
+    ///
+    /// # Errors
+    /// What is wrong with the server, or why it refuses us.
+    pub async fn connect(&self) -> Result<Connection, Unconnected> {
+        self.smtp.connect().await
+    }
+
+    /// The mail server.
+    pub(super) fn peer(&self) -> Peer {
+        self.smtp.peer()
+    }
+
+    /// Sends a message that is ready.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub async fn send(&self, connection: &mut Connection, composed: &Composed) -> Result<(), Failure> {
+        connection.send(&self.from.email, &composed.to, &composed.bytes).await
+    }
+
+    /// Fills the templates of a message.
+    ///
+    /// # Errors
+    /// When a template asks for something that is not there.
+    pub fn render(&self, letter: &Letter) -> Result<Rendered, Failure> {
+        self.renderer.render(letter)
+    }
+
+    /// Makes a message.
+    ///
+    /// # Errors
+    /// When the address is none, or a template asks for something that is not there.
+    pub fn compose(&self, letter: &Letter) -> Result<Composed, Failure> {
+        // Imported addresses never went through the checks of the API.
+        let address = input::email("recipient", &letter.recipient).map_err(|_| Failure::Unusable)?;
+        let to: Address = address.parse().map_err(|_| Failure::Unusable)?;
+        let rendered = self.render(letter)?;
+        let mut builder = Email::builder()
+            .from(self.from.clone())
+            .to(Mailbox::new(None, to.clone()))
+            .subject(rendered.subject)
+            .date(SystemTime::from(letter.created_at))
+            // The same at every attempt, so that a message that arrives twice can be recognised.
+            .message_id(Some(format!("<{}@{}>", letter.mail_id, self.from.email.domain())))
+            .header(AutoSubmitted);
+        if let Some(reply_to) = self.reply_to.clone() {
+            builder = builder.reply_to(reply_to);
+        }
+        let email = builder.multipart(MultiPart::alternative_plain_html(rendered.text, rendered.html));
+        let email = email.map_err(|_| Failure::Unusable)?;
+        Ok(Composed { to, bytes: email.formatted() })
+    }
+}
+
 fn readable(time: DateTime<Utc>) -> String {
     time.format("%-d %B %Y, %H:%M UTC").to_string()
 }
 
 fn mailbox(setting: &str, value: &str) -> Result<Mailbox, ConfigError> {
-    let unusable = || ConfigError::new(format!("{setting} must be name@example.com or Name <name@example.com>"));
+    let unusable = || ConfigError::new(setting, "must be name@example.com or Name <name@example.com>");
     if value.contains(char::is_control) {
         return Err(unusable());
     }
@@ -194,7 +224,7 @@ fn mailbox(setting: &str, value: &str) -> Result<Mailbox, ConfigError> {
 
 /// Scheme, host and port, and nothing else: what is put behind it then stays a path.
 fn check_origin(origin: &str) -> Result<(), ConfigError> {
-    let unusable = || ConfigError::new("mail.origin must be an origin such as https://accounts.example.com");
+    let unusable = || ConfigError::new("mail.origin", "must be an origin such as https://accounts.example.com");
     let (scheme, host) = origin.split_once("://").ok_or_else(unusable)?;
     let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.parse::<u16>().is_ok() { name } else { "" });
     let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-');
@@ -202,7 +232,7 @@ fn check_origin(origin: &str) -> Result<(), ConfigError> {
         return Err(unusable());
     }
     if scheme == "http" && name != "localhost" && name != "127.0.0.1" {
-        return Err(ConfigError::new("mail.origin must begin with https://, except on localhost"));
+        return Err(ConfigError::new("mail.origin", "must begin with https://, except on localhost"));
     }
     Ok(())
 }

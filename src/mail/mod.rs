@@ -13,8 +13,8 @@ mod templates;
 mod transport;
 mod worker;
 
-pub use self::failure::Failure;
-pub use self::mailer::{Letter, Mailer};
+pub use self::failure::{Failure, Unconnected};
+pub use self::mailer::{Letter, Mailer, Renderer};
 pub use self::message::{Kind, Message};
 pub use self::outbox::Outbox;
 pub use self::store::NewMessage;

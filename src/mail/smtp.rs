@@ -11,9 +11,10 @@ use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::transport::smtp::{Error as SmtpError, response::Response};
 
-use super::failure::Failure;
+use super::failure::{Broken, Failure, Unconnected};
 use super::transport::{self, Tls};
 use crate::config::{ConfigError, MailConfig, MailTls};
+use crate::network::{Cause, Peer};
 
 /// How the connection is protected.
 enum Security {
@@ -53,7 +54,8 @@ impl Smtp {
         let is_local = config.host == "localhost" || config.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         if is_plain && !is_local && !config.allow_plaintext {
             return Err(ConfigError::new(
-                "mail.tls is none, and mail.host is not this machine: use starttls or tls, or set mail.allow_plaintext \
+                "mail.tls",
+                "is none, and mail.host is not this machine: use starttls or tls, or set mail.allow_plaintext \
                  where something else protects the connection",
             ));
         }
@@ -61,7 +63,10 @@ impl Smtp {
         let credentials = (!config.username.is_empty())
             .then(|| Credentials::new(config.username.clone(), password.expose().to_owned()));
         if credentials.is_some() && is_plain {
-            return Err(ConfigError::new("mail.username is set, but without TLS the password would go in the clear"));
+            return Err(ConfigError::new(
+                "mail.username",
+                "is set, but without TLS the password would go in the clear",
+            ));
         }
         let hello = match config.origin.split_once("://") {
             Some((_, host)) => ClientId::Domain(host.split([':', '/']).next().unwrap_or(host).to_owned()),
@@ -75,34 +80,51 @@ impl Smtp {
     ///
     /// # Errors
     /// What is wrong with the server, or why it refuses us.
-    pub async fn connect(&self) -> Result<Connection, Failure> {
-        let stream = self.answer(self.stream()).await??;
+    pub async fn connect(&self) -> Result<Connection, Unconnected> {
+        self.try_connect().await.map_err(|Broken { class, cause }| Unconnected { class, cause, peer: self.peer() })
+    }
+
+    /// The server.
+    pub fn peer(&self) -> Peer {
+        let address = format!("{}:{}", self.host, self.port);
+        Peer {
+            what: "the mail server",
+            address,
+            setting: "mail.host",
+            authority: "mail.ca_file",
+            encryption: "mail.tls",
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Connection, Broken> {
+        let stream = self.within(self.stream()).await??;
         let greeting = AsyncSmtpConnection::connect_with_transport(stream, &self.hello);
-        let mut connection = self.answer(greeting).await?.map_err(|error| network(&error))?;
+        let mut connection = self.within(greeting).await?.map_err(|error| network(&error))?;
         if let Some(credentials) = &self.credentials {
             let mechanisms = [Mechanism::Plain, Mechanism::Login];
-            let signed_in = self.answer(connection.auth(&mechanisms, credentials)).await?;
+            let signed_in = self.within(connection.auth(&mechanisms, credentials)).await?;
             signed_in.map_err(|error| match &error {
                 // The client's own complaint is that the server offers no way to sign in that we know.
-                error if error.is_permanent() || error.is_client() => Failure::Login,
-                error if error.is_transient() => Failure::Deferred,
+                error if error.is_permanent() || error.is_client() => Failure::Login.into(),
+                error if error.is_transient() => Failure::Deferred.into(),
                 error => network(error),
             })?;
         }
         Ok(Connection { connection, timeout: self.timeout })
     }
 
-    async fn stream(&self) -> Result<Box<dyn AsyncTokioStream>, Failure> {
+    /// One step of connecting, for no longer than the configured time.
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, Broken> {
+        tokio::time::timeout(self.timeout, work).await.map_err(|_| Cause::TimedOut.into())
+    }
+
+    async fn stream(&self) -> Result<Box<dyn AsyncTokioStream>, Broken> {
         let server = (self.host.as_str(), self.port);
         match &self.security {
             Security::None => transport::plain(server).await,
             Security::Starttls(tls) => transport::starttls(server, tls, &self.hello).await,
             Security::Tls(tls) => transport::tls(server, tls).await,
         }
-    }
-
-    async fn answer<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        tokio::time::timeout(self.timeout, work).await.map_err(|_| Failure::Connection)
     }
 }
 
@@ -155,15 +177,11 @@ async fn answer(timeout: Duration, said: impl Future<Output = Result<Response, S
 }
 
 /// Trouble before anything was said about a message.
-fn network(error: &SmtpError) -> Failure {
-    // The TLS library's complaints come as errors of the connection, with its own error inside.
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        let wrapped = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if inner.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return Failure::Tls;
-        }
-        cause = inner.source();
+fn network(error: &SmtpError) -> Broken {
+    match Cause::of(error) {
+        // What the library could not read, or the server's own refusal, whose text tends to quote addresses.
+        Cause::Other(_) if error.is_response() => Cause::WrongProtocol.into(),
+        Cause::Other(_) => Failure::Connection.into(),
+        cause => cause.into(),
     }
-    Failure::Connection
 }

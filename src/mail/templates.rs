@@ -11,7 +11,7 @@ use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior};
 use serde_json::{Map, Value, json};
 
 use super::Kind;
-use crate::config::{ConfigError, MailConfig};
+use crate::config::{self, ConfigError, MailConfig};
 
 macro_rules! built_in {
     ($($name:literal),+ $(,)?) => {
@@ -126,8 +126,10 @@ impl Templates {
 }
 
 fn replace(environment: &mut Environment<'static>, folder: &Path) -> Result<(), ConfigError> {
-    let unreadable =
-        |path: &Path, error: std::io::Error| ConfigError::new(format!("mail.templates: {}: {error}", path.display()));
+    let unreadable = |path: &Path, error: std::io::Error| {
+        let why = config::files::unreadable(&error);
+        ConfigError::new("mail.templates", format!("has {}, which cannot be read: {why}", path.display()))
+    };
     let entries = std::fs::read_dir(folder).map_err(|error| unreadable(folder, error))?;
     for entry in entries {
         let path = entry.map_err(|error| unreadable(folder, error))?.path();
@@ -138,10 +140,8 @@ fn replace(environment: &mut Environment<'static>, folder: &Path) -> Result<(), 
         if !BUILT_IN.iter().any(|(known, _)| *known == name) {
             // A name that was mistyped would silently leave the built-in one in place.
             let known = BUILT_IN.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-            return Err(ConfigError::new(format!(
-                "mail.templates: {} replaces no template; the names are {known}",
-                path.display()
-            )));
+            let text = format!("has {}, which replaces no template; the names are {known}", path.display());
+            return Err(ConfigError::new("mail.templates", text));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
         environment.add_template_owned(name, text).map_err(|error| broken(folder, &error))?;
@@ -153,7 +153,10 @@ fn broken(folder: &Path, error: &Error) -> ConfigError {
     let name = error.name().unwrap_or("a template");
     let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    ConfigError::new(format!("mail.templates: {}{line}: {detail}", folder.join(name).display()))
+    ConfigError::new(
+        "mail.templates",
+        format!("has {}{line}, which cannot be used: {detail}", folder.join(name).display()),
+    )
 }
 
 /// What every template of a kind can use, with values to try it with.

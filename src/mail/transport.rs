@@ -19,8 +19,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::failure::Failure;
-use crate::config::{ConfigError, MailConfig};
+use super::failure::{Broken, Failure};
+use crate::config::{ConfigError, MailConfig, files};
+use crate::network::Cause;
 
 /// Longest answer in the clear that is read, as other clients bound it.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -37,8 +38,9 @@ impl Tls {
     pub(super) fn new(config: &MailConfig) -> Result<Self, ConfigError> {
         let mut roots = RootCertStore::empty();
         if let Some(path) = &config.ca_file {
-            let unusable = |cause: String| ConfigError::new(format!("mail.ca_file {}: {cause}", path.display()));
-            let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+            let unusable =
+                |cause: String| ConfigError::new("mail.ca_file", format!("{} cannot be used: {cause}", path.display()));
+            let pem = std::fs::read(path).map_err(|error| unusable(files::unreadable(&error)))?;
             for certificate in CertificateDer::pem_slice_iter(&pem) {
                 let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
                 roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
@@ -52,33 +54,35 @@ impl Tls {
         }
         let name = ServerName::try_from(config.host.clone());
         let name =
-            name.map_err(|_| ConfigError::new("mail.host is neither a name nor an address that TLS could check"))?;
+            name.map_err(|_| ConfigError::new("mail.host", "is neither a name nor an address that TLS could check"))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| ConfigError::new(format!("mail.tls: {error}")))?;
+        let builder = builder.map_err(|error| ConfigError::new("mail.tls", format!("cannot be used: {error}")))?;
         let config = builder.with_root_certificates(roots).with_no_client_auth();
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    async fn begin(&self, stream: TcpStream, greeting: &'static [u8]) -> Result<Box<dyn AsyncTokioStream>, Failure> {
+    async fn begin(&self, stream: TcpStream, greeting: &'static [u8]) -> Result<Box<dyn AsyncTokioStream>, Broken> {
         let stream =
             self.connector.connect(self.name.clone(), stream).await.map_err(|error| failed_handshake(&error))?;
         Ok(Box::new(Encrypted { stream, greeting }))
     }
 }
 
-fn failed_handshake(error: &io::Error) -> Failure {
+/// Whatever TLS itself complains of is a failure of TLS, also where it has no word of its own.
+fn failed_handshake(error: &io::Error) -> Broken {
     let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-    if is_tls { Failure::Tls } else { Failure::Connection }
+    let cause = Cause::of(error);
+    if is_tls { Broken { class: Failure::Tls, cause: Some(cause) } } else { cause.into() }
 }
 
 /// Connects in the clear.
-pub(super) async fn plain(server: (&str, u16)) -> Result<Box<dyn AsyncTokioStream>, Failure> {
+pub(super) async fn plain(server: (&str, u16)) -> Result<Box<dyn AsyncTokioStream>, Broken> {
     Ok(Box::new(tcp(server).await?))
 }
 
 /// Connects with TLS from the first byte.
-pub(super) async fn tls(server: (&str, u16), tls: &Tls) -> Result<Box<dyn AsyncTokioStream>, Failure> {
+pub(super) async fn tls(server: (&str, u16), tls: &Tls) -> Result<Box<dyn AsyncTokioStream>, Broken> {
     tls.begin(tcp(server).await?, b"").await
 }
 
@@ -87,23 +91,23 @@ pub(super) async fn starttls(
     server: (&str, u16),
     tls: &Tls,
     hello: &ClientId,
-) -> Result<Box<dyn AsyncTokioStream>, Failure> {
+) -> Result<Box<dyn AsyncTokioStream>, Broken> {
     let mut clear = Clear { stream: tcp(server).await? };
-    clear.answer(220, Failure::Connection).await?;
+    clear.answer(220, Cause::WrongProtocol.into()).await?;
     clear.say(&format!("EHLO {hello}\r\n")).await?;
-    let offers = clear.answer(250, Failure::Connection).await?;
+    let offers = clear.answer(250, Failure::Connection.into()).await?;
     // An attacker in between can remove the offer from the answer; then nothing more is said.
     if !offers.iter().skip(1).any(|offer| offer.trim().eq_ignore_ascii_case("STARTTLS")) {
-        return Err(Failure::Tls);
+        return Err(Cause::NoTls.into());
     }
     clear.say("STARTTLS\r\n").await?;
-    clear.answer(220, Failure::Tls).await?;
+    clear.answer(220, Failure::Tls.into()).await?;
     // The library begins by reading a greeting, and after STARTTLS the server sends none.
     tls.begin(clear.silent()?, b"220 TLS\r\n").await
 }
 
-async fn tcp(server: (&str, u16)) -> Result<TcpStream, Failure> {
-    TcpStream::connect(server).await.map_err(|_| Failure::Connection)
+async fn tcp(server: (&str, u16)) -> Result<TcpStream, Broken> {
+    Ok(TcpStream::connect(server).await?)
 }
 
 /// A conversation in the clear. One answer to one command: whatever comes besides is an attack.
@@ -112,35 +116,37 @@ struct Clear {
 }
 
 impl Clear {
-    async fn say(&mut self, command: &str) -> Result<(), Failure> {
-        self.stream.write_all(command.as_bytes()).await.map_err(|_| Failure::Connection)
+    async fn say(&mut self, command: &str) -> Result<(), Broken> {
+        Ok(self.stream.write_all(command.as_bytes()).await?)
     }
 
     /// Reads one answer and nothing else, and gives its lines without their codes; `otherwise` for another code.
-    async fn answer(&mut self, code: u16, otherwise: Failure) -> Result<Vec<String>, Failure> {
+    async fn answer(&mut self, code: u16, otherwise: Broken) -> Result<Vec<String>, Broken> {
         let mut read = Vec::new();
         loop {
-            match self.stream.read_buf(&mut read).await {
-                Ok(1..) if read.len() <= LONGEST_ANSWER => {}
-                Ok(_) | Err(_) => return Err(Failure::Connection),
+            match self.stream.read_buf(&mut read).await? {
+                0 => return Err(Cause::Closed.into()),
+                1.. if read.len() <= LONGEST_ANSWER => {}
+                _ => return Err(Cause::WrongProtocol.into()),
             }
             match parse(&read) {
                 Parsed::Incomplete => {}
                 Parsed::Answer(answered, lines) if answered == code => return Ok(lines),
                 Parsed::Answer(..) => return Err(otherwise),
-                Parsed::NoAnswer => return Err(Failure::Connection),
-                Parsed::Surplus => return Err(Failure::Injection),
+                Parsed::NoAnswer => return Err(Cause::WrongProtocol.into()),
+                Parsed::Surplus => return Err(Failure::Injection.into()),
             }
         }
     }
 
     /// The stream, with nothing waiting on it: in TLS the client speaks first. What comes later goes to the handshake,
     /// which fails on everything that is not TLS.
-    fn silent(self) -> Result<TcpStream, Failure> {
+    fn silent(self) -> Result<TcpStream, Broken> {
         match self.stream.try_read(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(self.stream),
-            Ok(1..) => Err(Failure::Injection),
-            Ok(_) | Err(_) => Err(Failure::Connection),
+            Ok(1..) => Err(Failure::Injection.into()),
+            Ok(_) => Err(Cause::Closed.into()),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::failure::Failure;
+use super::failure::{Failure, Unconnected};
 use super::mailer::{Letter, Mailer};
 use super::outbox::seal_context;
 use super::smtp::Connection;
@@ -119,16 +119,18 @@ impl Worker {
         }
         let round = if i64::try_from(due.len()).is_ok_and(|count| count == BATCH) { Round::Full } else { Round::Done };
         let ended = self.deliver(lease_id, due, stop).await;
-        let failure = ended.as_ref().err().copied();
-        store::give_back(&self.db, lease_id, failure.map(Failure::as_str)).await?;
-        let Some(failure) = failure else { return Ok(round) };
-        self.metrics.mail_failed(failure.as_str());
-        tracing::warn!(event = "mail_server_failed", class = failure.as_str(), cause = %failure);
+        let class = ended.as_ref().err().map(|broken| broken.class.as_str());
+        store::give_back(&self.db, lease_id, class).await?;
+        let Err(broken) = ended else { return Ok(round) };
+        self.metrics.mail_failed(broken.class.as_str());
+        let remedy = broken.remedy();
+        tracing::warn!(event = "mail_server_failed", class, cause = %broken, remedy);
         Ok(Round::ServerDown)
     }
 
     /// Sends one after the other over one connection; fails with what makes going on useless.
-    async fn deliver(&self, lease_id: Uuid, due: Vec<Due>, stop: &CancellationToken) -> Result<(), Failure> {
+    async fn deliver(&self, lease_id: Uuid, due: Vec<Due>, stop: &CancellationToken) -> Result<(), Unconnected> {
+        let broken = |class| Unconnected { class, cause: None, peer: self.mailer.peer() };
         let mut connection = self.mailer.connect().await?;
         for mail in due {
             if stop.is_cancelled() {
@@ -136,9 +138,9 @@ impl Worker {
             }
             match self.attempt(lease_id, &mail, &mut connection).await {
                 Ok(()) => {}
-                Err(failure) if failure.is_the_servers() => return Err(failure),
+                Err(failure) if failure.is_the_servers() => return Err(broken(failure)),
                 // The server still listens, but not to the rest of this message.
-                Err(_) => connection.reset().await?,
+                Err(_) => connection.reset().await.map_err(broken)?,
             }
         }
         connection.quit().await;

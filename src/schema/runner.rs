@@ -12,8 +12,9 @@ use super::step::{Attempts, Failure, LockWait, watched};
 use super::store::{self, Applied};
 use crate::config::DatabaseConfig;
 use crate::context::Clock;
-use crate::db::Db;
-use crate::fault::{Fault, Reason, Result};
+use crate::db::{Db, reach};
+use crate::fault::{Fault, Result};
+use crate::startup::{self, StartFailure};
 
 /// How long the database may take to say what is applied.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -78,10 +79,10 @@ impl Schema {
     ///
     /// # Errors
     /// When the address cannot be read or the database not be reached.
-    pub async fn connect(config: &DatabaseConfig, clock: Clock) -> Result<Self> {
-        let target = config.owner_target()?;
-        let connection = target.named("sidle-schema").connect_within(config.acquire_timeout).await?;
-        let watch = target.named("sidle-schema-watch").connect_within(config.acquire_timeout).await?;
+    pub async fn connect(config: &DatabaseConfig, clock: Clock) -> startup::Result<Self> {
+        let (setting, target) = config.owner_target()?;
+        let connection = reach(setting, &target.named("sidle-schema"), config.acquire_timeout).await?;
+        let watch = reach(setting, &target.named("sidle-schema-watch"), config.acquire_timeout).await?;
         Ok(Self { connection, watch, clock, lock_wait: LockWait::default(), files: Files::embedded() })
     }
 
@@ -393,16 +394,19 @@ async fn statement_by_statement(connection: &mut PgConnection, name: &str, sql: 
 /// Whether a service of this release can work with the database as it is.
 ///
 /// # Errors
-/// Names the first file that is not applied; `DATABASE_UNAVAILABLE` when the database does not answer.
-pub async fn require_current(db: &Db) -> Result<()> {
+/// Says whether the schema is missing, older or newer, names the first file that is not applied, and what to do.
+pub async fn require_current(db: &Db) -> startup::Result<()> {
     let asked = async {
         let mut connection = db.direct().await?;
         let applied = store::applied(&mut connection).await?;
         let present = store::functions(&mut connection, newest(&applied)).await?;
-        Ok((applied, present))
+        Ok::<_, Fault>((applied, present))
     };
-    let late = |_| Err(Fault::new(Reason::DatabaseUnavailable, "The database did not answer in time."));
-    let (applied, present) = tokio::time::timeout(ANSWER, asked).await.unwrap_or_else(late)?;
+    let unread = |cause: String| StartFailure::new("read the schema of the database", cause).may_pass();
+    let (applied, present) = tokio::time::timeout(ANSWER, asked)
+        .await
+        .map_err(|_| unread("there was no answer in time".to_owned()))?
+        .map_err(StartFailure::from)?;
     let files = Files::embedded();
     let missing = pending(&files, &applied).next().map(|known| known.filename.as_ref());
     // A newer release may have changed functions, but not what this one gets from them.
@@ -410,11 +414,30 @@ pub async fn require_current(db: &Db) -> Result<()> {
     let look = if is_ahead { functions::unknown } else { functions::missing };
     match missing.or_else(|| look(&files.functions, &present).map(|file| file.path.as_ref())) {
         None => Ok(()),
-        Some(missing) => Err(Fault::new(
-            Reason::Internal,
-            format!("The database lacks {missing}: apply the schema with `sidle schema up`."),
-        )),
+        Some(missing) => Err(outdated(missing, newest(&applied), files.newest())),
     }
+}
+
+/// Which of the two is behind, and what to do.
+fn outdated(missing: &str, applied: i64, known: i64) -> StartFailure {
+    let with = |cause: String| StartFailure::new("work with this database", cause);
+    let up = "Run `sidle schema up`, with database.owner_url, before the service; in development, database.migrate_on_start \
+              does it.";
+    if applied == 0 {
+        return with(format!("it has no schema of Sidle; the first file that is missing is {missing}")).remedy(up);
+    }
+    if applied > known {
+        let cause =
+            format!("its schema is newer (version {applied}) than this release knows ({known}), and lacks {missing}");
+        return with(cause).remedy("Run the release that applied the schema, or a later one.");
+    }
+    let cause = match applied == known {
+        true => format!("its schema lacks {missing} as this release has it"),
+        false => {
+            format!("its schema is older (version {applied}) than this release needs ({known}); it lacks {missing}")
+        }
+    };
+    with(cause).remedy(up)
 }
 
 /// What is not applied entirely.

@@ -9,6 +9,8 @@ use crate::fault::Fault;
 
 /// SQLSTATE of a function that would be replaced by one with other result columns.
 const OTHER_COLUMNS: &str = "42P13";
+/// SQLSTATE of what the role may not do.
+const DENIED: &str = "42501";
 /// SQLSTATE of a statement that waited for a lock for too long.
 const LOCK_TIMEOUT: &str = "55P03";
 
@@ -76,6 +78,10 @@ impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
         let remedy = match failure.code().as_deref() {
             Some(OTHER_COLUMNS) => ". A function with other result columns or parameter names needs another name",
+            Some(DENIED) => {
+                ". The role of database.owner_url must own the database's schema `public` and may make roles, unless sidle_app \
+                 was made before (CREATE ROLE sidle_app LOGIN PASSWORD '...')"
+            }
             _ => "",
         };
         match failure {

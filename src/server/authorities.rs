@@ -13,8 +13,10 @@ use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest as _, Sha256};
 
 use super::certificates::{CertificateIdentity, refused};
+use super::tls;
 use crate::config::ServerConfig;
-use crate::fault::{Fault, Result};
+use crate::fault::Result;
+use crate::startup;
 
 /// A certificate is looked at anew after so long, since a connection may outlive it.
 const RECHECK_AFTER: TimeDelta = TimeDelta::seconds(30);
@@ -60,13 +62,12 @@ impl Authorities {
     ///
     /// # Errors
     /// When a name is unusable or a file holds no certificate.
-    pub async fn load(config: &ServerConfig) -> Result<Self> {
+    pub async fn load(config: &ServerConfig) -> startup::Result<Self> {
         let mut authorities = Vec::new();
-        for (name, path) in config.client_authorities().map_err(Fault::internal)? {
-            let unusable =
-                |why: String| Fault::internal(format!("server.client_cas, {name}, {}: {why}", path.display()));
-            let pem = tokio::fs::read(&path).await.map_err(|e| unusable(e.to_string()))?;
-            authorities.push(Authority::new(&name, &pem).map_err(unusable)?);
+        for (name, path) in config.client_authorities()? {
+            let pem = tls::read("server.client_cas", &path).await?;
+            let authority = Authority::new(&name, &pem);
+            authorities.push(authority.map_err(|why| tls::unusable("server.client_cas", &path, &why))?);
         }
         Ok(Self::of(authorities))
     }
@@ -128,6 +129,9 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
             roots.add(certificate.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        }
+        if roots.is_empty() {
+            return Err("it holds no certificate in PEM".to_owned());
         }
         let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|e| e.to_string())?;
         Ok(Self { name: name.into(), verifier })

@@ -1,6 +1,7 @@
 //! The gRPC port: listening, bounds of HTTP/2, and an orderly end.
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use axum::Router;
@@ -20,6 +21,7 @@ use crate::config::ServerConfig;
 use crate::context::Clock;
 use crate::fault::{Fault, Result};
 use crate::metrics::Metrics;
+use crate::startup::{self, StartFailure};
 
 /// Connections that are open and not yet served; served immediately unless the service stops.
 const OPENED: usize = 16;
@@ -38,15 +40,37 @@ impl Bound {
     }
 }
 
-/// Binds the port.
+/// Binds the port that `setting` names.
 ///
 /// # Errors
-/// When it is in use or not allowed.
-pub async fn bind(address: SocketAddr) -> Result<Bound> {
-    let taken = |e: std::io::Error| Fault::internal(format!("cannot listen on {address}: {e}"));
-    let listener = TcpListener::bind(address).await.map_err(taken)?;
-    let address = listener.local_addr().map_err(taken)?;
+/// When it is in use, not allowed, or not of this machine.
+pub async fn bind(setting: &'static str, address: SocketAddr) -> startup::Result<Bound> {
+    let refused = |error: std::io::Error| refused(setting, address, &error);
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
     Ok(Bound { listener, address })
+}
+
+fn refused(setting: &'static str, address: SocketAddr, error: &std::io::Error) -> StartFailure {
+    let (cause, remedy) = match error.kind() {
+        ErrorKind::AddrInUse => (
+            "another process listens there".to_owned(),
+            format!(
+                "End that process (`ss -ltnp sport = {}` shows it), or set {setting} to a free port.",
+                address.port()
+            ),
+        ),
+        ErrorKind::PermissionDenied => (
+            "this user may not listen on ports below 1024".to_owned(),
+            format!("Set {setting} to a port from 1024 on, or give the process CAP_NET_BIND_SERVICE."),
+        ),
+        ErrorKind::AddrNotAvailable => (
+            "the address is not one of this machine".to_owned(),
+            format!("Set {setting} to an address that `ip addr` shows, or to 0.0.0.0 for all of them."),
+        ),
+        _ => (error.to_string(), format!("Set {setting} to an address and port that can be listened on.")),
+    };
+    StartFailure::new(format!("listen on {address}"), cause).setting(setting).remedy(remedy)
 }
 
 /// The gRPC port with its bounds, before it serves anything.
@@ -66,7 +90,14 @@ impl Port {
         config: &ServerConfig,
         clock: Clock,
         metrics: Metrics,
-    ) -> Result<Self> {
+    ) -> startup::Result<Self> {
+        if let Some(problem) = tls::expiry(config, clock.now()).await? {
+            tracing::warn!(
+                event = "tls_certificate_not_valid",
+                problem,
+                "clients will not trust server.tls_certificate"
+            );
+        }
         let opening = Opening {
             tls: tls::acceptor(config).await?,
             timeout: config.handshake_timeout,
@@ -132,5 +163,24 @@ async fn accept(mut acceptor: Acceptor, opening: Opening, opened: mpsc::Sender<C
             }
             Some(_) = handshakes.join_next() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tests may run as root, to whom every port is open.
+    #[test]
+    fn a_port_that_only_root_may_have_is_told_from_one_that_is_taken() {
+        let address = "127.0.0.1:443".parse().unwrap();
+        let told = |kind: ErrorKind| {
+            let failure = refused("server.grpc_address", address, &kind.into());
+            format!("{failure} {}", failure.what_to_do().unwrap_or_default())
+        };
+        let denied = told(ErrorKind::PermissionDenied);
+        assert!(denied.contains("127.0.0.1:443") && denied.contains("below 1024"), "{denied}");
+        assert!(told(ErrorKind::AddrInUse).contains("another process listens there"));
+        assert!(told(ErrorKind::AddrNotAvailable).contains("not one of this machine"));
     }
 }

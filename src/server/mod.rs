@@ -31,3 +31,4 @@ pub use self::denials::Denials;
 pub use self::grpc::{Bound, Port, bind};
 pub use self::layers::{Edge, ORDER, Step};
 pub use self::ops::{Ops, serve as serve_ops, serve_public};
+pub use self::tls::check as check_tls;

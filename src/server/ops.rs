@@ -119,18 +119,25 @@ async fn readyz(State(ops): State<Ops>) -> Response {
         "database": database,
         "revocations": { "status": if revocations_ready { "current" } else { "stale" }, "age_seconds": age.map(|age| age.as_secs_f64()) },
         // Reported, and no reason to send calls elsewhere: users with a password sign in with it.
-        "kanidm": ops.kanidm.as_ref().map(|kanidm| json!({ "circuit": kanidm.circuit().0.as_str() })),
+        "kanidm": ops.kanidm.as_ref().map(|kanidm| json!({
+            "circuit": kanidm.circuit().0.as_str(), "failure": kanidm.trouble(),
+        })),
     });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()
 }
 
 async fn database(ops: &Ops) -> (bool, Value) {
-    let answers =
-        matches!(tokio::time::timeout(std::time::Duration::from_secs(2), ops.health.ping()).await, Ok(Ok(())));
+    let failure = match tokio::time::timeout(std::time::Duration::from_secs(2), ops.health.ping()).await {
+        Ok(Ok(())) => None,
+        Ok(Err(fault)) => Some(fault.cause().map_or_else(|| fault.message().to_owned(), ToString::to_string)),
+        Err(_) => Some("there was no answer in time".to_owned()),
+    };
+    let answers = failure.is_none();
     let figures = ops.db.figures();
     let value = json!({
         "status": if answers { "healthy" } else { "unreachable" },
+        "failure": failure,
         "pool_stats": {
             "size": figures.size,
             "checked_in": figures.checked_in,

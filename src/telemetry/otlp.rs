@@ -64,7 +64,16 @@ struct Collector {
     metadata: MetadataMap,
 }
 
+/// Whether the collector's settings can be used. Within a runtime; connects to nothing.
+pub(super) fn check(config: &TelemetryConfig) -> Result<(), ConfigError> {
+    Collector::new(config).map(drop)
+}
+
 impl Collector {
+    fn new(config: &TelemetryConfig) -> Result<Self, ConfigError> {
+        Ok(Self { channel: channel(config)?, metadata: metadata(config)? })
+    }
+
     fn traces(&self, config: &TelemetryConfig, resource: Resource) -> Result<SdkTracerProvider, ConfigError> {
         let spans = SpanExporter::builder()
             .with_tonic()
@@ -95,7 +104,7 @@ impl Collector {
 }
 
 fn unusable_endpoint(e: impl std::fmt::Display) -> ConfigError {
-    ConfigError::new(format!("telemetry.otlp_endpoint cannot be used: {e}"))
+    ConfigError::new("telemetry.otlp_endpoint", format!("cannot be used: {e}"))
 }
 
 /// The exporters, until the service ends.
@@ -110,7 +119,7 @@ impl Exporters {
     /// # Errors
     /// Names the setting that cannot be used.
     pub(super) fn start(config: &TelemetryConfig) -> Result<Self, ConfigError> {
-        let collector = Collector { channel: channel(config)?, metadata: metadata(config)? };
+        let collector = Collector::new(config)?;
         let resource = Resource::builder()
             .with_service_name("sidle")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -141,22 +150,25 @@ fn scope() -> InstrumentationScope {
 }
 
 fn channel(config: &TelemetryConfig) -> Result<Channel, ConfigError> {
-    let unusable = |what: &str| ConfigError::new(format!("telemetry.{what}"));
+    let unusable = |key: &str, text: String| ConfigError::new(format!("telemetry.{key}"), text);
     let endpoint = Endpoint::from_shared(config.otlp_endpoint.clone())
-        .map_err(|e| unusable(&format!("otlp_endpoint is no address such as https://collector:4317: {e}")))?;
+        .map_err(|e| unusable("otlp_endpoint", format!("must be an address such as https://collector:4317: {e}")))?;
     let endpoint = match (endpoint.uri().scheme_str(), &config.otlp_ca_file) {
         (Some("http"), None) => endpoint,
-        (Some("http"), Some(_)) => return Err(unusable("otlp_ca_file is of no use for an http:// otlp_endpoint")),
+        (Some("http"), Some(_)) => {
+            return Err(unusable("otlp_ca_file", "is of no use for an http:// otlp_endpoint".to_owned()));
+        }
         (Some("https"), None) => endpoint
             .tls_config(ClientTlsConfig::new().with_native_roots())
-            .map_err(|e| unusable(&format!("otlp_endpoint cannot be used with TLS: {e}")))?,
+            .map_err(|e| unusable("otlp_endpoint", format!("cannot be used with TLS: {e}")))?,
         (Some("https"), Some(path)) => {
-            let pem = std::fs::read(path).map_err(|e| unusable(&format!("otlp_ca_file cannot be read: {e}")))?;
+            let pem = std::fs::read(path)
+                .map_err(|e| unusable("otlp_ca_file", format!("{} cannot be read: {e}", path.display())))?;
             endpoint
                 .tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
-                .map_err(|e| unusable(&format!("otlp_ca_file cannot be used: {e}")))?
+                .map_err(|e| unusable("otlp_ca_file", format!("{} cannot be used: {e}", path.display())))?
         }
-        _ => return Err(unusable("otlp_endpoint must begin with https:// or http://")),
+        _ => return Err(unusable("otlp_endpoint", "must begin with https:// or http://".to_owned())),
     };
     Ok(endpoint.connect_lazy())
 }
@@ -166,7 +178,8 @@ fn metadata(config: &TelemetryConfig) -> Result<MetadataMap, ConfigError> {
     let mut metadata = MetadataMap::new();
     for pair in config.otlp_headers.expose().split(',').filter(|pair| !pair.trim().is_empty()) {
         // Not the pair itself: it may hold a secret.
-        let unusable = || ConfigError::new("telemetry.otlp_headers must be name=value pairs with commas between them");
+        let unusable =
+            || ConfigError::new("telemetry.otlp_headers", "must be name=value pairs with commas between them");
         let (name, value) = pair.split_once('=').ok_or_else(unusable)?;
         let name = MetadataKey::from_bytes(name.trim().to_ascii_lowercase().as_bytes()).map_err(|_| unusable())?;
         let mut value: tonic::metadata::MetadataValue<_> = value.trim().parse().map_err(|_| unusable())?;

@@ -20,7 +20,7 @@ use crate::config::TokenConfig;
 use crate::context::Context;
 use crate::db::{Db, Scope};
 use crate::fault::{Fault, Result};
-use crate::seal::{Keyring, SealContext};
+use crate::seal::{Keyring, SealContext, Sealed};
 
 /// A revocation is remembered this much longer than a token lives: for clocks that differ, and for tokens of a replica
 /// that still runs with a longer lifetime.
@@ -251,6 +251,16 @@ impl SigningKeyManager {
         self.keys.replace(rows.into_iter().map(open).collect::<Result<_>>()?);
         Ok(())
     }
+}
+
+/// The private keys as they lie in the database, for the start to try its own keys on.
+///
+/// # Errors
+/// When the database fails.
+pub async fn sealed(db: &Db) -> Result<Vec<Sealed>> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let rows = store::usable(&mut tx).await?;
+    Ok(rows.into_iter().map(|row| Sealed { context: seal_context(row.kid), value: row.private_key }).collect())
 }
 
 /// When the state of each of these keys changes by itself.

@@ -15,7 +15,7 @@ pub(crate) mod verifier;
 
 pub use self::issuer::{AccessToken, Grant, Issuer};
 pub use self::kanidm_token::{KanidmTokens, KanidmVerified, TokenUser};
-pub use self::keys::{KeyState, Keys, SigningKey, SigningKeyManager};
+pub use self::keys::{KeyState, Keys, SigningKey, SigningKeyManager, sealed};
 pub use self::revocation::Revocations;
 pub use self::role_names::RoleNames;
 pub use self::rotation::{FreshKey, KeyView, Revoke, Rotated, Rotation};

@@ -112,7 +112,8 @@ async fn a_service_says_what_the_schema_lacks() {
     let refusal = async || {
         let config = Config::load(None, setup.environment().clone()).unwrap();
         let app = sidle::app::App::new(config, sidle::context::Context::system()).await.unwrap();
-        sidle::schema::require_current(&app.db).await.err().map(|fault| fault.to_string())
+        let refused = sidle::schema::require_current(&app.db).await.err();
+        refused.map(|failure| format!("{failure} {}", failure.what_to_do().unwrap_or_default()))
     };
     assert_eq!(refusal().await, None);
 
@@ -138,8 +139,9 @@ async fn a_service_says_what_the_schema_lacks() {
     schema.down(last.version - 1, false).await.unwrap();
     let config = Config::load(None, setup.environment().clone()).unwrap();
     let app = sidle::app::App::new(config, sidle::context::Context::system()).await.unwrap();
-    let fault = app.start().await.err().expect("does not start").to_string();
-    assert!(fault.contains(&last.filename) && fault.contains("sidle schema up"), "{fault}");
+    let failure = app.start().await.err().expect("does not start");
+    let told = format!("{failure} {}", failure.what_to_do().unwrap_or_default());
+    assert!(told.contains(&last.filename) && told.contains("sidle schema up"), "{told}");
 }
 
 #[tokio::test]

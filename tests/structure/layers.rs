@@ -16,6 +16,8 @@ const LAYERS: &[&[&str]] = &[
         "context",
         "correlation",
         "fault",
+        "network",
+        "startup",
         "metrics",
         "telemetry",
         "messages",

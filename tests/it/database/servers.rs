@@ -15,11 +15,10 @@ use crate::support::{ADMIN_PASSWORD, Setup, eventually};
 async fn refusal(setup: &Setup, url: &str) -> String {
     let setup = setup.clone().with("DATABASE__URL", url);
     let config = Config::load(None, setup.environment().clone()).unwrap();
-    let fault = match App::new(config, Context::system()).await.unwrap().start().await {
+    match App::new(config, Context::system()).await.unwrap().start().await {
         Ok(_) => panic!("it starts as a role that sees every tenant"),
-        Err(fault) => fault,
-    };
-    format!("{fault} {:?}", fault.fields())
+        Err(failure) => format!("{failure} {}", failure.what_to_do().unwrap_or_default()),
+    }
 }
 
 #[tokio::test]

@@ -134,10 +134,7 @@ async fn old_clients_cannot_be_configured_to_share_anything() {
         let setup = setup.clone().with("TOKENS__HS256_CLIENTS", &clients(&folder, names));
         match Config::load(None, setup.environment().clone()) {
             Err(error) => Err(error.to_string()),
-            Ok(config) => App::new(config, Context::system())
-                .await
-                .map(|_| ())
-                .map_err(|fault| fault.cause().map(ToString::to_string).unwrap_or_default()),
+            Ok(config) => App::new(config, Context::system()).await.map(|_| ()).map_err(|failure| failure.to_string()),
         }
     };
     assert_eq!(starts(&[("old-shop", "old-shop"), ("old-till", "old-till")]).await, Ok(()));

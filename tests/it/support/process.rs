@@ -50,7 +50,7 @@ impl Process {
             loop {
                 let line = lines.next_line().await.unwrap().expect("the server goes on");
                 let line: Value = serde_json::from_str(&line).unwrap_or_default();
-                if line["event"] == "database_initialized" {
+                if line["event"] == "service_started" {
                     let address = |name: &str| line[name].as_str().unwrap().to_owned();
                     break (address("grpc_address"), address("ops_address"));
                 }
