@@ -13,6 +13,7 @@ use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest as _, Sha256};
 
 use super::certificates::{CertificateIdentity, refused};
+use super::validity;
 use crate::config::ServerConfig;
 use crate::fault::{Fault, Result};
 
@@ -115,7 +116,12 @@ impl Authorities {
         let mut uris = certificate.valid_uri_names();
         match (uris.next(), uris.next(), verifying.next()) {
             (Some(uri), None, None) => {
-                Said::Holder(CertificateIdentity { authority: Arc::clone(&authority.name), uri: uri.into() })
+                let expires_at = chain.iter().map(|certificate| validity::not_after(certificate)).min().flatten();
+                Said::Holder(CertificateIdentity {
+                    authority: Arc::clone(&authority.name),
+                    uri: uri.into(),
+                    expires_at,
+                })
             }
             _ => Said::Unclear,
         }

@@ -20,6 +20,7 @@ mod quota;
 pub mod status;
 mod streams;
 mod tls;
+mod validity;
 
 pub use self::accept::Bounds;
 pub use self::authorities::Authorities;

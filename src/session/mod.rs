@@ -7,6 +7,7 @@ pub(crate) mod fuzzing;
 mod kanidm_watch;
 mod manage;
 mod opening;
+mod recheck;
 mod refresh;
 mod renewal;
 mod rpc;
@@ -24,6 +25,7 @@ use zeroize::Zeroizing;
 
 pub use self::manage::{Listing, SessionOwner, SessionView, Status};
 pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens};
+pub use self::recheck::Rechecks;
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::Renewal;
 pub use self::rpc::Service;
