@@ -90,13 +90,14 @@ impl Import {
         let caller = Caller::open(global)?;
         let mut migration = caller.migration().await?;
         let header = self.header(&caller);
-        let mut proof = None;
+        let (mut proof, mut reopened) = (None, false);
         let summary = loop {
+            let mut was_answered = false;
             let (sender, receiver) = mpsc::channel(4);
             let (path, header) = (self.file.clone(), header.clone());
             // Files are read where waiting is allowed; a full channel holds the reader back, so memory stays the same.
             let reader = tokio::task::spawn_blocking(move || send(&path, format, header, &sender));
-            let verdicts = receive(&mut migration, receiver, proof.clone(), out).await;
+            let verdicts = receive(&mut migration, receiver, proof.clone(), &mut was_answered, out).await;
             // A file that cannot be read ends the stream early, which the service refuses: the cause is the file.
             if let Ok(Err(failure)) = reader.await {
                 return Err(failure);
@@ -105,6 +106,10 @@ impl Import {
                 // Asked for before the first row is looked at, so that nothing is sent twice in earnest.
                 Err(asked) if proof.is_none() && asked.reason.as_deref() == Some("STEP_UP_REQUIRED") => {
                     proof = Some(caller.prove(&asked).await?);
+                }
+                // Refused before anything was read: opened again, for which the token that is refused is replaced.
+                Err(refused) if !was_answered && !reopened && refused.reason.as_deref() == Some("UNAUTHENTICATED") => {
+                    reopened = true;
                 }
                 verdicts => break verdicts?,
             }
@@ -170,6 +175,7 @@ async fn receive(
     migration: &mut Migration,
     rows: mpsc::Receiver<ImportUsersRequest>,
     proof: Option<MetadataValue<Ascii>>,
+    was_answered: &mut bool,
     out: &Out,
 ) -> Result<ImportSummary> {
     let mut request = Request::new(ReceiverStream::new(rows));
@@ -179,6 +185,7 @@ async fn receive(
     let mut answers = migration.import_users(request).await?.into_inner();
     let progress = progress(out);
     while let Some(answer) = answers.message().await? {
+        *was_answered = true;
         match answer.part {
             Some(Answer::Verdicts(verdicts)) => {
                 progress.inc(verdicts.verdicts.len() as u64);

@@ -150,6 +150,16 @@ impl Sessions {
         })
     }
 
+    /// The tenant that a login asks for. Only for callers who have authenticated: a slug can be guessed. One that no tenant
+    /// has becomes the id of none, so that it is refused exactly as a tenant that the user is no member of.
+    ///
+    /// # Errors
+    /// `DATABASE_UNAVAILABLE`.
+    pub async fn asked_tenant(&self, request: &SessionRequest) -> Result<Option<Uuid>> {
+        let Some(slug) = &request.tenant_slug else { return Ok(request.tenant_id) };
+        Ok(Some(store::sessions::tenant_of_slug(&self.db, slug).await?.unwrap_or(Uuid::nil())))
+    }
+
     /// Applies here immediately that a login or a refresh ended a user's older tokens.
     pub fn note(&self, user: Uuid, rights: &Rights) {
         // What ended long ago is in the snapshot, or of no consequence any more.
