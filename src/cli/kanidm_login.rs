@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::connect::Caller;
 use super::failure::{Failure, Result};
-use super::login::{Tenant, this_device};
+use super::login_request::{Tenant, this_device};
 use super::loopback::{Loopback, parameter};
 use crate::access::input;
 use crate::proto::{CompleteKanidmLoginRequest, SignedIn, StartKanidmLoginRequest, StartKanidmLoginResponse};

@@ -9,14 +9,13 @@ use super::connect::Caller;
 use super::credentials::{SignIn, Store};
 use super::failure::{Failure, Result, exit};
 use super::kanidm_login::{self, DEFAULT_REDIRECT};
+use super::login_request::{Tenant, this_device};
 use super::output::Out;
-use super::{Global, change_password, lookup, prompt};
+use super::{Global, change_password, prompt};
 use crate::access::names;
 use crate::proto::authenticate_password_response::Outcome;
 use crate::proto::complete_mfa_request::Factor;
-use crate::proto::{
-    AuthenticatePasswordRequest, CompleteMfaRequest, Device, DeviceType, MfaChallenge, RevokeSessionRequest, SignedIn,
-};
+use crate::proto::{AuthenticatePasswordRequest, CompleteMfaRequest, MfaChallenge, RevokeSessionRequest, SignedIn};
 
 /// Signs in with a password and, where one is enrolled, a second factor. They are asked for on the terminal; otherwise the
 /// password comes from SIDLE_PASSWORD or from the first line of standard input and the code from the next, never from an
@@ -35,22 +34,6 @@ pub(super) struct Login {
     #[arg(long, value_name = "REDIRECT_URI", num_args = 0..=1, default_missing_value = DEFAULT_REDIRECT,
         conflicts_with = "email")]
     kanidm: Option<String>,
-}
-
-/// The tenant to act in, as requests name it: by id and by slug, of which at most one is given.
-pub(super) struct Tenant {
-    pub id: String,
-    pub slug: String,
-}
-
-impl Tenant {
-    fn named(name: Option<String>) -> Self {
-        let name = name.unwrap_or_default();
-        match lookup::is_id(&name) {
-            true => Self { id: name, slug: String::new() },
-            false => Self { id: String::new(), slug: name },
-        }
-    }
 }
 
 impl Login {
@@ -99,11 +82,6 @@ async fn with_password(
         }
         None => Err(Failure::new("the service answered neither tokens nor a question")),
     }
-}
-
-/// What this device says of itself.
-pub(super) fn this_device() -> Device {
-    Device { r#type: DeviceType::Desktop.into(), platform: std::env::consts::OS.to_owned(), ..Default::default() }
 }
 
 /// Has a password replaced that may be used for nothing else: at once on a terminal.

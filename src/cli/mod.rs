@@ -20,6 +20,7 @@ mod kanidm_login;
 mod keygen;
 mod keys;
 mod login;
+mod login_request;
 mod lookup;
 mod loopback;
 mod mail;

@@ -138,8 +138,7 @@ impl Verifier {
             return self.recheck(principal).map(|()| None);
         }
         // The key that signed the token may have been retired meanwhile, which ends tokens and nothing else.
-        let unsigned = Principal { key_id: None, ..principal.clone() };
-        self.check_revoked(&unsigned).map_err(no_longer)?;
+        self.check_revoked(principal, None).map_err(no_longer)?;
         Ok(Some(principal.expires_at))
     }
 
@@ -221,16 +220,16 @@ impl Verifier {
         if inner.clock.now() >= principal.expires_at + inner.leeway {
             return Err(refused());
         }
-        self.check_revoked(principal)
+        self.check_revoked(principal, principal.key_id)
     }
 
-    /// Whether the token was revoked that made this principal, if that is known well enough.
-    fn check_revoked(&self, principal: &Principal) -> Result<()> {
+    /// Whether the token was revoked that made this principal, or the key `signed_by`, if that is known well enough.
+    fn check_revoked(&self, principal: &Principal, signed_by: Option<Uuid>) -> Result<()> {
         let inner = &*self.inner;
         if inner.revocations.age().is_none_or(|age| age > inner.config.max_revocation_age) {
             return Err(stale());
         }
-        if inner.revocations.refuses(principal) {
+        if inner.revocations.refuses(principal, signed_by) {
             return Err(refused());
         }
         Ok(())
