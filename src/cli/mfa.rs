@@ -92,8 +92,10 @@ async fn confirm(caller: &Caller, out: &Out) -> Result<()> {
 }
 
 /// Asks for the application's first code until it is right: a slip of the finger, or a code that was just over, must not cost
-/// the enrolment. The service counts the failures and ends this when there are too many.
+/// the enrolment. It stops before the service locks the account, which it does after five failures by default.
 async fn first_code(caller: &Caller, out: &Out) -> Result<ConfirmTotpResponse> {
+    const TRIES: usize = 4;
+    let mut tries = 0;
     let mut refused: Option<Failure> = None;
     loop {
         let totp_code = match code("Code that the application shows: ") {
@@ -101,14 +103,19 @@ async fn first_code(caller: &Caller, out: &Out) -> Result<ConfirmTotpResponse> {
             // No more input: what was wrong with the last code is the answer.
             Err(failure) => return Err(refused.unwrap_or(failure)),
         };
+        tries += 1;
         let request = ConfirmTotpRequest { totp_code };
         match caller.authenticate().await?.confirm_totp(request).await.map_err(Failure::from) {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(failure) if failure.reason.as_deref() == Some("INVALID_CREDENTIALS") => {
+                let failure = failure.remedy("The enrolment is still open: try again with `sidle mfa confirm`.");
+                if tries == TRIES {
+                    return Err(failure);
+                }
                 out.note(
-                    "That code is not right. Enter the one that the application shows now; its clock must be right.",
+                    "That code is not right. Enter the one that is shown now; the application's clock must be right.",
                 );
-                refused = Some(failure.remedy("The enrolment is still open: try again with `sidle mfa confirm`."));
+                refused = Some(failure);
             }
             Err(failure) => return Err(failure),
         }

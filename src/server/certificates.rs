@@ -26,7 +26,7 @@ pub struct CertificateIdentity {
     pub authority: Arc<str>,
     /// The URI, as it stands in the certificate.
     pub uri: Arc<str>,
-    /// When the first of the connection's certificates ends, where that can be read.
+    /// When the certificate ends, where that can be read.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
