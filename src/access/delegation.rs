@@ -163,6 +163,7 @@ mod tests {
             issued_at: DateTime::UNIX_EPOCH,
             epoch: sidle_token::Epoch::FIRST,
             expires_at: DateTime::UNIX_EPOCH,
+            credential_expires_at: None,
         }
     }
 

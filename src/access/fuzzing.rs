@@ -27,6 +27,7 @@ fn call(user: u128) -> Call {
         issued_at: DateTime::UNIX_EPOCH,
         epoch: sidle_token::Epoch::FIRST,
         expires_at: DateTime::UNIX_EPOCH,
+        credential_expires_at: None,
     };
     Call { principal: Some(Arc::new(principal)), ..Call::internal(Uuid::nil()) }
 }

@@ -133,6 +133,7 @@ mod tests {
             issued_at: chrono::DateTime::UNIX_EPOCH,
             epoch: sidle_token::Epoch::FIRST,
             expires_at: chrono::DateTime::UNIX_EPOCH,
+            credential_expires_at: None,
         };
         Call { principal: Some(Arc::new(principal)), ..Call::internal(Uuid::nil()) }
     }

@@ -52,6 +52,9 @@ pub struct Principal {
     pub epoch: Epoch,
     /// When the access token ends.
     pub expires_at: DateTime<Utc>,
+    /// When the key or the certificate ends that a service account was authenticated by. Without it, and without a session,
+    /// what the caller began ends with the access token.
+    pub credential_expires_at: Option<DateTime<Utc>>,
 }
 
 impl Principal {
@@ -176,6 +179,7 @@ mod tests {
             issued_at: DateTime::UNIX_EPOCH,
             epoch: sidle_token::Epoch::FIRST,
             expires_at: DateTime::UNIX_EPOCH,
+            credential_expires_at: None,
         }
     }
 

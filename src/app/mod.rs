@@ -34,7 +34,7 @@ use crate::schema::{Schema, require_current};
 use crate::server::authentication::Gate;
 use crate::server::certificates::Certificates;
 use crate::server::{self, Authorities, Bounds, Denials, Edge, Ops, Port};
-use crate::session::Sessions;
+use crate::session::{Rechecks, Sessions};
 use crate::shared::Core;
 use crate::startup;
 use crate::token::Verifier;
@@ -101,6 +101,8 @@ pub struct Reserved {
     pub feed: Db,
     /// What readiness asks with.
     pub health: Db,
+    /// Whether callers of open streams are still authorised.
+    pub streams: Db,
 }
 
 /// A service that runs.
@@ -127,7 +129,8 @@ impl App {
         let config = Arc::new(config);
         let core = core(&config, context)?;
         let Core { db, context, metrics, .. } = &core;
-        let reserved = Reserved { sequencer: db.reserved(1)?, feed: db.reserved(2)?, health: db.reserved(1)? };
+        let (sequencer, feed, health, streams) = (db.reserved(1)?, db.reserved(2)?, db.reserved(1)?, db.reserved(1)?);
+        let reserved = Reserved { sequencer, feed, health, streams };
         let feed = Feed::new(reserved.feed.clone(), context.clone(), core.recorder.clone(), metrics.clone());
         let log = Log::new(db.clone(), feed.clone());
         let kanidm = Kanidm::new(&config.kanidm, context.clock.clone(), metrics.clone())?;
@@ -249,9 +252,20 @@ impl App {
         }
     }
 
-    pub(crate) fn services(&self) -> Services {
+    /// What open streams ask whether their callers are still authorised.
+    fn admission(&self) -> Admission {
         let verifier = self.verifier.clone();
-        let streams = Streams::new(self.log.clone(), Admission::new(move |call| verifier.recheck_call(call)));
+        let rechecks = Rechecks::new(self.reserved.streams.clone(), self.context.clone());
+        let in_database = move |call| {
+            let rechecks = rechecks.clone();
+            async move { rechecks.recheck(call).await }
+        };
+        let (clock, bound) = (self.context.clock.clone(), self.verifier.revocation_bound());
+        Admission::new(move |call| verifier.recheck_stream(call), in_database, clock, bound)
+    }
+
+    pub(crate) fn services(&self) -> Services {
+        let streams = Streams::new(self.log.clone(), self.admission());
         let Core { context, keyring, paging, .. } = self.core.clone();
         let (core, step_ups, kanidm) = (self.core.clone(), self.step_ups.clone(), self.kanidm.clone());
         let migration =

@@ -112,7 +112,7 @@ impl<C: Content> LiveStream<C> {
         loop {
             let next = self.wait().await?;
             // After the wait, before anything is sent: rights may have ended meanwhile.
-            let admitted = self.caller.recheck();
+            let admitted = self.caller.recheck().await;
             // No caller can be verified at that moment, and this is why.
             self.follow.ensure_current()?;
             admitted?;

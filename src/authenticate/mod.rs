@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use self::account::Account;
 
 pub use self::account::by_mail::Verifications;
+pub use self::account::operator::{Operator, Recovered, reset_administrator};
 pub use self::account::step_up::StepUps;
 use self::enrolment::redeem::Redemptions;
 pub use self::enrolment::{Enrolment, Hint};

@@ -167,9 +167,8 @@ async fn tail(caller: &Caller, filter: AuditFilter, start: Start, no_follow: boo
             Err(status) => Some(status),
         };
         match ended {
-            Some(status) if status.code() == tonic::Code::Unauthenticated && backoff.may_renew() => {
-                caller.renew().await
-            }
+            // Opened again, for which a token that is refused is replaced: only who cannot open one is not authorised.
+            Some(status) if status.code() == tonic::Code::Unauthenticated && backoff.may_reopen() => {}
             Some(status) if !is_passing(&status) => return Err(Failure::from(status)),
             ended => backoff.pause(ended, out).await?,
         }

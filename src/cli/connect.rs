@@ -1,56 +1,26 @@
 //! Calls to a running service, with the caller's credentials.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status};
 use zeroize::Zeroizing;
 
 use super::Global;
-use super::credentials::{SignIn, Store};
-use super::failure::{Failure, Result, calls_go_to, exit};
-use crate::access::input;
+pub(super) use super::calls::Authorized;
+use super::credentials::Store;
+use super::failure::{Failure, Result, calls_go_to};
+pub(super) use super::tokens::random_id;
+use super::tokens::{Need, Source, Tokens};
 use crate::context::Context;
 use crate::proto::audit_service_client::AuditServiceClient;
 use crate::proto::authenticate_service_client::AuthenticateServiceClient;
 use crate::proto::directory_service_client::DirectoryServiceClient;
 use crate::proto::migration_service_client::MigrationServiceClient;
 use crate::proto::session_service_client::SessionServiceClient;
-use crate::proto::{AuthenticateServiceAccountRequest, RefreshTokenRequest, TokenPair};
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
-/// A token that ends sooner is replaced before it is used.
-const EXPIRY_MARGIN: chrono::TimeDelta = chrono::TimeDelta::seconds(30);
-
-/// Puts the access token into every call.
-#[derive(Clone)]
-pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
-        }
-        Ok(request)
-    }
-}
-
-/// A channel that sends an access token along.
-pub(super) type Authorized = InterceptedService<Channel, Bearer>;
-
-/// Where access tokens come from.
-enum Source {
-    /// `SIDLE_TOKEN`.
-    Given(Zeroizing<String>),
-    /// `SIDLE_API_KEY`, exchanged at the first call.
-    ApiKey { key: Zeroizing<String>, token: Mutex<Option<Zeroizing<String>>> },
-    /// `sidle login`.
-    SignedIn,
-}
 
 /// A service, with the credentials to call it.
 pub(super) struct Caller {
@@ -58,7 +28,7 @@ pub(super) struct Caller {
     pub ca: Option<std::path::PathBuf>,
     pub context: Context,
     channel: Channel,
-    source: Source,
+    tokens: Arc<Tokens>,
 }
 
 fn variable(name: &str) -> Option<Zeroizing<String>> {
@@ -68,14 +38,14 @@ fn variable(name: &str) -> Option<Zeroizing<String>> {
 impl Caller {
     /// Whether the credentials are those of `sidle login`.
     pub fn is_signed_in(&self) -> bool {
-        matches!(self.source, Source::SignedIn)
+        self.tokens.are_kept()
     }
 
     /// Prepares calls; connects with the first one.
     pub fn open(global: &Global) -> Result<Self> {
         let source = match (variable("SIDLE_TOKEN"), variable("SIDLE_API_KEY")) {
             (Some(token), _) => Source::Given(token),
-            (None, Some(key)) => Source::ApiKey { key, token: Mutex::default() },
+            (None, Some(key)) => Source::ApiKey { key, token: Mutex::new(None) },
             (None, None) => Source::SignedIn,
         };
         let kept = match (&source, &global.server) {
@@ -85,15 +55,19 @@ impl Caller {
         let server = global.server.clone().or(kept.current).unwrap_or_else(|| DEFAULT_SERVER.to_owned());
         let server = server.trim_end_matches('/').to_owned();
         calls_go_to(&server);
-        let ca = global.ca.clone().or_else(|| kept.servers.get(&server)?.ca.clone());
-        let channel = endpoint(&server, ca.as_deref(), global.allow_plaintext)?.connect_lazy();
-        Ok(Self { server, ca, context: Context::system(), channel, source })
+        let ca = global.ca.clone().or_else(|| kept.authorities.get(&server).cloned());
+        let (channel, context) =
+            (endpoint(&server, ca.as_deref(), global.allow_plaintext)?.connect_lazy(), Context::system());
+        let tokens = Arc::new(Tokens::new(server.clone(), context.clone(), channel.clone(), source));
+        Ok(Self { server, ca, context, channel, tokens })
     }
 
     /// The same service, called with this access token.
     pub fn as_holder_of(&self, token: Zeroizing<String>) -> Self {
         let (server, ca, context) = (self.server.clone(), self.ca.clone(), self.context.clone());
-        Self { server, ca, context, channel: self.channel.clone(), source: Source::Given(token) }
+        let channel = self.channel.clone();
+        let tokens = Arc::new(Tokens::new(server.clone(), context.clone(), channel.clone(), Source::Given(token)));
+        Self { server, ca, context, channel, tokens }
     }
 
     /// Authentication methods, without credentials.
@@ -121,90 +95,17 @@ impl Caller {
         Ok(MigrationServiceClient::new(self.authorized().await?))
     }
 
+    /// The channel with an access token. The first one is looked for here, so that who has none is told before anything
+    /// else is asked of them.
     async fn authorized(&self) -> Result<Authorized> {
-        let token = self.token().await?;
-        let header = Zeroizing::new(format!("Bearer {}", *token));
-        let mut value: MetadataValue<Ascii> =
-            header.parse().map_err(|_| Failure::new("the access token holds characters that no token has"))?;
-        value.set_sensitive(true);
-        Ok(InterceptedService::new(self.channel.clone(), Bearer(Some(value))))
+        self.token().await?;
+        Ok(Authorized::new(self.channel.clone(), Arc::clone(&self.tokens)))
     }
 
     /// An access token that does not expire soon.
     pub async fn token(&self) -> Result<Zeroizing<String>> {
-        match &self.source {
-            Source::Given(token) => Ok(token.clone()),
-            Source::ApiKey { key, token } => {
-                let mut token = token.lock().await;
-                if let Some(token) = &*token {
-                    return Ok(token.clone());
-                }
-                let request = AuthenticateServiceAccountRequest { api_key: key.to_string(), ..Default::default() };
-                let answer = self.anonymous().authenticate_service_account(request).await?.into_inner();
-                Ok(token.insert(Zeroizing::new(answer.access_token)).clone())
-            }
-            Source::SignedIn => self.kept_token().await,
-        }
+        self.tokens.get(Need::Call).await
     }
-
-    /// Forgets an exchanged token, so that the next call gets a fresh one.
-    pub async fn renew(&self) {
-        if let Source::ApiKey { token, .. } = &self.source {
-            *token.lock().await = None;
-        }
-    }
-
-    async fn kept_token(&self) -> Result<Zeroizing<String>> {
-        // The file stays locked while the tokens are renewed: a second run waits and finds the new ones.
-        let store = Store::open()?;
-        let mut credentials = store.read()?;
-        let Some(sign_in) = credentials.servers.get_mut(&self.server) else { return Err(self.signed_out()) };
-        if sign_in.access_token_expires_at > self.context.now() + EXPIRY_MARGIN {
-            return Ok(Zeroizing::new(sign_in.access_token.clone()));
-        }
-        let request_id = sign_in.pending_refresh.get_or_insert_with(|| random_id(&self.context)).clone();
-        let refresh_token = sign_in.refresh_token.clone();
-        // Kept before it is sent: if the answer is lost, the next run repeats this call and nothing is lost.
-        store.write(&credentials, &self.context)?;
-        let request = RefreshTokenRequest { refresh_token, request_id, ..Default::default() };
-        let answer = match self.anonymous().refresh_token(request).await {
-            Ok(answer) => answer.into_inner(),
-            Err(status) if status.code() == Code::Unauthenticated => {
-                credentials.servers.remove(&self.server);
-                store.write(&credentials, &self.context)?;
-                return Err(self.signed_out());
-            }
-            Err(status) => return Err(status.into()),
-        };
-        let Some(sign_in) = credentials.servers.get_mut(&self.server) else { return Err(self.signed_out()) };
-        sign_in.take(answer.tokens.unwrap_or_default())?;
-        let token = Zeroizing::new(sign_in.access_token.clone());
-        store.write(&credentials, &self.context)?;
-        Ok(token)
-    }
-
-    fn signed_out(&self) -> Failure {
-        Failure::new(format!("nobody is signed in to {}", self.server))
-            .remedy("Sign in with `sidle login`, or pass SIDLE_TOKEN or SIDLE_API_KEY.")
-            .exit(exit::SIGNED_OUT)
-    }
-}
-
-impl SignIn {
-    /// Takes over a fresh pair of tokens.
-    pub fn take(&mut self, tokens: TokenPair) -> Result<()> {
-        let expires_at = tokens.access_token_expires_at.unwrap_or_default();
-        self.access_token_expires_at = input::from_proto("access_token_expires_at", &expires_at)?;
-        self.access_token = tokens.access_token;
-        self.refresh_token = tokens.refresh_token;
-        self.pending_refresh = None;
-        Ok(())
-    }
-}
-
-/// A UUID that cannot be guessed.
-pub(super) fn random_id(context: &Context) -> String {
-    uuid::Builder::from_random_bytes(context.entropy.array()).into_uuid().to_string()
 }
 
 fn endpoint(server: &str, ca: Option<&std::path::Path>, allow_plaintext: bool) -> Result<Endpoint> {

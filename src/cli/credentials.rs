@@ -18,8 +18,12 @@ use crate::context::Context;
 pub(super) struct Credentials {
     /// Address of the service that was signed in to last.
     pub current: Option<String>,
-    /// By address.
+    /// Sessions, by address.
     pub servers: BTreeMap<String, SignIn>,
+    /// Files with the authority of a service's certificate, by address: they outlast sessions, so that the next login needs
+    /// no options.
+    #[serde(default)]
+    pub authorities: BTreeMap<String, PathBuf>,
     /// Secrets by which services know this device, by address and by what was typed to sign in: they outlast sessions, so
     /// that guesses of others do not lock the user out here.
     #[serde(default)]
@@ -39,8 +43,9 @@ impl Credentials {
 pub(super) struct SignIn {
     pub email: String,
     pub session_id: String,
-    pub ca: Option<PathBuf>,
     pub access_token: String,
+    #[serde(default)]
+    pub access_token_obtained_at: Option<DateTime<Utc>>,
     pub access_token_expires_at: DateTime<Utc>,
     pub refresh_token: String,
     /// The `request_id` of a refresh whose answer has not been seen: a repeat with it gets the same tokens.

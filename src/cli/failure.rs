@@ -1,8 +1,10 @@
 //! Why a command did not do what it was to do, as a person sees it: what, why, what to do about it, and where to look.
 
 use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -31,12 +33,12 @@ pub(super) mod exit {
 }
 
 /// A failure; boxed, since results carry it through every function.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub(super) struct Failure(Box<Told>);
 
 /// What is reported about a failure.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Told {
     #[serde(skip)]
     pub exit_code: u8,
@@ -56,7 +58,7 @@ pub(super) struct Told {
 }
 
 /// What is wrong with a field.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct FieldProblem {
     pub field: String,
     pub problem: String,
@@ -184,8 +186,38 @@ fn retry_delay(status: &Status) -> Option<Duration> {
     input::duration(&pb::RetryInfo::decode(retry.value.as_slice()).ok()?.retry_delay?)
 }
 
+/// The reason that the service gave for a refusal; none for what is not the service's own answer.
+pub(super) fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Failure {}
+
+/// A failure on this side of a call, on its way through the generated client: see the way back below.
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let code = match failure.exit_code {
+            exit::SIGNED_OUT => Code::Unauthenticated,
+            exit::UNAVAILABLE => Code::Unavailable,
+            _ => Code::FailedPrecondition,
+        };
+        let mut status = Self::new(code, failure.message.clone());
+        status.set_source(Arc::new(failure));
+        status
+    }
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        if let Some(own) = status.source().and_then(|source| source.downcast_ref::<Self>()) {
+            return own.clone();
+        }
         let exit_code = match status.code() {
             Code::Unauthenticated => exit::SIGNED_OUT,
             // It has too much to do, and says when to come back.

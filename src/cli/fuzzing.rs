@@ -25,13 +25,13 @@ pub(crate) fn credentials(data: &[u8]) {
     let mut sign_in = SignIn {
         email: "ann@example.com".to_owned(),
         session_id: String::new(),
-        ca: None,
         access_token: "before".to_owned(),
+        access_token_obtained_at: None,
         access_token_expires_at: DateTime::UNIX_EPOCH,
         refresh_token: "before".to_owned(),
         pending_refresh: Some("repeated".to_owned()),
     };
-    match sign_in.take(tokens.clone()) {
+    match sign_in.take(tokens.clone(), DateTime::UNIX_EPOCH) {
         Ok(()) => {
             assert_eq!([&sign_in.access_token, &sign_in.refresh_token], [&tokens.access_token, &tokens.refresh_token]);
             assert_eq!(sign_in.pending_refresh, None);

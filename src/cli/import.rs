@@ -96,7 +96,7 @@ impl Import {
         let caller = Caller::open(global)?;
         let mut migration = caller.migration().await?;
         let header = self.header(&caller);
-        let mut proof = None;
+        let (mut proof, mut reopened) = (None, false);
         let mut verdicts = Verdicts::new(out, self.remarks);
         let summary = loop {
             let (sender, receiver) = mpsc::channel(4);
@@ -113,6 +113,12 @@ impl Import {
                 // Asked for before the first row is looked at, so that nothing is sent twice in earnest.
                 Err(asked) if proof.is_none() && asked.reason.as_deref() == Some("STEP_UP_REQUIRED") => {
                     proof = Some(caller.prove(&asked).await?);
+                }
+                // Refused before anything was read: opened again, for which the token that is refused is replaced.
+                Err(refused)
+                    if !verdicts.has_begun() && !reopened && refused.reason.as_deref() == Some("UNAUTHENTICATED") =>
+                {
+                    reopened = true;
                 }
                 answered => break answered?,
             }
@@ -189,6 +195,7 @@ async fn receive(
     let mut answers = migration.import_users(request).await?.into_inner();
     let progress = progress(out);
     while let Some(answer) = answers.message().await? {
+        printed.begin();
         match answer.part {
             Some(Answer::Verdicts(verdicts)) => {
                 progress.inc(verdicts.verdicts.len() as u64);

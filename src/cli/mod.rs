@@ -4,6 +4,8 @@
 mod admin;
 mod api_keys;
 mod audit;
+mod calls;
+mod change_password;
 mod config;
 mod connect;
 mod credentials;
@@ -14,10 +16,13 @@ mod global;
 mod import;
 mod jwks;
 mod kanidm;
+mod kanidm_login;
 mod keygen;
 mod keys;
 mod login;
+mod login_request;
 mod lookup;
+mod loopback;
 mod mail;
 mod memberships;
 mod mfa;
@@ -33,6 +38,7 @@ mod service_accounts;
 mod sessions;
 mod tenants;
 mod token;
+mod tokens;
 mod users;
 mod watch;
 mod whoami;
@@ -65,6 +71,8 @@ enum Command {
     Logout,
     /// Show who is signed in and what they may do
     Whoami,
+    /// Change your password
+    ChangePassword,
     /// Your second factor: an authenticator application, recovery codes
     #[command(subcommand)]
     Mfa(mfa::Command),
@@ -109,7 +117,7 @@ enum Command {
     /// The schema of the database; works without a service
     #[command(subcommand)]
     Schema(schema::Command),
-    /// The first administrator; works without a service
+    /// The first administrator, and an administrator's way back in; works without a service
     #[command(subcommand)]
     Admin(admin::Command),
     /// Mail: look at messages, try the mail server; works without a service
@@ -163,6 +171,7 @@ impl Command {
             Self::Login(command) => command.run(global, out).await?,
             Self::Logout => login::logout(global, out).await?,
             Self::Whoami => whoami::run(global, out).await?,
+            Self::ChangePassword => change_password::run(global, out).await?,
             Self::Mfa(command) => command.run(global, out).await?,
             Self::Token(command) => command.run(global, out).await?,
             Self::Jwks => jwks::run(global, out).await?,

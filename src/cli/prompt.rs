@@ -1,6 +1,6 @@
 //! Asking for secrets on the terminal.
 
-use std::io::{BufRead as _, IsTerminal as _};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use zeroize::Zeroizing;
 
@@ -11,18 +11,34 @@ pub(super) fn password(question: &str) -> Result<Zeroizing<String>> {
     password_of("SIDLE_PASSWORD", question)
 }
 
-/// As [`password`], of a user other than the caller, from another variable of the environment.
+/// A password that is about to be set. On a terminal it is asked for twice, since nobody sees what they type, and again when
+/// the two differ.
+pub(super) fn new_password(variable: &str, question: &str) -> Result<Zeroizing<String>> {
+    if !is_asked(variable) {
+        return password_of(variable, question);
+    }
+    loop {
+        let first = password_of(variable, question)?;
+        if *first == *rpassword::prompt_password("Once more: ").map(Zeroizing::new)? {
+            return Ok(first);
+        }
+        writeln!(std::io::stderr(), "The two are not the same.")?;
+    }
+}
+
+/// Whether a secret is asked for on the terminal, rather than read from this variable of the environment or from a pipe.
+pub(super) fn is_asked(variable: &str) -> bool {
+    std::env::var_os(variable).is_none() && std::io::stdin().is_terminal()
+}
+
+/// A password, from this variable of the environment, else from the terminal or, where there is none, from the next line
+/// of standard input.
 pub(super) fn password_of(variable: &str, question: &str) -> Result<Zeroizing<String>> {
     if let Ok(password) = std::env::var(variable) {
         return Ok(Zeroizing::new(password));
     }
-    let password = if std::io::stdin().is_terminal() {
-        Zeroizing::new(rpassword::prompt_password(question)?)
-    } else {
-        let mut line = Zeroizing::new(String::new());
-        std::io::stdin().lock().read_line(&mut line)?;
-        Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned())
-    };
+    let password = secret(question)?;
+    let password = Zeroizing::new(password.trim_end_matches(['\r', '\n']).to_owned());
     if password.is_empty() { Err(Failure::new("no password was given")) } else { Ok(password) }
 }
 
@@ -34,12 +50,17 @@ pub(super) fn is_totp(typed: &str) -> bool {
 
 /// A code, from the terminal without showing it or, where there is none, from the next line of standard input.
 pub(super) fn code(question: &str) -> Result<Zeroizing<String>> {
-    let typed = if std::io::stdin().is_terminal() {
-        Zeroizing::new(rpassword::prompt_password(question)?)
-    } else {
-        let mut line = Zeroizing::new(String::new());
-        std::io::stdin().lock().read_line(&mut line)?;
-        Zeroizing::new(line.trim().to_owned())
-    };
+    let typed = secret(question)?;
+    let typed = Zeroizing::new(typed.trim().to_owned());
     if typed.is_empty() { Err(Failure::new("no code was given")) } else { Ok(typed) }
+}
+
+/// What is typed on the terminal without being shown or, where there is none, the next line of standard input.
+fn secret(question: &str) -> Result<Zeroizing<String>> {
+    if std::io::stdin().is_terminal() {
+        return Ok(Zeroizing::new(rpassword::prompt_password(question)?));
+    }
+    let mut line = Zeroizing::new(String::new());
+    std::io::stdin().lock().read_line(&mut line)?;
+    Ok(line)
 }

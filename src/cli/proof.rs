@@ -34,15 +34,21 @@ impl Caller {
         let (method, target, change) = (of("method"), of("target"), of("change"));
         let request = StepUpRequest { method, target, change, proof: Some(proof(&of("ways"), asked)?) };
         let mut request = Request::new(request);
-        // Concurrent guesses of others must not lock the caller out.
+        self.name_device(&mut request)?;
+        let answer = self.authenticate().await?.step_up(request).await?.into_inner();
+        secret(&Zeroizing::new(answer.step_up_token))
+    }
+
+    /// Says which device a call with a guessable secret comes from: concurrent guesses of others must not lock the caller
+    /// out.
+    pub(super) fn name_device<T>(&self, request: &mut Request<T>) -> Result<()> {
         if self.is_signed_in()
             && let Ok(credentials) = Store::open().and_then(|store| store.read())
             && let Some(device) = credentials.known_device(&self.server)
         {
             request.metadata_mut().insert("sidle-known-device", secret(device)?);
         }
-        let answer = self.authenticate().await?.step_up(request).await?.into_inner();
-        secret(&Zeroizing::new(answer.step_up_token))
+        Ok(())
     }
 }
 

@@ -45,11 +45,11 @@ pub(super) enum Command {
         /// Id, e-mail address or username
         user: String,
     },
-    /// Enable a disabled user again
+    /// Enable a disabled user again, or vouch for the e-mail address of one
     Enable {
         /// Id, e-mail address or username
         user: String,
-        /// Count the e-mail address as verified
+        /// Count the e-mail address as verified from now on, whatever the status: who waits for that may sign in
         #[arg(long)]
         email_verified: bool,
     },
@@ -180,8 +180,10 @@ async fn enable(caller: &Caller, user: &str, email_verified: bool, out: &Out) ->
     let request = EnableUserRequest { user_id, etag: String::new(), email_verified };
     let call = async |request| Ok(caller.directory().await?.enable_user(request).await?);
     let answer = caller.proving(request, call).await?;
-    let status = answer.user.as_ref().map(|user| status_word(user.status)).unwrap_or_default();
-    done(answer.user, &format!("is {status}"), out)
+    let user = answer.user.unwrap_or_default();
+    let verified = if user.verified_at.is_some() { "" } else { ", and the address is not verified" };
+    let what = format!("is {}{verified}", status_word(user.status));
+    done(Some(user), &what, out)
 }
 
 async fn lock(caller: &Caller, user: &str, minutes: Option<u32>, out: &Out) -> Result<()> {
@@ -322,6 +324,20 @@ async fn get(caller: &Caller, name: &str, out: &Out) -> Result<()> {
     super::memberships::print(caller, ListMembershipsRequest { user_id: user.user_id, ..Default::default() }, out).await
 }
 
+/// Why a new user whose address is not verified cannot sign in yet, and what to do about it.
+fn what_is_missing(email: &str, with_password: bool) -> String {
+    let by_mail = match with_password {
+        true => {
+            "The message that goes there leads to a new password, since whoever follows it did not choose this one."
+        }
+        false => "The message that goes there leads to that, and then to a password.",
+    };
+    format!(
+        "They cannot sign in before the address is verified. {by_mail} To vouch for the address yourself: \
+         sidle users enable {email} --email-verified"
+    )
+}
+
 impl Create {
     async fn run(self, caller: &Caller, out: &Out) -> Result<()> {
         let tenant_id = lookup::optional_tenant_id(caller, self.tenant.as_deref()).await?;
@@ -330,9 +346,10 @@ impl Create {
             role_ids.push(lookup::role_id(caller, &tenant_id, role).await?);
         }
         let password = match self.with_password {
-            true => Some(prompt::password_of("SIDLE_NEW_PASSWORD", "Password of the new user: ")?),
+            true => Some(prompt::new_password("SIDLE_NEW_PASSWORD", "Password of the new user: ")?),
             false => None,
         };
+        let (with_password, email_verified) = (self.with_password, self.email_verified);
         let request = CreateUserRequest {
             request_id: random_id(&caller.context),
             validate_only: self.dry_run,
@@ -350,8 +367,15 @@ impl Create {
         if out.is_json() {
             return out.message(&user.unwrap_or_default());
         }
-        let id = user.as_ref().map(|user| user.user_id.clone()).unwrap_or_default();
-        done(user, if self.dry_run { "could be created" } else { "is created" }, out)?;
-        if self.dry_run { Ok(()) } else { out.line(&id) }
+        let user = user.unwrap_or_default();
+        let (id, email) = (user.user_id.clone(), user.email.clone());
+        done(Some(user), if self.dry_run { "could be created" } else { "is created" }, out)?;
+        if self.dry_run {
+            return Ok(());
+        }
+        if !email_verified {
+            out.note(&what_is_missing(&email, with_password));
+        }
+        out.line(&id)
     }
 }

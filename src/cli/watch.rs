@@ -18,12 +18,12 @@ const RETRY_LIMIT: Duration = Duration::from_secs(120);
 pub(super) struct Backoff {
     waited: Duration,
     pause: Duration,
-    renewed: bool,
+    reopened: bool,
 }
 
 impl Backoff {
     pub fn new() -> Self {
-        Self { waited: Duration::ZERO, pause: Duration::from_millis(250), renewed: false }
+        Self { waited: Duration::ZERO, pause: Duration::from_millis(250), reopened: false }
     }
 
     /// A message came: retries begin anew.
@@ -31,9 +31,9 @@ impl Backoff {
         *self = Self::new();
     }
 
-    /// Whether a fresh token may help: once, until something came.
-    pub fn may_renew(&mut self) -> bool {
-        !std::mem::replace(&mut self.renewed, true)
+    /// Whether to open the stream again whose caller was refused: once, until something came.
+    pub fn may_reopen(&mut self) -> bool {
+        !std::mem::replace(&mut self.reopened, true)
     }
 
     /// Waits before another retry, longer each time.
@@ -77,9 +77,8 @@ pub(super) async fn watch(caller: &Caller, migration_id: &str, out: &Out) -> Res
         match ended {
             // A stream that ends by itself has nothing more to report: the migration is over.
             None if screen.is_over() => break,
-            Some(status) if status.code() == tonic::Code::Unauthenticated && backoff.may_renew() => {
-                caller.renew().await
-            }
+            // Opened again, for which a token that is refused is replaced: only who cannot open one is not authorised.
+            Some(status) if status.code() == tonic::Code::Unauthenticated && backoff.may_reopen() => {}
             // The log was replaced by an earlier state: what counts is where the migration stands now.
             Some(status) if is_of_another_log(&status) && !cursor.is_empty() => cursor.clear(),
             Some(status) if !is_passing(&status) => return Err(Failure::from(status)),

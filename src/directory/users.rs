@@ -297,7 +297,10 @@ pub(super) async fn disable(change: &mut Change<'_>, id: Uuid, version: Option<i
     Ok((read(change, id).await?, sessions))
 }
 
-/// Enables a disabled user.
+/// Enables a disabled user, and counts the address as verified where the caller says so, whatever the status was.
+///
+/// A password stays, also of a user whose address is verified for the first time: those of users who are not verified yet
+/// were set by an administrator or an import, never by whoever asked for the account.
 pub(super) async fn enable(
     change: &mut Change<'_>,
     id: Uuid,
@@ -308,22 +311,33 @@ pub(super) async fn enable(
     // Verifying the address decides who may set a new password through it.
     let effect = if email_verified { Effect::Control } else { Effect::Everywhere };
     let (aimed, user) = for_change(change, id, version, effect).await?;
-    if user.status != UserStatus::Disabled {
-        return Ok(user);
-    }
-    change.step_up_of_people(ENABLE, Some(id)).await?;
-    let verified = match verified(&user) {
+    let verification = match verified(&user) {
         // The platform's verification stands by itself, also where a tenant has given its own.
         (at, _) if email_verified && change.scope == Scope::Platform => (at.or(Some(change.now)), false),
         (None, _) if email_verified => (Some(change.now), true),
         as_before => as_before,
     };
+    let (was_disabled, verifies) = (user.status == UserStatus::Disabled, verification != verified(&user));
+    if !was_disabled && !verifies {
+        return Ok(user);
+    }
+    change.step_up_of_people(ENABLE, Some(id)).await?;
     // A user who was created in Kanidm never has to verify the address here.
-    let counts = verified.0.is_some() || user.auth_method == store::AuthMethod::Kanidm;
+    let counts = verification.0.is_some() || user.auth_method == store::AuthMethod::Kanidm;
     let status = if counts { UserStatus::Active } else { UserStatus::PendingVerification };
-    store::users::set_status(&mut change.tx, &aimed, status, verified).await?;
-    let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
-    change.record(event).await?;
+    store::users::set_status(&mut change.tx, &aimed, status, verification).await?;
+    if was_disabled {
+        let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
+        change.record(event).await?;
+    }
+    if verifies {
+        let event = about(change, EventType::UserEmailVerified, &user)
+            .reason("administrator")
+            .detail("old_status", user.status.as_str())
+            .detail("new_status", status.as_str())
+            .detail("by_tenant", verification.1);
+        change.record(event).await?;
+    }
     read(change, id).await
 }
 

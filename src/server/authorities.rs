@@ -13,7 +13,7 @@ use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest as _, Sha256};
 
 use super::certificates::{CertificateIdentity, refused};
-use super::tls;
+use super::{tls, validity};
 use crate::config::ServerConfig;
 use crate::fault::Result;
 use crate::startup;
@@ -116,7 +116,14 @@ impl Authorities {
         let mut uris = certificate.valid_uri_names();
         match (uris.next(), uris.next(), verifying.next()) {
             (Some(uri), None, None) => {
-                Said::Holder(CertificateIdentity { authority: Arc::clone(&authority.name), uri: uri.into() })
+                // The holder's own: which of the others vouch for it, the library does not say, and whatever else the client
+                // sends must change nothing.
+                let expires_at = validity::not_after(leaf);
+                Said::Holder(CertificateIdentity {
+                    authority: Arc::clone(&authority.name),
+                    uri: uri.into(),
+                    expires_at,
+                })
             }
             _ => Said::Unclear,
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use quick_cache::sync::Cache;
 
 use crate::access::{Permissions, Principal, PrincipalKind, certificate_account};
@@ -26,6 +26,8 @@ pub struct CertificateIdentity {
     pub authority: Arc<str>,
     /// The URI, as it stands in the certificate.
     pub uri: Arc<str>,
+    /// When the certificate ends, where that can be read.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// Finds the accounts of certificates. Clones share what they remember.
@@ -42,7 +44,8 @@ struct Inner {
 }
 
 impl Certificates {
-    /// The accounts in this database; what begins with a certificate, such as a stream, lasts as long as a token would.
+    /// The accounts in this database; what begins with a certificate, such as a stream, is good as long as a token would
+    /// be, and asked for at intervals after that.
     pub fn new(db: Db, context: Context, token_lifetime: Duration) -> Self {
         let lifetime = TimeDelta::from_std(token_lifetime).unwrap_or_default();
         Self { inner: Arc::new(Inner { db, context, lifetime, known: Cache::new(REMEMBERED) }) }
@@ -82,6 +85,7 @@ impl Certificates {
             // Read with the rights: whatever revokes them after that voids what is remembered of them.
             epoch: account.epoch,
             expires_at: now + inner.lifetime,
+            credential_expires_at: holder.expires_at,
         });
         verifier.recheck(&principal)?;
         inner.known.insert(holder.clone(), Arc::clone(&principal));
@@ -117,7 +121,6 @@ pub(super) fn narrowed(token: &Principal, certificate: &Principal) -> Principal 
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use uuid::Uuid;
 
     use super::*;
@@ -134,6 +137,7 @@ mod tests {
             issued_at: DateTime::UNIX_EPOCH,
             epoch: sidle_token::Epoch::FIRST,
             expires_at: DateTime::UNIX_EPOCH,
+            credential_expires_at: None,
         }
     }
 

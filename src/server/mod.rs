@@ -24,6 +24,7 @@ mod refusals;
 pub mod status;
 mod streams;
 mod tls;
+mod validity;
 
 pub use self::accept::Bounds;
 pub use self::authorities::Authorities;

@@ -7,6 +7,7 @@ pub(crate) mod fuzzing;
 mod kanidm_watch;
 mod manage;
 mod opening;
+mod recheck;
 mod refresh;
 mod renewal;
 mod rpc;
@@ -24,6 +25,7 @@ use zeroize::Zeroizing;
 
 pub use self::manage::{Listing, SessionOwner, SessionView, Status};
 pub use self::opening::{Device, PendingSession, REFRESH_PREFIX, Rights, SessionFactory, SessionRequest, Tokens};
+pub use self::recheck::Rechecks;
 pub use self::refresh::{Refresh, Refreshed, no_tenant};
 pub use self::renewal::Renewal;
 pub use self::rpc::Service;
@@ -146,6 +148,16 @@ impl Sessions {
             // It ends with `stop`; a panic in it has been reported where it happened.
             let _ = work.await;
         })
+    }
+
+    /// The tenant that a login asks for. Only for callers who have authenticated: a slug can be guessed. One that no tenant
+    /// has becomes the id of none, so that it is refused exactly as a tenant that the user is no member of.
+    ///
+    /// # Errors
+    /// `DATABASE_UNAVAILABLE`.
+    pub async fn asked_tenant(&self, request: &SessionRequest) -> Result<Option<Uuid>> {
+        let Some(slug) = &request.tenant_slug else { return Ok(request.tenant_id) };
+        Ok(Some(store::sessions::tenant_of_slug(&self.db, slug).await?.unwrap_or(Uuid::nil())))
     }
 
     /// Applies here immediately that a login or a refresh ended a user's older tokens.

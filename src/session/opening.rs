@@ -31,6 +31,9 @@ pub const REFRESH_PREFIX: &str = "sidle_rt_";
 pub struct SessionRequest {
     /// Tenant to act in; home when none.
     pub tenant_id: Option<Uuid>,
+    /// The tenant by its slug, in place of `tenant_id`; see [`Sessions::asked_tenant`](super::Sessions::asked_tenant).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_slug: Option<String>,
     /// Audience of the tokens.
     pub audience: String,
     /// Whether to be remembered.

@@ -21,6 +21,9 @@ use crate::fault::{Fault, Result};
 /// For tokens that are issued a moment after it was noted until when they are good.
 const SPARE: Duration = Duration::from_secs(60);
 
+/// The end of a credential that has none: 9999-12-31T23:59:59Z.
+const NEVER: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("a valid time");
+
 /// Makes access tokens, signed with the active key.
 #[derive(Clone, Debug)]
 pub struct Issuer {
@@ -51,7 +54,7 @@ pub struct Grant {
     /// The revocation of the subject's tokens that stood in its row when the rights were read, under a lock that keeps
     /// the next one away until then: that one voids the token, whatever any clock says.
     pub epoch: Epoch,
-    /// The token ends then at the latest.
+    /// The token ends then at the latest: the end of the session or of the credential.
     pub not_after: Option<DateTime<Utc>>,
 }
 
@@ -102,6 +105,11 @@ impl Issuer {
             jti,
             epoch: grant.epoch,
             sid: grant.session_id,
+            // The end of a session is prolonged and brought forward: who wants to know it asks for the session.
+            credential_exp: match grant.session_id {
+                Some(_) => None,
+                None => Some(grant.not_after.unwrap_or(NEVER).timestamp()),
+            },
             tid: grant.tenant_id,
             kind: match grant.kind {
                 PrincipalKind::User => Kind::User,

@@ -83,9 +83,9 @@ impl Revocations {
         Self { inner: Arc::new(Inner { context, remember, snapshots, freshness, applied }) }
     }
 
-    /// Whether the token was revoked that made this principal.
-    pub fn refuses(&self, principal: &Principal) -> bool {
-        self.read().current.refuses(principal.session_id, principal.id, principal.key_id, principal.epoch)
+    /// Whether the token was revoked that made this principal, or the key `signed_by`.
+    pub fn refuses(&self, principal: &Principal, signed_by: Option<Uuid>) -> bool {
+        self.read().current.refuses(principal.session_id, principal.id, signed_by, principal.epoch)
     }
 
     /// The latest revocation of a principal's tokens that matters.

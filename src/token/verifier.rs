@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use quick_cache::sync::Cache;
 use sidle_token::{Algorithm, Jwk, Kind, Refusal, Token};
 use uuid::Uuid;
@@ -116,19 +116,30 @@ impl Verifier {
     /// # Errors
     /// `UNAUTHENTICATED`, or `REVOCATIONS_STALE` when no token can be verified.
     pub fn recheck(&self, principal: &Principal) -> Result<()> {
-        self.check_principal(principal).map_err(|fault| match fault.reason() {
-            Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted any more."),
-            _ => fault,
-        })
+        self.check_principal(principal).map_err(no_longer)
     }
 
-    /// Whether the caller of an earlier call is still authorised: both of them, where a certificate came with a token.
+    /// Whether the caller of an open stream is still authorised as far as is known here: both of them, where a certificate
+    /// came with a token. Says when the token expired of a caller whose session or credential may outlast it: whether that
+    /// is still good the snapshot cannot tell.
     ///
     /// # Errors
     /// As [`Self::recheck`].
-    pub fn recheck_call(&self, call: &Call) -> Result<()> {
-        call.certificate.as_deref().map_or(Ok(()), |certificate| self.recheck(certificate))?;
-        self.recheck(call.principal()?)
+    pub fn recheck_stream(&self, call: &Call) -> Result<Option<DateTime<Utc>>> {
+        let certificate = call.certificate.as_deref().map_or(Ok(None), |certificate| self.recheck_open(certificate))?;
+        Ok(self.recheck_open(call.principal()?)?.into_iter().chain(certificate).min())
+    }
+
+    fn recheck_open(&self, principal: &Principal) -> Result<Option<DateTime<Utc>>> {
+        let now = self.inner.clock.now();
+        let has_expired = now >= principal.expires_at + self.inner.leeway;
+        let outlasts = principal.session_id.is_some() || principal.credential_expires_at.is_some_and(|end| now < end);
+        if !has_expired || !outlasts {
+            return self.recheck(principal).map(|()| None);
+        }
+        // The key that signed the token may have been retired meanwhile, which ends tokens and nothing else.
+        self.check_revoked(principal, None).map_err(no_longer)?;
+        Ok(Some(principal.expires_at))
     }
 
     /// Age of the snapshot of revocations; none before it was loaded.
@@ -176,6 +187,7 @@ impl Verifier {
             issued_at: token.issued_at,
             epoch: claims.epoch,
             expires_at: token.expires_at,
+            credential_expires_at: claims.credential_exp.and_then(|end| DateTime::from_timestamp(end, 0)),
         };
         Ok(Verified {
             principal: Arc::new(principal),
@@ -208,10 +220,16 @@ impl Verifier {
         if inner.clock.now() >= principal.expires_at + inner.leeway {
             return Err(refused());
         }
+        self.check_revoked(principal, principal.key_id)
+    }
+
+    /// Whether the token was revoked that made this principal, or the key `signed_by`, if that is known well enough.
+    fn check_revoked(&self, principal: &Principal, signed_by: Option<Uuid>) -> Result<()> {
+        let inner = &*self.inner;
         if inner.revocations.age().is_none_or(|age| age > inner.config.max_revocation_age) {
             return Err(stale());
         }
-        if inner.revocations.refuses(principal) {
+        if inner.revocations.refuses(principal, signed_by) {
             return Err(refused());
         }
         Ok(())
@@ -221,6 +239,14 @@ impl Verifier {
 /// One text for every cause: a forger learns nothing from it.
 fn refused() -> Fault {
     Fault::new(Reason::InvalidToken, "The token is not accepted.")
+}
+
+/// The refusal of an open stream.
+fn no_longer(fault: Fault) -> Fault {
+    match fault.reason() {
+        Reason::InvalidToken => Fault::new(Reason::Unauthenticated, "The access token is not accepted any more."),
+        _ => fault,
+    }
 }
 
 fn stale() -> Fault {

@@ -29,6 +29,10 @@ pub struct Claims {
     /// The session it belongs to; service accounts have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<Uuid>,
+    /// When the credential ends that a service account exchanged for the token, in seconds since 1970. A stream that the
+    /// token opened may outlast the token, but not the credential. Absent for users, whose sessions know their end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_exp: Option<i64>,
     /// The tenant that roles and permissions are for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tid: Option<Uuid>,
@@ -81,6 +85,8 @@ mod tests {
             ("exp", serde_json::json!(1e300)),
             ("nbf", serde_json::json!({})),
             ("nbf", serde_json::json!(1.5)),
+            ("credential_exp", serde_json::json!("99999999999")),
+            ("credential_exp", serde_json::json!(1.5)),
             ("kind", serde_json::json!("admin")),
             ("tid", serde_json::json!("everywhere")),
             ("roles", serde_json::json!("admin")),

@@ -4,6 +4,7 @@
 pub(super) mod by_mail;
 pub(super) mod change_password;
 pub(super) mod factors;
+pub(super) mod operator;
 pub(super) mod prove;
 pub(super) mod step_up;
 pub(super) mod store;

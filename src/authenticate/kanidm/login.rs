@@ -112,7 +112,8 @@ impl KanidmLogin {
         let mut pending = self.sessions.session_factory.open(call, session_request);
         self.sessions.session_factory.with_kanidm(&mut pending, person.session, &person.refresh_token);
         let session_id = pending.session_id;
-        let login = PersonLogin { call, person, asked: session_request.tenant_id, pending: &pending };
+        let asked = self.sessions.asked_tenant(session_request).await?;
+        let login = PersonLogin { call, person, asked, pending: &pending };
         let (rights, user) = self.open_session(&login).await?;
         self.sessions.note(user.user_id, &rights);
         let tokens = self.sessions.session_factory.tokens(pending, user.user_id, &rights)?;

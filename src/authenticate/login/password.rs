@@ -96,7 +96,7 @@ impl Login {
         end: &ToItsEnd,
         call: &Call,
         key: &str,
-        attempt: Attempt,
+        mut attempt: Attempt,
         charge: Arc<Charge>,
         permit: Permit,
     ) -> Result<Outcome> {
@@ -118,6 +118,8 @@ impl Login {
                 if compared.matches =>
             {
                 let stored = Stored { user, hash, version };
+                // Not before: a slug that is looked up for a stranger tells which tenants there are.
+                attempt.session_request.tenant_id = self.sessions.asked_tenant(&attempt.session_request).await?;
                 let outcome = self.finish(call, &attempt, &stored, &compared).await?;
                 self.later(call, charge, stored, &compared, &outcome, attempt.password);
                 Ok(outcome)

@@ -35,8 +35,8 @@ pub(super) async fn start(
     };
     service.authenticate.login.throttle(&call, RateLimitBucket::Kanidm).await?;
     let request = request.into_inner();
-    let session_request =
-        service.session_request(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+    let tenant = (request.tenant_id.as_str(), request.tenant_slug.as_str());
+    let session_request = service.session_request(tenant, &request.audience, request.device, request.persistent)?;
     let start = Start { redirect_uri: request.redirect_uri, session_request, purpose };
     let begun = service.authenticate.kanidm.start_kanidm(&call, &start, holder).await?;
     Ok(proto::StartKanidmLoginResponse {

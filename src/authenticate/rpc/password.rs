@@ -41,8 +41,8 @@ fn attempt(service: &Service, request: proto::AuthenticatePasswordRequest) -> Re
     let (password, token) = (Zeroizing::new(request.password), Zeroizing::new(request.known_device_token));
     convert::secret("password", &password, LONGEST_TYPED)?;
     let identifier = input::required("identifier", &request.identifier, 254)?;
-    let session_request =
-        service.session_request(&request.tenant_id, &request.audience, request.device, request.persistent)?;
+    let tenant = (request.tenant_id.as_str(), request.tenant_slug.as_str());
+    let session_request = service.session_request(tenant, &request.audience, request.device, request.persistent)?;
     Ok(Attempt {
         identifier,
         password,

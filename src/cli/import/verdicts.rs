@@ -19,11 +19,12 @@ pub(super) struct Verdicts<'a> {
     /// Rows by option and the value that stands for nothing.
     unknown: BTreeMap<(&'static str, String), u64>,
     has_more_values: bool,
+    has_begun: bool,
 }
 
 impl<'a> Verdicts<'a> {
     pub fn new(out: &'a Out, with_remarks: bool) -> Self {
-        Self { out, with_remarks, unknown: BTreeMap::new(), has_more_values: false }
+        Self { out, with_remarks, unknown: BTreeMap::new(), has_more_values: false, has_begun: false }
     }
 
     /// Prints a row that was refused, or remarked on where remarks are asked for: its line, what it is found by, what was
@@ -48,6 +49,17 @@ impl<'a> Verdicts<'a> {
     pub fn restart(&mut self) {
         self.unknown.clear();
         self.has_more_values = false;
+        self.has_begun = false;
+    }
+
+    /// Notes that the service answers: what was sent is being read.
+    pub fn begin(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// Whether the service has answered anything since the rows were sent.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     fn count_unknown(&mut self, verdict: &ImportVerdict) {

@@ -1,4 +1,4 @@
-//! Kanidm from the command line: signing in through it, and `sidle kanidm`, most of which works without a service.
+//! `sidle kanidm`, most of which works without a service.
 
 mod administrator;
 mod check;
@@ -6,14 +6,12 @@ mod enrol;
 mod files;
 mod report;
 mod setup;
-mod sign_in;
 mod target;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
-pub(in crate::cli) use self::sign_in::sign_in;
 use super::Global;
 use super::failure::Result;
 use super::output::Out;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::db::{Connection, Db};
+use crate::db::{Connection, Db, Scope};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -180,6 +180,15 @@ pub(in crate::session) async fn end_all(
         .fetch_one(tx)
         .await?;
     Ok(ended)
+}
+
+/// The tenant of this slug, also one that has been closed.
+pub(in crate::session) async fn tenant_of_slug(db: &Db, slug: &str) -> Result<Option<Uuid>> {
+    let mut tx = db.begin(Scope::Platform).await?;
+    let tenant =
+        sqlx::query_scalar!("SELECT tenant_id FROM tenants WHERE slug = $1", slug).fetch_optional(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(tenant)
 }
 
 /// Whether there is such a user, as far as the transaction's scope reaches.

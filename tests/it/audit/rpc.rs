@@ -272,18 +272,6 @@ async fn a_stream_ends_with_the_session_that_opened_it() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_token_does() {
-    let server = TestServer::start().await;
-    let mut admin = server.admin().await;
-    let mut live = stream(&mut admin, ours(), None).await;
-    caught_up(&mut live).await;
-    server.context.clock.advance(Duration::from_secs(3600));
-    record(&server, [numbered(None, 1)]).await;
-    let status = within("the end of the stream", live.message()).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated);
-}
-
-#[tokio::test]
 async fn whoever_may_read_can_check_what_the_log_committed_to() {
     let server = TestServer::start().await;
     let mut admin = server.admin().await;

@@ -291,6 +291,56 @@ async fn disabling_a_user_ends_everything_at_once() {
     server.sign_in("ann@example.com").await;
 }
 
+/// An administrator vouches for an address whatever the user's status; what there is nothing to say about asks for no proof.
+#[tokio::test]
+async fn an_address_is_vouched_for_whatever_the_status() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    let tenant = server.tenant("north").await;
+    let (_, boss) = member(&server, tenant, "boss@north.example", "super_admin").await;
+    let request = CreateUserRequest {
+        initial_password: ADMIN_PASSWORD.to_owned(),
+        must_change_password: Some(false),
+        email_verified: false,
+        ..new_user(tenant, "ann@north.example")
+    };
+    let ann = create_user(&admin, request).await;
+    assert_eq!(ann.status(), UserStatus::PendingVerification);
+    let enable =
+        |email_verified| EnableUserRequest { user_id: ann.user_id.clone(), email_verified, ..Default::default() };
+    let plain = admin.plain.clone().enable_user(enable(false)).await.unwrap().into_inner().user.unwrap();
+    assert_eq!(plain.status(), UserStatus::PendingVerification, "that alone says nothing of the address");
+    let refused = admin.plain.clone().enable_user(enable(true)).await;
+    assert_eq!(reason(refused), "STEP_UP_REQUIRED");
+
+    // A tenant vouches for what it knows; the platform's word stands by itself.
+    let verified = boss.directory.clone().enable_user(enable(true)).await.unwrap().into_inner().user.unwrap();
+    assert!(verified.status() == UserStatus::Active && verified.verified_at.is_some(), "{verified:?}");
+    server.sign_in("ann@north.example").await;
+    let by_tenant = async || -> bool {
+        let sql = "SELECT verified_by_tenant FROM users WHERE email_key = 'ann@north.example'";
+        sqlx::query_scalar(sql).fetch_one(server.sql()).await.unwrap()
+    };
+    assert!(by_tenant().await);
+    admin.directory.clone().enable_user(enable(true)).await.unwrap();
+    assert!(!by_tenant().await);
+    let recorded = events(&server, "user.email_verified").await;
+    let told: Vec<_> = recorded.iter().map(|(_, details)| (&details["old_status"], &details["by_tenant"])).collect();
+    assert_eq!(told, [(&"pending_verification".into(), &true.into()), (&"active".into(), &false.into())]);
+    assert_eq!(events(&server, "user.enabled").await.len(), 0, "nobody was disabled");
+    admin.plain.clone().enable_user(enable(true)).await.expect("nothing is left to be said");
+
+    let disable = DisableUserRequest { user_id: ann.user_id.clone(), etag: String::new() };
+    admin.directory.clone().disable_user(disable).await.unwrap();
+    crate::authenticate::set(&server, ann.user_id.parse().unwrap(), "verified_at = NULL").await;
+    let again = admin.directory.clone().enable_user(enable(true)).await.unwrap().into_inner().user.unwrap();
+    assert!(again.status() == UserStatus::Active && again.verified_at.is_some());
+    assert_eq!(
+        (events(&server, "user.enabled").await.len(), events(&server, "user.email_verified").await.len()),
+        (1, 3)
+    );
+}
+
 #[tokio::test]
 async fn another_replica_refuses_a_disabled_user_too() {
     let server = TestServer::start().await;

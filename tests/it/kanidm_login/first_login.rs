@@ -208,10 +208,19 @@ async fn a_group_gives_a_new_user_its_own_tenant_and_several_have_to_be_chosen_f
     assert_eq!(reason(&world.login_as(&bearer).await.unwrap_err()), "TENANT_REQUIRED");
     assert_eq!(world.users().await, 1, "nobody was made without a home");
     let closed = world.server.tenant("c").await;
-    for (asked, answer) in [(closed, Err("PERSON_NOT_LINKED".to_owned())), (other, Ok(other.to_string()))] {
+    let not_linked = || Err("PERSON_NOT_LINKED".to_owned());
+    for (tenant_id, tenant_slug, answer) in [
+        (closed.to_string(), "", not_linked()),
+        (String::new(), "c", not_linked()),
+        (String::new(), "of-nobody", not_linked()),
+        (other.to_string(), "", Ok(other.to_string())),
+        (String::new(), "b", Ok(other.to_string())),
+    ] {
+        let tenant_slug = tenant_slug.to_owned();
         let request = proto::StartKanidmLoginRequest {
             redirect_uri: REDIRECT.to_owned(),
-            tenant_id: asked.to_string(),
+            tenant_id,
+            tenant_slug,
             ..Default::default()
         };
         let begun = world.server.client("").authenticate.start_kanidm_login(request).await.unwrap().into_inner();

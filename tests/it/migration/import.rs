@@ -185,6 +185,57 @@ async fn a_stream_that_breaks_anywhere_leaves_nothing_behind() {
     assert_eq!(imported.summary.accepted, 700);
 }
 
+/// An import reads its rows under the session, which is good for longer than the token that began it.
+#[tokio::test]
+async fn an_import_that_takes_longer_than_its_token_comes_in_unless_its_session_ends() {
+    let server = TestServer::start().await;
+    server.admin().await;
+    server.tenant("harbour").await;
+    for ends in [true, false] {
+        let client = server.client(&server.sign_in("root@platform.example").await.access_token);
+        let rows = (1..=700).map(|n| row(n, &format!("user{n}@harbour.example"))).collect();
+        let mut whole = messages(header("harbour"), rows).into_iter();
+        let (sender, receiver) = tokio::sync::mpsc::channel(8);
+        for message in whole.by_ref().take(2) {
+            sender.send(message).await.unwrap();
+        }
+        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let proof = client.prove(IMPORT, "").await;
+        let mut answers = client.migration.clone().import_users(with_proof(stream, &proof)).await.unwrap().into_inner();
+        within("the first verdicts", answers.message()).await.unwrap().unwrap();
+
+        server.context.clock.advance(std::time::Duration::from_secs(3600));
+        if !ends {
+            for message in whole {
+                sender.send(message).await.unwrap();
+            }
+            let summary = within("the summary", async {
+                loop {
+                    let answer = answers.message().await.expect("the import goes on").expect("a summary at the end");
+                    if let Some(import_users_response::Part::Summary(summary)) = answer.part {
+                        break summary;
+                    }
+                }
+            });
+            assert_eq!(summary.await.accepted, 700);
+            assert_eq!(users(&server).await, 700);
+        } else {
+            let revoked = "UPDATE sessions SET status = 'revoked', revoked_at = now(), revoke_reason = 'logout'";
+            sqlx::query(revoked).execute(server.sql()).await.unwrap();
+            sender.send(whole.next().unwrap()).await.unwrap();
+            let ended = within("the end of the import", async {
+                loop {
+                    if let Err(status) = answers.message().await {
+                        break status;
+                    }
+                }
+            });
+            assert_eq!(reason(&ended.await), "UNAUTHENTICATED");
+            assert_eq!(users(&server).await, 0);
+        }
+    }
+}
+
 #[tokio::test]
 async fn validation_answers_as_the_import_would_and_imports_nothing() {
     let server = TestServer::start().await;

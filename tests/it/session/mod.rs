@@ -14,6 +14,7 @@ mod partition;
 pub mod refresh;
 mod rescope;
 mod revocation;
+mod streams;
 mod watch;
 
 use base64::Engine as _;

@@ -53,6 +53,30 @@ pub(in crate::authenticate) async fn lock_by_username(tx: &mut Connection, key: 
     Ok(users!("WHERE username_key = $1 AND deleted_at IS NULL FOR NO KEY UPDATE", key).fetch_optional(tx).await?)
 }
 
+/// Whether a user has a role with every permission on the platform.
+pub(in crate::authenticate) async fn administers_platform(tx: &mut Connection, user: Uuid) -> Result<bool> {
+    let administers = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM platform_grants g JOIN roles r ON r.role_id = g.role_id
+               WHERE g.user_id = $1 AND r.is_platform AND '*' = ANY (r.permissions)) AS "administers!""#,
+        user,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(administers)
+}
+
+/// Removes any lock of a user, and the failures that were counted.
+pub(in crate::authenticate) async fn unlock(tx: &mut Connection, user: Uuid) -> Result<()> {
+    sqlx::query!(
+        "UPDATE users SET locked_until = NULL, lock_reason = NULL, failed_login_attempts = 0, second_factor_failures = 0
+         WHERE user_id = $1",
+        user,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Whether a living user has this username.
 pub(in crate::authenticate) async fn has_username(tx: &mut Connection, key: &str) -> Result<bool> {
     let taken = sqlx::query_scalar!(

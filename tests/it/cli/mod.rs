@@ -1,5 +1,9 @@
 //! The `sidle` command, as an operator runs it, against a running service.
 
+mod browser;
+mod passwords;
+mod renewal;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -10,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::authenticate::factors::{Authenticator, tick};
+use crate::support::terminal::Terminal;
 use crate::support::{ADMIN_PASSWORD, Setup, TestServer, cheap_hash, within};
 
 /// An operator: a home of their own, and nothing of the test's environment.
@@ -92,6 +97,13 @@ impl Operator {
         .await;
         let output = within("the command ends", child.wait_with_output()).await.unwrap();
         Ran { code: output.status.code().expect("ends by itself"), out: String::from_utf8(output.stdout).unwrap(), err }
+    }
+
+    /// A run on a terminal, with this besides the operator's own environment.
+    pub fn on_terminal(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Terminal {
+        let own = [("HOME", self.home.path().to_str().unwrap()), ("SIDLE_SERVER", &self.server), ("TERM", "xterm")];
+        let all = own.iter().chain(environment).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Terminal::run(env!("CARGO_BIN_EXE_sidle"), arguments, &all.collect::<Vec<_>>())
     }
 
     pub async fn run(&self, arguments: &[&str]) -> Ran {
@@ -217,6 +229,16 @@ async fn logging_out_ends_the_session() {
     assert!(server.client(&token).authenticate.clone().who_am_i(WhoAmIRequest {}).await.is_err());
     assert!(!std::fs::read_to_string(operator.credentials()).unwrap().contains("sidle_rt_"));
     assert_eq!(operator.run(&["whoami"]).await.code, 4);
+
+    // The next login needs no options: the service is the one signed in to last.
+    let without_options = async |arguments: &[&str], password: &str| {
+        let mut command = operator.command(arguments);
+        let child = command.env_remove("SIDLE_SERVER").env("SIDLE_PASSWORD", password).output();
+        within("the command ends", child).await.unwrap()
+    };
+    let login = without_options(&["login", "--email", "root@platform.example"], ADMIN_PASSWORD).await;
+    assert!(login.status.success(), "{login:?}");
+    assert!(without_options(&["whoami"], "").await.status.success());
 }
 
 #[tokio::test]
