@@ -93,6 +93,8 @@ impl Cause {
             _ if closed => Self::Closed,
             // As the HTTP library has it, with nothing within.
             last if last.starts_with("connection closed") => Self::Closed,
+            // A record of TLS, read as a frame of HTTP/2.
+            last if last.contains("frame with invalid size") => Self::WrongProtocol,
             last if last.contains("does not support TLS") => Self::NoTls,
             last => Self::Other(last),
         }
@@ -318,6 +320,7 @@ mod tests {
         let dns = IoError::other("failed to lookup address information: Name or service not known");
         assert_eq!(Cause::of(&Wrapped(dns)), Cause::Unresolvable);
         assert_eq!(io("server does not support TLS"), Cause::NoTls);
+        assert_eq!(io("connection error detected: frame with invalid size"), Cause::WrongProtocol);
         assert_eq!(io("something new"), Cause::Other("something new".to_owned()));
     }
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::Config;
 use super::error::{ConfigError, Problem};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -60,45 +59,23 @@ fn own_groups() -> Vec<u32> {
     own.into_iter().chain(others).map(|group| group.as_raw()).collect()
 }
 
-impl Config {
-    /// Files with secrets that others can read, with what to do.
-    pub fn loose_files(&self) -> Vec<Problem> {
-        let groups = own_groups();
-        let mut found = Vec::new();
-        for (key, path) in self.secret_files() {
-            // Of the file itself, also where the path is a link. One that cannot be read is reported by whoever reads it.
-            let Ok(file) = std::fs::metadata(&path) else { continue };
-            let who = match exposed(file.mode(), file.gid(), &groups) {
-                Some(Exposed::Everybody) => "every user of this machine",
-                Some(Exposed::Group) => "a group that this process is not in",
-                None => continue,
-            };
-            let (path, mode) = (path.display(), file.mode() & 0o7777);
-            let text = format!("names {path}, a secret that {who} can get at (mode {mode:04o})");
-            let remedy =
-                format!("`chmod 600 {path}`; in Kubernetes, give the volume defaultMode 0440 and the pod an fsGroup.");
-            found.push(Problem { key: key.to_owned(), text, remedy: Some(remedy) });
-        }
-        found
-    }
-
-    /// Setting and path of each file that a secret is read from.
-    fn secret_files(&self) -> Vec<(&'static str, PathBuf)> {
-        let Self { server, seal, passwords, kanidm, mail, tokens, .. } = self;
-        let mut files = Vec::new();
-        let mut add = |key, path: &Option<PathBuf>, is_used: bool| {
-            files.extend(path.clone().filter(|_| is_used).map(|path| (key, path)));
+/// Whether others can read one of these files, which hold secrets: each by the setting that names it, with what to do.
+pub(super) fn exposed_among(files: Vec<(&'static str, PathBuf)>) -> Vec<Problem> {
+    let groups = own_groups();
+    let problem = |(key, path): (&str, PathBuf)| {
+        // Of the file itself, also where the path is a link. One that cannot be read is reported by whoever reads it.
+        let file = std::fs::metadata(&path).ok()?;
+        let who = match exposed(file.mode(), file.gid(), &groups)? {
+            Exposed::Everybody => "every user of this machine",
+            Exposed::Group => "a group that this process is not in",
         };
-        add("server.tls_key", &server.tls_key, !server.plaintext);
-        add("seal.key_file", &seal.key_file, seal.keys.is_empty());
-        add("passwords.pepper_file", &passwords.pepper_file, passwords.peppers.is_empty());
-        add("kanidm.token_file", &kanidm.token_file, kanidm.token.is_empty());
-        add("kanidm.client_secret_file", &kanidm.client_secret_file, kanidm.client_secret.is_empty());
-        add("mail.password_file", &mail.password_file, mail.password.is_empty());
-        let old_clients = tokens.old_client_files().unwrap_or_default();
-        files.extend(old_clients.into_iter().map(|(_, path)| ("tokens.hs256_clients", path.to_owned())));
-        files
-    }
+        let (path, mode) = (path.display(), file.mode() & 0o7777);
+        let text = format!("names {path}, a secret that {who} can get at (mode {mode:04o})");
+        let remedy =
+            format!("`chmod 600 {path}`; in Kubernetes, give the volume defaultMode 0440 and the pod an fsGroup.");
+        Some(Problem { key: key.to_owned(), text, remedy: Some(remedy) })
+    };
+    files.into_iter().filter_map(problem).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, Problem};
 use super::{Config, KanidmConfig, MailConfig, PasswordConfig, SealConfig, Secret, files, value};
 use crate::seal::Keyring;
 
@@ -91,6 +91,29 @@ impl Config {
             found.add_all(self.loose_files());
         }
         found.or_fine()
+    }
+
+    /// Files with secrets that others can read, with what to do.
+    pub fn loose_files(&self) -> Vec<Problem> {
+        files::exposed_among(self.secret_files())
+    }
+
+    /// Setting and path of each file that a secret is read from.
+    fn secret_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let Self { server, seal, passwords, kanidm, mail, tokens, .. } = self;
+        let mut files = Vec::new();
+        let mut add = |key, path: &Option<PathBuf>, is_used: bool| {
+            files.extend(path.clone().filter(|_| is_used).map(|path| (key, path)));
+        };
+        add("server.tls_key", &server.tls_key, !server.plaintext);
+        add("seal.key_file", &seal.key_file, seal.keys.is_empty());
+        add("passwords.pepper_file", &passwords.pepper_file, passwords.peppers.is_empty());
+        add("kanidm.token_file", &kanidm.token_file, kanidm.token.is_empty());
+        add("kanidm.client_secret_file", &kanidm.client_secret_file, kanidm.client_secret.is_empty());
+        add("mail.password_file", &mail.password_file, mail.password.is_empty());
+        let old_clients = tokens.old_client_files().unwrap_or_default();
+        files.extend(old_clients.into_iter().map(|(_, path)| ("tokens.hs256_clients", path.to_owned())));
+        files
     }
 
     fn check(&self) -> Result<(), ConfigError> {

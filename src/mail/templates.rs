@@ -271,7 +271,7 @@ mod tests {
             ("test.txt", "Subject: x\n\n{% if %}", "test.txt, line 3"),
             ("test.html", "<p>\n{{ nobody }}</p>", "test.html, line 2"),
             ("test.txt", "no subject", "Subject:"),
-            ("tset.txt", "Subject: x", "tset.txt replaces no template"),
+            ("tset.txt", "Subject: x", "tset.txt, which replaces no template"),
         ] {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join(file), text).unwrap();

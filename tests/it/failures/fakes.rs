@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::support::within;
+
 /// A peer. Stopped when this value is dropped.
 pub(super) struct Fake {
     pub port: u16,
@@ -56,7 +58,7 @@ impl Fake {
     pub async fn saying(text: &'static str) -> Self {
         Self::start(move |mut stream| async move {
             let _ = stream.write_all(text.as_bytes()).await;
-            while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         })
         .await
     }
@@ -73,8 +75,12 @@ impl Fake {
                         return;
                     }
                 }
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
+                let mut nowhere = tokio::io::sink();
+                let _ = match within("a handshake", acceptor.accept(stream).into_fallible()).await {
+                    Ok(mut stream) => tokio::io::copy(&mut stream, &mut nowhere).await,
+                    // Hung up on while it still sends, a client may not see the alert that says why.
+                    Err((_, mut stream)) => tokio::io::copy(&mut stream, &mut nowhere).await,
+                };
             }
         })
         .await
