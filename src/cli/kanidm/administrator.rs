@@ -28,7 +28,7 @@ pub(super) struct Session {
 impl As {
     /// Whom messages name.
     pub fn name(&self) -> &str {
-        if std::env::var_os(TOKEN).is_some() { "the session" } else { &self.admin }
+        if std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()) { "the session" } else { &self.admin }
     }
 
     /// Signs in.

@@ -274,7 +274,8 @@ impl Doing<'_> {
     }
 
     fn token_path(&self) -> String {
-        self.setup.folder_path().join(TOKEN_FILE).display().to_string()
+        let path = self.setup.folder_path().join(TOKEN_FILE);
+        std::path::absolute(&path).unwrap_or(path).display().to_string()
     }
 
     fn tell_what_is_there(&self, steps: &[Step]) {
@@ -321,7 +322,7 @@ impl Doing<'_> {
                     self.revoke(&token).await;
                     return Err(failure);
                 }
-                self.out.note(&format!("made: {says}, in {}", self.token_path()));
+                self.out.note(&format!("made and written: {says}, in {}", self.token_path()));
             }
         }
         for old in found.tokens() {
@@ -358,7 +359,7 @@ impl Doing<'_> {
             return self.close(SECRET_FILE);
         }
         folder.reserve(SECRET_FILE)?.keep(&secret)?;
-        self.out.note(&format!("made: {says}, in {}", path.display()));
+        self.out.note(&format!("written: {says}, in {}", path.display()));
         Ok(())
     }
 
@@ -377,7 +378,7 @@ impl Doing<'_> {
             let path = path.display();
             self.out.note(&match change {
                 Change::Nothing => format!("is there already: [kanidm] in {path}"),
-                Change::Create | Change::Append => format!("made: [kanidm] in {path}"),
+                Change::Create | Change::Append => format!("written: [kanidm] in {path}"),
             });
             return self.out.line("Kanidm is set up. `sidle kanidm check` says whether it is fit.");
         }
