@@ -14,7 +14,7 @@ use crate::support::cluster::Cluster;
 use crate::support::{kanidm, within};
 
 const PAGE: &str = include_str!("../../docs/getting-started.md");
-const REDIRECT: &str = "http://127.0.0.1:8421/callback";
+const REDIRECT: &str = "http://localhost:8931/callback";
 const PASSWORD: &str = "a-password-that-Kanidm-likes-4711";
 
 /// A block of the page, and how it is run: the words of the comment before it.
@@ -185,7 +185,7 @@ async fn serve(mut command: Command) -> Child {
         loop {
             let line = lines.next_line().await.unwrap().expect("the service goes on");
             let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-            if line["event"] == "database_initialized" {
+            if line["event"] == "service_started" {
                 break;
             }
         }

@@ -8,15 +8,19 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::within;
 
-/// Runs its arguments on a terminal, and copies between that and its own input and output.
+/// Runs its arguments on a terminal, and copies between that and its own input and output. What is typed waits until the
+/// terminal shows no more what is typed, as a person's fingers do: a question is written a moment before that.
 const RELAY: &str = r"
-import os, pty, select, sys
+import os, pty, select, sys, termios
 pid, terminal = pty.fork()
 if pid == 0:
     os.execv(sys.argv[1], sys.argv[1:])
-inputs = [0, terminal]
+inputs, typed = [0, terminal], b''
 while True:
-    ready, _, _ = select.select(inputs, [], [])
+    if typed and not termios.tcgetattr(terminal)[3] & termios.ECHO:
+        os.write(terminal, typed)
+        typed = b''
+    ready, _, _ = select.select(inputs, [], [], 0.005 if typed else None)
     if terminal in ready:
         try:
             data = os.read(terminal, 65536)
@@ -28,7 +32,7 @@ while True:
     if 0 in ready:
         data = os.read(0, 65536)
         if data:
-            os.write(terminal, data)
+            typed += data
         else:
             inputs.remove(0)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
@@ -77,7 +81,7 @@ impl Terminal {
         shown.await
     }
 
-    /// Types a line.
+    /// Types a line that is not shown: a password, a code.
     pub async fn answer(&mut self, line: &str) {
         self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
