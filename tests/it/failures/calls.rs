@@ -26,7 +26,6 @@ async fn a_scheme_or_a_certificate_that_is_wrong_is_told_from_a_service_that_is_
     let tls = Fake::tls(&certificate, false).await;
     let to = |scheme: &str, port: u16| attempt(&format!("{scheme}://localhost:{port}")).word(port, "PORT");
     to("https", tls.port).says("call_untrusted", &WHOAMI).await;
-    to("http", tls.port).says("call_without_tls_to_tls", &WHOAMI).await;
     let plain = Setup::new().await.start().await;
     let port = plain.grpc_url().rsplit_once(':').unwrap().1.parse().unwrap();
     to("https", port).says("call_with_tls_to_none", &WHOAMI).await;
