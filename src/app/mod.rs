@@ -15,6 +15,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
 pub use self::check::{Checked, check};
+pub use self::seal::check as check_sealing_keys;
 use self::services::Services;
 use crate::access::live::Admission;
 use crate::access::paging::Paging;

@@ -12,7 +12,7 @@ use crate::{audit, token};
 ///
 /// # Errors
 /// When something was sealed under another key.
-pub(super) async fn check(db: &Db, keyring: &Keyring, config: &SealConfig) -> Result<()> {
+pub async fn check(db: &Db, keyring: &Keyring, config: &SealConfig) -> Result<()> {
     let found = sealed(db).await?;
     match verdict(keyring, &found) {
         None => Ok(()),

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::failure::Result;
 use super::output::Out;
 use super::{ConfigFile, config, prompt};
+use crate::app::check_sealing_keys;
 use crate::audit::Recorder;
 use crate::authenticate::{Operator, reset_administrator};
 use crate::config::Config;
@@ -79,7 +80,9 @@ impl Bootstrap {
     async fn run(self, out: &Out) -> Result<()> {
         let config = config::load(&self.file)?;
         let context = Context::system();
-        let recorder = Recorder::new(context.clone(), config.seal.keyring()?);
+        let (keyring, db) = (config.seal.keyring()?, Db::new(&config.database)?);
+        check_sealing_keys(&db, &keyring, &config.seal).await?;
+        let recorder = Recorder::new(context.clone(), keyring);
         let about = [self.email.as_str(), &self.full_name, &self.tenant_slug];
         let asked = "SIDLE_PASSWORD";
         let (password, hash) = new_password(&config, &context, asked, self.generate_password, &about).await?;
@@ -90,7 +93,6 @@ impl Bootstrap {
             password: hash,
             must_change_password: false,
         };
-        let db = Db::new(&config.database)?;
         let made = bootstrap(&db, &context, &recorder, first).await?;
         let generated = self.generate_password.then_some(password);
         if out.is_json() {
@@ -109,6 +111,8 @@ impl ResetPassword {
         let context = Context::system();
         let keyring = config.seal.keyring()?;
         let (recorder, db) = (Recorder::new(context.clone(), keyring.clone()), Db::new(&config.database)?);
+        // The event and the message would be sealed under a key that nobody opens them with.
+        check_sealing_keys(&db, &keyring, &config.seal).await?;
         let outbox = Outbox::new(context.clone(), keyring, &config.mail);
         let asked = "SIDLE_NEW_PASSWORD";
         let (password, hash) =

@@ -113,6 +113,12 @@ fn endpoint(server: &str, ca: Option<&std::path::Path>, allow_plaintext: bool) -
         Failure::new(format!("{server} is not an address of a service: {why}"))
             .remedy("Give one such as https://sidle.example.com:50051.")
     };
+    // A user's name and password before the host would be in every message and in the file of credentials.
+    if server.contains('@') {
+        return Err(Failure::new("the address of the service holds a name or a password before an `@`").remedy(
+            "Give the address alone, such as https://sidle.example.com:50051; `sidle login` asks for the rest.",
+        ));
+    }
     let endpoint = Endpoint::from_shared(server.to_owned())
         .map_err(|e| unusable(&e.to_string()))?
         .connect_timeout(Duration::from_secs(10))
@@ -160,5 +166,7 @@ mod tests {
         for odd in ["sidle.example:50051", "ftp://sidle.example", "", "http://"] {
             assert!(endpoint(odd, None, true).is_err(), "{odd:?}");
         }
+        let told = endpoint("https://ann:secret@sidle.example:1", None, true).unwrap_err();
+        assert!(!told.lines().concat().contains("secret"), "{told:?}");
     }
 }

@@ -136,6 +136,8 @@ async fn a_sealing_key_that_is_not_the_databases_is_never_started_with() {
     other.says("start_seal_other_key", &["serve"]).await;
     let number = Attempt::of(&setup).with("SEAL__KEYS", &format!("2:{OTHER_KEY}"));
     number.says("start_seal_key_of_another_number", &["serve"]).await;
+    let reset = ["admin", "reset-password", "--email", "root@platform.example", "--generate-password"];
+    other.says("reset_password_with_other_key", &reset).await;
     assert_eq!(keys().fetch_one(&mut look).await.unwrap(), before, "nothing was made under the wrong key");
     look.close().await.unwrap();
 }
