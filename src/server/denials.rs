@@ -77,11 +77,16 @@ impl Denials {
             None => event,
         };
         let left_out = self.left_out().remove(&principal.id);
-        self.write(match left_out {
+        let written = self.write(match left_out {
             Some(count) => event.detail("left_out", count),
             None => event,
-        })
-        .await
+        });
+        let written = written.await;
+        if let (Err(_), Some(count)) = (&written, left_out) {
+            // The next event says it.
+            *self.left_out().entry(principal.id).or_default() += count;
+        }
+        written
     }
 
     async fn write(&self, event: Event) -> Result<()> {

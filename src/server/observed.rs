@@ -78,7 +78,10 @@ impl Observed {
         }
         let (call, refusal) = (self.answering.known()?.clone(), self.answering.refusal(code)?);
         let (denials, method) = (self.denials.take()?, self.method);
-        Some(Box::pin(async move { denials.record(method, &call, &refusal).await }))
+        // It goes on when the caller hangs up: nobody takes back what they tried.
+        let recording = async move { denials.record(method, &call, &refusal).await };
+        let task = self.within(|| correlation::spawn(recording));
+        Some(Box::pin(async move { task.await.map_err(Fault::internal)? }))
     }
 
     /// Runs `work` as part of the call: its log lines and errors carry the correlation id.

@@ -328,6 +328,31 @@ async fn a_denial_is_durable_before_it_is_answered() {
     assert_eq!([reason(&denied().await), reason(&import().await)], ["INTERNAL", "INTERNAL"]);
 }
 
+/// Who hangs up before the answer takes nothing back: the event is written all the same.
+#[tokio::test]
+async fn a_caller_who_hangs_up_is_recorded_all_the_same() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("harbour").await;
+    server.user(tenant, ANN, "user").await;
+    let ann = server.client(&server.sign_in(ANN).await.access_token);
+    let mut held = server.sql().begin().await.unwrap();
+    sqlx::query("LOCK TABLE audit_inbox IN EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
+    let denied = tokio::spawn(async move { ann.plain.clone().list_users(ListUsersRequest::default()).await.map(drop) });
+    let waits = "SELECT true FROM pg_locks WHERE NOT granted AND relation = 'audit_inbox'::regclass LIMIT 1";
+    eventually("the recording waits", async || {
+        sqlx::query_scalar::<_, bool>(waits).fetch_optional(server.sql()).await.unwrap()
+    })
+    .await;
+    denied.abort();
+    let gone = "sidle_calls_total{method=\"/sidle.v1.DirectoryService/ListUsers\",code=\"CANCELLED\"} 1";
+    eventually("the service knows that nobody waits", async || {
+        server.app().metrics.render().unwrap().contains(gone).then_some(())
+    })
+    .await;
+    held.rollback().await.unwrap();
+    eventually("the event", async || details(&server).await.pop()).await;
+}
+
 #[tokio::test]
 async fn a_caller_who_is_denied_without_end_does_not_fill_the_audit_log() {
     let server = TestServer::start().await;
