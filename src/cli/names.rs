@@ -56,14 +56,20 @@ impl Names {
 
     /// Looks each id up once. What is refused is no failure: the table shows the id then.
     async fn look_up<'a>(ids: impl Iterator<Item = &'a str>, name: impl AsyncFn(String) -> Option<String>) -> Self {
-        let ids: BTreeSet<&str> = ids.filter(|id| !id.is_empty()).collect();
+        let mut ids =
+            ids.filter(|id| !id.is_empty()).collect::<BTreeSet<_>>().into_iter().take(MOST).map(str::to_owned);
+        // One alone: a caller who may not know it may know none, and each refusal is an event.
+        let Some(first) = ids.next() else { return Self::default() };
+        let Some(known) = name(first.clone()).await else { return Self::default() };
         let name = &name;
-        let found = stream::iter(ids.into_iter().take(MOST).map(str::to_owned))
+        let mut found: BTreeMap<String, String> = stream::iter(ids)
             .map(|id| async move { Some((id.clone(), name(id).await.filter(|name| !name.is_empty())?)) })
             .buffer_unordered(AT_A_TIME)
             .filter_map(std::future::ready)
             .collect()
             .await;
+        found.insert(first, known);
+        found.retain(|_, name| !name.is_empty());
         Self(found)
     }
 }
@@ -77,5 +83,12 @@ mod tests {
         let ids = ["a", "b", "a", ""];
         let names = Names::look_up(ids.into_iter(), async |id| (id == "a").then(|| "harbour".to_owned())).await;
         assert_eq!((names.of("a").as_str(), names.of("b").as_str(), names.of("c").as_str()), ("harbour", "b", "c"));
+        let asked = std::cell::Cell::new(0);
+        let refused = async |_| {
+            asked.set(asked.get() + 1);
+            None
+        };
+        let names = Names::look_up(["a", "b", "c"].into_iter(), refused).await;
+        assert_eq!((names.of("a").as_str(), asked.get()), ("a", 1), "a caller who may not know one asks for no more");
     }
 }

@@ -299,8 +299,8 @@ pub(super) async fn disable(change: &mut Change<'_>, id: Uuid, version: Option<i
 
 /// Enables a disabled user, and counts the address as verified where the caller says so, whatever the status was.
 ///
-/// A password stays, also of a user whose address is verified for the first time: those of users who are not verified yet
-/// were set by an administrator or an import, never by whoever asked for the account.
+/// A password that an administrator has given stays. One that an import has brought to a user who never verified the address
+/// goes: whoever registered with the old application chose it, for an address that need not be theirs.
 pub(super) async fn enable(
     change: &mut Change<'_>,
     id: Uuid,
@@ -325,7 +325,13 @@ pub(super) async fn enable(
     // A user who was created in Kanidm never has to verify the address here.
     let counts = verification.0.is_some() || user.auth_method == store::AuthMethod::Kanidm;
     let status = if counts { UserStatus::Active } else { UserStatus::PendingVerification };
+    let dropped = verifies && store::users::drop_imported_password(&mut change.tx, &aimed).await?;
     store::users::set_status(&mut change.tx, &aimed, status, verification).await?;
+    if dropped {
+        let event = about(change, EventType::UserCredentialsRemoved, &user).detail("password", true);
+        change.record(event.detail("second_factor", false)).await?;
+        change.notify(Message::to_user(Kind::CredentialsRemoved, id)).await?;
+    }
     if was_disabled {
         let event = about(change, EventType::UserEnabled, &user).detail("new_status", status.as_str());
         change.record(event).await?;

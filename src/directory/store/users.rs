@@ -249,6 +249,19 @@ pub async fn set_status(
     Ok(())
 }
 
+/// Removes the password that an import has brought to a user who has not verified the address yet. False where there is
+/// none.
+pub async fn drop_imported_password(tx: &mut Connection, aimed: &Aimed) -> Result<bool> {
+    let id = aimed.everywhere()?;
+    let dropped = sqlx::query!(
+        "UPDATE users SET password_hash = NULL, password_cost = NULL, password_pepper_id = NULL,
+             password_changed_at = NULL, must_change_password = false
+         WHERE user_id = $1 AND status = 'pending_verification' AND import_id IS NOT NULL AND password_hash IS NOT NULL",
+        id
+    );
+    Ok(dropped.execute(tx).await?.rows_affected() > 0)
+}
+
 /// Marks a user as deleted.
 pub async fn delete(tx: &mut Connection, aimed: &Aimed, now: DateTime<Utc>) -> Result<()> {
     let id = aimed.everywhere()?;

@@ -341,6 +341,35 @@ async fn an_address_is_vouched_for_whatever_the_status() {
     );
 }
 
+/// Whoever registered with the old application chose the password, perhaps for somebody else's address.
+#[tokio::test]
+async fn an_imported_password_goes_when_an_administrator_verifies_the_address_for_the_first_time() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    server.tenant("north").await;
+    let header = ImportHeader {
+        inactive_means: InactiveMeaning::PendingVerification.into(),
+        ..crate::migration::header("north")
+    };
+    let row = |line, email: &str, is_active| ImportRow {
+        password_hash: crate::support::cheap_hash(ADMIN_PASSWORD),
+        is_active: Some(is_active),
+        ..crate::migration::row(line, email)
+    };
+    let rows = vec![row(1, "ann@north.example", false), row(2, "bob@north.example", true)];
+    let imported = crate::migration::import(&admin, header, rows).await.unwrap();
+    let enable = async |line| {
+        let user_id = imported.verdict(line).user_id.clone();
+        let request = EnableUserRequest { user_id, email_verified: true, ..Default::default() };
+        admin.directory.clone().enable_user(request).await.unwrap().into_inner().user.unwrap()
+    };
+    let ann = enable(1).await;
+    assert!(ann.status() == UserStatus::Active && !ann.has_password, "{ann:?}");
+    let removed = events(&server, "user.credentials_removed").await;
+    assert_eq!((removed.len(), &removed[0].1["password"]), (1, &true.into()));
+    assert!(enable(2).await.has_password, "an active user of the old application had verified it there");
+}
+
 #[tokio::test]
 async fn another_replica_refuses_a_disabled_user_too() {
     let server = TestServer::start().await;
