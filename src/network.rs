@@ -226,8 +226,10 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Cause> {
     }
     match io.kind() {
         ErrorKind::ConnectionRefused => Some(Cause::Refused),
-        // A Unix socket that is not there.
-        ErrorKind::NotFound => Some(Cause::Refused),
+        // Of a Unix socket, or of a certificate or key that the address names.
+        ErrorKind::NotFound => Some(Cause::Other(
+            "there is no such file: the server's socket, or a certificate or key that the address names".to_owned(),
+        )),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => Some(Cause::Unreachable),
         ErrorKind::TimedOut => Some(Cause::TimedOut),
         ErrorKind::PermissionDenied => Some(Cause::Forbidden),

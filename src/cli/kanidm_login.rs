@@ -5,6 +5,8 @@ use std::io::{BufRead as _, Write as _};
 use std::process::Stdio;
 use std::time::Duration;
 
+use tonic::transport::Uri;
+
 use super::connect::Caller;
 use super::failure::{Failure, Result};
 use super::login_request::{Tenant, this_device};
@@ -29,8 +31,9 @@ pub(super) async fn sign_in(caller: &Caller, redirect_uri: String, tenant: Tenan
     };
     let begun = caller.anonymous().start_kanidm_login(request).await;
     let begun = begun.map_err(|status| not_begun(status.into(), &redirect_uri))?.into_inner();
-    show(&begun.authorization_url, loopback.is_some())?;
-    open_browser(&begun.authorization_url);
+    let address = usable(&begun.authorization_url)?;
+    show(&address, loopback.is_some())?;
+    open_browser(&address);
     let left = time_left(caller, &begun);
     let code = tokio::time::timeout(left, code_of(&begun.state, loopback))
         .await
@@ -38,6 +41,24 @@ pub(super) async fn sign_in(caller: &Caller, redirect_uri: String, tenant: Tenan
     let request = CompleteKanidmLoginRequest { state: begun.state, code, login_secret: begun.login_secret };
     let answer = caller.anonymous().complete_kanidm_login(request).await?.into_inner();
     answer.signed_in.ok_or_else(|| Failure::new("the service answered no tokens"))
+}
+
+/// The address to open, if it is one that a browser opens as a page. A service in the right one's place could name a file, a
+/// program's own scheme, or what a terminal obeys.
+fn usable(address: &str) -> Result<String> {
+    let unusable = || Failure::new("the service answered no address that a browser could sign in at");
+    let url: Uri = address.parse().map_err(|_| unusable())?;
+    let is_near = matches!(url.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    let is_page = match url.scheme_str() {
+        Some("https") => url.host().is_some(),
+        Some("http") => is_near,
+        _ => false,
+    };
+    if is_page && address.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(address.to_owned())
+    } else {
+        Err(unusable())
+    }
 }
 
 fn not_begun(failure: Failure, redirect_uri: &str) -> Failure {
@@ -125,7 +146,28 @@ fn code(address: &str, state: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::code;
+    use super::{code, usable};
+
+    #[test]
+    fn only_a_page_is_opened() {
+        for page in ["https://idm.example/ui/oauth2?state=a&x=%20", "http://localhost:8080/x", "http://[::1]:1/"] {
+            assert_eq!(usable(page).unwrap(), page);
+        }
+        for other in [
+            "file:///etc/passwd",
+            "http://idm.example/",
+            "smb://host/share",
+            "--help",
+            "",
+            "https://",
+            "https://idm.example/\u{1b}[2J",
+            "https://idm.example/ --arg",
+            "http://localhost.evil.example/",
+            "https://idm.example/\u{202e}",
+        ] {
+            assert!(usable(other).is_err(), "{other:?}");
+        }
+    }
 
     #[test]
     fn the_code_is_read_from_an_address_of_this_login_only() {

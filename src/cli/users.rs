@@ -8,6 +8,7 @@ use super::connect::{Caller, random_id};
 use super::failure::{Failure, Result};
 use super::import::Import;
 use super::lookup::{self, pages};
+use super::names::Names;
 use super::output::{Out, dash, time, word, yes};
 use super::{Global, prompt};
 use crate::proto::*;
@@ -296,12 +297,13 @@ async fn get(caller: &Caller, name: &str, out: &Out) -> Result<()> {
     if out.is_json() {
         return out.message(&user);
     }
+    let tenants = Names::of_tenants(caller, [user.tenant_id.as_str()].into_iter()).await;
     out.facts(&[
         ("id", user.user_id.clone()),
         ("e-mail", user.email.clone()),
         ("username", user.username.clone()),
         ("full name", user.full_name.clone()),
-        ("home tenant", user.tenant_id.clone()),
+        ("home tenant", tenants.of(&user.tenant_id)),
         ("status", status_word(user.status)),
         ("signs in", method_word(user.auth_method)),
         ("password", if user.has_password { "set" } else { "none" }.to_owned()),

@@ -84,7 +84,8 @@ impl Certificates {
             issued_at: now,
             // Read with the rights: whatever revokes them after that voids what is remembered of them.
             epoch: account.epoch,
-            expires_at: now + inner.lifetime,
+            // Never longer than the certificate itself.
+            expires_at: holder.expires_at.map_or(now + inner.lifetime, |end| end.min(now + inner.lifetime)),
             credential_expires_at: holder.expires_at,
         });
         verifier.recheck(&principal)?;

@@ -21,6 +21,7 @@ async fn tables_show_names_and_json_shows_ids() {
         (&["roles", "list", "--tenant", "harbour"], "harbour"),
         (&["api-keys", "list"], "billing"),
         (&["sessions", "list", "--user", "ann@harbour.example"], "ann@harbour.example"),
+        (&["users", "get", "ann@harbour.example"], "harbour\n"),
         (&["whoami"], "platform"),
     ] {
         let text = operator.ok(command).await;
