@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use http_body::{Body as HttpBody, Frame};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Sleep;
 use tonic::Status;
 
@@ -81,6 +81,15 @@ impl HttpBody for Held {
         let _ = Status::from(fault).add_header(&mut trailers);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
+
+    // A refusal is a head without a body, and clients take it for one only when the head says that it is the end.
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +120,14 @@ mod tests {
         assert!(held.is_some());
         let refused = streams.permit("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None).unwrap_err();
         assert_eq!(refused.reason(), Reason::TooManyOpenStreams);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_at_its_end_with_its_head() {
+        let streams = streams(1, 1);
+        let permit = streams.permit(WATCH, None).unwrap().unwrap();
+        let refused = streams.hold(Status::unauthenticated("No.").into_http(), permit);
+        assert!(refused.body().is_end_stream(), "an empty body behind the head is no end of a call");
     }
 
     #[tokio::test]

@@ -42,6 +42,14 @@ async fn grpcurl_shows_which_field_is_wrong() {
     assert!(said.contains("google.rpc.BadRequest") && said.contains("fieldViolations"), "{said}");
 }
 
+/// A refused stream is a refusal to every client, not a broken connection.
+#[tokio::test]
+async fn grpcurl_is_told_that_reflection_asks_for_a_login() {
+    let server = Setup::new().await.with("SERVER__OPEN_REFLECTION", "false").start().await;
+    let said = Place::new(&server, ANN).shell("grpcurl -plaintext $SIDLE list").await;
+    assert!(said.contains("code = Unauthenticated"), "{said}");
+}
+
 #[tokio::test]
 async fn buf_signs_in_calls_and_shows_reasons() {
     let server = server().await;
