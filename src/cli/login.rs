@@ -179,5 +179,8 @@ fn ask(question: &str) -> Result<String> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     let line = line.trim().to_owned();
-    if line.is_empty() { Err(Failure::new("nothing was entered")) } else { Ok(line) }
+    if line.is_empty() {
+        return Err(Failure::new("no e-mail address was given").remedy("Give it with --email, or in SIDLE_EMAIL."));
+    }
+    Ok(line)
 }

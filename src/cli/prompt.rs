@@ -39,7 +39,7 @@ pub(super) fn password_of(variable: &str, question: &str) -> Result<Zeroizing<St
     }
     let password = secret(question)?;
     let password = Zeroizing::new(password.trim_end_matches(['\r', '\n']).to_owned());
-    if password.is_empty() { Err(Failure::new("no password was given")) } else { Ok(password) }
+    if password.is_empty() { Err(not_given("password", question, variable)) } else { Ok(password) }
 }
 
 /// Whether six digits were typed, which is a code of an authenticator application and no recovery code.
@@ -52,7 +52,15 @@ pub(super) fn is_totp(typed: &str) -> bool {
 pub(super) fn code(question: &str) -> Result<Zeroizing<String>> {
     let typed = secret(question)?;
     let typed = Zeroizing::new(typed.trim().to_owned());
-    if typed.is_empty() { Err(Failure::new("no code was given")) } else { Ok(typed) }
+    if typed.is_empty() { Err(not_given("code", question, "")) } else { Ok(typed) }
+}
+
+/// Says what was asked for, which nobody sees where there is no terminal, and how to give it.
+fn not_given(what: &str, question: &str, variable: &str) -> Failure {
+    let asked = question.trim_end_matches([':', ' ']);
+    let elsewhere = if variable.is_empty() { String::new() } else { format!(", in {variable}") };
+    Failure::new(format!("no {what} was given ({asked})"))
+        .remedy(format!("Give it on a terminal{elsewhere}, or as the next line of standard input."))
 }
 
 /// What is typed on the terminal without being shown or, where there is none, the next line of standard input.

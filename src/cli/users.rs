@@ -330,12 +330,15 @@ async fn get(caller: &Caller, name: &str, out: &Out) -> Result<()> {
 fn what_is_missing(email: &str, with_password: bool) -> String {
     let by_mail = match with_password {
         true => {
-            "The message that goes there leads to a new password, since whoever follows it did not choose this one."
+            "The message that goes there, where the service has a mail server, leads to a new password, since whoever \
+             follows it did not choose this one."
         }
-        false => "The message that goes there leads to that, and then to a password.",
+        false => {
+            "The message that goes there, where the service has a mail server, leads to that, and then to a password."
+        }
     };
     format!(
-        "They cannot sign in before the address is verified. {by_mail} To vouch for the address yourself: \
+        "They cannot sign in before the address is verified. {by_mail} To confirm the address yourself: \
          sidle users enable {email} --email-verified"
     )
 }

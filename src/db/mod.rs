@@ -322,6 +322,8 @@ impl Db {
     /// Maintains the pool until `stop`: closes idle connections, and cancels statements that wait for locks when calls wait
     /// for a connection, so that one locked row delays only the calls that want it.
     pub async fn upkeep(self, stop: CancellationToken) {
+        // Said once while it lasts: a database that is away would fill the log.
+        let mut is_unknown = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -335,18 +337,26 @@ impl Db {
             let working = self.pool.working();
             let relieved = self.pool.canceller.cancel_waiting(&working, CONTENDED, self.pool.size / 2);
             match tokio::time::timeout(self.config.acquire_timeout, relieved).await {
-                Ok(Ok(0)) => {}
-                Ok(Ok(cancelled)) => tracing::warn!(
-                    event = "database_lock_waits_cancelled",
-                    cancelled,
-                    waiting,
-                    "statements that waited for locks gave way to calls that waited for a connection"
-                ),
-                Ok(Err(_)) | Err(_) => tracing::warn!(
-                    event = "database_lock_waits_unknown",
-                    waiting,
-                    "calls wait for a connection, and the database does not say what the others wait for"
-                ),
+                Ok(Ok(cancelled)) => {
+                    is_unknown = false;
+                    if cancelled > 0 {
+                        tracing::warn!(
+                            event = "database_lock_waits_cancelled",
+                            cancelled,
+                            waiting,
+                            "statements that waited for locks gave way to calls that waited for a connection"
+                        );
+                    }
+                }
+                Ok(Err(_)) | Err(_) if !is_unknown => {
+                    is_unknown = true;
+                    tracing::warn!(
+                        event = "database_lock_waits_unknown",
+                        waiting,
+                        "calls wait for a connection, and the database does not say what the others wait for"
+                    );
+                }
+                Ok(Err(_)) | Err(_) => {}
             }
         }
     }
