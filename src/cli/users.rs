@@ -46,7 +46,7 @@ pub(super) enum Command {
         /// Id, e-mail address or username
         user: String,
     },
-    /// Enable a disabled user again, or vouch for the e-mail address of one
+    /// Enable a disabled user again, or confirm the e-mail address of one
     Enable {
         /// Id, e-mail address or username
         user: String,

@@ -291,9 +291,9 @@ async fn disabling_a_user_ends_everything_at_once() {
     server.sign_in("ann@example.com").await;
 }
 
-/// An administrator vouches for an address whatever the user's status; what there is nothing to say about asks for no proof.
+/// An administrator confirms an address whatever the user's status; what there is nothing to say about asks for no proof.
 #[tokio::test]
-async fn an_address_is_vouched_for_whatever_the_status() {
+async fn an_address_is_confirmed_whatever_the_status() {
     let server = TestServer::start().await;
     let admin = server.admin().await;
     let tenant = server.tenant("north").await;
@@ -313,7 +313,7 @@ async fn an_address_is_vouched_for_whatever_the_status() {
     let refused = admin.plain.clone().enable_user(enable(true)).await;
     assert_eq!(reason(refused), "STEP_UP_REQUIRED");
 
-    // A tenant vouches for what it knows; the platform's word stands by itself.
+    // A tenant confirms what it knows; the platform's word stands by itself.
     let verified = boss.directory.clone().enable_user(enable(true)).await.unwrap().into_inner().user.unwrap();
     assert!(verified.status() == UserStatus::Active && verified.verified_at.is_some(), "{verified:?}");
     server.sign_in("ann@north.example").await;
